@@ -1,0 +1,267 @@
+//! The vocabulary that every floor shares: who (nodes), where (pages, addresses), when (time), and
+//! the one trait through which a core touches local memory. Nothing here does IO or decides.
+
+use std::fmt;
+use std::ops::{Add, Sub};
+use std::sync::Arc;
+
+use crossbeam::queue::ArrayQueue;
+
+/// Bytes in one page, the unit of coherence.
+pub const PAGE_SIZE: usize = 4096;
+/// Pages in one extent, the unit in which homes are assigned.
+pub const EXTENT_PAGES: u64 = 64;
+
+/// A node (one process of the cluster): a slot below [`crate::config::NODES_MAX`]. Slots are reused
+/// after a node has left; the pair (slot, [`Incarnation`]) never is.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize)]
+pub struct NodeId(pub u16);
+
+/// One start of a node: random, never reused.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize)]
+pub struct Incarnation(pub u64);
+
+/// Number of a membership view; it only grows.
+#[derive(
+    Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, serde::Serialize, serde::Deserialize,
+)]
+pub struct Epoch(pub u64);
+
+/// A page of the arena: byte offset divided by [`PAGE_SIZE`]. The same page has the same id on every node.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize)]
+pub struct PageId(pub u64);
+
+/// [`EXTENT_PAGES`] neighbouring pages, aligned; they have one home.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize)]
+pub struct ExtentId(pub u64);
+
+/// Byte offset in the arena; valid on every node, whatever base its arena is mapped at.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize)]
+pub struct GlobalAddr(pub u64);
+
+/// A moment: nanoseconds since a start that the caller chose. Cores never read a clock; time is passed in.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+pub struct Time(pub u64);
+
+/// A span of time in nanoseconds.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+pub struct Span(pub u64);
+
+/// What the MMU allows on a page of the application's view. Ordered: `None < Read < Write`.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub enum Access {
+    /// Every access faults.
+    None,
+    /// Loads run, stores fault.
+    Read,
+    /// Loads and stores run.
+    Write,
+}
+
+/// The bytes that a grant of access brings with it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Contents<'a> {
+    /// All bytes are zero; older bytes of the page must be cleared.
+    Zero,
+    /// Exactly these [`PAGE_SIZE`] bytes.
+    Bytes(&'a [u8]),
+    /// The bytes that are already in this node's memory are the right ones.
+    InPlace,
+}
+
+/// What a core may do to local memory. Each call is complete when it returns.
+///
+/// The application's view is what application threads load from and store to; the runtime's bytes
+/// are the same memory seen without protection. Calls name pages of existing regions only.
+pub trait Memory {
+    /// Sets what the application may do with a page. Lowering is complete on return: every store that
+    /// happened is visible to [`Memory::read`], every later one faults.
+    fn protect(&mut self, page: PageId, access: Access);
+    /// Copies the page's bytes. A page without memory reads as zero.
+    fn read(&mut self, page: PageId) -> PageBuf;
+    /// Writes the page's bytes, then sets what the application may do with it.
+    fn install(&mut self, page: PageId, contents: Contents<'_>, access: Access);
+    /// Gives the page's memory back; its access must be [`Access::None`]. A later read sees zeros.
+    fn discard(&mut self, page: PageId);
+}
+
+/// The bytes of one page, owned. Buffers from a [`PagePool`] return to it when dropped.
+pub struct PageBuf {
+    bytes: Option<Box<[u8; PAGE_SIZE]>>,
+    pool: Option<Arc<ArrayQueue<Box<[u8; PAGE_SIZE]>>>>,
+}
+
+/// A bounded stock of page buffers, so that the fault path allocates nothing once it is warm.
+#[derive(Clone)]
+pub struct PagePool {
+    free: Arc<ArrayQueue<Box<[u8; PAGE_SIZE]>>>,
+}
+
+impl PagePool {
+    /// A pool that keeps at most `buffers_max` unused buffers.
+    pub fn new(buffers_max: usize) -> Self {
+        PagePool { free: Arc::new(ArrayQueue::new(buffers_max)) }
+    }
+
+    /// A buffer with unspecified (old) contents.
+    pub fn take(&self) -> PageBuf {
+        let bytes = self.free.pop().unwrap_or_else(|| Box::new([0; PAGE_SIZE]));
+        PageBuf { bytes: Some(bytes), pool: Some(self.free.clone()) }
+    }
+}
+
+impl PageBuf {
+    /// A page of zeros that belongs to no pool.
+    pub fn zeroed() -> Self {
+        PageBuf { bytes: Some(Box::new([0; PAGE_SIZE])), pool: None }
+    }
+
+    /// A copy of `bytes`, which must be [`PAGE_SIZE`] long; belongs to no pool.
+    pub fn copy_of(bytes: &[u8]) -> Self {
+        let mut page = PageBuf::zeroed();
+        page.as_mut_slice().copy_from_slice(bytes);
+        page
+    }
+
+    /// The page's bytes.
+    pub fn as_slice(&self) -> &[u8] {
+        self.bytes.as_ref().expect("taken only by drop").as_slice()
+    }
+
+    /// The page's bytes, writable.
+    pub fn as_mut_slice(&mut self) -> &mut [u8] {
+        self.bytes.as_mut().expect("taken only by drop").as_mut_slice()
+    }
+}
+
+impl Drop for PageBuf {
+    fn drop(&mut self) {
+        if let (Some(bytes), Some(pool)) = (self.bytes.take(), self.pool.take()) {
+            // A full pool lets the buffer go.
+            let _ = pool.push(bytes);
+        }
+    }
+}
+
+impl PartialEq for PageBuf {
+    fn eq(&self, other: &Self) -> bool {
+        self.as_slice() == other.as_slice()
+    }
+}
+
+impl Eq for PageBuf {}
+
+impl fmt::Debug for PageBuf {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "PageBuf({:02x?}..)", &self.as_slice()[..8])
+    }
+}
+
+impl PageId {
+    /// The page that holds `addr`.
+    pub fn of(addr: GlobalAddr) -> Self {
+        PageId(addr.0 / PAGE_SIZE as u64)
+    }
+
+    /// Address of the page's first byte.
+    pub fn start(self) -> GlobalAddr {
+        GlobalAddr(self.0 * PAGE_SIZE as u64)
+    }
+
+    /// The extent that the page belongs to.
+    pub fn extent(self) -> ExtentId {
+        ExtentId(self.0 / EXTENT_PAGES)
+    }
+}
+
+impl Time {
+    /// The span since `earlier`; zero if `earlier` is later.
+    pub fn since(self, earlier: Time) -> Span {
+        Span(self.0.saturating_sub(earlier.0))
+    }
+}
+
+impl Span {
+    /// A span of whole microseconds.
+    pub const fn from_us(us: u64) -> Span {
+        Span(us * 1_000)
+    }
+
+    /// A span of whole milliseconds.
+    pub const fn from_ms(ms: u64) -> Span {
+        Span(ms * 1_000_000)
+    }
+
+    /// The same span for `std` calls.
+    pub const fn to_std(self) -> std::time::Duration {
+        std::time::Duration::from_nanos(self.0)
+    }
+}
+
+impl Add<Span> for Time {
+    type Output = Time;
+    fn add(self, span: Span) -> Time {
+        Time(self.0.saturating_add(span.0))
+    }
+}
+
+impl Sub<Time> for Time {
+    type Output = Span;
+    fn sub(self, earlier: Time) -> Span {
+        self.since(earlier)
+    }
+}
+
+impl fmt::Display for NodeId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "node {}", self.0)
+    }
+}
+
+impl fmt::Debug for NodeId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "n{}", self.0)
+    }
+}
+
+impl fmt::Debug for PageId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "p{}", self.0)
+    }
+}
+
+impl fmt::Debug for ExtentId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "x{}", self.0)
+    }
+}
+
+impl fmt::Debug for GlobalAddr {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "g{:#x}", self.0)
+    }
+}
+
+impl fmt::Debug for Epoch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "e{}", self.0)
+    }
+}
+
+impl fmt::Debug for Incarnation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "i{:016x}", self.0)
+    }
+}
+
+impl fmt::Debug for Time {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "t{}.{:03}us", self.0 / 1_000, self.0 % 1_000)
+    }
+}
+
+impl fmt::Debug for Span {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}.{:03}us", self.0 / 1_000, self.0 % 1_000)
+    }
+}
