@@ -54,8 +54,13 @@ pub mod coherence {
     pub const HOLD_MIN: Span = Span::from_us(50);
     /// Longest hold, after all doublings.
     pub const HOLD_MAX: Span = Span::from_ms(10);
-    /// Pages remembered for one instruction: two operands, each across a page boundary, twice over.
-    pub const INSTRUCTION_PAGES_MAX: usize = 8;
+    /// Pages of one instruction that makes no progress before it has all: two operands, each across
+    /// a page boundary. (String moves and gathers keep what they have done.)
+    pub const INSTRUCTION_PAGES_MAX: usize = 4;
+    /// Threads whose faulting instruction is remembered; beyond it all are forgotten and learnt anew.
+    pub const FAULTING_THREADS_MAX: usize = 1024;
+    /// Write-backs under way while a node leaves.
+    pub const LEAVE_WRITE_BACKS_MAX: usize = 64;
 }
 
 /// Times of the membership protocol.

@@ -5,6 +5,7 @@
 #![deny(unsafe_code)]
 
 pub mod codec;
+pub mod coherence;
 pub mod config;
 pub mod error;
 pub mod page;

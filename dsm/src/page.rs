@@ -134,6 +134,17 @@ impl PageBuf {
     }
 }
 
+impl Clone for PageBuf {
+    fn clone(&self) -> Self {
+        let mut copy = match &self.pool {
+            Some(free) => PagePool { free: free.clone() }.take(),
+            None => PageBuf::zeroed(),
+        };
+        copy.as_mut_slice().copy_from_slice(self.as_slice());
+        copy
+    }
+}
+
 impl Drop for PageBuf {
     fn drop(&mut self) {
         if let (Some(bytes), Some(pool)) = (self.bytes.take(), self.pool.take()) {

@@ -1,0 +1,521 @@
+//! The coherence protocol as a value: it takes an event and the time, changes local memory through
+//! [`Memory`], and yields messages and finished operations. It does no IO, reads no clock, holds no
+//! lock and never blocks; the same code runs under the MMU and UDP, under the simulator, and under a
+//! race written by hand.
+//!
+//! A home-based, invalidate-based directory protocol (MSI) in the line of Li and Hudak's fixed
+//! distributed manager (TOCS 1989), with the tables of `docs/protocol.md`: the home runs one
+//! transaction a page at a time, and a transaction ends when the requester has mapped the page.
+//! [`directory`] is the home's side, [`cache`] the requester's, [`lock`] and [`barrier`] stand beside.
+
+mod barrier;
+mod cache;
+mod copyset;
+mod directory;
+mod instruction;
+mod lock;
+mod message;
+mod placement;
+mod plant;
+mod table;
+#[cfg(test)]
+mod tests;
+
+use std::collections::VecDeque;
+
+pub use copyset::NodeSet;
+pub use message::{
+    BATCH_MESSAGES_MAX, BarrierId, BarrierMessage, Batch, Body, LockId, LockMessage, Message, Req, ToHome,
+    ToNode, Txn, Version, encode_batch_head,
+};
+pub use placement::{Placement, RegionInfo};
+pub use plant::{Plant, Planted};
+
+use crate::page::{Access, EXTENT_PAGES, ExtentId, Memory, NodeId, PageBuf, PageId, Time};
+use barrier::Barriers;
+use cache::Cache;
+use directory::Directory;
+use lock::Locks;
+use placement::Places;
+
+/// The caller's name for something it waits for; each is answered by one [`Output::Done`].
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct OpId(pub u64);
+
+/// A page fault of an application thread.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Fault {
+    /// Answered when the page allows `access` (or when the instruction should be tried again).
+    pub op: OpId,
+    /// The faulting thread, as the system names it.
+    pub thread: u64,
+    /// Address of the faulting instruction; 0 where it is not known.
+    pub instruction: u64,
+    /// The page.
+    pub page: PageId,
+    /// `Read` or `Write`.
+    pub access: Access,
+}
+
+/// What can happen to a node.
+#[derive(Clone, Debug)]
+pub enum Input<'a> {
+    /// An application thread cannot go on without a page.
+    Fault(Fault),
+    /// A page will be wanted: ask for it, with nobody waiting. Ignored where a request is under way.
+    Prefetch {
+        /// The page.
+        page: PageId,
+        /// `Read` or `Write`.
+        access: Access,
+    },
+    /// The node should hold less: drop a shared copy, or write an owned page back. Ignored where the
+    /// page is held, asked for, or at home.
+    Evict {
+        /// The page.
+        page: PageId,
+    },
+    /// A message of a member of the present view; `page` has the bytes that it carries, or nothing.
+    Message {
+        /// The sender.
+        from: NodeId,
+        /// The message.
+        message: Message,
+        /// One page if [`Message::carries_page`], else empty.
+        page: &'a [u8],
+    },
+    /// [`Coherence::poll_timeout`] has come.
+    Timer,
+    /// A thread wants a lock.
+    Lock {
+        /// Answered with the fencing token.
+        op: OpId,
+        /// The lock.
+        lock: LockId,
+    },
+    /// A thread no longer waits for a lock. It is answered with [`Failure::Abandoned`], unless the
+    /// lock was already its own.
+    AbandonLock {
+        /// The operation of [`Input::Lock`].
+        op: OpId,
+        /// The lock.
+        lock: LockId,
+    },
+    /// The holder gives a lock back.
+    Unlock {
+        /// The lock, held by this node.
+        lock: LockId,
+    },
+    /// The node's program has arrived at a barrier.
+    Barrier {
+        /// Answered when all members have arrived.
+        op: OpId,
+        /// The barrier.
+        barrier: BarrierId,
+        /// All members; the same set on each of them.
+        members: NodeSet,
+    },
+    /// A region exists from now on.
+    Region(RegionInfo),
+    /// A region exists no longer; nobody uses it.
+    RegionGone {
+        /// Its first page.
+        start: PageId,
+    },
+    /// A program's ranks have all left; its barriers are forgotten.
+    ProgramEnded {
+        /// The program.
+        program: u64,
+    },
+    /// A member is dead. No message of its incarnation is handled after this.
+    NodeDied(NodeId),
+    /// Write everything back, give every lock back, and be forgotten by all homes.
+    Leave {
+        /// Answered when nothing of the cluster depends on this node any more.
+        op: OpId,
+    },
+}
+
+/// What a node does in answer.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Output {
+    /// Send a message, and the page that it carries.
+    Send {
+        /// To a member; never to itself.
+        to: NodeId,
+        /// The message.
+        message: Message,
+        /// Present if and only if [`Message::carries_page`].
+        page: Option<PageBuf>,
+    },
+    /// An operation has ended.
+    Done {
+        /// Which.
+        op: OpId,
+        /// A lock's fencing token, else 0; or why it failed.
+        result: Result<u64, Failure>,
+    },
+}
+
+/// Why an operation failed. The page, lock or barrier is unchanged by the failed operation.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Failure {
+    /// The page's home or manager, or a member of the barrier, is dead.
+    NodeDied(NodeId),
+    /// The last bytes of the page died with this node.
+    PageLost(NodeId),
+    /// The lock was held by, or on its way to, this node when it died.
+    LockBroken(NodeId),
+    /// No region has this page.
+    NoRegion,
+    /// The node is leaving.
+    Leaving,
+    /// The caller gave up waiting.
+    Abandoned,
+    /// The barrier has a waiting thread of this node already, or the members disagree about who they are.
+    BarrierMisuse,
+}
+
+/// What a core has done since it was made.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Hash, serde::Serialize, serde::Deserialize)]
+#[allow(missing_docs)]
+pub struct Counters {
+    pub read_faults: u64,
+    pub write_faults: u64,
+    pub upgrades: u64,
+    pub spurious_faults: u64,
+    pub pages_received: u64,
+    pub zero_pages_received: u64,
+    pub pages_sent: u64,
+    pub invalidations: u64,
+    pub downgrades: u64,
+    pub write_backs: u64,
+    pub evictions: u64,
+    pub holds_waited_for: u64,
+    pub transactions: u64,
+    /// Messages that no longer applied: duplicates, answers to abandoned requests.
+    pub stale_messages: u64,
+    /// Messages that the protocol's tables say cannot arrive.
+    pub violations: u64,
+    pub pages_lost: u64,
+}
+
+/// One node's part of the protocol.
+#[derive(Clone)]
+pub struct Coherence {
+    me: NodeId,
+    barrier_home: NodeId,
+    planted: Planted,
+    places: Places,
+    directory: Directory,
+    cache: Cache,
+    locks: Locks,
+    barriers: Barriers,
+    outbox: Outbox,
+    counters: Counters,
+}
+
+/// What a reaction may touch besides its own tables.
+struct Context<'a, M: Memory> {
+    me: NodeId,
+    now: Time,
+    planted: Planted,
+    memory: &'a mut M,
+    outbox: &'a mut Outbox,
+    counters: &'a mut Counters,
+}
+
+/// Outputs for the caller, and messages of this node to itself.
+#[derive(Clone, Default)]
+struct Outbox {
+    outputs: VecDeque<Output>,
+    local: VecDeque<Message>,
+}
+
+impl Coherence {
+    /// The protocol of node `me`, which knows no region and has no page yet. `nearest_home` becomes
+    /// the home of what this node touches first; barriers are kept by `barrier_home`.
+    pub fn new(me: NodeId, nearest_home: NodeId, barrier_home: NodeId) -> Self {
+        Coherence {
+            me,
+            barrier_home,
+            planted: Planted::default(),
+            places: Places::default(),
+            directory: Directory::new(),
+            cache: Cache::new(nearest_home),
+            locks: Locks::default(),
+            barriers: Barriers::default(),
+            outbox: Outbox::default(),
+            counters: Counters::default(),
+        }
+    }
+
+    /// The same core with a planted fault.
+    #[cfg(feature = "planted")]
+    pub fn with_planted(mut self, planted: Planted) -> Self {
+        self.planted = planted;
+        self
+    }
+
+    /// Takes one event. Effects on memory have happened when it returns; messages and finished
+    /// operations wait in [`Coherence::poll_output`].
+    pub fn handle<M: Memory>(&mut self, now: Time, input: Input<'_>, memory: &mut M) {
+        self.cache.settle_postponed(memory);
+        self.react(now, input, memory);
+        // What this node says to itself arrives at once and in order; held-up messages run as soon
+        // as their hold has ended, for whatever reason.
+        loop {
+            if let Some(message) = self.outbox.local.pop_front() {
+                self.on_message(now, self.me, message, &[], memory);
+            } else if let Some((from, message)) = self.cache.take_released(now) {
+                self.on_message(now, from, message.into(), &[], memory);
+            } else {
+                break;
+            }
+        }
+        self.continue_leaving(now, memory);
+    }
+
+    /// The next thing to send or to tell, in order.
+    pub fn poll_output(&mut self) -> Option<Output> {
+        self.outbox.outputs.pop_front()
+    }
+
+    /// When to call with [`Input::Timer`] next.
+    pub fn poll_timeout(&self) -> Option<Time> {
+        self.cache.poll_timeout()
+    }
+
+    /// What this core has done so far.
+    pub fn counters(&self) -> Counters {
+        self.counters
+    }
+
+    /// What the protocol lets the application do with a page here.
+    pub fn access(&self, page: PageId) -> Access {
+        self.cache.access(page)
+    }
+
+    /// The page's home, as far as this node knows it.
+    pub fn home(&self, page: PageId) -> Option<NodeId> {
+        self.places.home(page)
+    }
+
+    /// Pages whose last bytes died with a node, of those whose home is here.
+    pub fn lost_pages(&self) -> Vec<(PageId, NodeId)> {
+        self.directory.lost_pages()
+    }
+
+    /// Whether a page's version is only known to its owner; for the checks of the simulator.
+    pub fn directory_entry(&self, page: PageId) -> Option<(Option<NodeId>, NodeSet, Version)> {
+        self.directory.entry(page)
+    }
+
+    /// Whether nothing is outstanding: no request, no open transaction, no message held up.
+    pub fn is_idle(&self) -> bool {
+        self.cache.is_idle() && self.directory.is_idle()
+    }
+
+    /// The version of this node's copy, if it has one.
+    pub fn copy_version(&self, page: PageId) -> Option<Version> {
+        self.cache.copy_version(page)
+    }
+
+    fn react<M: Memory>(&mut self, now: Time, input: Input<'_>, memory: &mut M) {
+        match input {
+            Input::Message { from, message, page } => self.on_message(now, from, message, page, memory),
+            Input::Fault(fault) => {
+                let (cache, places, mut ctx) = self.cache_parts(now, memory);
+                cache.fault(&mut ctx, places, fault);
+            }
+            Input::Prefetch { page, access } => {
+                let (cache, places, mut ctx) = self.cache_parts(now, memory);
+                cache.prefetch(&mut ctx, places, page, access);
+            }
+            Input::Evict { page } => {
+                let (cache, places, mut ctx) = self.cache_parts(now, memory);
+                cache.evict(&mut ctx, places, page);
+            }
+            Input::Timer => {}
+            Input::Lock { op, lock } => match self.places.manager(lock.0) {
+                Some(home) => self.locks.lock(self.me, home, &mut self.outbox, op, lock),
+                None => self.outbox.done(op, Err(Failure::NoRegion)),
+            },
+            Input::AbandonLock { op, lock } => self.locks.abandon(&mut self.outbox, op, lock),
+            Input::Unlock { lock } => {
+                let home = self.places.manager(lock.0).expect("a held lock lies in a region");
+                self.locks.unlock(self.me, home, &mut self.outbox, lock);
+            }
+            Input::Barrier { op, barrier, members } => {
+                self.barriers.arrive(self.me, self.barrier_home, &mut self.outbox, op, barrier, members);
+            }
+            Input::Region(region) => self.places.add(region),
+            Input::RegionGone { start } => {
+                if let Some(region) = self.places.remove(start) {
+                    self.cache.forget_region(&region);
+                    self.directory.forget_region(&region);
+                    self.locks.forget_region(&region);
+                }
+            }
+            Input::ProgramEnded { program } => self.barriers.forget_program(program),
+            Input::NodeDied(dead) => self.on_node_died(now, dead, memory),
+            Input::Leave { op } => {
+                self.cache.start_leaving(op);
+                self.locks.start_leaving();
+            }
+        }
+    }
+
+    fn on_message<M: Memory>(
+        &mut self,
+        now: Time,
+        from: NodeId,
+        message: Message,
+        page: &[u8],
+        memory: &mut M,
+    ) {
+        if !self.concerns_us(&message) {
+            self.counters.violations += 1;
+            return;
+        }
+        match message {
+            Message::ToHome(ToHome::Locate { extent, nearest }) => {
+                let home = self.places.locate(extent, nearest);
+                self.outbox.send(self.me, from, ToNode::Located { extent, home });
+            }
+            Message::ToHome(message) => {
+                let (directory, mut ctx) = self.directory_parts(now, memory);
+                directory.on_message(&mut ctx, from, message, page);
+            }
+            Message::ToNode(message) => {
+                if let ToNode::Located { extent, home } = message {
+                    self.places.locate(extent, home);
+                }
+                let (cache, places, mut ctx) = self.cache_parts(now, memory);
+                cache.on_message(&mut ctx, places, from, message, page);
+            }
+            Message::Lock(message) => {
+                self.locks.on_message(self.me, self.planted, &mut self.outbox, from, message);
+            }
+            Message::Barrier(message) => {
+                self.barriers.on_message(self.me, self.planted, &mut self.outbox, from, message);
+            }
+        }
+    }
+
+    /// A page or lock outside every known region can only be named by a broken peer, or by a late
+    /// duplicate about a region that is gone.
+    fn concerns_us(&self, message: &Message) -> bool {
+        let known = |page| self.places.region(page).is_some();
+        let home_in = |extent: ExtentId, home| {
+            let first = PageId(extent.0.saturating_mul(EXTENT_PAGES));
+            self.places.region(first).is_some_and(|region| region.homes.contains(&home))
+        };
+        match *message {
+            Message::ToHome(ref message) => match *message {
+                ToHome::GetS { page, .. }
+                | ToHome::GetM { page, .. }
+                | ToHome::DataHome { page, .. }
+                | ToHome::InvAck { page, .. }
+                | ToHome::Installed { page, .. }
+                | ToHome::WriteBack { page, .. }
+                | ToHome::LostAck { page, .. } => known(page),
+                ToHome::Locate { extent, nearest } => home_in(extent, nearest),
+                ToHome::Leave => true,
+            },
+            Message::ToNode(ref message) => match *message {
+                ToNode::Forward { page, .. }
+                | ToNode::Data { page, .. }
+                | ToNode::Grant { page, .. }
+                | ToNode::Inv { page, .. }
+                | ToNode::WriteBackAck { page, .. }
+                | ToNode::Lost { page, .. } => known(page),
+                ToNode::Located { extent, home } => home_in(extent, home),
+                ToNode::LeaveAck => true,
+            },
+            Message::Lock(ref message) => known(message.lock().0),
+            Message::Barrier(_) => true,
+        }
+    }
+
+    fn on_node_died<M: Memory>(&mut self, now: Time, dead: NodeId, memory: &mut M) {
+        let (directory, mut ctx) = self.directory_parts(now, memory);
+        directory.on_node_died(&mut ctx, dead);
+        let (cache, places, mut ctx) = self.cache_parts(now, memory);
+        cache.on_node_died(&mut ctx, places, dead);
+        self.locks.on_node_died(self.me, &mut self.outbox, dead);
+        self.barriers.on_node_died(self.me, &mut self.outbox, dead);
+    }
+
+    fn continue_leaving<M: Memory>(&mut self, now: Time, memory: &mut M) {
+        if !self.cache.is_leaving() {
+            return;
+        }
+        self.locks.return_idle(self.me, &self.places, &mut self.outbox);
+        let locks_returned = self.locks.holds_nothing();
+        let (cache, places, mut ctx) = self.cache_parts(now, memory);
+        cache.continue_leaving(&mut ctx, places, locks_returned);
+    }
+
+    fn directory_parts<'a, M: Memory>(
+        &'a mut self,
+        now: Time,
+        memory: &'a mut M,
+    ) -> (&'a mut Directory, Context<'a, M>) {
+        let ctx = Context {
+            me: self.me,
+            now,
+            planted: self.planted,
+            memory,
+            outbox: &mut self.outbox,
+            counters: &mut self.counters,
+        };
+        (&mut self.directory, ctx)
+    }
+
+    fn cache_parts<'a, M: Memory>(
+        &'a mut self,
+        now: Time,
+        memory: &'a mut M,
+    ) -> (&'a mut Cache, &'a mut Places, Context<'a, M>) {
+        let ctx = Context {
+            me: self.me,
+            now,
+            planted: self.planted,
+            memory,
+            outbox: &mut self.outbox,
+            counters: &mut self.counters,
+        };
+        (&mut self.cache, &mut self.places, ctx)
+    }
+}
+
+impl Outbox {
+    /// A message without a page.
+    fn send(&mut self, me: NodeId, to: NodeId, message: impl Into<Message>) {
+        let message = message.into();
+        debug_assert!(!message.carries_page());
+        if to == me {
+            self.local.push_back(message);
+        } else {
+            self.outputs.push_back(Output::Send { to, message, page: None });
+        }
+    }
+
+    /// A message to another node with the page that it carries.
+    fn send_page(&mut self, to: NodeId, message: impl Into<Message>, page: PageBuf) {
+        let message = message.into();
+        debug_assert!(message.carries_page());
+        self.outputs.push_back(Output::Send { to, message, page: Some(page) });
+    }
+
+    fn done(&mut self, op: OpId, result: Result<u64, Failure>) {
+        self.outputs.push_back(Output::Done { op, result });
+    }
+}
+
+impl<M: Memory> Context<'_, M> {
+    fn send(&mut self, to: NodeId, message: impl Into<Message>) {
+        self.outbox.send(self.me, to, message);
+    }
+}

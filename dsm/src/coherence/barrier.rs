@@ -1,0 +1,153 @@
+//! Barriers: every member tells the barrier's home, which answers all when the last has come:
+//! 2(n-1) messages, two hops. A barrier with a dead member breaks, for everybody alike.
+
+use rustc_hash::FxHashMap;
+
+use super::copyset::NodeSet;
+use super::message::{BarrierId, BarrierMessage};
+use super::plant::{Plant, Planted};
+use super::{Failure, OpId, Outbox};
+use crate::page::NodeId;
+
+/// Both sides of all barriers of a node.
+#[derive(Clone, Default)]
+pub(super) struct Barriers {
+    members: FxHashMap<BarrierId, Member>,
+    homes: FxHashMap<BarrierId, Home>,
+}
+
+/// This node's own arrivals.
+#[derive(Clone, Default)]
+struct Member {
+    /// Generations that have ended.
+    generation: u64,
+    waiting: Option<OpId>,
+    members: NodeSet,
+}
+
+/// The home's count.
+#[derive(Clone, Default)]
+struct Home {
+    generation: u64,
+    arrived: NodeSet,
+    members: NodeSet,
+    dead: Option<NodeId>,
+}
+
+impl Barriers {
+    pub(super) fn arrive(
+        &mut self,
+        me: NodeId,
+        home: NodeId,
+        outbox: &mut Outbox,
+        op: OpId,
+        barrier: BarrierId,
+        members: NodeSet,
+    ) {
+        let member = self.members.entry(barrier).or_default();
+        if member.waiting.is_some() || !members.contains(me) {
+            return outbox.done(op, Err(Failure::BarrierMisuse));
+        }
+        (member.waiting, member.members) = (Some(op), members);
+        let generation = member.generation;
+        outbox.send(me, home, BarrierMessage::Arrive { barrier, generation, members });
+    }
+
+    pub(super) fn on_message(
+        &mut self,
+        me: NodeId,
+        planted: Planted,
+        outbox: &mut Outbox,
+        from: NodeId,
+        message: BarrierMessage,
+    ) {
+        match message {
+            BarrierMessage::Arrive { barrier, generation, members } => {
+                self.on_arrive(me, planted, outbox, from, (barrier, generation), members);
+            }
+            BarrierMessage::Release { barrier, generation } => {
+                let any = planted.has(Plant::BarrierIgnoresGeneration);
+                let member = self.members.entry(barrier).or_default();
+                if (member.generation == generation || any)
+                    && let Some(op) = member.waiting.take()
+                {
+                    member.generation += 1;
+                    outbox.done(op, Ok(0));
+                }
+            }
+            BarrierMessage::Broken { barrier, generation, dead } => {
+                let member = self.members.entry(barrier).or_default();
+                if member.generation == generation
+                    && let Some(op) = member.waiting.take()
+                {
+                    let failure = if dead == me { Failure::BarrierMisuse } else { Failure::NodeDied(dead) };
+                    outbox.done(op, Err(failure));
+                }
+            }
+        }
+    }
+
+    fn on_arrive(
+        &mut self,
+        me: NodeId,
+        planted: Planted,
+        outbox: &mut Outbox,
+        from: NodeId,
+        (barrier, generation): (BarrierId, u64),
+        members: NodeSet,
+    ) {
+        let home = self.homes.entry(barrier).or_default();
+        if generation != home.generation && !planted.has(Plant::BarrierIgnoresGeneration) {
+            // A late duplicate. (Nobody is ahead: the release of this generation starts the next.)
+            return;
+        }
+        if home.arrived.is_empty() {
+            home.members = members;
+        }
+        if home.members != members || !members.contains(from) {
+            // The sender's own number stands for "you disagree with the others".
+            return outbox.send(me, from, BarrierMessage::Broken { barrier, generation, dead: from });
+        }
+        if let Some(dead) = home.dead {
+            return outbox.send(me, from, BarrierMessage::Broken { barrier, generation, dead });
+        }
+        home.arrived.insert(from);
+        if home.arrived == home.members {
+            home.generation += 1;
+            for member in std::mem::take(&mut home.arrived).iter() {
+                outbox.send(me, member, BarrierMessage::Release { barrier, generation });
+            }
+        }
+    }
+
+    pub(super) fn on_node_died(&mut self, me: NodeId, outbox: &mut Outbox, dead: NodeId) {
+        let mut barriers: Vec<BarrierId> = self.homes.keys().copied().collect();
+        barriers.sort_unstable();
+        for barrier in barriers {
+            let Some(home) = self.homes.get_mut(&barrier) else { continue };
+            if home.members.contains(dead) {
+                home.dead = Some(dead);
+                let generation = home.generation;
+                for member in std::mem::take(&mut home.arrived).without(dead).iter() {
+                    outbox.send(me, member, BarrierMessage::Broken { barrier, generation, dead });
+                }
+            }
+        }
+        let mut broken: Vec<BarrierId> = self.members.keys().copied().collect();
+        broken.sort_unstable();
+        for barrier in broken {
+            let Some(member) = self.members.get_mut(&barrier) else { continue };
+            if member.members.contains(dead)
+                && let Some(op) = member.waiting.take()
+            {
+                outbox.done(op, Err(Failure::NodeDied(dead)));
+            }
+        }
+    }
+
+    /// Forgets the barriers of a program that has ended.
+    pub(super) fn forget_program(&mut self, program: u64) {
+        self.members.retain(|barrier, _| barrier.program != program);
+        self.homes.retain(|barrier, _| barrier.program != program);
+    }
+}

@@ -1,0 +1,707 @@
+//! The requester's side: what this node has of each page, what it has asked for, and who waits.
+//!
+//! At most one request of a node is outstanding for one page; everybody else who wants the page waits
+//! for it. Invalidations and forwards are served at once in every state; only a hold delays them.
+
+use std::collections::VecDeque;
+
+use rustc_hash::FxHashMap;
+use smallvec::SmallVec;
+
+use super::instruction::Instructions;
+use super::message::{Body, Req, ToHome, ToNode, Txn, Version};
+use super::placement::{Places, RegionInfo};
+use super::plant::Plant;
+use super::table::PageTable;
+use super::{Context, Failure, Fault, NodeSet, OpId};
+use crate::config::coherence::LEAVE_WRITE_BACKS_MAX;
+use crate::page::{Access, Contents, ExtentId, Memory, NodeId, PAGE_SIZE, PageBuf, PageId, Time};
+
+/// What the node has of a page.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+enum State {
+    /// Nothing mapped.
+    #[default]
+    Invalid,
+    /// A readable copy.
+    Shared,
+    /// The only copy, writable.
+    Modified,
+    /// Unmapped, the bytes kept until the home has them.
+    WritingBack,
+    /// As before, but a forward has taken the bytes; only the acknowledgement is due.
+    GivenAway,
+}
+
+#[derive(Clone, Default)]
+struct Entry {
+    state: State,
+    version: Version,
+    /// Invalidations and forwards wait until then, if the faulting instruction still needs the page.
+    held_until: Time,
+}
+
+/// What is under way for a page; pages at rest have none.
+#[derive(Clone, Default)]
+struct Pending {
+    request: Option<Request>,
+    /// The bytes of a page that is being written back.
+    retained: Option<PageBuf>,
+    waiters: SmallVec<[Waiter; 2]>,
+}
+
+#[derive(Clone, Copy)]
+struct Request {
+    /// `None` while the home is being located.
+    req: Option<Req>,
+    access: Access,
+}
+
+/// What a forward asks of the owner.
+struct Forward {
+    txn: Txn,
+    version: Version,
+    to: (NodeId, Req),
+    access: Access,
+}
+
+#[derive(Clone, Copy)]
+struct Waiter {
+    op: OpId,
+    thread: u64,
+    access: Access,
+}
+
+#[derive(Clone)]
+struct Leaving {
+    op: OpId,
+    /// Pages not looked at yet.
+    pages: Option<VecDeque<PageId>>,
+    /// Homes whose LEAVE_ACK is due; `None` before LEAVE was sent.
+    awaited: Option<NodeSet>,
+}
+
+/// The requester's side of the protocol.
+#[derive(Clone)]
+pub(super) struct Cache {
+    nearest_home: NodeId,
+    table: PageTable<Entry>,
+    pending: FxHashMap<PageId, Pending>,
+    locating: FxHashMap<ExtentId, SmallVec<[PageId; 4]>>,
+    instructions: Instructions,
+    /// Invalidations and forwards that a hold delays.
+    held_up: Vec<(PageId, NodeId, ToNode)>,
+    next_req: u64,
+    writing_back: usize,
+    homes_used: NodeSet,
+    leaving: Option<Leaving>,
+    /// Unmaps that a planted fault has put off.
+    postponed: Vec<PageId>,
+}
+
+impl Cache {
+    pub(super) fn new(nearest_home: NodeId) -> Self {
+        Cache {
+            nearest_home,
+            table: PageTable::new(),
+            pending: FxHashMap::default(),
+            locating: FxHashMap::default(),
+            instructions: Instructions::default(),
+            held_up: Vec::new(),
+            next_req: 0,
+            writing_back: 0,
+            homes_used: NodeSet::EMPTY,
+            leaving: None,
+            postponed: Vec::new(),
+        }
+    }
+
+    pub(super) fn access(&self, page: PageId) -> Access {
+        match self.table.peek(page).map_or(State::Invalid, |entry| entry.state) {
+            State::Invalid | State::WritingBack | State::GivenAway => Access::None,
+            State::Shared => Access::Read,
+            State::Modified => Access::Write,
+        }
+    }
+
+    pub(super) fn copy_version(&self, page: PageId) -> Option<Version> {
+        let entry = self.table.peek(page)?;
+        matches!(entry.state, State::Shared | State::Modified).then_some(entry.version)
+    }
+
+    pub(super) fn is_idle(&self) -> bool {
+        self.pending.is_empty() && self.held_up.is_empty()
+    }
+
+    pub(super) fn is_leaving(&self) -> bool {
+        self.leaving.is_some()
+    }
+
+    /// The earliest end of a hold that somebody waits for.
+    pub(super) fn poll_timeout(&self) -> Option<Time> {
+        self.held_up.iter().map(|&(page, _, _)| self.held_until(page)).min()
+    }
+
+    /// Carries out what the fault [`Plant::NodeAcksBeforeUnmap`] has put off.
+    pub(super) fn settle_postponed<M: Memory>(&mut self, memory: &mut M) {
+        for page in std::mem::take(&mut self.postponed) {
+            memory.protect(page, self.access(page));
+        }
+    }
+
+    pub(super) fn fault<M: Memory>(&mut self, ctx: &mut Context<'_, M>, places: &Places, fault: Fault) {
+        if places.region(fault.page).is_none() {
+            return ctx.outbox.done(fault.op, Err(Failure::NoRegion));
+        }
+        if self.leaving.is_some() {
+            return ctx.outbox.done(fault.op, Err(Failure::Leaving));
+        }
+        for page in self.instructions.note(&fault) {
+            if !self.instructions.has(page) {
+                self.table.entry(page).held_until = Time(0);
+            }
+        }
+        if self.access(fault.page) >= fault.access {
+            ctx.counters.spurious_faults += 1;
+            return ctx.outbox.done(fault.op, Ok(0));
+        }
+        match fault.access {
+            Access::Write if self.access(fault.page) == Access::Read => ctx.counters.upgrades += 1,
+            Access::Write => ctx.counters.write_faults += 1,
+            Access::None | Access::Read => ctx.counters.read_faults += 1,
+        }
+        let (page, access) = self.instructions.wanted(&fault, |page, access| self.access(page) >= access);
+        let waiter = Waiter { op: fault.op, thread: fault.thread, access };
+        self.pending.entry(page).or_default().waiters.push(waiter);
+        self.advance(ctx, places, page);
+    }
+
+    pub(super) fn prefetch<M: Memory>(
+        &mut self,
+        ctx: &mut Context<'_, M>,
+        places: &Places,
+        page: PageId,
+        access: Access,
+    ) {
+        let wanted = places.region(page).is_some()
+            && self.leaving.is_none()
+            && self.access(page) < access
+            && !self.pending.contains_key(&page);
+        if wanted {
+            self.pending.entry(page).or_default();
+            self.request(ctx, places, page, access);
+        }
+    }
+
+    /// Drops a shared copy silently, or starts to write an owned page back.
+    pub(super) fn evict<M: Memory>(&mut self, ctx: &mut Context<'_, M>, places: &Places, page: PageId) {
+        let at_home = places.home(page) == Some(ctx.me);
+        let outstanding = self.pending.contains_key(&page) && !ctx.planted.has(Plant::NodeDoesNotPinUpgrade);
+        // A copy that an upgrade has named stays until the answer: the home may grant without bytes.
+        if at_home || outstanding || self.is_held(page, ctx.now) {
+            return;
+        }
+        match self.table.peek(page).map_or(State::Invalid, |entry| entry.state) {
+            State::Invalid | State::WritingBack | State::GivenAway => {}
+            State::Shared => {
+                self.table.entry(page).state = State::Invalid;
+                ctx.memory.protect(page, Access::None);
+                ctx.memory.discard(page);
+                ctx.counters.evictions += 1;
+            }
+            State::Modified => self.write_back(ctx, places, page),
+        }
+    }
+
+    fn write_back<M: Memory>(&mut self, ctx: &mut Context<'_, M>, places: &Places, page: PageId) {
+        let Some(home) = places.home(page) else { return };
+        let entry = self.table.entry(page);
+        entry.state = State::WritingBack;
+        let version = entry.version;
+        // Unmap before reading: no store may land after.
+        ctx.memory.protect(page, Access::None);
+        let bytes = ctx.memory.read(page);
+        ctx.memory.discard(page);
+        if !ctx.planted.has(Plant::NodeForgetsWrittenBackBytes) {
+            self.pending.entry(page).or_default().retained = Some(bytes.clone());
+        }
+        self.writing_back += 1;
+        ctx.counters.write_backs += 1;
+        ctx.counters.pages_sent += 1;
+        ctx.outbox.send_page(home, ToHome::WriteBack { page, version, body: Body::Page }, bytes);
+    }
+
+    pub(super) fn on_message<M: Memory>(
+        &mut self,
+        ctx: &mut Context<'_, M>,
+        places: &Places,
+        from: NodeId,
+        message: ToNode,
+        bytes: &[u8],
+    ) {
+        match message {
+            ToNode::Data { page, req, txn, version, access, body } => {
+                let contents = match body {
+                    Body::Zero => Contents::Zero,
+                    Body::InPlace => Contents::InPlace,
+                    Body::Page => Contents::Bytes(bytes),
+                };
+                self.on_data(ctx, places, page, (req, txn, version), access, contents);
+            }
+            ToNode::Grant { page, req, txn } => self.on_grant(ctx, places, page, req, txn),
+            ToNode::Inv { page, txn } => self.on_inv(ctx, from, page, txn),
+            ToNode::Forward { page, txn, version, requester, req, access } => {
+                let to = (requester, req);
+                self.on_forward(ctx, from, page, Forward { txn, version, to, access });
+            }
+            ToNode::WriteBackAck { page, version } => self.on_write_back_ack(ctx, places, page, version),
+            ToNode::Lost { page, req, txn, dead } => self.on_lost(ctx, from, page, (req, txn), dead),
+            ToNode::Located { extent, .. } => {
+                for page in self.locating.remove(&extent).unwrap_or_default() {
+                    if let Some(request) = self.pending.get(&page).and_then(|pending| pending.request) {
+                        self.request(ctx, places, page, request.access);
+                    }
+                }
+            }
+            ToNode::LeaveAck => {
+                if let Some(awaited) = self.leaving.as_mut().and_then(|leaving| leaving.awaited.as_mut()) {
+                    awaited.remove(from);
+                }
+            }
+        }
+    }
+
+    /// Asks for what the page's waiters want, if nothing is outstanding that they must wait for.
+    fn advance<M: Memory>(&mut self, ctx: &mut Context<'_, M>, places: &Places, page: PageId) {
+        let Some(pending) = self.pending.get(&page) else { return };
+        let state = self.table.peek(page).map_or(State::Invalid, |entry| entry.state);
+        let busy = pending.request.is_some() && !ctx.planted.has(Plant::NodeSendsSecondRequest);
+        let given_back = matches!(state, State::WritingBack | State::GivenAway)
+            && !ctx.planted.has(Plant::NodeRequestsBeforeWriteBackAck);
+        if busy || given_back {
+            return;
+        }
+        match pending.waiters.iter().map(|waiter| waiter.access).max() {
+            Some(access) => self.request(ctx, places, page, access),
+            None if pending.request.is_none() => {
+                self.pending.remove(&page);
+            }
+            None => {}
+        }
+    }
+
+    fn request<M: Memory>(
+        &mut self,
+        ctx: &mut Context<'_, M>,
+        places: &Places,
+        page: PageId,
+        access: Access,
+    ) {
+        let pending = self.pending.entry(page).or_default();
+        let Some(home) = places.home(page) else {
+            pending.request = Some(Request { req: None, access });
+            let extent = page.extent();
+            let waiting = self.locating.entry(extent).or_default();
+            waiting.push(page);
+            if waiting.len() == 1 {
+                let manager = places.manager(page).expect("faults outside regions were refused");
+                ctx.send(manager, ToHome::Locate { extent, nearest: self.nearest_home });
+            }
+            return;
+        };
+        self.next_req += 1;
+        let req = Req(self.next_req);
+        pending.request = Some(Request { req: Some(req), access });
+        self.homes_used.insert(home);
+        let entry = self.table.entry(page);
+        // The instruction misses this page itself now: nothing of it is worth holding.
+        entry.held_until = Time(0);
+        let have = (entry.state == State::Shared).then_some(entry.version);
+        match access {
+            Access::None | Access::Read => ctx.send(home, ToHome::GetS { page, req }),
+            Access::Write => ctx.send(home, ToHome::GetM { page, req, have }),
+        }
+    }
+
+    fn on_data<M: Memory>(
+        &mut self,
+        ctx: &mut Context<'_, M>,
+        places: &Places,
+        page: PageId,
+        (req, txn, version): (Req, Txn, Version),
+        access: Access,
+        contents: Contents<'_>,
+    ) {
+        let expected = self.pending.get(&page).and_then(|pending| pending.request);
+        let ours = expected.is_some_and(|request| request.req == Some(req) && request.access == access)
+            || ctx.planted.has(Plant::NodeIgnoresRequestNumber);
+        if !ours {
+            ctx.counters.stale_messages += 1;
+            return;
+        }
+        let entry = self.table.entry(page);
+        if entry.state != State::Invalid && !ctx.planted.has(Plant::NodeIgnoresRequestNumber) {
+            ctx.counters.violations += 1;
+            return;
+        }
+        match contents {
+            Contents::Zero => ctx.counters.zero_pages_received += 1,
+            Contents::Bytes(_) => ctx.counters.pages_received += 1,
+            Contents::InPlace => {}
+        }
+        ctx.memory.install(page, contents, access);
+        let (state, version) = match access {
+            Access::None | Access::Read => (State::Shared, version),
+            Access::Write => (State::Modified, txn),
+        };
+        (entry.state, entry.version) = (state, version);
+        self.on_installed(ctx, places, page, txn);
+    }
+
+    fn on_grant<M: Memory>(
+        &mut self,
+        ctx: &mut Context<'_, M>,
+        places: &Places,
+        page: PageId,
+        req: Req,
+        txn: Txn,
+    ) {
+        let expected = self.pending.get(&page).and_then(|pending| pending.request);
+        if !expected.is_some_and(|request| request.req == Some(req) && request.access == Access::Write) {
+            ctx.counters.stale_messages += 1;
+            return;
+        }
+        let entry = self.table.entry(page);
+        if entry.state != State::Shared
+            && !ctx.planted.has(Plant::NodeDoesNotPinUpgrade)
+            && !ctx.planted.has(Plant::HomeDecidesDataByCopyset)
+            && !ctx.planted.has(Plant::HomeDecidesDataByRequester)
+        {
+            ctx.counters.violations += 1;
+            return;
+        }
+        (entry.state, entry.version) = (State::Modified, txn);
+        ctx.memory.protect(page, Access::Write);
+        self.on_installed(ctx, places, page, txn);
+    }
+
+    /// The page is mapped: tell the home, and everybody here who can go on.
+    fn on_installed<M: Memory>(&mut self, ctx: &mut Context<'_, M>, places: &Places, page: PageId, txn: Txn) {
+        let home = places.home(page).expect("the request went there");
+        ctx.send(home, ToHome::Installed { page, txn });
+        let access = self.access(page);
+        let mut held_until = Time(0);
+        if let Some(pending) = self.pending.get_mut(&page) {
+            pending.request = None;
+            pending.waiters.retain(|waiter| {
+                let satisfied = waiter.access <= access;
+                if satisfied {
+                    ctx.outbox.done(waiter.op, Ok(0));
+                    held_until = held_until.max(ctx.now + self.instructions.hold(waiter.thread));
+                }
+                !satisfied
+            });
+        }
+        if ctx.planted.has(Plant::NodeHoldsForEver) {
+            held_until = Time(u64::MAX);
+        }
+        if !ctx.planted.has(Plant::NodeDoesNotHold) {
+            self.table.entry(page).held_until = held_until;
+        }
+        self.advance(ctx, places, page);
+    }
+
+    fn on_inv<M: Memory>(&mut self, ctx: &mut Context<'_, M>, home: NodeId, page: PageId, txn: Txn) {
+        let entry = self.table.entry(page);
+        let (state, version) = (entry.state, entry.version);
+        let old = version < txn || ctx.planted.has(Plant::NodeIgnoresInvVersion);
+        match state {
+            State::Shared if old => {
+                let message = ToNode::Inv { page, txn };
+                let defers = ctx.planted.has(Plant::NodeDefersInvWhileWaiting)
+                    && self.pending.get(&page).is_some_and(|pending| pending.request.is_some());
+                if self.hold_up(ctx, page, home, message) || defers {
+                    return;
+                }
+                if ctx.planted.has(Plant::NodeAcksBeforeUnmap) {
+                    self.postponed.push(page);
+                } else {
+                    // Unmap before acknowledging: the ack lets a writer start.
+                    ctx.memory.protect(page, Access::None);
+                }
+                self.table.entry(page).state = State::Invalid;
+                ctx.counters.invalidations += 1;
+            }
+            State::Modified if old && ctx.planted.has(Plant::NodeIgnoresInvVersion) => {
+                ctx.memory.protect(page, Access::None);
+                self.table.entry(page).state = State::Invalid;
+            }
+            State::Modified => {
+                ctx.counters.stale_messages += 1;
+                return;
+            }
+            State::Shared | State::Invalid | State::WritingBack | State::GivenAway => {}
+        }
+        // Also without a copy: the home's copyset is a superset, and it counts on every answer.
+        ctx.send(home, ToHome::InvAck { page, txn });
+    }
+
+    fn on_forward<M: Memory>(
+        &mut self,
+        ctx: &mut Context<'_, M>,
+        home: NodeId,
+        page: PageId,
+        forward: Forward,
+    ) {
+        let Forward { txn, version, to: (requester, req), access } = forward;
+        let write = access == Access::Write;
+        let entry = self.table.entry(page);
+        let (state, held_version) = (entry.state, entry.version);
+        let has_bytes = matches!(state, State::Modified | State::WritingBack);
+        let same = held_version == version || ctx.planted.has(Plant::NodeIgnoresForwardVersion);
+        if !has_bytes || !same {
+            ctx.counters.stale_messages += 1;
+            return;
+        }
+        let message = ToNode::Forward { page, txn, version, requester, req, access };
+        if state == State::Modified && self.hold_up(ctx, page, home, message) {
+            return;
+        }
+        let bytes = if state == State::Modified {
+            self.lower_and_read(ctx, page, home, requester, write)
+        } else {
+            let pending = self.pending.entry(page).or_default();
+            if write { pending.retained.take() } else { pending.retained.clone() }
+        };
+        self.table.entry(page).state = match (state, write) {
+            (State::Modified, false) => State::Shared,
+            (State::Modified, true) => State::Invalid,
+            (_, false) => State::WritingBack,
+            (_, true) => State::GivenAway,
+        };
+        if !write && !ctx.planted.has(Plant::OwnerSendsNoDataHome) {
+            match &bytes {
+                Some(bytes) if home != ctx.me => {
+                    ctx.counters.pages_sent += 1;
+                    let message = ToHome::DataHome { page, txn, body: Body::Page };
+                    ctx.outbox.send_page(home, message, bytes.clone());
+                }
+                Some(_) | None => ctx.send(home, ToHome::DataHome { page, txn, body: Body::InPlace }),
+            }
+        }
+        // A reading home takes the bytes from DATA_HOME.
+        if let (Some(bytes), true) = (bytes, write || requester != home) {
+            let access = if write { Access::Write } else { Access::Read };
+            let version = if write { txn } else { version };
+            ctx.counters.pages_sent += 1;
+            let message = ToNode::Data { page, req, txn, version, access, body: Body::Page };
+            ctx.outbox.send_page(requester, message, bytes);
+        }
+    }
+
+    /// Downgrades or unmaps an owned page, then reads it for whoever needs its bytes.
+    fn lower_and_read<M: Memory>(
+        &mut self,
+        ctx: &mut Context<'_, M>,
+        page: PageId,
+        home: NodeId,
+        requester: NodeId,
+        write: bool,
+    ) -> Option<PageBuf> {
+        let access = if write { Access::None } else { Access::Read };
+        if write {
+            ctx.counters.invalidations += 1;
+        } else {
+            ctx.counters.downgrades += 1;
+        }
+        if ctx.planted.has(Plant::OwnerReadsBeforeProtect) {
+            let bytes = ctx.memory.read(page);
+            ctx.memory.protect(page, access);
+            return Some(bytes);
+        }
+        // Downgrade before reading: no store may land after.
+        ctx.memory.protect(page, access);
+        let stays_here = home == ctx.me && requester == ctx.me;
+        (!stays_here).then(|| ctx.memory.read(page))
+    }
+
+    fn on_write_back_ack<M: Memory>(
+        &mut self,
+        ctx: &mut Context<'_, M>,
+        places: &Places,
+        page: PageId,
+        version: Version,
+    ) {
+        let entry = self.table.entry(page);
+        let awaited = matches!(entry.state, State::WritingBack | State::GivenAway);
+        if !awaited || entry.version != version {
+            ctx.counters.stale_messages += 1;
+            return;
+        }
+        entry.state = State::Invalid;
+        self.writing_back -= 1;
+        self.pending.entry(page).or_default().retained = None;
+        self.advance(ctx, places, page);
+    }
+
+    fn on_lost<M: Memory>(
+        &mut self,
+        ctx: &mut Context<'_, M>,
+        home: NodeId,
+        page: PageId,
+        (req, txn): (Req, Txn),
+        dead: NodeId,
+    ) {
+        let outstanding = self.pending.get(&page).and_then(|pending| pending.request);
+        if outstanding.is_none_or(|request| request.req != Some(req)) {
+            // Installed before: INSTALLED is on its way.
+            ctx.counters.stale_messages += 1;
+            return;
+        }
+        self.fail(ctx, page, Failure::PageLost(dead));
+        ctx.send(home, ToHome::LostAck { page, txn });
+    }
+
+    fn fail<M: Memory>(&mut self, ctx: &mut Context<'_, M>, page: PageId, failure: Failure) {
+        let Some(mut pending) = self.pending.remove(&page) else { return };
+        for waiter in pending.waiters.drain(..) {
+            ctx.outbox.done(waiter.op, Err(failure));
+        }
+        if pending.retained.is_some() {
+            pending.request = None;
+            self.pending.insert(page, pending);
+        }
+    }
+
+    /// Fails what only the dead node could have answered.
+    pub(super) fn on_node_died<M: Memory>(
+        &mut self,
+        ctx: &mut Context<'_, M>,
+        places: &Places,
+        dead: NodeId,
+    ) {
+        let mut pages: Vec<PageId> = self.pending.keys().copied().collect();
+        pages.sort_unstable();
+        for page in pages {
+            let asked = places.home(page).or_else(|| places.manager(page));
+            if asked == Some(dead) {
+                let entry = self.table.entry(page);
+                if matches!(entry.state, State::WritingBack | State::GivenAway) {
+                    entry.state = State::Invalid;
+                    self.writing_back -= 1;
+                    self.pending.entry(page).or_default().retained = None;
+                }
+                self.fail(ctx, page, Failure::NodeDied(dead));
+            }
+        }
+        self.locating.retain(|_, pages| {
+            pages.retain(|page| self.pending.contains_key(page));
+            !pages.is_empty()
+        });
+        self.held_up.retain(|&(_, from, _)| from != dead);
+        self.homes_used.remove(dead);
+        if let Some(awaited) = self.leaving.as_mut().and_then(|leaving| leaving.awaited.as_mut()) {
+            awaited.remove(dead);
+        }
+    }
+
+    pub(super) fn forget_region(&mut self, region: &RegionInfo) {
+        self.pending.retain(|&page, _| !region.contains(page));
+        self.table.remove_extents(|extent| region.contains(PageId(extent.0 * crate::page::EXTENT_PAGES)));
+    }
+}
+
+/// Holds.
+impl Cache {
+    fn held_until(&self, page: PageId) -> Time {
+        self.table.peek(page).map_or(Time(0), |entry| entry.held_until)
+    }
+
+    fn is_held(&self, page: PageId, now: Time) -> bool {
+        self.held_until(page) > now
+            && self.instructions.needs(page, |page, access| self.access(page) >= access)
+    }
+
+    /// Puts a message off while the page is held; true if it was.
+    fn hold_up<M: Memory>(
+        &mut self,
+        ctx: &mut Context<'_, M>,
+        page: PageId,
+        from: NodeId,
+        message: ToNode,
+    ) -> bool {
+        if !self.is_held(page, ctx.now) {
+            return false;
+        }
+        ctx.counters.holds_waited_for += 1;
+        let held_up = (page, from, message);
+        // A duplicate waits once.
+        if !self.held_up.contains(&held_up) {
+            self.held_up.push(held_up);
+        }
+        true
+    }
+
+    /// A message whose page is held no longer.
+    pub(super) fn take_released(&mut self, now: Time) -> Option<(NodeId, ToNode)> {
+        let at = self.held_up.iter().position(|&(page, _, _)| !self.is_held(page, now))?;
+        let (_, from, message) = self.held_up.remove(at);
+        Some((from, message))
+    }
+}
+
+/// Leaving: everything is written back, then every home that was ever asked forgets this node.
+impl Cache {
+    pub(super) fn start_leaving(&mut self, op: OpId) {
+        assert!(self.leaving.is_none(), "a node leaves once");
+        self.leaving = Some(Leaving { op, pages: None, awaited: None });
+    }
+
+    pub(super) fn continue_leaving<M: Memory>(
+        &mut self,
+        ctx: &mut Context<'_, M>,
+        places: &Places,
+        locks_returned: bool,
+    ) {
+        let Some(mut leaving) = self.leaving.take() else { return };
+        let pages = leaving.pages.get_or_insert_with(|| self.table.pages().into());
+        while self.writing_back < LEAVE_WRITE_BACKS_MAX {
+            let Some(page) = pages.pop_front() else { break };
+            self.table.entry(page).held_until = Time(0);
+            if self.pending.contains_key(&page) && self.access(page) != Access::None {
+                // An upgrade is under way; come back when it is answered.
+                pages.push_back(page);
+                break;
+            }
+            self.evict(ctx, places, page);
+        }
+        let drained = pages.is_empty() && self.pending.is_empty() && self.held_up.is_empty();
+        // A page that an outstanding request brought in after its turn.
+        if drained && leaving.awaited.is_none() && locks_returned {
+            let left_over: VecDeque<PageId> = self.table.pages().into_iter().collect();
+            let owned =
+                |page: &PageId| self.access(*page) != Access::None && places.home(*page) != Some(ctx.me);
+            let left_over: VecDeque<PageId> = left_over.into_iter().filter(owned).collect();
+            if !left_over.is_empty() {
+                leaving.pages = Some(left_over);
+                self.leaving = Some(leaving);
+                return self.continue_leaving(ctx, places, locks_returned);
+            }
+            let homes = self.homes_used.without(ctx.me);
+            for home in homes.iter() {
+                ctx.send(home, ToHome::Leave);
+            }
+            leaving.awaited = Some(homes);
+        }
+        let acknowledged = leaving.awaited.is_some_and(NodeSet::is_empty)
+            || (leaving.awaited.is_some() && ctx.planted.has(Plant::NodeLeavesWithoutAck));
+        if acknowledged {
+            ctx.outbox.done(leaving.op, Ok(0));
+        } else {
+            self.leaving = Some(leaving);
+        }
+    }
+}
+
+// The wire carries whole pages.
+const _: () = assert!(PAGE_SIZE == 4096);

@@ -1,0 +1,529 @@
+//! The home's side: for each page its owner or its copyset, one transaction at a time, and a queue.
+//!
+//! A transaction starts when the home is idle and ends when the requester has said INSTALLED and,
+//! after a forwarded read, the owner's bytes have come home. Reads overlap: while the open transaction
+//! is a read and the home's bytes are current, further reads start beside it. No request is refused.
+
+use rustc_hash::FxHashMap;
+use smallvec::SmallVec;
+
+use super::Context;
+use super::copyset::NodeSet;
+use super::message::{Body, Req, ToHome, ToNode, Txn, Version};
+use super::placement::RegionInfo;
+use super::plant::Plant;
+use super::table::PageTable;
+use crate::page::{Access, Contents, EXTENT_PAGES, Memory, NodeId, PageBuf, PageId};
+
+/// What the home knows of a page at rest.
+#[derive(Clone, Default)]
+struct Entry {
+    /// Set implies an empty copyset.
+    owner: Option<NodeId>,
+    /// Everybody who may have a readable copy: a superset, copies are dropped silently.
+    copyset: NodeSet,
+    version: Version,
+    txn: Txn,
+    /// The dead node that had the page's last bytes.
+    lost: Option<NodeId>,
+    /// Newest request number of each node that ever asked.
+    last: SmallVec<[(NodeId, Req); 1]>,
+}
+
+/// A page with an open transaction or a queue.
+#[derive(Clone, Default)]
+struct Busy {
+    open: Option<Open>,
+    queue: SmallVec<[Queued; 2]>,
+}
+
+#[derive(Clone)]
+struct Open {
+    access: Access,
+    requester: NodeId,
+    req: Req,
+    have: Option<Version>,
+    txn: Txn,
+    /// Sharers whose INV_ACK is due.
+    acks: NodeSet,
+    /// Whether the answer to a write request still waits for `acks`.
+    unanswered: bool,
+    /// Owner whose DATA_HOME is due.
+    copy: Option<NodeId>,
+    /// Owner that was told to answer.
+    forwarded: Option<NodeId>,
+    /// Nodes whose INSTALLED is due.
+    installs: SmallVec<[(NodeId, Txn); 2]>,
+    /// INV_ACKs seen; only a planted fault looks at it.
+    ack_count: usize,
+}
+
+#[derive(Clone)]
+enum Queued {
+    Get { from: NodeId, req: Req, access: Access, have: Option<Version> },
+    WriteBack { from: NodeId, version: Version, bytes: Option<PageBuf> },
+    Leave { from: NodeId },
+}
+
+/// The home's side of the protocol.
+#[derive(Clone)]
+pub(super) struct Directory {
+    table: PageTable<Entry>,
+    busy: FxHashMap<PageId, Busy>,
+    /// Leaving nodes, with the number of pages whose transaction must end first.
+    leaving: FxHashMap<NodeId, usize>,
+}
+
+impl Directory {
+    pub(super) fn new() -> Self {
+        Directory { table: PageTable::new(), busy: FxHashMap::default(), leaving: FxHashMap::default() }
+    }
+
+    pub(super) fn is_idle(&self) -> bool {
+        self.busy.is_empty()
+    }
+
+    pub(super) fn entry(&self, page: PageId) -> Option<(Option<NodeId>, NodeSet, Version)> {
+        self.table.peek(page).map(|entry| (entry.owner, entry.copyset, entry.version))
+    }
+
+    pub(super) fn lost_pages(&self) -> Vec<(PageId, NodeId)> {
+        let lost = |page| Some((page, self.table.peek(page)?.lost?));
+        self.table.pages().into_iter().filter_map(lost).collect()
+    }
+
+    pub(super) fn on_message<M: Memory>(
+        &mut self,
+        ctx: &mut Context<'_, M>,
+        from: NodeId,
+        message: ToHome,
+        bytes: &[u8],
+    ) {
+        match message {
+            ToHome::GetS { page, req } => {
+                self.on_get(ctx, page, Queued::Get { from, req, access: Access::Read, have: None });
+            }
+            ToHome::GetM { page, req, have } => {
+                self.on_get(ctx, page, Queued::Get { from, req, access: Access::Write, have });
+            }
+            ToHome::WriteBack { page, version, body } => {
+                let bytes = (body == Body::Page).then(|| PageBuf::copy_of(bytes));
+                let queued = Queued::WriteBack { from, version, bytes };
+                if ctx.planted.has(Plant::HomeTakesWriteBackWhileBusy) {
+                    self.run(ctx, page, queued);
+                } else {
+                    self.enqueue(ctx, page, queued);
+                }
+            }
+            ToHome::DataHome { page, txn, body } => self.on_data_home(ctx, from, page, txn, body, bytes),
+            ToHome::InvAck { page, txn } => self.on_inv_ack(ctx, from, page, txn),
+            ToHome::Installed { page, txn } => self.on_installed(ctx, from, page, txn),
+            ToHome::LostAck { page, txn } => self.on_lost_ack(ctx, from, page, txn),
+            ToHome::Leave => self.on_leave(ctx, from),
+            ToHome::Locate { .. } => unreachable!("the manager's side answers it"),
+        }
+    }
+
+    fn on_get<M: Memory>(&mut self, ctx: &mut Context<'_, M>, page: PageId, queued: Queued) {
+        let Queued::Get { from, req, .. } = queued else { unreachable!("only requests come here") };
+        let last = &mut self.table.entry(page).last;
+        match last.iter_mut().find(|slot| slot.0 == from) {
+            Some(slot) if slot.1 >= req && !ctx.planted.has(Plant::HomeForgetsRequestNumbers) => {
+                ctx.counters.stale_messages += 1;
+                return;
+            }
+            Some(slot) => slot.1 = slot.1.max(req),
+            None => last.push((from, req)),
+        }
+        let busy = self.busy.get(&page).is_some_and(|busy| busy.open.is_some());
+        if busy && ctx.planted.has(Plant::HomeDropsQueuedRequest) {
+            return;
+        }
+        self.enqueue(ctx, page, queued);
+    }
+
+    fn enqueue<M: Memory>(&mut self, ctx: &mut Context<'_, M>, page: PageId, queued: Queued) {
+        self.busy.entry(page).or_default().queue.push(queued);
+        self.drain(ctx, page);
+    }
+
+    /// Ends the open transaction if nothing is due, then runs what may run from the queue's head.
+    fn drain<M: Memory>(&mut self, ctx: &mut Context<'_, M>, page: PageId) {
+        while let Some(busy) = self.busy.get_mut(&page) {
+            if busy.open.as_ref().is_some_and(Open::has_ended) {
+                busy.open = None;
+            }
+            let runs = match (&busy.open, busy.queue.first()) {
+                (_, None) => false,
+                (None, Some(_)) => true,
+                (Some(open), Some(Queued::Get { from, access: Access::Read, .. })) => {
+                    open.access == Access::Read && open.copy.is_none() && !open.awaits_install(*from)
+                }
+                (Some(_), Some(_)) => false,
+            };
+            if runs {
+                let head = busy.queue.remove(0);
+                self.run(ctx, page, head);
+            } else {
+                if busy.open.is_none() && busy.queue.is_empty() {
+                    self.busy.remove(&page);
+                }
+                return;
+            }
+        }
+    }
+
+    fn run<M: Memory>(&mut self, ctx: &mut Context<'_, M>, page: PageId, queued: Queued) {
+        match queued {
+            Queued::Get { from, req, access, have } => {
+                let entry = self.table.entry(page);
+                if let Some(dead) = entry.lost {
+                    ctx.send(from, ToNode::Lost { page, req, txn: Txn(0), dead });
+                } else if entry.owner == Some(from) {
+                    ctx.counters.violations += 1;
+                } else {
+                    ctx.counters.transactions += 1;
+                    entry.txn.0 += 1;
+                    match access {
+                        Access::None | Access::Read => self.read(ctx, page, from, req),
+                        Access::Write => self.write(ctx, page, from, req, have),
+                    }
+                }
+            }
+            Queued::WriteBack { from, version, bytes } => {
+                let entry = self.table.entry(page);
+                let current = entry.version == version || ctx.planted.has(Plant::HomeIgnoresWriteBackVersion);
+                if entry.owner == Some(from) && current {
+                    store(ctx, page, bytes.as_ref().map(PageBuf::as_slice));
+                    self.table.entry(page).owner = None;
+                }
+                // Otherwise a forward was answered from the bytes: they are older than the owner's.
+                ctx.send(from, ToNode::WriteBackAck { page, version });
+            }
+            Queued::Leave { from } => {
+                self.table.entry(page).forget(from);
+                self.left_one(ctx, from);
+            }
+        }
+    }
+
+    fn read<M: Memory>(&mut self, ctx: &mut Context<'_, M>, page: PageId, from: NodeId, req: Req) {
+        let entry = self.table.entry(page);
+        let (txn, version) = (entry.txn, entry.version);
+        let owner = entry.owner.take();
+        entry.copyset.insert(from);
+        let open = self.busy.entry(page).or_default().open.get_or_insert_with(|| Open::read(from, req, txn));
+        if !ctx.planted.has(Plant::HomeDoesNotAwaitInstalled) {
+            open.installs.push((from, txn));
+        }
+        match owner {
+            Some(owner) => {
+                entry.copyset.insert(owner);
+                (open.copy, open.forwarded) = (Some(owner), Some(owner));
+                if ctx.planted.has(Plant::HomeDoesNotAwaitDataHome) {
+                    open.copy = None;
+                }
+                let access = Access::Read;
+                ctx.send(owner, ToNode::Forward { page, txn, version, requester: from, req, access });
+            }
+            None => answer(ctx, page, (from, req), (txn, version), Access::Read, version),
+        }
+    }
+
+    fn write<M: Memory>(
+        &mut self,
+        ctx: &mut Context<'_, M>,
+        page: PageId,
+        from: NodeId,
+        req: Req,
+        have: Option<Version>,
+    ) {
+        let entry = self.table.entry(page);
+        let (txn, version) = (entry.txn, entry.version);
+        let mut open = Open { access: Access::Write, have, ..Open::read(from, req, txn) };
+        if let Some(owner) = entry.owner {
+            (entry.owner, entry.version) = (Some(from), txn);
+            open.forwarded = Some(owner);
+            if !ctx.planted.has(Plant::HomeDoesNotAwaitInstalled) {
+                open.installs.push((from, txn));
+            }
+            self.busy.entry(page).or_default().open = Some(open);
+            let access = Access::Write;
+            ctx.send(owner, ToNode::Forward { page, txn, version, requester: from, req, access });
+            return;
+        }
+        open.acks = entry.copyset.without(from);
+        open.unanswered = true;
+        for sharer in open.acks.iter() {
+            ctx.send(sharer, ToNode::Inv { page, txn });
+        }
+        let at_once = open.acks.is_empty() || ctx.planted.has(Plant::HomeGrantsBeforeAcks);
+        self.busy.entry(page).or_default().open = Some(open);
+        if at_once {
+            self.answer_write(ctx, page);
+        }
+    }
+
+    /// All sharers are gone: hand the page over.
+    fn answer_write<M: Memory>(&mut self, ctx: &mut Context<'_, M>, page: PageId) {
+        let entry = self.table.entry(page);
+        let Some(open) = self.busy.get_mut(&page).and_then(|busy| busy.open.as_mut()) else { return };
+        let (from, req, txn) = (open.requester, open.req, open.txn);
+        let listed = entry.copyset.contains(from) || ctx.planted.has(Plant::HomeDecidesDataByRequester);
+        let same = open.have == Some(entry.version)
+            || (open.have.is_some() && ctx.planted.has(Plant::HomeDecidesDataByRequester))
+            || ctx.planted.has(Plant::HomeDecidesDataByCopyset);
+        let old = entry.version;
+        (entry.owner, entry.version, entry.copyset) = (Some(from), txn, NodeSet::EMPTY);
+        open.unanswered = false;
+        if !ctx.planted.has(Plant::HomeDoesNotAwaitInstalled) {
+            open.installs.push((from, txn));
+        }
+        if listed && same {
+            ctx.send(from, ToNode::Grant { page, req, txn });
+        } else {
+            answer(ctx, page, (from, req), (txn, txn), Access::Write, old);
+        }
+    }
+
+    fn on_inv_ack<M: Memory>(&mut self, ctx: &mut Context<'_, M>, from: NodeId, page: PageId, txn: Txn) {
+        let open = self.busy.get_mut(&page).and_then(|busy| busy.open.as_mut());
+        let by_number = ctx.planted.has(Plant::HomeCountsAcksAsNumber);
+        let awaited =
+            |open: &Open| open.unanswered && (by_number || (open.txn == txn && open.acks.contains(from)));
+        let Some(open) = open.filter(|open| awaited(open)) else {
+            ctx.counters.stale_messages += 1;
+            return;
+        };
+        open.ack_count += 1;
+        if by_number {
+            if open.ack_count < open.acks.len() {
+                return;
+            }
+            open.acks = NodeSet::EMPTY;
+        }
+        open.acks.remove(from);
+        self.table.entry(page).copyset.remove(from);
+        if open.acks.is_empty() {
+            self.answer_write(ctx, page);
+            self.drain(ctx, page);
+        }
+    }
+
+    fn on_data_home<M: Memory>(
+        &mut self,
+        ctx: &mut Context<'_, M>,
+        from: NodeId,
+        page: PageId,
+        txn: Txn,
+        body: Body,
+        bytes: &[u8],
+    ) {
+        let open = self.busy.get_mut(&page).and_then(|busy| busy.open.as_mut());
+        let any_txn = ctx.planted.has(Plant::HomeIgnoresDataHomeTxn);
+        let Some(open) = open.filter(|open| open.copy == Some(from) && (open.txn == txn || any_txn)) else {
+            ctx.counters.stale_messages += 1;
+            return;
+        };
+        open.copy = None;
+        let (requester, req) = (open.requester, open.req);
+        if body != Body::InPlace {
+            store(ctx, page, (body == Body::Page).then_some(bytes));
+        }
+        if requester == ctx.me {
+            let version = self.table.entry(page).version;
+            let body = Body::InPlace;
+            ctx.send(requester, ToNode::Data { page, req, txn, version, access: Access::Read, body });
+        }
+        self.drain(ctx, page);
+    }
+
+    fn on_installed<M: Memory>(&mut self, ctx: &mut Context<'_, M>, from: NodeId, page: PageId, txn: Txn) {
+        let open = self.busy.get_mut(&page).and_then(|busy| busy.open.as_mut());
+        let any_txn = ctx.planted.has(Plant::HomeIgnoresInstalledTxn);
+        let due = open.and_then(|open| {
+            let at = open.installs.iter().position(|&due| due.0 == from && (due.1 == txn || any_txn))?;
+            Some(open.installs.remove(at))
+        });
+        match due {
+            Some(_) => self.drain(ctx, page),
+            None => ctx.counters.stale_messages += 1,
+        }
+    }
+
+    pub(super) fn forget_region(&mut self, region: &RegionInfo) {
+        self.busy.retain(|&page, _| !region.contains(page));
+        self.table.remove_extents(|extent| region.contains(PageId(extent.0 * EXTENT_PAGES)));
+    }
+}
+
+/// Nodes that go: by leaving, or by dying.
+impl Directory {
+    fn on_leave<M: Memory>(&mut self, ctx: &mut Context<'_, M>, from: NodeId) {
+        if self.leaving.contains_key(&from) {
+            return;
+        }
+        // One more than the pages, so that the count cannot end before the loop does.
+        self.leaving.insert(from, 1);
+        for page in self.table.pages() {
+            if !self.table.entry(page).copyset.contains(from) {
+                continue;
+            }
+            match self.busy.get_mut(&page) {
+                Some(busy) => {
+                    busy.queue.push(Queued::Leave { from });
+                    *self.leaving.entry(from).or_default() += 1;
+                }
+                None => self.table.entry(page).forget(from),
+            }
+        }
+        self.left_one(ctx, from);
+    }
+
+    fn left_one<M: Memory>(&mut self, ctx: &mut Context<'_, M>, from: NodeId) {
+        let Some(left) = self.leaving.get_mut(&from) else { return };
+        *left -= 1;
+        if *left == 0 {
+            self.leaving.remove(&from);
+            ctx.send(from, ToNode::LeaveAck);
+        }
+    }
+
+    fn on_lost_ack<M: Memory>(&mut self, ctx: &mut Context<'_, M>, from: NodeId, page: PageId, txn: Txn) {
+        let Some(open) = self.busy.get_mut(&page).and_then(|busy| busy.open.as_mut()) else { return };
+        let (Some(at), Some(dead)) =
+            (open.installs.iter().position(|&due| due == (from, txn)), open.forwarded)
+        else {
+            return;
+        };
+        open.installs.remove(at);
+        let entry = self.table.entry(page);
+        entry.lose(dead);
+        ctx.counters.pages_lost += 1;
+        self.drain(ctx, page);
+    }
+
+    /// Ends what waits for the dead node, and finds out which pages died with it.
+    pub(super) fn on_node_died<M: Memory>(&mut self, ctx: &mut Context<'_, M>, dead: NodeId) {
+        self.leaving.remove(&dead);
+        for page in self.table.pages() {
+            self.table.entry(page).forget(dead);
+            match self.busy.get_mut(&page) {
+                Some(busy) => {
+                    busy.queue.retain(|queued| match queued {
+                        Queued::Get { from, .. } | Queued::Leave { from } => *from != dead,
+                        // Its bytes have arrived: they are as good as ever.
+                        Queued::WriteBack { .. } => true,
+                    });
+                    self.end_for(ctx, page, dead);
+                    self.drain(ctx, page);
+                }
+                None => {
+                    let entry = self.table.entry(page);
+                    if entry.owner == Some(dead) {
+                        entry.lose(dead);
+                        ctx.counters.pages_lost += 1;
+                    }
+                }
+            }
+        }
+    }
+
+    fn end_for<M: Memory>(&mut self, ctx: &mut Context<'_, M>, page: PageId, dead: NodeId) {
+        let entry = self.table.entry(page);
+        let Some(open) = self.busy.get_mut(&page).and_then(|busy| busy.open.as_mut()) else { return };
+        let (requester, req, txn) = (open.requester, open.req, open.txn);
+        let had_acks = !open.acks.is_empty();
+        open.acks.remove(dead);
+        if requester == dead && open.unanswered {
+            // Not granted yet: the home's bytes are still the last ones.
+            open.acks = NodeSet::EMPTY;
+            open.unanswered = false;
+            return;
+        }
+        let awaited_install = open.awaits_install(dead);
+        open.installs.retain(|due| due.0 != dead);
+        if open.copy == Some(dead) {
+            // The owner died between the forward and its bytes' arrival at home.
+            open.copy = None;
+            entry.lose(dead);
+            ctx.counters.pages_lost += 1;
+        }
+        if open.access == Access::Write && awaited_install && entry.owner == Some(dead) {
+            entry.lose(dead);
+            ctx.counters.pages_lost += 1;
+        } else if open.forwarded == Some(dead) && open.awaits_install(requester) {
+            ctx.send(requester, ToNode::Lost { page, req, txn, dead });
+        } else if open.unanswered && had_acks && open.acks.is_empty() {
+            self.answer_write(ctx, page);
+        }
+    }
+}
+
+impl Entry {
+    fn forget(&mut self, node: NodeId) {
+        self.copyset.remove(node);
+        self.last.retain(|slot| slot.0 != node);
+    }
+
+    fn lose(&mut self, dead: NodeId) {
+        self.owner = None;
+        self.lost = Some(dead);
+    }
+}
+
+impl Open {
+    fn read(requester: NodeId, req: Req, txn: Txn) -> Open {
+        Open {
+            access: Access::Read,
+            requester,
+            req,
+            have: None,
+            txn,
+            acks: NodeSet::EMPTY,
+            unanswered: false,
+            copy: None,
+            forwarded: None,
+            installs: SmallVec::new(),
+            ack_count: 0,
+        }
+    }
+
+    fn has_ended(&self) -> bool {
+        !self.unanswered && self.copy.is_none() && self.installs.is_empty()
+    }
+
+    fn awaits_install(&self, node: NodeId) -> bool {
+        self.installs.iter().any(|due| due.0 == node)
+    }
+}
+
+/// Sends a page from the home's bytes. `old` is the version of those bytes: zero was never written.
+fn answer<M: Memory>(
+    ctx: &mut Context<'_, M>,
+    page: PageId,
+    (to, req): (NodeId, Req),
+    (txn, version): (Txn, Version),
+    access: Access,
+    old: Version,
+) {
+    let body = match old {
+        Txn(0) => Body::Zero,
+        _ if to == ctx.me => Body::InPlace,
+        _ => Body::Page,
+    };
+    let message = ToNode::Data { page, req, txn, version, access, body };
+    if body == Body::Page {
+        ctx.counters.pages_sent += 1;
+        let bytes = ctx.memory.read(page);
+        ctx.outbox.send_page(to, message, bytes);
+    } else {
+        ctx.send(to, message);
+    }
+}
+
+/// Writes bytes that came home. Nobody here has the page mapped: its owner was elsewhere.
+fn store<M: Memory>(ctx: &mut Context<'_, M>, page: PageId, bytes: Option<&[u8]>) {
+    let contents = bytes.map_or(Contents::Zero, Contents::Bytes);
+    ctx.memory.install(page, contents, Access::None);
+}

@@ -1,0 +1,341 @@
+//! Locks: queued at the lock's home, handed from holder to waiter. The home forwards each request to
+//! the node at the queue's end, which passes the lock on when it lets go: two messages for a free
+//! lock, three for one that is handed on, none when the node that had it last takes it again. (The
+//! distributed queue of TreadMarks; Keleher et al., USENIX 1994.)
+//!
+//! A node's *tenure* is the span from its request to its handing the lock on; it is named by the
+//! request's number, so that a late duplicate never acts on a later tenure. Each holder gets a fencing
+//! token that only grows. A lock whose holder died is broken for good; recovery is not built yet.
+
+use std::collections::VecDeque;
+
+use rustc_hash::FxHashMap;
+
+use super::message::{LockId, LockMessage, Req};
+use super::placement::{Places, RegionInfo};
+use super::plant::{Plant, Planted};
+use super::{Failure, OpId, Outbox};
+use crate::page::NodeId;
+
+/// Both sides of all locks of a node.
+#[derive(Clone, Default)]
+pub(super) struct Locks {
+    tenures: FxHashMap<LockId, Tenure>,
+    homes: FxHashMap<LockId, Home>,
+    next_req: u64,
+    leaving: bool,
+}
+
+/// The requester's side: this node waits for the lock or has it.
+#[derive(Clone)]
+struct Tenure {
+    req: Req,
+    phase: Phase,
+    token: u64,
+    /// Who gets the lock after this tenure.
+    next: Option<(NodeId, Req)>,
+    /// Threads of this node, first come first served.
+    waiters: VecDeque<OpId>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Phase {
+    /// Requested.
+    Waiting,
+    /// A thread of this node is in the critical section.
+    Held,
+    /// Nobody wants it; kept for the next thread of this node.
+    Idle,
+    /// Offered back to the home.
+    Returning,
+}
+
+/// The home's side.
+#[derive(Clone, Default)]
+struct Home {
+    /// From the node that last was known to have the lock to the queue's end.
+    chain: VecDeque<(NodeId, Req)>,
+    /// Token of the last tenure that ended here.
+    token: u64,
+    last: Vec<(NodeId, Req)>,
+    broken: Option<NodeId>,
+    /// A death that is being looked into: who died, and who was asked.
+    probing: Option<(NodeId, NodeId)>,
+}
+
+impl Locks {
+    pub(super) fn lock(&mut self, me: NodeId, home: NodeId, outbox: &mut Outbox, op: OpId, lock: LockId) {
+        if self.leaving {
+            return outbox.done(op, Err(Failure::Leaving));
+        }
+        match self.tenures.get_mut(&lock) {
+            Some(tenure) if tenure.phase == Phase::Idle => {
+                tenure.phase = Phase::Held;
+                tenure.token += 1;
+                outbox.done(op, Ok(tenure.token));
+            }
+            Some(tenure) => tenure.waiters.push_back(op),
+            None => self.request(me, home, outbox, lock, VecDeque::from([op])),
+        }
+    }
+
+    pub(super) fn abandon(&mut self, outbox: &mut Outbox, op: OpId, lock: LockId) {
+        let Some(tenure) = self.tenures.get_mut(&lock) else { return };
+        if let Some(at) = tenure.waiters.iter().position(|&waiter| waiter == op) {
+            tenure.waiters.remove(at);
+            outbox.done(op, Err(Failure::Abandoned));
+        }
+    }
+
+    pub(super) fn unlock(&mut self, me: NodeId, home: NodeId, outbox: &mut Outbox, lock: LockId) {
+        let Some(tenure) = self.tenures.get_mut(&lock).filter(|tenure| tenure.phase == Phase::Held) else {
+            // Broken while it was held: there is nothing to give back.
+            return;
+        };
+        tenure.phase = Phase::Idle;
+        self.settle(me, home, outbox, lock);
+    }
+
+    fn request(
+        &mut self,
+        me: NodeId,
+        home: NodeId,
+        outbox: &mut Outbox,
+        lock: LockId,
+        waiters: VecDeque<OpId>,
+    ) {
+        self.next_req += 1;
+        let req = Req(self.next_req);
+        self.tenures.insert(lock, Tenure { req, phase: Phase::Waiting, token: 0, next: None, waiters });
+        outbox.send(me, home, LockMessage::Request { lock, req });
+    }
+
+    /// Decides who has an idle lock next: another node that waits, else a thread of this node.
+    /// (Other nodes first: else a busy node would keep the lock for ever.)
+    fn settle(&mut self, me: NodeId, home: NodeId, outbox: &mut Outbox, lock: LockId) {
+        let Some(tenure) = self.tenures.get_mut(&lock) else { return };
+        if !matches!(tenure.phase, Phase::Idle | Phase::Returning) {
+            return;
+        }
+        if let Some((next, req)) = tenure.next {
+            let token = tenure.token + 1;
+            outbox.send(me, next, LockMessage::Grant { lock, req, token });
+            let waiters = self.tenures.remove(&lock).map(|tenure| tenure.waiters).unwrap_or_default();
+            if !waiters.is_empty() {
+                self.request(me, home, outbox, lock, waiters);
+            }
+        } else if let Some(op) = tenure.waiters.pop_front() {
+            tenure.phase = Phase::Held;
+            tenure.token += 1;
+            outbox.done(op, Ok(tenure.token));
+        }
+    }
+
+    pub(super) fn on_message(
+        &mut self,
+        me: NodeId,
+        planted: Planted,
+        outbox: &mut Outbox,
+        from: NodeId,
+        message: LockMessage,
+    ) {
+        match message {
+            LockMessage::Request { lock, req } => self.on_request(me, outbox, from, lock, req),
+            LockMessage::Forward { lock, tenure, next, next_req } => {
+                let any = planted.has(Plant::LockForwardIgnoresTenure);
+                let found = self.tenures.get_mut(&lock).filter(|found| found.req == tenure || any);
+                if let Some(found) = found.filter(|found| found.next.is_none()) {
+                    found.next = Some((next, next_req));
+                    self.settle(me, from, outbox, lock);
+                }
+            }
+            LockMessage::Grant { lock, req, token } => {
+                let any = planted.has(Plant::LockGrantIgnoresRequest);
+                let found = self.tenures.get_mut(&lock).filter(|found| found.req == req || any);
+                if let Some(found) = found.filter(|found| found.phase == Phase::Waiting || any) {
+                    (found.phase, found.token) = (Phase::Idle, token - 1);
+                    if found.waiters.is_empty() {
+                        found.token = token;
+                    }
+                    self.give_first(outbox, lock);
+                    // Everybody gave up waiting: pass it on. The home is named by nobody here, but
+                    // no request follows when no thread waits.
+                    self.settle(me, from, outbox, lock);
+                }
+            }
+            LockMessage::Return { lock, req, token, broken } => {
+                self.on_return(me, outbox, from, (lock, req), token, broken);
+            }
+            LockMessage::ReturnAck { lock, req } => {
+                if self.tenures.get(&lock).is_some_and(|found| found.req == req) {
+                    self.tenures.remove(&lock);
+                }
+            }
+            LockMessage::Probe { lock, req } => {
+                let waiting = |found: &Tenure| found.req == req && found.phase == Phase::Waiting;
+                let reached = !self.tenures.get(&lock).is_some_and(waiting);
+                outbox.send(me, from, LockMessage::ProbeReply { lock, req, reached });
+            }
+            LockMessage::ProbeReply { lock, req, reached } => {
+                self.on_probe_reply(me, outbox, from, lock, req, reached);
+            }
+            LockMessage::Broken { lock, req, dead } => {
+                if self.tenures.get(&lock).is_some_and(|found| found.req == req) {
+                    let tenure = self.tenures.remove(&lock);
+                    for op in tenure.into_iter().flat_map(|tenure| tenure.waiters) {
+                        outbox.done(op, Err(Failure::LockBroken(dead)));
+                    }
+                }
+            }
+        }
+    }
+
+    /// A grant goes to the first waiting thread, even if another node waits already: it came first.
+    fn give_first(&mut self, outbox: &mut Outbox, lock: LockId) {
+        let Some(tenure) = self.tenures.get_mut(&lock) else { return };
+        if let Some(op) = tenure.waiters.pop_front() {
+            tenure.phase = Phase::Held;
+            tenure.token += 1;
+            outbox.done(op, Ok(tenure.token));
+        }
+    }
+
+    pub(super) fn on_node_died(&mut self, me: NodeId, outbox: &mut Outbox, dead: NodeId) {
+        let mut locks: Vec<LockId> = self.homes.keys().copied().collect();
+        locks.sort_unstable();
+        for lock in locks {
+            self.look_into(me, outbox, lock, dead);
+        }
+    }
+
+    pub(super) fn forget_region(&mut self, region: &RegionInfo) {
+        self.tenures.retain(|lock, _| !region.contains(lock.0));
+        self.homes.retain(|lock, _| !region.contains(lock.0));
+    }
+}
+
+/// The home's side.
+impl Locks {
+    fn on_request(&mut self, me: NodeId, outbox: &mut Outbox, from: NodeId, lock: LockId, req: Req) {
+        let home = self.homes.entry(lock).or_default();
+        match home.last.iter_mut().find(|slot| slot.0 == from) {
+            Some(slot) if slot.1 >= req => return,
+            Some(slot) => slot.1 = req,
+            None => home.last.push((from, req)),
+        }
+        if let Some(dead) = home.broken {
+            return outbox.send(me, from, LockMessage::Broken { lock, req, dead });
+        }
+        // A node that asks again has handed the lock on: everything before its last place is past.
+        if let Some(at) = home.chain.iter().position(|&(node, _)| node == from) {
+            home.chain.drain(..=at);
+        }
+        match home.chain.back().copied() {
+            None => {
+                home.token += 1;
+                outbox.send(me, from, LockMessage::Grant { lock, req, token: home.token });
+            }
+            Some((tail, tenure)) => {
+                outbox.send(me, tail, LockMessage::Forward { lock, tenure, next: from, next_req: req });
+            }
+        }
+        home.chain.push_back((from, req));
+    }
+
+    fn on_return(
+        &mut self,
+        me: NodeId,
+        outbox: &mut Outbox,
+        from: NodeId,
+        (lock, req): (LockId, Req),
+        token: u64,
+        broken: bool,
+    ) {
+        let home = self.homes.entry(lock).or_default();
+        if broken {
+            self.break_lock(me, outbox, lock, from);
+            outbox.send(me, from, LockMessage::ReturnAck { lock, req });
+        } else if home.chain.back() == Some(&(from, req)) {
+            home.chain.clear();
+            home.token = home.token.max(token);
+            outbox.send(me, from, LockMessage::ReturnAck { lock, req });
+        }
+        // Otherwise a forward is on its way to the node, which will hand the lock on.
+    }
+
+    /// A queued node died. If the lock had passed it, the queue goes on without it; if it had not,
+    /// the lock is broken. The first living node behind it knows.
+    fn look_into(&mut self, me: NodeId, outbox: &mut Outbox, lock: LockId, dead: NodeId) {
+        let Some(home) = self.homes.get_mut(&lock) else { return };
+        home.last.retain(|slot| slot.0 != dead);
+        let Some(at) = home.chain.iter().position(|&(node, _)| node == dead) else { return };
+        let asked_died = home.probing.is_some_and(|(_, asked)| asked == dead);
+        match home.chain.get(at + 1).copied() {
+            Some((behind, req)) if !asked_died => {
+                home.probing = Some((dead, behind));
+                outbox.send(me, behind, LockMessage::Probe { lock, req });
+            }
+            Some(_) | None => self.break_lock(me, outbox, lock, dead),
+        }
+    }
+
+    fn on_probe_reply(
+        &mut self,
+        me: NodeId,
+        outbox: &mut Outbox,
+        from: NodeId,
+        lock: LockId,
+        req: Req,
+        reached: bool,
+    ) {
+        let Some(home) = self.homes.get_mut(&lock) else { return };
+        let Some((dead, _)) = home.probing.take_if(|(_, asked)| *asked == from) else { return };
+        if !reached {
+            self.break_lock(me, outbox, lock, dead);
+        } else if let Some(at) = home.chain.iter().position(|&slot| slot == (from, req)) {
+            home.chain.drain(..at);
+        }
+    }
+
+    fn break_lock(&mut self, me: NodeId, outbox: &mut Outbox, lock: LockId, dead: NodeId) {
+        let home = self.homes.entry(lock).or_default();
+        home.broken = Some(dead);
+        home.probing = None;
+        for (node, req) in std::mem::take(&mut home.chain) {
+            if node != dead {
+                outbox.send(me, node, LockMessage::Broken { lock, req, dead });
+            }
+        }
+    }
+}
+
+/// Leaving.
+impl Locks {
+    pub(super) fn start_leaving(&mut self) {
+        self.leaving = true;
+    }
+
+    pub(super) fn holds_nothing(&self) -> bool {
+        self.tenures.is_empty()
+    }
+
+    /// Offers every lock back that no thread holds; a held one is given back as broken, since its
+    /// critical section will never end.
+    pub(super) fn return_idle(&mut self, me: NodeId, places: &Places, outbox: &mut Outbox) {
+        let mut locks: Vec<LockId> = self.tenures.keys().copied().collect();
+        locks.sort_unstable();
+        for lock in locks {
+            let (Some(tenure), Some(home)) = (self.tenures.get_mut(&lock), places.manager(lock.0)) else {
+                continue;
+            };
+            let (req, token, broken) = (tenure.req, tenure.token, tenure.phase == Phase::Held);
+            match tenure.phase {
+                Phase::Idle | Phase::Held => {
+                    tenure.phase = Phase::Returning;
+                    outbox.send(me, home, LockMessage::Return { lock, req, token, broken });
+                }
+                Phase::Waiting | Phase::Returning => {}
+            }
+        }
+    }
+}

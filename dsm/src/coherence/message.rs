@@ -1,0 +1,512 @@
+//! The messages of the coherence protocol and their bytes. Layouts are drawn in `docs/protocol.md`;
+//! a change here changes that page too.
+//!
+//! Messages between the same two nodes that are ready at the same time share one *batch*: the epoch,
+//! the messages one behind the other, then the pages that they carry, in the same order.
+
+use crate::codec::{DecodeError, Reader, Writer};
+use crate::config::NODES_MAX;
+use crate::page::{Access, Epoch, ExtentId, NodeId, PAGE_SIZE, PageId};
+
+use super::copyset::NodeSet;
+
+/// Number of a page's transactions; a page's version is the number of its last write grant.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Debug)]
+pub struct Txn(pub u64);
+
+/// Version of a page's bytes: the transaction that last granted write access. Zero: never written.
+pub type Version = Txn;
+
+/// A node's request number; it grows with every request of that node's incarnation.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Debug)]
+pub struct Req(pub u64);
+
+/// A lock, named by the page that it guards.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct LockId(pub PageId);
+
+/// A barrier: the program's number and the barrier's number in it.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct BarrierId {
+    /// The program whose ranks meet here.
+    pub program: u64,
+    /// Which of the program's barriers.
+    pub index: u32,
+}
+
+/// Where the bytes of a page-carrying message are.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum Body {
+    /// The page was never written: all zero, nothing is sent.
+    Zero,
+    /// [`PAGE_SIZE`] bytes travel with the message.
+    Page,
+    /// Sender and receiver are the same node; the bytes are in its memory. Never on the wire.
+    InPlace,
+}
+
+/// What nodes say to each other, by who reacts to it. The fields' meaning is one table in
+/// `docs/protocol.md`.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum Message {
+    /// For the home's side of the page protocol.
+    ToHome(ToHome),
+    /// For the requester's (or owner's, or sharer's) side.
+    ToNode(ToNode),
+    /// About a lock.
+    Lock(LockMessage),
+    /// About a barrier.
+    Barrier(BarrierMessage),
+}
+
+/// Messages to a page's home, or to an extent's manager.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+#[allow(missing_docs)] // Fields: docs/protocol.md.
+pub enum ToHome {
+    /// A readable copy, please.
+    GetS { page: PageId, req: Req },
+    /// Write access, please; `have` is the version of a copy that stays until the answer.
+    GetM { page: PageId, req: Req, have: Option<Version> },
+    /// From the owner: the downgraded page.
+    DataHome { page: PageId, txn: Txn, body: Body },
+    /// No copy older than `txn` is mapped here.
+    InvAck { page: PageId, txn: Txn },
+    /// Mapped; the next conflicting transaction may start.
+    Installed { page: PageId, txn: Txn },
+    /// From the owner: the page, given back.
+    WriteBack { page: PageId, version: Version, body: Body },
+    /// Not installed, and will not be.
+    LostAck { page: PageId, txn: Txn },
+    /// Nothing of yours is here any more.
+    Leave,
+    /// Which node is this extent's home? The first question decides: `nearest`.
+    Locate { extent: ExtentId, nearest: NodeId },
+}
+
+/// Messages to a node that wants, has or had a page.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+#[allow(missing_docs)] // Fields: docs/protocol.md.
+pub enum ToNode {
+    /// Home to owner: downgrade (`Read`, FWD_S) or invalidate (`Write`, FWD_M), and answer `requester`.
+    Forward { page: PageId, txn: Txn, version: Version, requester: NodeId, req: Req, access: Access },
+    /// Home or owner to requester: the page with access.
+    Data { page: PageId, req: Req, txn: Txn, version: Version, access: Access, body: Body },
+    /// Write access to the copy that is there.
+    Grant { page: PageId, req: Req, txn: Txn },
+    /// Drop copies older than `txn`.
+    Inv { page: PageId, txn: Txn },
+    /// The written-back bytes need not be kept any longer.
+    WriteBackAck { page: PageId, version: Version },
+    /// The page's last bytes died with `dead`.
+    Lost { page: PageId, req: Req, txn: Txn, dead: NodeId },
+    /// No message about a page of this home will come any more.
+    LeaveAck,
+    /// Manager's answer, for ever.
+    Located { extent: ExtentId, home: NodeId },
+}
+
+/// Messages about a lock.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+#[allow(missing_docs)] // Fields: docs/protocol.md.
+pub enum LockMessage {
+    /// Node to home: queue me.
+    Request { lock: LockId, req: Req },
+    /// Home to the node at the queue's end: hand the lock to `next` after your tenure `tenure`.
+    Forward { lock: LockId, tenure: Req, next: NodeId, next_req: Req },
+    /// Home or last holder to waiter: yours, with a fencing token that only grows.
+    Grant { lock: LockId, req: Req, token: u64 },
+    /// Leaving node to home: I hold the lock idle (or, `broken`, in the middle of a critical section).
+    Return { lock: LockId, req: Req, token: u64, broken: bool },
+    /// Home to leaving node: taken back.
+    ReturnAck { lock: LockId, req: Req },
+    /// Home to a queued node after a death: did the lock reach you?
+    Probe { lock: LockId, req: Req },
+    /// The answer to a probe.
+    ProbeReply { lock: LockId, req: Req, reached: bool },
+    /// Home to queued nodes: the lock was lost with `dead`.
+    Broken { lock: LockId, req: Req, dead: NodeId },
+}
+
+/// Messages about a barrier.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+#[allow(missing_docs)] // Fields: docs/protocol.md.
+pub enum BarrierMessage {
+    /// Member to home.
+    Arrive { barrier: BarrierId, generation: u64, members: NodeSet },
+    /// Home to every member: all have arrived.
+    Release { barrier: BarrierId, generation: u64 },
+    /// Home to every member that has arrived: `dead` never will.
+    Broken { barrier: BarrierId, generation: u64, dead: NodeId },
+}
+
+impl Message {
+    /// Whether [`PAGE_SIZE`] bytes travel with the message.
+    pub fn carries_page(&self) -> bool {
+        matches!(
+            self,
+            Message::ToNode(ToNode::Data { body: Body::Page, .. })
+                | Message::ToHome(ToHome::DataHome { body: Body::Page, .. })
+                | Message::ToHome(ToHome::WriteBack { body: Body::Page, .. })
+        )
+    }
+
+    /// Appends the message's bytes, without its page.
+    pub fn encode(&self, w: &mut impl Writer) {
+        match self {
+            Message::ToHome(message) => message.encode(w),
+            Message::ToNode(message) => message.encode(w),
+            Message::Lock(message) => message.encode(w),
+            Message::Barrier(message) => message.encode(w),
+        }
+    }
+
+    /// Reads one message, without its page.
+    pub fn decode(r: &mut Reader<'_>) -> Result<Message, DecodeError> {
+        let kind = r.u8()?;
+        match kind {
+            kind::GET_S..=kind::LOCATE => ToHome::decode(kind, r).map(Message::ToHome),
+            kind::FWD_S..=kind::LOCATED => ToNode::decode(kind, r).map(Message::ToNode),
+            kind::LOCK_REQUEST..=kind::LOCK_BROKEN => LockMessage::decode(kind, r).map(Message::Lock),
+            kind::BARRIER_ARRIVE..=kind::BARRIER_BROKEN => {
+                BarrierMessage::decode(kind, r).map(Message::Barrier)
+            }
+            _ => Err(BAD_KIND),
+        }
+    }
+}
+
+impl From<ToHome> for Message {
+    fn from(message: ToHome) -> Message {
+        Message::ToHome(message)
+    }
+}
+
+impl From<ToNode> for Message {
+    fn from(message: ToNode) -> Message {
+        Message::ToNode(message)
+    }
+}
+
+impl From<LockMessage> for Message {
+    fn from(message: LockMessage) -> Message {
+        Message::Lock(message)
+    }
+}
+
+impl From<BarrierMessage> for Message {
+    fn from(message: BarrierMessage) -> Message {
+        Message::Barrier(message)
+    }
+}
+
+/// The first byte of each message.
+mod kind {
+    pub(super) const GET_S: u8 = 1;
+    pub(super) const GET_M: u8 = 2;
+    pub(super) const DATA_HOME: u8 = 3;
+    pub(super) const INV_ACK: u8 = 4;
+    pub(super) const INSTALLED: u8 = 5;
+    pub(super) const WRITE_BACK: u8 = 6;
+    pub(super) const LOST_ACK: u8 = 7;
+    pub(super) const LEAVE: u8 = 8;
+    pub(super) const LOCATE: u8 = 9;
+    pub(super) const FWD_S: u8 = 16;
+    pub(super) const FWD_M: u8 = 17;
+    pub(super) const DATA: u8 = 18;
+    pub(super) const GRANT: u8 = 19;
+    pub(super) const INV: u8 = 20;
+    pub(super) const WRITE_BACK_ACK: u8 = 21;
+    pub(super) const LOST: u8 = 22;
+    pub(super) const LEAVE_ACK: u8 = 23;
+    pub(super) const LOCATED: u8 = 24;
+    pub(super) const LOCK_REQUEST: u8 = 32;
+    pub(super) const LOCK_FORWARD: u8 = 33;
+    pub(super) const LOCK_GRANT: u8 = 34;
+    pub(super) const LOCK_RETURN: u8 = 35;
+    pub(super) const LOCK_RETURN_ACK: u8 = 36;
+    pub(super) const LOCK_PROBE: u8 = 37;
+    pub(super) const LOCK_PROBE_REPLY: u8 = 38;
+    pub(super) const LOCK_BROKEN: u8 = 39;
+    pub(super) const BARRIER_ARRIVE: u8 = 48;
+    pub(super) const BARRIER_RELEASE: u8 = 49;
+    pub(super) const BARRIER_BROKEN: u8 = 50;
+}
+
+const BAD_KIND: DecodeError = DecodeError::Bad("message kind");
+
+/// On the wire: "no copy". No page reaches this version.
+const NO_VERSION: u64 = u64::MAX;
+
+impl ToHome {
+    fn encode(&self, w: &mut impl Writer) {
+        match *self {
+            ToHome::GetS { page, req } => put(w, kind::GET_S, &[page.0, req.0]),
+            ToHome::GetM { page, req, have } => {
+                put(w, kind::GET_M, &[page.0, req.0, have.map_or(NO_VERSION, |version| version.0)]);
+            }
+            ToHome::DataHome { page, txn, body } => {
+                put(w, kind::DATA_HOME, &[page.0, txn.0]);
+                w.put_u8(body_byte(body));
+            }
+            ToHome::InvAck { page, txn } => put(w, kind::INV_ACK, &[page.0, txn.0]),
+            ToHome::Installed { page, txn } => put(w, kind::INSTALLED, &[page.0, txn.0]),
+            ToHome::WriteBack { page, version, body } => {
+                put(w, kind::WRITE_BACK, &[page.0, version.0]);
+                w.put_u8(body_byte(body));
+            }
+            ToHome::LostAck { page, txn } => put(w, kind::LOST_ACK, &[page.0, txn.0]),
+            ToHome::Leave => put(w, kind::LEAVE, &[]),
+            ToHome::Locate { extent, nearest } => {
+                put(w, kind::LOCATE, &[extent.0]);
+                w.put_u16(nearest.0);
+            }
+        }
+    }
+
+    fn decode(kind: u8, r: &mut Reader<'_>) -> Result<ToHome, DecodeError> {
+        if kind == kind::LEAVE {
+            return Ok(ToHome::Leave);
+        }
+        let page = PageId(r.u64()?);
+        Ok(match kind {
+            kind::GET_S => ToHome::GetS { page, req: Req(r.u64()?) },
+            kind::GET_M => {
+                let req = Req(r.u64()?);
+                let have = Some(r.u64()?).filter(|&version| version != NO_VERSION).map(Txn);
+                ToHome::GetM { page, req, have }
+            }
+            kind::DATA_HOME => ToHome::DataHome { page, txn: Txn(r.u64()?), body: decode_body(r)? },
+            kind::INV_ACK => ToHome::InvAck { page, txn: Txn(r.u64()?) },
+            kind::INSTALLED => ToHome::Installed { page, txn: Txn(r.u64()?) },
+            kind::WRITE_BACK => ToHome::WriteBack { page, version: Txn(r.u64()?), body: decode_body(r)? },
+            kind::LOST_ACK => ToHome::LostAck { page, txn: Txn(r.u64()?) },
+            kind::LOCATE => ToHome::Locate { extent: ExtentId(page.0), nearest: decode_node(r)? },
+            _ => return Err(BAD_KIND),
+        })
+    }
+}
+
+impl ToNode {
+    fn encode(&self, w: &mut impl Writer) {
+        match *self {
+            ToNode::Forward { page, txn, version, requester, req, access } => {
+                let kind = if access == Access::Write { kind::FWD_M } else { kind::FWD_S };
+                put(w, kind, &[page.0, txn.0, version.0, req.0]);
+                w.put_u16(requester.0);
+            }
+            ToNode::Data { page, req, txn, version, access, body } => {
+                put(w, kind::DATA, &[page.0, req.0, txn.0, version.0]);
+                w.put_u8(u8::from(access == Access::Write));
+                w.put_u8(body_byte(body));
+            }
+            ToNode::Grant { page, req, txn } => put(w, kind::GRANT, &[page.0, req.0, txn.0]),
+            ToNode::Inv { page, txn } => put(w, kind::INV, &[page.0, txn.0]),
+            ToNode::WriteBackAck { page, version } => put(w, kind::WRITE_BACK_ACK, &[page.0, version.0]),
+            ToNode::Lost { page, req, txn, dead } => {
+                put(w, kind::LOST, &[page.0, req.0, txn.0]);
+                w.put_u16(dead.0);
+            }
+            ToNode::LeaveAck => put(w, kind::LEAVE_ACK, &[]),
+            ToNode::Located { extent, home } => {
+                put(w, kind::LOCATED, &[extent.0]);
+                w.put_u16(home.0);
+            }
+        }
+    }
+
+    fn decode(kind: u8, r: &mut Reader<'_>) -> Result<ToNode, DecodeError> {
+        if kind == kind::LEAVE_ACK {
+            return Ok(ToNode::LeaveAck);
+        }
+        let page = PageId(r.u64()?);
+        Ok(match kind {
+            kind::FWD_S | kind::FWD_M => {
+                let (txn, version, req) = (Txn(r.u64()?), Txn(r.u64()?), Req(r.u64()?));
+                let access = if kind == kind::FWD_M { Access::Write } else { Access::Read };
+                ToNode::Forward { page, txn, version, requester: decode_node(r)?, req, access }
+            }
+            kind::DATA => {
+                let (req, txn, version) = (Req(r.u64()?), Txn(r.u64()?), Txn(r.u64()?));
+                let access = if decode_flag(r)? { Access::Write } else { Access::Read };
+                ToNode::Data { page, req, txn, version, access, body: decode_body(r)? }
+            }
+            kind::GRANT => ToNode::Grant { page, req: Req(r.u64()?), txn: Txn(r.u64()?) },
+            kind::INV => ToNode::Inv { page, txn: Txn(r.u64()?) },
+            kind::WRITE_BACK_ACK => ToNode::WriteBackAck { page, version: Txn(r.u64()?) },
+            kind::LOST => {
+                ToNode::Lost { page, req: Req(r.u64()?), txn: Txn(r.u64()?), dead: decode_node(r)? }
+            }
+            kind::LOCATED => ToNode::Located { extent: ExtentId(page.0), home: decode_node(r)? },
+            _ => return Err(BAD_KIND),
+        })
+    }
+}
+
+impl LockMessage {
+    /// The lock that the message is about.
+    pub fn lock(&self) -> LockId {
+        match *self {
+            LockMessage::Request { lock, .. }
+            | LockMessage::Forward { lock, .. }
+            | LockMessage::Grant { lock, .. }
+            | LockMessage::Return { lock, .. }
+            | LockMessage::ReturnAck { lock, .. }
+            | LockMessage::Probe { lock, .. }
+            | LockMessage::ProbeReply { lock, .. }
+            | LockMessage::Broken { lock, .. } => lock,
+        }
+    }
+
+    fn encode(&self, w: &mut impl Writer) {
+        match *self {
+            LockMessage::Request { lock, req } => put(w, kind::LOCK_REQUEST, &[lock.0.0, req.0]),
+            LockMessage::Forward { lock, tenure, next, next_req } => {
+                put(w, kind::LOCK_FORWARD, &[lock.0.0, tenure.0, next_req.0]);
+                w.put_u16(next.0);
+            }
+            LockMessage::Grant { lock, req, token } => put(w, kind::LOCK_GRANT, &[lock.0.0, req.0, token]),
+            LockMessage::Return { lock, req, token, broken } => {
+                put(w, kind::LOCK_RETURN, &[lock.0.0, req.0, token]);
+                w.put_u8(u8::from(broken));
+            }
+            LockMessage::ReturnAck { lock, req } => put(w, kind::LOCK_RETURN_ACK, &[lock.0.0, req.0]),
+            LockMessage::Probe { lock, req } => put(w, kind::LOCK_PROBE, &[lock.0.0, req.0]),
+            LockMessage::ProbeReply { lock, req, reached } => {
+                put(w, kind::LOCK_PROBE_REPLY, &[lock.0.0, req.0]);
+                w.put_u8(u8::from(reached));
+            }
+            LockMessage::Broken { lock, req, dead } => {
+                put(w, kind::LOCK_BROKEN, &[lock.0.0, req.0]);
+                w.put_u16(dead.0);
+            }
+        }
+    }
+
+    fn decode(kind: u8, r: &mut Reader<'_>) -> Result<LockMessage, DecodeError> {
+        let (lock, req) = (LockId(PageId(r.u64()?)), Req(r.u64()?));
+        Ok(match kind {
+            kind::LOCK_REQUEST => LockMessage::Request { lock, req },
+            kind::LOCK_FORWARD => {
+                let next_req = Req(r.u64()?);
+                LockMessage::Forward { lock, tenure: req, next: decode_node(r)?, next_req }
+            }
+            kind::LOCK_GRANT => LockMessage::Grant { lock, req, token: r.u64()? },
+            kind::LOCK_RETURN => LockMessage::Return { lock, req, token: r.u64()?, broken: decode_flag(r)? },
+            kind::LOCK_RETURN_ACK => LockMessage::ReturnAck { lock, req },
+            kind::LOCK_PROBE => LockMessage::Probe { lock, req },
+            kind::LOCK_PROBE_REPLY => LockMessage::ProbeReply { lock, req, reached: decode_flag(r)? },
+            kind::LOCK_BROKEN => LockMessage::Broken { lock, req, dead: decode_node(r)? },
+            _ => return Err(BAD_KIND),
+        })
+    }
+}
+
+impl BarrierMessage {
+    fn encode(&self, w: &mut impl Writer) {
+        let (kind, barrier, generation) = match *self {
+            BarrierMessage::Arrive { barrier, generation, .. } => (kind::BARRIER_ARRIVE, barrier, generation),
+            BarrierMessage::Release { barrier, generation } => (kind::BARRIER_RELEASE, barrier, generation),
+            BarrierMessage::Broken { barrier, generation, .. } => (kind::BARRIER_BROKEN, barrier, generation),
+        };
+        put(w, kind, &[barrier.program, generation]);
+        w.put_u32(barrier.index);
+        match *self {
+            BarrierMessage::Arrive { members, .. } => w.put_u128(members.bits()),
+            BarrierMessage::Release { .. } => {}
+            BarrierMessage::Broken { dead, .. } => w.put_u16(dead.0),
+        }
+    }
+
+    fn decode(kind: u8, r: &mut Reader<'_>) -> Result<BarrierMessage, DecodeError> {
+        let (program, generation) = (r.u64()?, r.u64()?);
+        let barrier = BarrierId { program, index: r.u32()? };
+        Ok(match kind {
+            kind::BARRIER_ARRIVE => {
+                BarrierMessage::Arrive { barrier, generation, members: NodeSet::from_bits(r.u128()?) }
+            }
+            kind::BARRIER_RELEASE => BarrierMessage::Release { barrier, generation },
+            kind::BARRIER_BROKEN => BarrierMessage::Broken { barrier, generation, dead: decode_node(r)? },
+            _ => return Err(BAD_KIND),
+        })
+    }
+}
+
+fn put(w: &mut impl Writer, kind: u8, fields: &[u64]) {
+    w.put_u8(kind);
+    for &field in fields {
+        w.put_u64(field);
+    }
+}
+
+fn body_byte(body: Body) -> u8 {
+    match body {
+        Body::Zero => 0,
+        Body::Page => 1,
+        Body::InPlace => unreachable!("bytes in place are never sent"),
+    }
+}
+
+fn decode_node(r: &mut Reader<'_>) -> Result<NodeId, DecodeError> {
+    let node = r.u16()?;
+    if (node as usize) < NODES_MAX { Ok(NodeId(node)) } else { Err(DecodeError::Bad("node")) }
+}
+
+fn decode_flag(r: &mut Reader<'_>) -> Result<bool, DecodeError> {
+    match r.u8()? {
+        0 => Ok(false),
+        1 => Ok(true),
+        _ => Err(DecodeError::Bad("flag")),
+    }
+}
+
+fn decode_body(r: &mut Reader<'_>) -> Result<Body, DecodeError> {
+    Ok(if decode_flag(r)? { Body::Page } else { Body::Zero })
+}
+
+/// Messages in one batch.
+pub const BATCH_MESSAGES_MAX: usize = 64;
+
+/// Writes the front of a batch: sender's epoch and message count. The messages follow, then their pages.
+pub fn encode_batch_head(w: &mut impl Writer, epoch: Epoch, messages: usize) {
+    assert!((1..=BATCH_MESSAGES_MAX).contains(&messages), "a batch of {messages} messages");
+    w.put_u64(epoch.0);
+    w.put_u8(messages as u8);
+}
+
+/// A received batch, checked as a whole before any of it is handled.
+pub struct Batch<'a> {
+    /// The sender's epoch when it sent the batch.
+    pub epoch: Epoch,
+    messages: smallvec::SmallVec<[Message; 4]>,
+    pages: &'a [u8],
+}
+
+impl<'a> Batch<'a> {
+    /// Decodes a whole batch; every byte must have its place.
+    pub fn decode(bytes: &'a [u8]) -> Result<Batch<'a>, DecodeError> {
+        let mut r = Reader::new(bytes);
+        let epoch = Epoch(r.u64()?);
+        let count = r.u8()? as usize;
+        if !(1..=BATCH_MESSAGES_MAX).contains(&count) {
+            return Err(DecodeError::Bad("message count"));
+        }
+        let mut messages = smallvec::SmallVec::<[Message; 4]>::new();
+        for _ in 0..count {
+            messages.push(Message::decode(&mut r)?);
+        }
+        let carried = messages.iter().filter(|message| message.carries_page()).count();
+        if r.rest().len() != carried * PAGE_SIZE {
+            return Err(DecodeError::Bad("page count"));
+        }
+        Ok(Batch { epoch, messages, pages: r.rest() })
+    }
+
+    /// The messages with the bytes that each carries (empty, or one page).
+    pub fn iter(&self) -> impl Iterator<Item = (Message, &'a [u8])> + '_ {
+        let mut pages = self.pages.chunks_exact(PAGE_SIZE);
+        self.messages.iter().map(move |&message| {
+            let page: &[u8] = if message.carries_page() { pages.next().unwrap_or(&[]) } else { &[] };
+            (message, page)
+        })
+    }
+}

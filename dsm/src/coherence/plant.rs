@@ -1,0 +1,100 @@
+//! Faults planted on purpose, one line each, chosen at run time: the check on the checker. Outside
+//! the `planted` feature the set is always empty and every test of it compiles to `false`.
+
+/// A fault that the simulator must find. Each breaks one rule of `docs/protocol.md`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
+#[allow(missing_docs)] // The name is the rule that is broken; docs/protocol.md has the counterexample.
+pub enum Plant {
+    HomeDoesNotAwaitInstalled,
+    HomeDoesNotAwaitDataHome,
+    HomeGrantsBeforeAcks,
+    HomeCountsAcksAsNumber,
+    HomeDecidesDataByCopyset,
+    HomeDecidesDataByRequester,
+    HomeForgetsRequestNumbers,
+    HomeTakesWriteBackWhileBusy,
+    HomeIgnoresWriteBackVersion,
+    HomeDropsQueuedRequest,
+    HomeIgnoresDataHomeTxn,
+    HomeIgnoresInstalledTxn,
+    OwnerSendsNoDataHome,
+    OwnerReadsBeforeProtect,
+    NodeAcksBeforeUnmap,
+    NodeIgnoresRequestNumber,
+    NodeIgnoresForwardVersion,
+    NodeIgnoresInvVersion,
+    NodeDoesNotPinUpgrade,
+    NodeForgetsWrittenBackBytes,
+    NodeRequestsBeforeWriteBackAck,
+    NodeSendsSecondRequest,
+    NodeDefersInvWhileWaiting,
+    NodeDoesNotHold,
+    NodeHoldsForEver,
+    NodeLeavesWithoutAck,
+    LockForwardIgnoresTenure,
+    LockGrantIgnoresRequest,
+    BarrierIgnoresGeneration,
+}
+
+impl Plant {
+    /// Every fault.
+    pub const ALL: [Plant; 29] = [
+        Plant::HomeDoesNotAwaitInstalled,
+        Plant::HomeDoesNotAwaitDataHome,
+        Plant::HomeGrantsBeforeAcks,
+        Plant::HomeCountsAcksAsNumber,
+        Plant::HomeDecidesDataByCopyset,
+        Plant::HomeDecidesDataByRequester,
+        Plant::HomeForgetsRequestNumbers,
+        Plant::HomeTakesWriteBackWhileBusy,
+        Plant::HomeIgnoresWriteBackVersion,
+        Plant::HomeDropsQueuedRequest,
+        Plant::HomeIgnoresDataHomeTxn,
+        Plant::HomeIgnoresInstalledTxn,
+        Plant::OwnerSendsNoDataHome,
+        Plant::OwnerReadsBeforeProtect,
+        Plant::NodeAcksBeforeUnmap,
+        Plant::NodeIgnoresRequestNumber,
+        Plant::NodeIgnoresForwardVersion,
+        Plant::NodeIgnoresInvVersion,
+        Plant::NodeDoesNotPinUpgrade,
+        Plant::NodeForgetsWrittenBackBytes,
+        Plant::NodeRequestsBeforeWriteBackAck,
+        Plant::NodeSendsSecondRequest,
+        Plant::NodeDefersInvWhileWaiting,
+        Plant::NodeDoesNotHold,
+        Plant::NodeHoldsForEver,
+        Plant::NodeLeavesWithoutAck,
+        Plant::LockForwardIgnoresTenure,
+        Plant::LockGrantIgnoresRequest,
+        Plant::BarrierIgnoresGeneration,
+    ];
+}
+
+/// Which fault is planted in a core: at most one.
+#[derive(Clone, Copy, Default, Debug)]
+pub struct Planted {
+    #[cfg(feature = "planted")]
+    plant: Option<Plant>,
+}
+
+impl Planted {
+    /// One fault.
+    #[cfg(feature = "planted")]
+    pub fn with(plant: Plant) -> Self {
+        Planted { plant: Some(plant) }
+    }
+
+    /// Whether `plant` is planted.
+    #[cfg(feature = "planted")]
+    pub(super) fn has(&self, plant: Plant) -> bool {
+        self.plant == Some(plant)
+    }
+
+    /// Never, without the feature.
+    #[cfg(not(feature = "planted"))]
+    #[inline(always)]
+    pub(super) fn has(&self, _plant: Plant) -> bool {
+        false
+    }
+}
