@@ -43,7 +43,7 @@ use placement::Places;
 pub struct OpId(pub u64);
 
 /// A page fault of an application thread.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct Fault {
     /// Answered when the page allows `access` (or when the instruction should be tried again).
     pub op: OpId,
@@ -158,7 +158,7 @@ pub enum Output {
 }
 
 /// Why an operation failed. The page, lock or barrier is unchanged by the failed operation.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum Failure {
     /// The page's home or manager, or a member of the barrier, is dead.
     NodeDied(NodeId),
