@@ -129,6 +129,9 @@ pub enum Input<'a> {
     },
     /// A member is dead. No message of its incarnation is handled after this.
     NodeDied(NodeId),
+    /// A fresh incarnation has come to a slot; what its predecessor left behind is forgotten. Given
+    /// before the first message of the newcomer. The slot of a dead home stays empty: regions name it.
+    NodeJoined(NodeId),
     /// Write everything back, give every lock back, and be forgotten by all homes.
     Leave {
         /// Answered when nothing of the cluster depends on this node any more.
@@ -359,6 +362,10 @@ impl Coherence {
             }
             Input::ProgramEnded { program } => self.barriers.forget_program(program),
             Input::NodeDied(dead) => self.on_node_died(now, dead, memory),
+            Input::NodeJoined(node) => {
+                self.directory.on_node_joined(node);
+                self.locks.on_node_joined(node);
+            }
             Input::Leave { op } => {
                 self.cache.start_leaving(op);
                 self.locks.start_leaving();

@@ -27,6 +27,9 @@ struct Args {
     /// Plant a fault in every node (needs the feature `planted`); `list` names them.
     #[arg(long)]
     plant: Option<String>,
+    /// Go on after a seed that breaks a rule, with one line for each.
+    #[arg(long)]
+    keep_going: bool,
     /// Print the summary as JSON.
     #[arg(long)]
     json: bool,
@@ -87,6 +90,7 @@ struct Totals {
     events: u64,
     instructions: u64,
     messages: u64,
+    broken: u64,
 }
 
 fn run(seeds: std::ops::Range<u64>, options: Options, args: &Args) -> ExitCode {
@@ -100,6 +104,10 @@ fn run(seeds: std::ops::Range<u64>, options: Options, args: &Args) -> ExitCode {
         });
         match outcome {
             Ok(report) => totals.add(&report),
+            Err(violation) if args.keep_going => {
+                totals.broken += 1;
+                println!("seed {seed}: {}", violation.what);
+            }
             Err(violation) => {
                 tell(&violation);
                 return ExitCode::FAILURE;
@@ -111,7 +119,7 @@ fn run(seeds: std::ops::Range<u64>, options: Options, args: &Args) -> ExitCode {
         }
     }
     totals.tell(started.elapsed(), args.json);
-    ExitCode::SUCCESS
+    if totals.broken == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
 fn differs(seed: u64, options: Options) -> Box<Violation> {
@@ -141,17 +149,17 @@ impl Totals {
     fn tell(&self, elapsed: Duration, json: bool) {
         let seconds = elapsed.as_secs_f64();
         let rate = self.seeds as f64 / seconds;
-        let Totals { seeds, events, instructions, messages } = self;
+        let Totals { seeds, events, instructions, messages, broken } = self;
         if json {
             let summary = serde_json::json!({
                 "seeds": seeds, "seconds": seconds, "seeds_per_second": rate,
-                "events": events, "instructions": instructions, "messages": messages,
+                "events": events, "instructions": instructions, "messages": messages, "broken": broken,
             });
             println!("{summary}");
         } else {
             println!(
                 "{seeds} seeds in {seconds:.1} s ({rate:.0} seeds/s): {events} events, \
-                 {instructions} instructions, {messages} messages; no rule broken"
+                 {instructions} instructions, {messages} messages; {broken} seeds broke a rule"
             );
         }
     }

@@ -6,16 +6,26 @@
 use dsm::coherence::Input;
 use dsm::page::{NodeId, Span};
 
-use crate::plan::{Departure, How};
+use crate::plan::How;
 use crate::trace::What;
 use crate::world::{Event, Phase, World};
 
 impl World {
-    pub(crate) fn depart(&mut self, going: Departure) {
+    pub(crate) fn depart(&mut self, index: u8) {
+        let going = self.shared.plan.departures[index as usize];
         let node = going.node;
         match going.how {
             How::Leaves => {
+                let holds = self.node(node).local.threads.iter().any(|thread| thread.holds.is_some());
+                if holds && self.shared.rng.u32(..16) != 0 {
+                    let at = self.shared.now + Span::from_us(50);
+                    return self.schedule(at, Event::Depart { index });
+                }
                 self.node(node).phase = Phase::Leaving;
+                if holds {
+                    // Its critical section will not end: the lock is broken for the others.
+                    self.shared.oracle.deserts(node);
+                }
                 let op = self.next_op();
                 self.node(node).leave_op = Some(op);
                 self.record(node, What::Leave);
@@ -24,8 +34,7 @@ impl World {
             How::Crashes => {
                 self.record(node, What::Crashed);
                 self.node(node).phase = Phase::Gone;
-                self.shared.oracle.dead.insert(node);
-                self.shared.oracle.gone(node);
+                self.shared.oracle.died(node);
                 let latest = 1 + self.shared.rng.u64(..20_000_000);
                 for survivor in self.up().iter() {
                     let at = self.shared.now + Span(self.shared.rng.u64(..latest));
@@ -79,13 +88,13 @@ impl World {
         let incarnation = fresh.incarnation;
         *self.node(node) = fresh;
         self.record(node, What::Joined);
-        self.shared.oracle.dead.remove(node);
         for other in self.up().iter() {
             let known = self.node(other).incarnation;
             self.node(node).view[other.0 as usize] = Some(known);
             self.node(other).view[node.0 as usize] = Some(incarnation);
             if other != node {
                 self.record(other, What::LearnsJoin { node });
+                self.feed(other, Input::NodeJoined(node));
             }
         }
         self.start(node);

@@ -11,7 +11,10 @@ use crate::program::{CELLS, COUNTER, Cell, GUARDED};
 pub(crate) struct Oracle {
     pages: Vec<Page>,
     barriers: Vec<Barrier>,
-    pub(crate) dead: NodeSet,
+    /// Slots in which a node has died.
+    dead: NodeSet,
+    /// Slots whose node left in the middle of a critical section.
+    deserters: NodeSet,
     next_value: u32,
     /// The first rule that was broken.
     pub(crate) broken: Option<String>,
@@ -42,6 +45,7 @@ impl Oracle {
             pages: vec![Page::default(); pages],
             barriers: vec![Barrier::default(); rounds as usize],
             dead: NodeSet::EMPTY,
+            deserters: NodeSet::EMPTY,
             next_value: 1 << 16,
             broken: None,
             instructions: 0,
@@ -121,7 +125,7 @@ impl Oracle {
         let (holder, last) = (entry.holder.replace((node, thread)), entry.token);
         entry.token = token;
         self.sections += 1;
-        if let Some((other, _)) = holder.filter(|&(other, _)| !self.dead.contains(other)) {
+        if let Some((other, _)) = holder {
             self.fail(|| format!("one holder for each lock: {node} has lock {page}, and {other} too"));
         }
         if token <= last {
@@ -150,16 +154,22 @@ impl Oracle {
         }
     }
 
-    /// An operation may fail only because of a death that has happened.
+    /// An operation may fail only because of something that has happened.
     pub(crate) fn failed(&mut self, node: NodeId, failure: Failure) {
-        let dead = match failure {
-            Failure::NodeDied(dead) | Failure::PageLost(dead) | Failure::LockBroken(dead) => Some(dead),
-            Failure::Leaving | Failure::Abandoned => return,
-            Failure::NoRegion | Failure::BarrierMisuse => None,
+        let has_cause = match failure {
+            Failure::NodeDied(dead) | Failure::PageLost(dead) => self.dead.contains(dead),
+            Failure::LockBroken(dead) => self.dead.contains(dead) || self.deserters.contains(dead),
+            Failure::Leaving | Failure::Abandoned => true,
+            Failure::NoRegion | Failure::BarrierMisuse => false,
         };
-        if dead.is_none_or(|dead| !self.dead.contains(dead)) {
+        if !has_cause {
             self.fail(|| format!("no failure without a cause: {node} was told {failure:?}"));
         }
+    }
+
+    pub(crate) fn died(&mut self, node: NodeId) {
+        self.dead.insert(node);
+        self.gone(node);
     }
 
     /// A node is gone: it maps nothing and holds nothing.
@@ -167,6 +177,15 @@ impl Oracle {
         for page in &mut self.pages {
             page.readers.remove(node);
             page.writers.remove(node);
+            page.holder.take_if(|(holder, _)| *holder == node);
+        }
+    }
+
+    /// A node leaves while one of its threads is in a critical section.
+    pub(crate) fn deserts(&mut self, node: NodeId) {
+        self.deserters.insert(node);
+        for page in &mut self.pages {
+            page.holder.take_if(|(holder, _)| *holder == node);
         }
     }
 }

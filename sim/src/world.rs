@@ -263,7 +263,7 @@ impl World {
                     self.feed(node, Input::AbandonLock { op, lock });
                 }
             }
-            Event::Depart { index } => self.depart(self.shared.plan.departures[index as usize]),
+            Event::Depart { index } => self.depart(index),
             Event::LearnDeath { node, dead } => self.learn_death(node, dead),
             Event::Join { node } => self.join(node),
         }

@@ -201,7 +201,7 @@ impl Directory {
                 ctx.send(from, ToNode::WriteBackAck { page, version });
             }
             Queued::Leave { from } => {
-                self.table.entry(page).forget(from);
+                self.table.entry(page).copyset.remove(from);
                 self.left_one(ctx, from);
             }
         }
@@ -374,7 +374,10 @@ impl Directory {
                     busy.queue.push(Queued::Leave { from });
                     *self.leaving.entry(from).or_default() += 1;
                 }
-                None => self.table.entry(page).forget(from),
+                // Not its request number: a late duplicate must not ask on behalf of a node that left.
+                None => {
+                    self.table.entry(page).copyset.remove(from);
+                }
             }
         }
         self.left_one(ctx, from);
@@ -401,6 +404,13 @@ impl Directory {
         entry.lose(dead);
         ctx.counters.pages_lost += 1;
         self.drain(ctx, page);
+    }
+
+    /// A newcomer's request numbers start again.
+    pub(super) fn on_node_joined(&mut self, node: NodeId) {
+        for page in self.table.pages() {
+            self.table.entry(page).forget(node);
+        }
     }
 
     /// Ends what waits for the dead node, and finds out which pages died with it.

@@ -208,6 +208,14 @@ impl Locks {
         }
     }
 
+    /// A newcomer's request numbers start again, and it has no place in any queue.
+    pub(super) fn on_node_joined(&mut self, node: NodeId) {
+        for home in self.homes.values_mut() {
+            home.last.retain(|slot| slot.0 != node);
+            home.chain.retain(|slot| slot.0 != node);
+        }
+    }
+
     pub(super) fn forget_region(&mut self, region: &RegionInfo) {
         self.tenures.retain(|lock, _| !region.contains(lock.0));
         self.homes.retain(|lock, _| !region.contains(lock.0));
