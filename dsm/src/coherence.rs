@@ -368,7 +368,7 @@ impl Coherence {
             }
             Input::Leave { op } => {
                 self.cache.start_leaving(op);
-                self.locks.start_leaving();
+                self.locks.start_leaving(&mut self.outbox);
             }
         }
     }

@@ -319,8 +319,17 @@ impl Locks {
 
 /// Leaving.
 impl Locks {
-    pub(super) fn start_leaving(&mut self) {
+    /// Threads that still wait give up: a lock that came to them now would have to be broken.
+    pub(super) fn start_leaving(&mut self, outbox: &mut Outbox) {
         self.leaving = true;
+        let mut locks: Vec<LockId> = self.tenures.keys().copied().collect();
+        locks.sort_unstable();
+        for lock in locks {
+            let waiters = self.tenures.get_mut(&lock).map(|tenure| std::mem::take(&mut tenure.waiters));
+            for op in waiters.into_iter().flatten() {
+                outbox.done(op, Err(Failure::Leaving));
+            }
+        }
     }
 
     pub(super) fn holds_nothing(&self) -> bool {
