@@ -363,6 +363,7 @@ impl Coherence {
             Input::ProgramEnded { program } => self.barriers.forget_program(program),
             Input::NodeDied(dead) => self.on_node_died(now, dead, memory),
             Input::NodeJoined(node) => {
+                self.places.on_node_joined(node);
                 self.directory.on_node_joined(node);
                 self.locks.on_node_joined(node);
             }
@@ -446,6 +447,7 @@ impl Coherence {
     }
 
     fn on_node_died<M: Memory>(&mut self, now: Time, dead: NodeId, memory: &mut M) {
+        self.places.on_node_died(dead);
         let (directory, mut ctx) = self.directory_parts(now, memory);
         directory.on_node_died(&mut ctx, dead);
         let (cache, places, mut ctx) = self.cache_parts(now, memory);

@@ -69,6 +69,8 @@ struct Forward {
 struct Waiter {
     op: OpId,
     thread: u64,
+    /// Where the thread faulted; another page than it waits for if its instruction needs several.
+    faulted: PageId,
     access: Access,
 }
 
@@ -171,7 +173,7 @@ impl Cache {
             Access::None | Access::Read => ctx.counters.read_faults += 1,
         }
         let (page, access) = self.instructions.wanted(&fault, |page, access| self.access(page) >= access);
-        let waiter = Waiter { op: fault.op, thread: fault.thread, access };
+        let waiter = Waiter { op: fault.op, thread: fault.thread, faulted: fault.page, access };
         self.pending.entry(page).or_default().waiters.push(waiter);
         self.advance(ctx, places, page);
     }
@@ -195,10 +197,11 @@ impl Cache {
 
     /// Drops a shared copy silently, or starts to write an owned page back.
     pub(super) fn evict<M: Memory>(&mut self, ctx: &mut Context<'_, M>, places: &Places, page: PageId) {
-        let at_home = places.home(page) == Some(ctx.me);
+        // At home the bytes are the home's; with a dead home there is nowhere to write them back.
+        let stays = places.home(page) == Some(ctx.me) || places.orphaned_by(page).is_some();
         let outstanding = self.pending.contains_key(&page) && !ctx.planted.has(Plant::NodeDoesNotPinUpgrade);
         // A copy that an upgrade has named stays until the answer: the home may grant without bytes.
-        if at_home || outstanding || self.is_held(page, ctx.now) {
+        if stays || outstanding || self.is_held(page, ctx.now) {
             return;
         }
         match self.table.peek(page).map_or(State::Invalid, |entry| entry.state) {
@@ -297,6 +300,9 @@ impl Cache {
         page: PageId,
         access: Access,
     ) {
+        if let Some(dead) = places.orphaned_by(page) {
+            return self.fail(ctx, page, Failure::NodeDied(dead));
+        }
         let pending = self.pending.entry(page).or_default();
         let Some(home) = places.home(page) else {
             pending.request = Some(Request { req: None, access });
@@ -563,9 +569,12 @@ impl Cache {
     }
 
     fn fail<M: Memory>(&mut self, ctx: &mut Context<'_, M>, page: PageId, failure: Failure) {
+        // The page may be a former need of an instruction that went on to others.
+        self.instructions.forget(page);
         let Some(mut pending) = self.pending.remove(&page) else { return };
         for waiter in pending.waiters.drain(..) {
-            ctx.outbox.done(waiter.op, Err(failure));
+            let again = waiter.faulted != page;
+            ctx.outbox.done(waiter.op, if again { Ok(0) } else { Err(failure) });
         }
         if pending.retained.is_some() {
             pending.request = None;
@@ -679,8 +688,11 @@ impl Cache {
         // A page that an outstanding request brought in after its turn.
         if drained && leaving.awaited.is_none() && locks_returned {
             let left_over: VecDeque<PageId> = self.table.pages().into_iter().collect();
-            let owned =
-                |page: &PageId| self.access(*page) != Access::None && places.home(*page) != Some(ctx.me);
+            let owned = |page: &PageId| {
+                self.access(*page) != Access::None
+                    && places.home(*page) != Some(ctx.me)
+                    && places.orphaned_by(*page).is_none()
+            };
             let left_over: VecDeque<PageId> = left_over.into_iter().filter(owned).collect();
             if !left_over.is_empty() {
                 leaving.pages = Some(left_over);

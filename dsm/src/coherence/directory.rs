@@ -54,6 +54,8 @@ struct Open {
     forwarded: Option<NodeId>,
     /// Nodes whose INSTALLED is due.
     installs: SmallVec<[(NodeId, Txn); 2]>,
+    /// The requester of an unanswered write died: its answer goes to nobody.
+    abandoned: bool,
     /// INV_ACKs seen; only a planted fault looks at it.
     ack_count: usize,
 }
@@ -268,6 +270,10 @@ impl Directory {
     fn answer_write<M: Memory>(&mut self, ctx: &mut Context<'_, M>, page: PageId) {
         let entry = self.table.entry(page);
         let Some(open) = self.busy.get_mut(&page).and_then(|busy| busy.open.as_mut()) else { return };
+        if open.abandoned {
+            open.unanswered = false;
+            return;
+        }
         let (from, req, txn) = (open.requester, open.req, open.txn);
         let listed = entry.copyset.contains(from) || ctx.planted.has(Plant::HomeDecidesDataByRequester);
         let same = open.have == Some(entry.version)
@@ -401,8 +407,10 @@ impl Directory {
         };
         open.installs.remove(at);
         let entry = self.table.entry(page);
-        entry.lose(dead);
-        ctx.counters.pages_lost += 1;
+        if entry.lost.is_none() {
+            entry.lose(dead);
+            ctx.counters.pages_lost += 1;
+        }
         self.drain(ctx, page);
     }
 
@@ -441,31 +449,49 @@ impl Directory {
 
     fn end_for<M: Memory>(&mut self, ctx: &mut Context<'_, M>, page: PageId, dead: NodeId) {
         let entry = self.table.entry(page);
-        let Some(open) = self.busy.get_mut(&page).and_then(|busy| busy.open.as_mut()) else { return };
+        let Some(busy) = self.busy.get_mut(&page) else { return };
+        let Some(open) = busy.open.as_mut() else { return };
         let (requester, req, txn) = (open.requester, open.req, open.txn);
-        let had_acks = !open.acks.is_empty();
-        open.acks.remove(dead);
-        if requester == dead && open.unanswered {
-            // Not granted yet: the home's bytes are still the last ones.
-            open.acks = NodeSet::EMPTY;
-            open.unanswered = false;
+        if open.unanswered {
+            // The other sharers' answers are awaited even if the requester died: an invalidation that
+            // is still under way must not meet a later grant.
+            open.abandoned |= requester == dead;
+            if open.acks.remove(dead) && open.acks.is_empty() {
+                self.answer_write(ctx, page);
+            }
             return;
         }
-        let awaited_install = open.awaits_install(dead);
+        let had_granted = open.awaits_install(dead) && entry.owner == Some(dead);
+        let came_back = busy.queue.iter().any(|queued| queued.gives_back(dead, entry.version));
         open.installs.retain(|due| due.0 != dead);
-        if open.copy == Some(dead) {
+        let copy_died = open.copy == Some(dead);
+        if copy_died {
             // The owner died between the forward and its bytes' arrival at home.
             open.copy = None;
+        }
+        if copy_died || (had_granted && !came_back) {
             entry.lose(dead);
             ctx.counters.pages_lost += 1;
         }
-        if open.access == Access::Write && awaited_install && entry.owner == Some(dead) {
-            entry.lose(dead);
-            ctx.counters.pages_lost += 1;
-        } else if open.forwarded == Some(dead) && open.awaits_install(requester) {
+        if open.forwarded != Some(dead) || !open.awaits_install(requester) {
+            return;
+        }
+        if open.access == Access::Read && !copy_died {
+            // The requester's answer may have died with the owner, but the bytes are at home.
+            let version = entry.version;
+            answer(ctx, page, (requester, req), (txn, version), Access::Read, version);
+        } else {
             ctx.send(requester, ToNode::Lost { page, req, txn, dead });
-        } else if open.unanswered && had_acks && open.acks.is_empty() {
-            self.answer_write(ctx, page);
+        }
+    }
+}
+
+impl Queued {
+    /// Whether this is the node's write-back of that very version.
+    fn gives_back(&self, node: NodeId, current: Version) -> bool {
+        match *self {
+            Queued::WriteBack { from, version, .. } => from == node && version == current,
+            Queued::Get { .. } | Queued::Leave { .. } => false,
         }
     }
 }
@@ -495,6 +521,7 @@ impl Open {
             copy: None,
             forwarded: None,
             installs: SmallVec::new(),
+            abandoned: false,
             ack_count: 0,
         }
     }

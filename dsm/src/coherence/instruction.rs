@@ -92,6 +92,13 @@ impl Instructions {
         })
     }
 
+    /// Takes a page that nobody can have any more out of every set.
+    pub(super) fn forget(&mut self, page: PageId) {
+        for known in self.threads.values_mut() {
+            known.pages.retain(|&mut (held, _)| held != page);
+        }
+    }
+
     /// Whether some thread's present instruction has the page.
     pub(super) fn has(&self, page: PageId) -> bool {
         self.threads.values().any(|known| known.pages.iter().any(|&(held, _)| held == page))
