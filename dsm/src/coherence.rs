@@ -366,6 +366,7 @@ impl Coherence {
                 self.places.on_node_joined(node);
                 self.directory.on_node_joined(node);
                 self.locks.on_node_joined(node);
+                self.barriers.on_node_joined(node);
             }
             Input::Leave { op } => {
                 self.cache.start_leaving(op);
@@ -452,8 +453,8 @@ impl Coherence {
         directory.on_node_died(&mut ctx, dead);
         let (cache, places, mut ctx) = self.cache_parts(now, memory);
         cache.on_node_died(&mut ctx, places, dead);
-        self.locks.on_node_died(self.me, &mut self.outbox, dead);
-        self.barriers.on_node_died(self.me, &mut self.outbox, dead);
+        self.locks.on_node_died(self.me, &self.places, &mut self.outbox, dead);
+        self.barriers.on_node_died(self.me, self.barrier_home, &mut self.outbox, dead);
     }
 
     fn continue_leaving<M: Memory>(&mut self, now: Time, memory: &mut M) {

@@ -78,14 +78,14 @@ impl World {
     /// A run that does nothing proves nothing.
     fn check_work(&mut self) {
         let plan = &self.shared.plan;
+        if !plan.departures.is_empty() {
+            // Who leaves or crashes early does nothing, and may be all that there is to talk to.
+            return;
+        }
         let threads: u64 = self.nodes.iter().map(|node| node.local.threads.len() as u64).sum();
-        let floor = if plan.is_calm() && plan.departures.is_empty() {
-            threads * u64::from(*plan.operations.start())
-        } else {
-            1
-        };
+        let floor = threads * u64::from(*plan.operations.start());
         let (did, messages) = (self.shared.oracle.instructions, self.work.messages);
-        if did < floor || (plan.is_calm() && messages < 2) {
+        if did < floor || messages < 2 {
             self.shared.oracle.fail(|| format!("a run does its work: {did} of {floor}, {messages} messages"));
         }
     }

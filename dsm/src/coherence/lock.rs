@@ -11,6 +11,7 @@ use std::collections::VecDeque;
 
 use rustc_hash::FxHashMap;
 
+use super::copyset::NodeSet;
 use super::message::{LockId, LockMessage, Req};
 use super::placement::{Places, RegionInfo};
 use super::plant::{Plant, Planted};
@@ -24,6 +25,7 @@ pub(super) struct Locks {
     homes: FxHashMap<LockId, Home>,
     next_req: u64,
     leaving: bool,
+    dead: NodeSet,
 }
 
 /// The requester's side: this node waits for the lock or has it.
@@ -59,8 +61,8 @@ struct Home {
     token: u64,
     last: Vec<(NodeId, Req)>,
     broken: Option<NodeId>,
-    /// A death that is being looked into: who died, and who was asked.
-    probing: Option<(NodeId, NodeId)>,
+    /// Deaths that are being looked into: who died, and who was asked.
+    probing: Vec<(NodeId, NodeId)>,
 }
 
 impl Locks {
@@ -104,6 +106,9 @@ impl Locks {
         lock: LockId,
         waiters: VecDeque<OpId>,
     ) {
+        if self.dead.contains(home) {
+            return fail(outbox, waiters, Failure::NodeDied(home));
+        }
         self.next_req += 1;
         let req = Req(self.next_req);
         self.tenures.insert(lock, Tenure { req, phase: Phase::Waiting, token: 0, next: None, waiters });
@@ -182,9 +187,8 @@ impl Locks {
             LockMessage::Broken { lock, req, dead } => {
                 if self.tenures.get(&lock).is_some_and(|found| found.req == req) {
                     let tenure = self.tenures.remove(&lock);
-                    for op in tenure.into_iter().flat_map(|tenure| tenure.waiters) {
-                        outbox.done(op, Err(Failure::LockBroken(dead)));
-                    }
+                    let waiters = tenure.map(|tenure| tenure.waiters).unwrap_or_default();
+                    fail(outbox, waiters, Failure::LockBroken(dead));
                 }
             }
         }
@@ -200,7 +204,20 @@ impl Locks {
         }
     }
 
-    pub(super) fn on_node_died(&mut self, me: NodeId, outbox: &mut Outbox, dead: NodeId) {
+    pub(super) fn on_node_died(&mut self, me: NodeId, places: &Places, outbox: &mut Outbox, dead: NodeId) {
+        self.dead.insert(dead);
+        let mut tenures: Vec<LockId> = self.tenures.keys().copied().collect();
+        tenures.sort_unstable();
+        for lock in tenures.into_iter().filter(|lock| places.manager(lock.0) == Some(dead)) {
+            // Whoever has the lock keeps it, and gives it to those it was told of; nobody else gets it.
+            let tenure = self.tenures.remove(&lock).expect("just listed");
+            match tenure.phase {
+                Phase::Held | Phase::Idle => {
+                    self.tenures.insert(lock, tenure);
+                }
+                Phase::Waiting | Phase::Returning => fail(outbox, tenure.waiters, Failure::NodeDied(dead)),
+            }
+        }
         let mut locks: Vec<LockId> = self.homes.keys().copied().collect();
         locks.sort_unstable();
         for lock in locks {
@@ -210,6 +227,7 @@ impl Locks {
 
     /// A newcomer's request numbers start again, and it has no place in any queue.
     pub(super) fn on_node_joined(&mut self, node: NodeId) {
+        self.dead.remove(node);
         for home in self.homes.values_mut() {
             home.last.retain(|slot| slot.0 != node);
             home.chain.retain(|slot| slot.0 != node);
@@ -277,10 +295,10 @@ impl Locks {
         let Some(home) = self.homes.get_mut(&lock) else { return };
         home.last.retain(|slot| slot.0 != dead);
         let Some(at) = home.chain.iter().position(|&(node, _)| node == dead) else { return };
-        let asked_died = home.probing.is_some_and(|(_, asked)| asked == dead);
+        let asked_died = home.probing.iter().any(|&(_, asked)| asked == dead);
         match home.chain.get(at + 1).copied() {
             Some((behind, req)) if !asked_died => {
-                home.probing = Some((dead, behind));
+                home.probing.push((dead, behind));
                 outbox.send(me, behind, LockMessage::Probe { lock, req });
             }
             Some(_) | None => self.break_lock(me, outbox, lock, dead),
@@ -297,7 +315,8 @@ impl Locks {
         reached: bool,
     ) {
         let Some(home) = self.homes.get_mut(&lock) else { return };
-        let Some((dead, _)) = home.probing.take_if(|(_, asked)| *asked == from) else { return };
+        let Some(probe) = home.probing.iter().position(|&(_, asked)| asked == from) else { return };
+        let (dead, _) = home.probing.remove(probe);
         if !reached {
             self.break_lock(me, outbox, lock, dead);
         } else if let Some(at) = home.chain.iter().position(|&slot| slot == (from, req)) {
@@ -308,7 +327,7 @@ impl Locks {
     fn break_lock(&mut self, me: NodeId, outbox: &mut Outbox, lock: LockId, dead: NodeId) {
         let home = self.homes.entry(lock).or_default();
         home.broken = Some(dead);
-        home.probing = None;
+        home.probing.clear();
         for (node, req) in std::mem::take(&mut home.chain) {
             if node != dead {
                 outbox.send(me, node, LockMessage::Broken { lock, req, dead });
@@ -326,9 +345,7 @@ impl Locks {
         locks.sort_unstable();
         for lock in locks {
             let waiters = self.tenures.get_mut(&lock).map(|tenure| std::mem::take(&mut tenure.waiters));
-            for op in waiters.into_iter().flatten() {
-                outbox.done(op, Err(Failure::Leaving));
-            }
+            fail(outbox, waiters.unwrap_or_default(), Failure::Leaving);
         }
     }
 
@@ -345,6 +362,11 @@ impl Locks {
             let (Some(tenure), Some(home)) = (self.tenures.get_mut(&lock), places.manager(lock.0)) else {
                 continue;
             };
+            if self.dead.contains(home) {
+                // Nobody is left to take it back.
+                self.tenures.remove(&lock);
+                continue;
+            }
             let (req, token, broken) = (tenure.req, tenure.token, tenure.phase == Phase::Held);
             match tenure.phase {
                 Phase::Idle | Phase::Held => {
@@ -354,5 +376,11 @@ impl Locks {
                 Phase::Waiting | Phase::Returning => {}
             }
         }
+    }
+}
+
+fn fail(outbox: &mut Outbox, waiters: impl IntoIterator<Item = OpId>, failure: Failure) {
+    for op in waiters {
+        outbox.done(op, Err(failure));
     }
 }
