@@ -99,7 +99,7 @@ pub(crate) struct Work {
 impl World {
     /// The world of a plan before anything has happened; the dice have drawn the plan already.
     pub(crate) fn new(plan: Plan, rng: Rng, options: Options) -> World {
-        let oracle = Oracle::new(plan.pages.len(), plan.barrier_rounds);
+        let oracle = Oracle::new(plan.pages.len(), plan.barrier_rounds, plan.region.homes[0]);
         let trace = Trace::new(options.keep);
         let nodes = plan.nodes;
         let mut world = World {
@@ -307,6 +307,12 @@ impl World {
                 self.finish_step(node, thread);
                 self.feed(node, Input::Unlock { lock });
             }
+            Step::Barrier(round) if !self.all_live(node) => {
+                // Whoever runs the program refuses: a rank of it is known to be dead.
+                self.shared.oracle.barrier_ended(node, round, self.shared.plan.members, Err(()));
+                self.node(node).local.threads[at].meets = false;
+                self.finish_step(node, thread);
+            }
             Step::Barrier(round) => {
                 let op = self.wait(node, thread);
                 self.shared.oracle.arrived(node, round);
@@ -315,6 +321,13 @@ impl World {
                 self.feed(node, Input::Barrier { op, barrier: BARRIER, members });
             }
         }
+    }
+
+    /// Whether every member of the barrier is the one that the program began with, as far as is known.
+    fn all_live(&mut self, node: NodeId) -> bool {
+        let members = self.shared.plan.members;
+        let view = &self.node(node).view;
+        members.iter().all(|member| view[member.0 as usize] == Some(u32::from(member.0) + 1))
     }
 
     fn run_or_fault(&mut self, node: NodeId, thread: u8, instruction: Instruction, address: u64) {
@@ -357,6 +370,9 @@ impl World {
 
     /// Now and then a node is told to hold less, or to fetch ahead.
     fn disturb(&mut self, node: NodeId) {
+        if self.node(node).phase != Phase::Up {
+            return;
+        }
         let Shared { plan, rng, .. } = &mut self.shared;
         let page = plan.pages[rng.usize(..plan.pages.len())];
         if plan.evict_one_in.is_some_and(|one_in| rng.u32(..one_in) == 0) {
