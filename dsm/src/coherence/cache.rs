@@ -37,8 +37,6 @@ enum State {
 struct Entry {
     state: State,
     version: Version,
-    /// Invalidations and forwards wait until then, if the faulting instruction still needs the page.
-    held_until: Time,
 }
 
 /// What is under way for a page; pages at rest have none.
@@ -97,6 +95,8 @@ pub(super) struct Cache {
     writing_back: usize,
     homes_used: NodeSet,
     leaving: Option<Leaving>,
+    /// From the wish to leave on, for ever: no page is asked for, and none is held.
+    departs: bool,
     /// Unmaps that a planted fault has put off.
     postponed: Vec<PageId>,
 }
@@ -114,16 +114,13 @@ impl Cache {
             writing_back: 0,
             homes_used: NodeSet::EMPTY,
             leaving: None,
+            departs: false,
             postponed: Vec::new(),
         }
     }
 
     pub(super) fn access(&self, page: PageId) -> Access {
-        match self.table.peek(page).map_or(State::Invalid, |entry| entry.state) {
-            State::Invalid | State::WritingBack | State::GivenAway => Access::None,
-            State::Shared => Access::Read,
-            State::Modified => Access::Write,
-        }
+        access_in(&self.table, page)
     }
 
     pub(super) fn copy_version(&self, page: PageId) -> Option<Version> {
@@ -141,7 +138,9 @@ impl Cache {
 
     /// The earliest end of a hold that somebody waits for.
     pub(super) fn poll_timeout(&self) -> Option<Time> {
-        self.held_up.iter().map(|&(page, _, _)| self.held_until(page)).min()
+        let due = self.held_up.iter().map(|&(page, _, _)| self.held_until(page));
+        // A hold without end ends with an event, not with time.
+        due.filter(|&due| due < Time(u64::MAX)).min()
     }
 
     /// Carries out what the fault [`Plant::NodeAcksBeforeUnmap`] has put off.
@@ -155,14 +154,10 @@ impl Cache {
         if places.region(fault.page).is_none() {
             return ctx.outbox.done(fault.op, Err(Failure::NoRegion));
         }
-        if self.leaving.is_some() {
+        if self.departs {
             return ctx.outbox.done(fault.op, Err(Failure::Leaving));
         }
-        for page in self.instructions.note(&fault) {
-            if !self.instructions.has(page) {
-                self.table.entry(page).held_until = Time(0);
-            }
-        }
+        self.instructions.note(&fault);
         if self.access(fault.page) >= fault.access {
             ctx.counters.spurious_faults += 1;
             return ctx.outbox.done(fault.op, Ok(0));
@@ -172,7 +167,9 @@ impl Cache {
             Access::Write => ctx.counters.write_faults += 1,
             Access::None | Access::Read => ctx.counters.read_faults += 1,
         }
-        let (page, access) = self.instructions.wanted(&fault, |page, access| self.access(page) >= access);
+        let table = &self.table;
+        let (page, access) =
+            self.instructions.wanted(&fault, |page, access| access_in(table, page) >= access);
         let waiter = Waiter { op: fault.op, thread: fault.thread, faulted: fault.page, access };
         self.pending.entry(page).or_default().waiters.push(waiter);
         self.advance(ctx, places, page);
@@ -186,7 +183,7 @@ impl Cache {
         access: Access,
     ) {
         let wanted = places.region(page).is_some()
-            && self.leaving.is_none()
+            && !self.departs
             && self.access(page) < access
             && !self.pending.contains_key(&page);
         if wanted {
@@ -320,8 +317,6 @@ impl Cache {
         pending.request = Some(Request { req: Some(req), access });
         self.homes_used.insert(home);
         let entry = self.table.entry(page);
-        // The instruction misses this page itself now: nothing of it is worth holding.
-        entry.held_until = Time(0);
         let have = (entry.state == State::Shared).then_some(entry.version);
         match access {
             Access::None | Access::Read => ctx.send(home, ToHome::GetS { page, req }),
@@ -396,23 +391,24 @@ impl Cache {
         let home = places.home(page).expect("the request went there");
         ctx.send(home, ToHome::Installed { page, txn });
         let access = self.access(page);
-        let mut held_until = Time(0);
         if let Some(pending) = self.pending.get_mut(&page) {
             pending.request = None;
             pending.waiters.retain(|waiter| {
                 let satisfied = waiter.access <= access;
                 if satisfied {
                     ctx.outbox.done(waiter.op, Ok(0));
-                    held_until = held_until.max(ctx.now + self.instructions.hold(waiter.thread));
+                    self.instructions.arrived(waiter.thread, |hold| {
+                        if ctx.planted.has(Plant::NodeHoldsForEver) {
+                            Time(u64::MAX)
+                        } else if ctx.planted.has(Plant::NodeDoesNotHold) {
+                            Time(0)
+                        } else {
+                            ctx.now + hold
+                        }
+                    });
                 }
                 !satisfied
             });
-        }
-        if ctx.planted.has(Plant::NodeHoldsForEver) {
-            held_until = Time(u64::MAX);
-        }
-        if !ctx.planted.has(Plant::NodeDoesNotHold) {
-            self.table.entry(page).held_until = held_until;
         }
         self.advance(ctx, places, page);
     }
@@ -623,12 +619,13 @@ impl Cache {
 /// Holds.
 impl Cache {
     fn held_until(&self, page: PageId) -> Time {
-        self.table.peek(page).map_or(Time(0), |entry| entry.held_until)
+        let allows = |page, access| self.access(page) >= access;
+        let held_until = self.instructions.held_until(page, allows);
+        held_until.filter(|_| !self.departs).unwrap_or_default()
     }
 
     fn is_held(&self, page: PageId, now: Time) -> bool {
         self.held_until(page) > now
-            && self.instructions.needs(page, |page, access| self.access(page) >= access)
     }
 
     /// Puts a message off while the page is held; true if it was.
@@ -663,6 +660,7 @@ impl Cache {
 impl Cache {
     pub(super) fn start_leaving(&mut self, op: OpId) {
         assert!(self.leaving.is_none(), "a node leaves once");
+        self.departs = true;
         self.leaving = Some(Leaving { op, pages: None, awaited: None });
     }
 
@@ -676,7 +674,6 @@ impl Cache {
         let pages = leaving.pages.get_or_insert_with(|| self.table.pages().into());
         while self.writing_back < LEAVE_WRITE_BACKS_MAX {
             let Some(page) = pages.pop_front() else { break };
-            self.table.entry(page).held_until = Time(0);
             if self.pending.contains_key(&page) && self.access(page) != Access::None {
                 // An upgrade is under way; come back when it is answered.
                 pages.push_back(page);
@@ -712,6 +709,14 @@ impl Cache {
         } else {
             self.leaving = Some(leaving);
         }
+    }
+}
+
+fn access_in(table: &PageTable<Entry>, page: PageId) -> Access {
+    match table.peek(page).map_or(State::Invalid, |entry| entry.state) {
+        State::Invalid | State::WritingBack | State::GivenAway => Access::None,
+        State::Shared => Access::Read,
+        State::Modified => Access::Write,
     }
 }
 

@@ -406,11 +406,7 @@ impl Directory {
             return;
         };
         open.installs.remove(at);
-        let entry = self.table.entry(page);
-        if entry.lost.is_none() {
-            entry.lose(dead);
-            ctx.counters.pages_lost += 1;
-        }
+        self.lose(ctx, page, dead);
         self.drain(ctx, page);
     }
 
@@ -437,10 +433,8 @@ impl Directory {
                     self.drain(ctx, page);
                 }
                 None => {
-                    let entry = self.table.entry(page);
-                    if entry.owner == Some(dead) {
-                        entry.lose(dead);
-                        ctx.counters.pages_lost += 1;
+                    if self.table.entry(page).owner == Some(dead) {
+                        self.lose(ctx, page, dead);
                     }
                 }
             }
@@ -462,26 +456,47 @@ impl Directory {
             return;
         }
         let had_granted = open.awaits_install(dead) && entry.owner == Some(dead);
-        let came_back = busy.queue.iter().any(|queued| queued.gives_back(dead, entry.version));
         open.installs.retain(|due| due.0 != dead);
-        let copy_died = open.copy == Some(dead);
-        if copy_died {
-            // The owner died between the forward and its bytes' arrival at home.
-            open.copy = None;
+        // The owner died between the forward and its bytes' arrival at home.
+        let copy_died = open.copy.take_if(|owner| *owner == dead).is_some();
+        let forwarded = open.forwarded == Some(dead) && open.awaits_install(requester);
+        let reads = open.access == Access::Read;
+        if (copy_died || had_granted) && !self.take_back(ctx, page, dead) {
+            self.lose(ctx, page, dead);
         }
-        if copy_died || (had_granted && !came_back) {
-            entry.lose(dead);
-            ctx.counters.pages_lost += 1;
-        }
-        if open.forwarded != Some(dead) || !open.awaits_install(requester) {
+        if !forwarded {
             return;
         }
-        if open.access == Access::Read && !copy_died {
+        let entry = self.table.entry(page);
+        if reads && entry.lost.is_none() {
             // The requester's answer may have died with the owner, but the bytes are at home.
             let version = entry.version;
             answer(ctx, page, (requester, req), (txn, version), Access::Read, version);
         } else {
             ctx.send(requester, ToNode::Lost { page, req, txn, dead });
+        }
+    }
+
+    /// Uses the dead node's queued write-back of the current version, if there is one.
+    fn take_back<M: Memory>(&mut self, ctx: &mut Context<'_, M>, page: PageId, dead: NodeId) -> bool {
+        let entry = self.table.entry(page);
+        let Some(busy) = self.busy.get_mut(&page) else { return false };
+        let Some(at) = busy.queue.iter().position(|queued| queued.gives_back(dead, entry.version)) else {
+            return false;
+        };
+        if let Queued::WriteBack { bytes, .. } = busy.queue.remove(at) {
+            store(ctx, page, bytes.as_ref().map(PageBuf::as_slice));
+        }
+        entry.owner = None;
+        true
+    }
+
+    fn lose<M: Memory>(&mut self, ctx: &mut Context<'_, M>, page: PageId, dead: NodeId) {
+        let entry = self.table.entry(page);
+        entry.owner = None;
+        if entry.lost.is_none() {
+            entry.lost = Some(dead);
+            ctx.counters.pages_lost += 1;
         }
     }
 }
@@ -500,11 +515,6 @@ impl Entry {
     fn forget(&mut self, node: NodeId) {
         self.copyset.remove(node);
         self.last.retain(|slot| slot.0 != node);
-    }
-
-    fn lose(&mut self, dead: NodeId) {
-        self.owner = None;
-        self.lost = Some(dead);
     }
 }
 

@@ -50,6 +50,8 @@ enum Phase {
     Idle,
     /// Offered back to the home.
     Returning,
+    /// Given up in the middle of a critical section: it must not be handed to anybody.
+    Breaking,
 }
 
 /// The home's side.
@@ -215,7 +217,7 @@ impl Locks {
                 Phase::Held | Phase::Idle => {
                     self.tenures.insert(lock, tenure);
                 }
-                Phase::Waiting | Phase::Returning => fail(outbox, tenure.waiters, Failure::NodeDied(dead)),
+                Phase::Waiting | Phase::Returning | Phase::Breaking => fail(outbox, tenure.waiters, Failure::NodeDied(dead)),
             }
         }
         let mut locks: Vec<LockId> = self.homes.keys().copied().collect();
@@ -279,6 +281,7 @@ impl Locks {
     ) {
         let home = self.homes.entry(lock).or_default();
         if broken {
+            home.chain.retain(|slot| slot.0 != from);
             self.break_lock(me, outbox, lock, from);
             outbox.send(me, from, LockMessage::ReturnAck { lock, req });
         } else if home.chain.back() == Some(&(from, req)) {
@@ -301,7 +304,10 @@ impl Locks {
                 home.probing.push((dead, behind));
                 outbox.send(me, behind, LockMessage::Probe { lock, req });
             }
-            Some(_) | None => self.break_lock(me, outbox, lock, dead),
+            Some(_) | None => {
+                home.chain.retain(|slot| slot.0 != dead);
+                self.break_lock(me, outbox, lock, dead);
+            }
         }
     }
 
@@ -329,9 +335,7 @@ impl Locks {
         home.broken = Some(dead);
         home.probing.clear();
         for (node, req) in std::mem::take(&mut home.chain) {
-            if node != dead {
-                outbox.send(me, node, LockMessage::Broken { lock, req, dead });
-            }
+            outbox.send(me, node, LockMessage::Broken { lock, req, dead });
         }
     }
 }
@@ -368,13 +372,12 @@ impl Locks {
                 continue;
             }
             let (req, token, broken) = (tenure.req, tenure.token, tenure.phase == Phase::Held);
-            match tenure.phase {
-                Phase::Idle | Phase::Held => {
-                    tenure.phase = Phase::Returning;
-                    outbox.send(me, home, LockMessage::Return { lock, req, token, broken });
-                }
-                Phase::Waiting | Phase::Returning => {}
-            }
+            tenure.phase = match tenure.phase {
+                Phase::Idle => Phase::Returning,
+                Phase::Held => Phase::Breaking,
+                Phase::Waiting | Phase::Returning | Phase::Breaking => continue,
+            };
+            outbox.send(me, home, LockMessage::Return { lock, req, token, broken });
         }
     }
 }
