@@ -257,8 +257,10 @@ impl World {
                 }
             }
             Event::Abandon { node, thread, op, lock } => {
-                let threads = &self.node(node).local.threads;
-                if threads.get(thread as usize).is_some_and(|thread| thread.state == State::Waiting(op)) {
+                let slot = self.node(node);
+                let runner = slot.local.threads.get(thread as usize);
+                let waits = runner.is_some_and(|thread| thread.state == State::Waiting(op));
+                if waits && matches!(slot.phase, Phase::Up | Phase::Leaving) {
                     self.record(node, What::AbandonLock { op });
                     self.feed(node, Input::AbandonLock { op, lock });
                 }
