@@ -31,12 +31,15 @@ pub use message::{
 pub use placement::{Placement, RegionInfo};
 pub use plant::{Plant, Planted};
 
-use crate::page::{Access, EXTENT_PAGES, ExtentId, Memory, NodeId, PageBuf, PageId, Time};
+use crate::page::{Access, EXTENT_PAGES, Epoch, ExtentId, Memory, NodeId, PageBuf, PageId, Time};
 use barrier::Barriers;
 use cache::Cache;
 use directory::Directory;
 use lock::Locks;
 use placement::Places;
+
+/// Request numbers that an incarnation may use before it would reach those of the next.
+const REQS_PER_EPOCH: u64 = 1 << 40;
 
 /// The caller's name for something it waits for; each is answered by one [`Output::Done`].
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -236,17 +239,20 @@ struct Outbox {
 }
 
 impl Coherence {
-    /// The protocol of node `me`, which knows no region and has no page yet. `nearest_home` becomes
-    /// the home of what this node touches first; barriers are kept by `barrier_home`.
-    pub fn new(me: NodeId, nearest_home: NodeId, barrier_home: NodeId) -> Self {
+    /// The protocol of node `me`, which knows no region and has no page yet. It joined with the view
+    /// `joined`, from which its request numbers start: a slot's next incarnation must not repeat them.
+    /// `nearest_home` becomes the home of what this node touches first; barriers are kept by
+    /// `barrier_home`.
+    pub fn new(me: NodeId, joined: Epoch, nearest_home: NodeId, barrier_home: NodeId) -> Self {
+        let first = Req(joined.0.checked_mul(REQS_PER_EPOCH).expect("epochs count joins and leaves"));
         Coherence {
             me,
             barrier_home,
             planted: Planted::default(),
             places: Places::default(),
             directory: Directory::new(),
-            cache: Cache::new(nearest_home),
-            locks: Locks::default(),
+            cache: Cache::new(nearest_home, first),
+            locks: Locks::new(first),
             barriers: Barriers::default(),
             outbox: Outbox::default(),
             counters: Counters::default(),

@@ -7,7 +7,7 @@ use std::collections::BinaryHeap;
 use dsm::coherence::{
     BarrierId, Coherence, Failure, Fault, Input, LockId, Message, NodeSet, OpId, Output, Version,
 };
-use dsm::page::{Access, NodeId, PageBuf, PageId, Span, Time};
+use dsm::page::{Access, Epoch, NodeId, PageBuf, PageId, Span, Time};
 use fastrand::Rng;
 use smallvec::SmallVec;
 
@@ -138,7 +138,8 @@ impl World {
         let plan = &self.shared.plan;
         let homes = &plan.region.homes;
         let nearest = if homes.contains(&me) { me } else { homes[me.0 as usize % homes.len()] };
-        let core = Coherence::new(me, nearest, homes[0]);
+        let joined = Epoch(u64::from(self.next_incarnation));
+        let core = Coherence::new(me, joined, nearest, homes[0]);
         #[cfg(feature = "planted")]
         let core = match self.options.plant {
             Some(plant) => core.with_planted(dsm::coherence::Planted::with(plant)),

@@ -91,7 +91,7 @@ pub(super) struct Cache {
     instructions: Instructions,
     /// Invalidations and forwards that a hold delays.
     held_up: Vec<(PageId, NodeId, ToNode)>,
-    next_req: u64,
+    last_req: Req,
     writing_back: usize,
     homes_used: NodeSet,
     leaving: Option<Leaving>,
@@ -102,7 +102,7 @@ pub(super) struct Cache {
 }
 
 impl Cache {
-    pub(super) fn new(nearest_home: NodeId) -> Self {
+    pub(super) fn new(nearest_home: NodeId, first: Req) -> Self {
         Cache {
             nearest_home,
             table: PageTable::new(),
@@ -110,7 +110,7 @@ impl Cache {
             locating: FxHashMap::default(),
             instructions: Instructions::default(),
             held_up: Vec::new(),
-            next_req: 0,
+            last_req: first,
             writing_back: 0,
             homes_used: NodeSet::EMPTY,
             leaving: None,
@@ -312,8 +312,8 @@ impl Cache {
             }
             return;
         };
-        self.next_req += 1;
-        let req = Req(self.next_req);
+        self.last_req.0 += 1;
+        let req = self.last_req;
         pending.request = Some(Request { req: Some(req), access });
         self.homes_used.insert(home);
         let entry = self.table.entry(page);

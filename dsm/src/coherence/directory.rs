@@ -271,7 +271,9 @@ impl Directory {
         let entry = self.table.entry(page);
         let Some(open) = self.busy.get_mut(&page).and_then(|busy| busy.open.as_mut()) else { return };
         if open.abandoned {
-            open.unanswered = false;
+            // As if it had been granted and given back: a late duplicate of its invalidations must
+            // find nothing older than itself.
+            (entry.version, open.unanswered) = (open.txn, false);
             return;
         }
         let (from, req, txn) = (open.requester, open.req, open.txn);
