@@ -7,6 +7,7 @@
 pub mod codec;
 pub mod config;
 pub mod error;
+pub mod net;
 pub mod page;
 
 pub use error::{Error, Result};
