@@ -8,6 +8,7 @@ pub mod codec;
 pub mod coherence;
 pub mod config;
 pub mod error;
+pub mod net;
 pub mod page;
 
 pub use error::{Error, Result};
