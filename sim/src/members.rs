@@ -39,7 +39,7 @@ impl World {
                 self.node(node).phase = Phase::Gone;
                 self.shared.oracle.died(node);
                 let latest = 1 + self.shared.rng.u64(..20_000_000);
-                for survivor in self.up().iter() {
+                for survivor in (0..self.nodes.len() as u16).map(NodeId).filter(|&other| other != node) {
                     let at = self.shared.now + Span(self.shared.rng.u64(..latest));
                     self.schedule(at, Event::LearnDeath { node: survivor, dead: node });
                 }
@@ -51,11 +51,12 @@ impl World {
     }
 
     pub(crate) fn learn_death(&mut self, node: NodeId, dead: NodeId) {
-        if !self.up().contains(node) {
-            return;
-        }
         self.node(node).view[dead.0 as usize] = None;
         self.disconnect(node, dead);
+        if !self.up().contains(node) {
+            // Who has left, its last messages still under way, no longer asks its core.
+            return;
+        }
         self.record(node, What::LearnsDeath { dead });
         self.feed(node, Input::NodeDied(dead));
     }
