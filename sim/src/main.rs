@@ -4,7 +4,7 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use clap::{Parser, ValueEnum};
-use sim::{Keep, Options, Report, Rig, Violation, run_seed};
+use sim::{Bounds, Keep, Options, Report, Rig, Violation, explore, run_seed};
 
 /// Deterministic simulator of the coherence protocol: every seed is one schedule, checked event by event.
 #[derive(Parser)]
@@ -27,6 +27,9 @@ struct Args {
     /// Plant a fault in every node (needs the feature `planted`); `list` names them.
     #[arg(long)]
     plant: Option<String>,
+    /// Instead of seeds, search every order of delivery, within larger bounds than the tests do.
+    #[arg(long)]
+    explore: bool,
     /// Go on after a seed that breaks a rule, with one line for each.
     #[arg(long)]
     keep_going: bool,
@@ -45,6 +48,9 @@ enum RigArg {
 
 fn main() -> ExitCode {
     let args = Args::parse();
+    if args.explore {
+        return search();
+    }
     let rig = match args.rig {
         RigArg::Stacked => Rig::Stacked,
         RigArg::Bare => Rig::Bare,
@@ -64,6 +70,38 @@ fn main() -> ExitCode {
     // A panic of a core is reported with its seed, below.
     std::panic::set_hook(Box::new(|_| {}));
     run(seeds, options, &args)
+}
+
+/// Minutes of search: what the tests leave out.
+fn search() -> ExitCode {
+    let base = Bounds {
+        clients: 2,
+        operations: 3,
+        home_operations: 0,
+        evictions: 1,
+        duplicates: 0,
+        leave: false,
+        early_timers: 0,
+    };
+    let list = [
+        Bounds { evictions: 2, ..base },
+        Bounds { operations: 2, home_operations: 2, ..base },
+        Bounds { leave: true, ..base },
+        Bounds { duplicates: 1, ..base },
+        Bounds { operations: 1, duplicates: 2, ..base },
+        Bounds { clients: 3, operations: 1, evictions: 1, duplicates: 1, ..base },
+    ];
+    for bounds in list {
+        let started = Instant::now();
+        match explore(bounds) {
+            Ok(seen) => println!("{bounds:?}: {seen:?}, {:.0} s", started.elapsed().as_secs_f64()),
+            Err(trace) => {
+                println!("{bounds:?}: {trace}");
+                return ExitCode::FAILURE;
+            }
+        }
+    }
+    ExitCode::SUCCESS
 }
 
 #[cfg(feature = "planted")]

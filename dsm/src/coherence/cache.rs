@@ -314,7 +314,8 @@ impl Cache {
             waiting.push(page);
             if waiting.len() == 1 {
                 let manager = places.manager(page).expect("faults outside regions were refused");
-                ctx.send(manager, ToHome::Locate { extent, nearest: self.nearest_home });
+                let nearest = places.nearest(page, self.nearest_home);
+                ctx.send(manager, ToHome::Locate { extent, nearest });
             }
             return;
         };

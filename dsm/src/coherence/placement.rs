@@ -115,6 +115,15 @@ impl Places {
         Some(self.region(page)?.manager(page.extent()))
     }
 
+    /// The home that this node proposes for a page: `preferred`, if the region has it. A home node that
+    /// came after the region was made is none of the region's.
+    pub(super) fn nearest(&self, page: PageId, preferred: NodeId) -> NodeId {
+        match self.region(page) {
+            Some(region) if !region.homes.contains(&preferred) => region.manager(page.extent()),
+            Some(_) | None => preferred,
+        }
+    }
+
     /// The dead node without which nobody can say who has the page.
     pub(super) fn orphaned_by(&self, page: PageId) -> Option<NodeId> {
         self.home(page).or_else(|| self.manager(page)).filter(|&asked| self.dead.contains(asked))

@@ -1,0 +1,275 @@
+//! Locks and barriers: who is let in, in which order, and what the others hear when somebody is gone.
+
+use super::rig::{A, B, C, H, P, Rig};
+use crate::coherence::{BarrierId, BarrierMessage, Failure, Input, LockId, LockMessage, Message, NodeSet, OpId};
+use crate::page::{Epoch, NodeId};
+
+const LOCK: LockId = LockId(P);
+const BARRIER: BarrierId = BarrierId { program: 1, index: 0 };
+
+fn lock(rig: &mut Rig, node: NodeId) -> OpId {
+    let op = rig.op();
+    rig.feed(node, Input::Lock { op, lock: LOCK });
+    op
+}
+
+fn arrive(rig: &mut Rig, node: NodeId, members: &[NodeId]) -> OpId {
+    let op = rig.op();
+    let members: NodeSet = members.iter().copied().collect();
+    rig.feed(node, Input::Barrier { op, barrier: BARRIER, members });
+    op
+}
+
+fn token(rig: &Rig, op: OpId) -> u64 {
+    match rig.result(op) {
+        Some(Ok(token)) => token,
+        other => panic!("no lock: {other:?}"),
+    }
+}
+
+#[test]
+fn a_free_lock_costs_two_messages_and_none_when_it_is_taken_again() {
+    let mut rig = Rig::new(2);
+    let first = lock(&mut rig, A);
+    assert_eq!(rig.network.len(), 1);
+    rig.deliver(A, H);
+    rig.deliver(H, A);
+    rig.feed(A, Input::Unlock { lock: LOCK });
+    let second = lock(&mut rig, A);
+    assert!(rig.network.is_empty());
+    assert!(token(&rig, second) > token(&rig, first));
+}
+
+#[test]
+fn a_lock_goes_from_holder_to_waiter_in_the_order_of_asking() {
+    let mut rig = Rig::new(4);
+    let first = lock(&mut rig, A);
+    rig.settle();
+    let (second, third) = (lock(&mut rig, B), lock(&mut rig, C));
+    rig.settle();
+    assert_eq!(rig.result(second), None);
+    rig.feed(A, Input::Unlock { lock: LOCK });
+    rig.settle();
+    assert_eq!(rig.result(third), None);
+    rig.feed(B, Input::Unlock { lock: LOCK });
+    rig.settle();
+    assert!(token(&rig, first) < token(&rig, second) && token(&rig, second) < token(&rig, third));
+}
+
+#[test]
+fn a_waiter_that_gave_up_passes_the_lock_on() {
+    let mut rig = Rig::new(4);
+    lock(&mut rig, A);
+    rig.settle();
+    let (gone, next) = (lock(&mut rig, B), lock(&mut rig, C));
+    rig.settle();
+    rig.feed(B, Input::AbandonLock { op: gone, lock: LOCK });
+    assert_eq!(rig.result(gone), Some(Err(Failure::Abandoned)));
+    rig.feed(A, Input::Unlock { lock: LOCK });
+    rig.settle();
+    token(&rig, next);
+}
+
+#[test]
+fn late_duplicates_let_nobody_in() {
+    let mut rig = Rig::new(3);
+    lock(&mut rig, A);
+    let request = rig.deliver(A, H);
+    let grant = rig.deliver(H, A);
+    let waits = lock(&mut rig, B);
+    rig.deliver(B, H);
+    let forward = rig.deliver(H, A);
+    rig.feed(A, Input::Unlock { lock: LOCK });
+    rig.settle();
+    token(&rig, waits);
+    let again = lock(&mut rig, A);
+    rig.settle();
+    for late in [request, grant, forward] {
+        rig.give(&late);
+        rig.settle();
+        assert_eq!(rig.result(again), None, "B has the lock; {:?} came late", late.message);
+    }
+}
+
+#[test]
+fn a_lock_whose_holder_died_is_broken_for_all() {
+    let mut rig = Rig::new(4);
+    lock(&mut rig, A);
+    rig.settle();
+    let waits = lock(&mut rig, B);
+    rig.settle();
+    rig.die(A);
+    rig.settle();
+    let later = lock(&mut rig, C);
+    rig.settle();
+    let broken = Some(Err(Failure::LockBroken(A)));
+    assert_eq!([waits, later].map(|op| rig.result(op)), [broken, broken]);
+}
+
+#[test]
+fn a_lock_that_had_left_the_dead_node_goes_on() {
+    let mut rig = Rig::new(4);
+    lock(&mut rig, A);
+    rig.settle();
+    let waits = lock(&mut rig, B);
+    rig.settle();
+    rig.feed(A, Input::Unlock { lock: LOCK });
+    rig.settle();
+    token(&rig, waits);
+    rig.die(A);
+    rig.settle();
+    rig.feed(B, Input::Unlock { lock: LOCK });
+    let later = lock(&mut rig, C);
+    rig.settle();
+    token(&rig, later);
+}
+
+/// The newcomer's request stood in the queue under the number of the node that died, and was taken for
+/// the dead one's: nobody told it that the lock was broken.
+#[test]
+fn a_newcomer_that_waits_in_the_slot_of_the_dead_is_told_too() {
+    let mut rig = Rig::new(4);
+    lock(&mut rig, A);
+    rig.settle();
+    lock(&mut rig, B);
+    let behind = lock(&mut rig, C);
+    rig.settle();
+    rig.die(B);
+    let probe = rig.take(H, C);
+    assert!(matches!(probe.message, Message::Lock(LockMessage::Probe { .. })));
+    rig.replace(B, Epoch(1));
+    let newcomer = lock(&mut rig, B);
+    rig.settle();
+    rig.give(&probe);
+    rig.settle();
+    let broken = Some(Err(Failure::LockBroken(B)));
+    assert_eq!([behind, newcomer].map(|op| rig.result(op)), [broken, broken]);
+}
+
+/// A forward reached the leaving node between its RETURN and the home's answer, and got the lock out of
+/// the middle of a critical section.
+#[test]
+fn a_lock_given_up_in_a_critical_section_is_handed_to_nobody() {
+    let mut rig = Rig::new(3);
+    lock(&mut rig, A);
+    rig.settle();
+    let waits = lock(&mut rig, B);
+    rig.deliver(B, H);
+    let forward = rig.take(H, A);
+    let leave = rig.op();
+    rig.feed(A, Input::Leave { op: leave });
+    rig.give(&forward);
+    rig.settle();
+    assert_eq!(rig.result(waits), Some(Err(Failure::LockBroken(A))));
+    assert_eq!(rig.result(leave), Some(Ok(0)));
+}
+
+#[test]
+fn nobody_waits_for_a_lock_whose_home_is_dead() {
+    let mut rig = Rig::new(3);
+    lock(&mut rig, A);
+    rig.settle();
+    let waits = lock(&mut rig, B);
+    rig.die(H);
+    let later = lock(&mut rig, B);
+    let failed = Some(Err(Failure::NodeDied(H)));
+    assert_eq!([waits, later].map(|op| rig.result(op)), [failed, failed]);
+    rig.feed(A, Input::Unlock { lock: LOCK });
+    let again = lock(&mut rig, A);
+    token(&rig, again);
+}
+
+#[test]
+fn a_barrier_ends_for_all_when_the_last_has_come() {
+    let mut rig = Rig::new(3);
+    for _ in 0..3 {
+        let ops = [A, B, H].map(|node| {
+            rig.settle();
+            arrive(&mut rig, node, &[H, A, B])
+        });
+        assert_eq!(rig.result(ops[0]), None);
+        rig.settle();
+        assert_eq!(ops.map(|op| rig.result(op)), [Some(Ok(0)); 3]);
+    }
+}
+
+#[test]
+fn a_late_arrival_of_an_earlier_generation_does_not_count() {
+    let mut rig = Rig::new(3);
+    arrive(&mut rig, A, &[A, B]);
+    let late = rig.deliver(A, H);
+    arrive(&mut rig, B, &[A, B]);
+    rig.settle();
+    let waits = arrive(&mut rig, B, &[A, B]);
+    rig.settle();
+    rig.give(&late);
+    rig.settle();
+    assert_eq!(rig.result(waits), None);
+}
+
+#[test]
+fn a_barrier_with_a_dead_member_breaks_for_everybody_who_waits_or_comes() {
+    let mut rig = Rig::new(4);
+    let waits = arrive(&mut rig, A, &[A, B, C]);
+    rig.settle();
+    rig.die(C);
+    rig.settle();
+    let later = arrive(&mut rig, B, &[A, B, C]);
+    rig.settle();
+    let broken = Some(Err(Failure::NodeDied(C)));
+    assert_eq!([waits, later].map(|op| rig.result(op)), [broken, broken]);
+}
+
+/// The release was on its way to B when B learnt that C had died; A had gone on.
+#[test]
+fn a_generation_that_was_released_is_released_for_all() {
+    let mut rig = Rig::new(4);
+    let ops = [A, B, C].map(|node| arrive(&mut rig, node, &[A, B, C]));
+    for node in [A, B, C] {
+        rig.deliver(node, H);
+    }
+    rig.deliver(H, A);
+    let release = rig.take(H, B);
+    rig.feed(B, Input::NodeDied(C));
+    rig.give(&release);
+    rig.settle();
+    assert_eq!([ops[0], ops[1]].map(|op| rig.result(op)), [Some(Ok(0)); 2]);
+}
+
+/// The home had forgotten the death, since the slot had a new node, when the first member arrived; and
+/// the member's word about it overtook its arrival.
+#[test]
+fn a_waiting_member_tells_the_home_whom_it_waits_for_in_vain() {
+    let mut rig = Rig::new(4);
+    let waits = arrive(&mut rig, A, &[A, C]);
+    let arrival = rig.take(A, H);
+    rig.feed(H, Input::NodeDied(C));
+    rig.feed(H, Input::NodeJoined(C));
+    rig.feed(A, Input::NodeDied(C));
+    let word = rig.deliver(A, H);
+    assert!(matches!(word.message, Message::Barrier(BarrierMessage::Dead { dead: C, .. })));
+    rig.give(&arrival);
+    rig.settle();
+    assert_eq!(rig.result(waits), Some(Err(Failure::NodeDied(C))));
+}
+
+#[test]
+fn the_death_of_a_barrier_s_home_ends_every_wait() {
+    let mut rig = Rig::new(3);
+    let waits = arrive(&mut rig, A, &[A, B]);
+    rig.settle();
+    rig.die(H);
+    let later = arrive(&mut rig, B, &[A, B]);
+    let failed = Some(Err(Failure::NodeDied(H)));
+    assert_eq!([waits, later].map(|op| rig.result(op)), [failed, failed]);
+}
+
+#[test]
+fn members_that_disagree_about_who_they_are_hear_of_it() {
+    let mut rig = Rig::new(3);
+    let first = arrive(&mut rig, A, &[A, B]);
+    rig.settle();
+    let second = arrive(&mut rig, B, &[B, H]);
+    rig.settle();
+    assert_eq!((rig.result(first), rig.result(second)), (None, Some(Err(Failure::BarrierMisuse))));
+}

@@ -1,0 +1,261 @@
+//! Several cores and a network that delivers what the test says, when the test says it.
+
+use std::collections::BTreeMap;
+
+use crate::coherence::{
+    Coherence, Failure, Fault, Input, Message, OpId, Output, Placement, RegionInfo, ToHome, ToNode,
+};
+use crate::page::{Access, Contents, EXTENT_PAGES, Epoch, Memory, NodeId, PageBuf, PageId, Span, Time};
+
+/// The page that most tests are about.
+pub(super) const P: PageId = PageId(3);
+/// Another page of the same home.
+pub(super) const Q: PageId = PageId(4);
+/// The home, and the other nodes.
+pub(super) const H: NodeId = NodeId(0);
+pub(super) const A: NodeId = NodeId(1);
+pub(super) const B: NodeId = NodeId(2);
+pub(super) const C: NodeId = NodeId(3);
+
+/// A node's memory: one byte a page, and what was done to it.
+#[derive(Clone, Default)]
+pub(super) struct Bytes {
+    pages: BTreeMap<PageId, (u8, Option<Access>)>,
+    pub(super) log: Vec<String>,
+}
+
+/// A message under way.
+#[derive(Clone, Debug)]
+pub(super) struct Parcel {
+    pub(super) from: NodeId,
+    pub(super) to: NodeId,
+    pub(super) message: Message,
+    pub(super) page: Option<PageBuf>,
+}
+
+pub(super) struct Rig {
+    pub(super) now: Time,
+    pub(super) cores: Vec<Coherence>,
+    pub(super) memories: Vec<Bytes>,
+    /// Under way, in the order of sending.
+    pub(super) network: Vec<Parcel>,
+    done: BTreeMap<OpId, Result<u64, Failure>>,
+    next_op: u64,
+}
+
+impl Rig {
+    /// So many nodes; node 0 is the home of everything.
+    pub(super) fn new(nodes: u16) -> Rig {
+        let mut rig = Rig {
+            now: Time(0),
+            cores: Vec::new(),
+            memories: Vec::new(),
+            network: Vec::new(),
+            done: BTreeMap::new(),
+            next_op: 0,
+        };
+        for id in 0..nodes {
+            rig.cores.push(Coherence::new(NodeId(id), Epoch(0), H, H));
+            rig.memories.push(Bytes::default());
+            rig.feed(NodeId(id), Input::Region(region(Placement::OnNode(H), vec![H])));
+        }
+        rig
+    }
+
+    /// A fresh incarnation in a node's slot, known to everybody.
+    pub(super) fn replace(&mut self, node: NodeId, joined: Epoch) {
+        self.cores[node.0 as usize] = Coherence::new(node, joined, H, H);
+        self.memories[node.0 as usize] = Bytes::default();
+        self.feed(node, Input::Region(region(Placement::OnNode(H), vec![H])));
+        for other in 0..self.cores.len() as u16 {
+            self.feed(NodeId(other), Input::NodeJoined(node));
+        }
+    }
+
+    pub(super) fn feed(&mut self, node: NodeId, input: Input<'_>) {
+        let at = node.0 as usize;
+        self.cores[at].handle(self.now, input, &mut self.memories[at]);
+        while let Some(output) = self.cores[at].poll_output() {
+            match output {
+                Output::Send { to, message, page } => {
+                    assert_ne!(to, node, "nobody sends to itself");
+                    self.network.push(Parcel { from: node, to, message, page });
+                }
+                Output::Done { op, result } => {
+                    assert!(self.done.insert(op, result).is_none(), "{op:?} ended twice");
+                }
+            }
+        }
+        assert_eq!(self.cores[at].counters().violations, 0, "{node} saw what cannot be");
+    }
+
+    pub(super) fn op(&mut self) -> OpId {
+        self.next_op += 1;
+        OpId(self.next_op)
+    }
+
+    /// A fault by the node's only thread.
+    pub(super) fn fault(&mut self, node: NodeId, page: PageId, access: Access) -> OpId {
+        self.fault_at(node, 1, 0x1000, page, access)
+    }
+
+    pub(super) fn fault_at(
+        &mut self,
+        node: NodeId,
+        thread: u64,
+        instruction: u64,
+        page: PageId,
+        access: Access,
+    ) -> OpId {
+        let op = self.op();
+        self.feed(node, Input::Fault(Fault { op, thread, instruction, page, access }));
+        op
+    }
+
+    /// How an operation ended, if it has.
+    pub(super) fn result(&self, op: OpId) -> Option<Result<u64, Failure>> {
+        self.done.get(&op).copied()
+    }
+
+    /// Takes the first message from one node to another off the network. Panics if there is none.
+    pub(super) fn take(&mut self, from: NodeId, to: NodeId) -> Parcel {
+        let at = self.network.iter().position(|parcel| (parcel.from, parcel.to) == (from, to));
+        self.network.remove(at.unwrap_or_else(|| panic!("nothing from {from} to {to}: {:?}", self.network)))
+    }
+
+    pub(super) fn give(&mut self, parcel: &Parcel) {
+        let page = parcel.page.as_ref().map_or(&[][..], PageBuf::as_slice);
+        self.feed(parcel.to, Input::Message { from: parcel.from, message: parcel.message, page });
+    }
+
+    /// Delivers the first message from one node to another.
+    pub(super) fn deliver(&mut self, from: NodeId, to: NodeId) -> Parcel {
+        let parcel = self.take(from, to);
+        self.give(&parcel);
+        parcel
+    }
+
+    /// Delivers everything in the order of sending, holds included, until nothing is under way.
+    pub(super) fn settle(&mut self) {
+        loop {
+            if !self.network.is_empty() {
+                let parcel = self.network.remove(0);
+                self.give(&parcel);
+            } else if let Some(due) = self.cores.iter().filter_map(Coherence::poll_timeout).min() {
+                self.now = self.now.max(due);
+                for node in 0..self.cores.len() as u16 {
+                    self.feed(NodeId(node), Input::Timer);
+                }
+            } else {
+                return;
+            }
+        }
+    }
+
+    /// Faults until the access is there, then stores if it is a write.
+    pub(super) fn access(&mut self, node: NodeId, page: PageId, access: Access) {
+        if self.mapped(node, page) < access {
+            let op = self.fault(node, page, access);
+            self.settle();
+            assert_eq!(self.result(op), Some(Ok(0)));
+        }
+        // The instruction has run: nothing is held any more.
+        self.now = self.now + Span::from_ms(20);
+    }
+
+    pub(super) fn read(&mut self, node: NodeId, page: PageId) -> u8 {
+        self.access(node, page, Access::Read);
+        self.byte(node, page)
+    }
+
+    pub(super) fn write(&mut self, node: NodeId, page: PageId, value: u8) {
+        self.access(node, page, Access::Write);
+        self.store(node, page, value);
+    }
+
+    /// A store by a thread that has the page mapped.
+    pub(super) fn store(&mut self, node: NodeId, page: PageId, value: u8) {
+        assert_eq!(self.mapped(node, page), Access::Write, "{node} cannot store");
+        self.memories[node.0 as usize].pages.entry(page).or_default().0 = value;
+    }
+
+    pub(super) fn byte(&self, node: NodeId, page: PageId) -> u8 {
+        self.memories[node.0 as usize].pages.get(&page).map_or(0, |page| page.0)
+    }
+
+    pub(super) fn mapped(&self, node: NodeId, page: PageId) -> Access {
+        let known = self.memories[node.0 as usize].pages.get(&page).and_then(|page| page.1);
+        let mapped = known.unwrap_or(Access::None);
+        assert_eq!(mapped, self.cores[node.0 as usize].access(page), "{node} believes what is mapped");
+        mapped
+    }
+
+    pub(super) fn stale(&self, node: NodeId) -> u64 {
+        self.cores[node.0 as usize].counters().stale_messages
+    }
+
+    pub(super) fn die(&mut self, node: NodeId) {
+        self.network.retain(|parcel| parcel.from != node && parcel.to != node);
+        for other in (0..self.cores.len() as u16).map(NodeId).filter(|&other| other != node) {
+            self.feed(other, Input::NodeDied(node));
+        }
+    }
+}
+
+pub(super) fn region(placement: Placement, homes: Vec<NodeId>) -> RegionInfo {
+    RegionInfo { start: PageId(0), pages: EXTENT_PAGES, placement, homes }
+}
+
+impl Parcel {
+    pub(super) fn to_home(&self) -> ToHome {
+        match self.message {
+            Message::ToHome(message) => message,
+            Message::ToNode(_) | Message::Lock(_) | Message::Barrier(_) => panic!("{:?}", self.message),
+        }
+    }
+
+    pub(super) fn to_node(&self) -> ToNode {
+        match self.message {
+            Message::ToNode(message) => message,
+            Message::ToHome(_) | Message::Lock(_) | Message::Barrier(_) => panic!("{:?}", self.message),
+        }
+    }
+}
+
+impl Memory for Bytes {
+    fn protect(&mut self, page: PageId, access: Access) {
+        self.log.push(format!("protect {access:?}"));
+        self.pages.entry(page).or_default().1 = Some(access);
+    }
+
+    fn read(&mut self, page: PageId) -> PageBuf {
+        self.log.push("read".to_owned());
+        let mut buffer = PageBuf::zeroed();
+        buffer.as_mut_slice()[0] = self.pages.get(&page).map_or(0, |page| page.0);
+        buffer
+    }
+
+    fn install(&mut self, page: PageId, contents: Contents<'_>, access: Access) {
+        let entry = self.pages.entry(page).or_default();
+        let kind = match contents {
+            Contents::Zero => {
+                entry.0 = 0;
+                "zero"
+            }
+            Contents::Bytes(bytes) => {
+                entry.0 = bytes[0];
+                "bytes"
+            }
+            Contents::InPlace => "in place",
+        };
+        entry.1 = Some(access);
+        self.log.push(format!("install {kind} {access:?}"));
+    }
+
+    fn discard(&mut self, page: PageId) {
+        self.log.push("discard".to_owned());
+        let entry = self.pages.entry(page).or_default();
+        assert_eq!(entry.1.unwrap_or(Access::None), Access::None, "mapped memory is not given back");
+        entry.0 = 0;
+    }
+}
