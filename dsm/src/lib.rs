@@ -9,5 +9,6 @@ pub mod coherence;
 pub mod config;
 pub mod error;
 pub mod page;
+pub mod settings;
 
 pub use error::{Error, Result};
