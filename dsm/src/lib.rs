@@ -8,6 +8,7 @@ pub mod codec;
 pub mod coherence;
 pub mod config;
 pub mod error;
+pub mod membership;
 pub mod page;
 pub mod settings;
 
