@@ -83,6 +83,9 @@ pub struct View {
     pub epoch: Epoch,
     /// Everybody, the coordinator first.
     pub members: Vec<Member>,
+    /// The last deaths, each with the epoch of the view that told it first. They stay in later views
+    /// because messages overtake each other, and a newer view replaces an older one unread.
+    pub deaths: VecDeque<(Epoch, Death)>,
 }
 
 /// A region by its name.
@@ -117,12 +120,7 @@ pub enum Control {
         regions: Vec<RegionRecord>,
     },
     /// Coordinator to members: the view changed.
-    View {
-        /// The new view.
-        view: View,
-        /// Who died since the last one.
-        died: Vec<Death>,
-    },
+    View(View),
     /// Member to coordinator: make or find a region.
     Alloc {
         /// The asker's number for this request.
@@ -274,6 +272,8 @@ pub struct Membership {
     view: View,
     regions: BTreeMap<PageId, RegionRecord>,
     coordinator: Option<Coordinator>,
+    /// What overtook the coordinator's welcome.
+    early: Vec<Control>,
     actions: VecDeque<Action>,
 }
 
@@ -284,9 +284,10 @@ impl Membership {
         Membership {
             me: Some(COORDINATOR),
             intro,
-            view: View { epoch: Epoch(1), members: vec![me] },
+            view: View { epoch: Epoch(1), members: vec![me], deaths: VecDeque::new() },
             regions: BTreeMap::new(),
             coordinator: Some(Coordinator::default()),
+            early: Vec::new(),
             actions: VecDeque::from([Action::Joined]),
         }
     }
@@ -300,6 +301,7 @@ impl Membership {
             view: View::default(),
             regions: BTreeMap::new(),
             coordinator: None,
+            early: Vec::new(),
             actions: VecDeque::from([Action::SendLink { link: coordinator, control }]),
         }
     }
@@ -341,7 +343,14 @@ impl Membership {
             Control::JoinRefused(reason) if self.me.is_none() => {
                 self.actions.push_back(Action::JoinRefused(reason));
             }
-            Control::View { view, died } if from == Some(COORDINATOR) => self.install(view, died),
+            Control::View(_) | Control::RegionAdded(_) | Control::RegionGone { .. }
+                if self.me.is_none() && from == Some(COORDINATOR) =>
+            {
+                if self.early.len() < EARLY_MAX {
+                    self.early.push(control);
+                }
+            }
+            Control::View(view) if from == Some(COORDINATOR) => self.install(view),
             Control::AllocReply { op, result } if from == Some(COORDINATOR) => {
                 self.actions.push_back(Action::Done { op, result: result.map(Some) });
             }
@@ -363,7 +372,7 @@ impl Membership {
             // From nobody who may say so, or too late.
             Control::Joined { .. }
             | Control::JoinRefused(_)
-            | Control::View { .. }
+            | Control::View(_)
             | Control::AllocReply { .. }
             | Control::RemoveReply { .. }
             | Control::RegionAdded(_)
@@ -454,20 +463,22 @@ impl Membership {
             self.regions.insert(record.info.start, record.clone());
             self.actions.push_back(Action::MapRegion(record));
         }
+        for control in std::mem::take(&mut self.early) {
+            self.handle(LinkId(0), Some(COORDINATOR), control);
+        }
     }
 
     /// Takes a newer view; an older one arrived late and says nothing new.
-    fn install(&mut self, view: View, died: Vec<Death>) {
+    fn install(&mut self, view: View) {
         if view.epoch <= self.view.epoch {
             return;
         }
         let old = std::mem::replace(&mut self.view, view);
-        let is_gone = |member: &Member| {
-            self.view.member(member.id).is_none_or(|now| now.intro.incarnation != member.intro.incarnation)
-        };
-        let gone: Vec<Member> = old.members.into_iter().filter(is_gone).collect();
-        let dead = |member: &Member| died.iter().any(|death| death.member == *member);
-        let left = gone.iter().filter(|member| !dead(member)).cloned().collect();
+        let news = self.view.deaths.iter().filter(|(epoch, _)| *epoch > old.epoch);
+        let died: Vec<Death> = news.map(|(_, death)| death.clone()).collect();
+        let is_here = |member: &Member| self.view.incarnation(member.intro.incarnation).is_some();
+        let is_dead = |member: &Member| died.iter().any(|death| death.member == *member);
+        let left = old.members.into_iter().filter(|member| !is_here(member) && !is_dead(member)).collect();
         self.actions.push_back(Action::ViewChanged { left, died });
     }
 
@@ -525,6 +536,11 @@ impl Member {
         }
     }
 }
+
+/// Messages kept that overtook the welcome; the coordinator sends a few for each change meanwhile.
+const EARLY_MAX: usize = 1024;
+/// Deaths that a view tells of.
+const DEATHS_MAX: usize = 32;
 
 /// Whole pages for so many bytes.
 fn pages_for(bytes: u64) -> u64 {

@@ -5,7 +5,8 @@ use std::collections::BTreeMap;
 
 use super::regions::{Directory, Removal};
 use super::{
-    Action, COORDINATOR, Control, Death, Introduction, Kind, LinkId, Member, Membership, RegionRecord, Want,
+    Action, COORDINATOR, Control, DEATHS_MAX, Death, Introduction, Kind, LinkId, Member, Membership,
+    RegionRecord, Want,
 };
 use crate::coherence::NodeSet;
 use crate::config::NODES_MAX;
@@ -64,7 +65,7 @@ impl Coordinator {
                 | Control::Died { .. }
                 | Control::Joined { .. }
                 | Control::JoinRefused(_)
-                | Control::View { .. }
+                | Control::View(_)
                 | Control::AllocReply { .. }
                 | Control::RemoveReply { .. }
                 | Control::RegionAdded(_)
@@ -93,7 +94,7 @@ impl Coordinator {
         let regions = regions.map(|(_, record)| record.clone()).collect();
         let control = Control::Joined { id, view: shared.view.clone(), regions };
         shared.actions.push_back(Action::SendLink { link, control });
-        self.publish(shared, Vec::new(), Some(id));
+        self.publish(shared, Some(id));
         shared.actions.push_back(Action::ViewChanged { left: Vec::new(), died: Vec::new() });
     }
 
@@ -137,8 +138,8 @@ impl Coordinator {
     }
 
     /// Tells everybody the view, except a newcomer that has it already.
-    fn publish(&mut self, shared: &mut Membership, died: Vec<Death>, except: Option<NodeId>) {
-        let control = Control::View { view: shared.view.clone(), died };
+    fn publish(&mut self, shared: &mut Membership, except: Option<NodeId>) {
+        let control = Control::View(shared.view.clone());
         for member in &shared.view.members {
             if Some(member.id) != except && member.id != COORDINATOR {
                 shared.actions.push_back(Action::Send { to: member.id, control: control.clone() });
@@ -149,7 +150,7 @@ impl Coordinator {
     fn on_leave(&mut self, shared: &mut Membership, from: NodeId) {
         shared.actions.push_back(Action::Send { to: from, control: Control::LeaveAck });
         if let Some(member) = self.take_out(shared, from) {
-            self.publish(shared, Vec::new(), None);
+            self.publish(shared, None);
             shared.actions.push_back(Action::ViewChanged { left: vec![member.clone()], died: Vec::new() });
             self.after_departure(shared, &member);
         }
@@ -161,8 +162,13 @@ impl Coordinator {
             return;
         }
         if let Some(member) = self.take_out(shared, node) {
-            let died = vec![Death { member: member.clone(), how }];
-            self.publish(shared, died.clone(), None);
+            let death = Death { member: member.clone(), how };
+            let died = vec![death.clone()];
+            shared.view.deaths.push_back((shared.view.epoch, death));
+            if shared.view.deaths.len() > DEATHS_MAX {
+                shared.view.deaths.pop_front();
+            }
+            self.publish(shared, None);
             shared.actions.push_back(Action::ViewChanged { left: Vec::new(), died });
             self.after_departure(shared, &member);
         }
