@@ -9,6 +9,7 @@ pub mod coherence;
 pub mod config;
 pub mod error;
 pub mod membership;
+pub mod net;
 pub mod page;
 pub mod settings;
 
