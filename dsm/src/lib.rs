@@ -7,6 +7,9 @@
 pub mod codec;
 pub mod config;
 pub mod error;
+pub mod fault;
+#[allow(unsafe_code)]
+pub mod io;
 pub mod page;
 
 pub use error::{Error, Result};
