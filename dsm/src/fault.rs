@@ -86,8 +86,9 @@ pub struct ArenaOptions {
     pub pool: PagePool,
 }
 
-/// One node's memory. [`Memory`] is implemented for `&Arena`; those calls, [`Arena::settle`] and the
-/// range forms run under the node's core lock, one at a time.
+/// One node's memory. [`Memory`] is implemented for `&Arena`. All calls that concern pages or regions
+/// run under the node's core lock, one at a time: a thread may run on before the call that raised its
+/// page's access has returned.
 pub struct Arena {
     // The order of the fields is the order of the end: no handler may find the arena, and the handler
     // thread must have stopped, before the views go.

@@ -150,16 +150,19 @@ fn pass_on(number: i32, info: *mut libc::siginfo_t, context: *mut c_void) {
     match previous.handler() {
         SigHandler::Handler(handler) => handler(number),
         SigHandler::SigAction(handler) => handler(number, info, context),
-        SigHandler::SigIgn if !by_kernel => {}
+        SigHandler::SigIgn if !by_kernel => return,
         SigHandler::SigIgn | SigHandler::SigDfl => {
             let action = SigAction::new(SigHandler::SigDfl, SaFlags::empty(), SigSet::empty());
-            // SAFETY: the default action runs no code of ours. Returning repeats the instruction,
-            // which now ends the process with the right signal and the right core dump.
+            // SAFETY: the default action runs no code of ours.
             let _ = unsafe { sigaction(signal, &action) };
-            if !by_kernel {
-                let _ = raise(signal);
-            }
         }
+    }
+    // With the default action set, by us or by the previous handler (Rust's own does so), returning
+    // repeats the instruction, which ends the process with the right signal and core dump. A signal
+    // that was sent has no instruction to repeat.
+    let default = current(signal).is_ok_and(|action| matches!(action.handler(), SigHandler::SigDfl));
+    if default && !by_kernel {
+        let _ = raise(signal);
     }
 }
 

@@ -38,7 +38,7 @@ fn a_fault_names_its_instruction_and_its_thread() {
 fn a_load_of_a_hole_maps_it_read_only() {
     on_each_backend(2, |rig| {
         assert_eq!(rig.load(0), 0);
-        assert_eq!(rig.arena.access(PageId(0)), Access::Read);
+        assert_eq!(rig.locked(|memory| memory.access(PageId(0))), Access::Read);
         rig.store(0, 3);
         assert_eq!(rig.faults(), [(0, Access::Read), (0, Access::Write)]);
     });
@@ -138,11 +138,11 @@ fn a_mapping_that_the_kernel_took_comes_back_without_a_message() {
         assert_eq!(rig.load(1), 0);
         rig.faults();
         // As reclaim does when it swaps the pages out.
-        match &rig.arena.mapper {
+        rig.locked(|memory| match &memory.mapper {
             Mapper::Userfault { view, .. } => view.drop_pages(0..2 * PAGE_SIZE).unwrap(),
             Mapper::Mprotect { view, .. } => view.protect(0..2 * PAGE_SIZE, Access::None).unwrap(),
             Mapper::Nothing => unreachable!("a view was asked for"),
-        }
+        });
         rig.store(0, 2);
         assert_eq!(rig.load(1), 0);
         assert_eq!(rig.faults(), []);
@@ -180,7 +180,7 @@ fn a_range_continue_passes_over_pages_that_are_mapped() {
             continue;
         };
         let rig = Rig::new(backend, 8);
-        rig.arena.populate(PageId(0), 6).unwrap();
+        rig.locked(|memory| memory.populate(PageId(0), 6)).unwrap();
         // Mapped behind the record's back, so that the one CONTINUE over all eight meets them.
         rig.arena.raise(2..4, Access::None, Access::Write);
         rig.arena.raise(5..6, Access::None, Access::Read);
@@ -233,7 +233,7 @@ fn a_discarded_page_has_no_memory_and_reads_as_zero() {
 #[test]
 fn populated_pages_still_fault() {
     on_each_backend(4, |rig| {
-        rig.arena.populate(PageId(0), 4).unwrap();
+        rig.locked(|memory| memory.populate(PageId(0), 4)).unwrap();
         assert_eq!(rig.arena.backed_pages(), 4);
         assert_eq!(rig.load(3), 0);
         assert_eq!(rig.faults(), [(3, Access::Read)]);
@@ -244,9 +244,9 @@ fn populated_pages_still_fault() {
 fn a_region_mapped_again_starts_empty() {
     on_each_backend(4, |rig| {
         rig.store(1, 8);
-        rig.arena.unmap_region(PageId(0), 4).unwrap();
+        rig.locked(|memory| memory.unmap_region(PageId(0), 4)).unwrap();
         assert_eq!((rig.arena.backed_pages(), rig.arena.store.blocks()), (0, 0));
-        rig.arena.map_region(PageId(0), 4).unwrap();
+        rig.locked(|memory| memory.map_region(PageId(0), 4)).unwrap();
         rig.faults();
         assert_eq!(rig.load(1), 0);
         assert_eq!(rig.faults(), [(1, Access::Read)]);
@@ -256,12 +256,12 @@ fn a_region_mapped_again_starts_empty() {
 #[test]
 fn regions_do_not_overlap_and_stay_inside_the_arena() {
     on_each_backend(8, |rig| {
-        rig.arena.unmap_region(PageId(4), 4).unwrap();
+        rig.locked(|memory| memory.unmap_region(PageId(4), 4)).unwrap();
         assert!(rig.arena.map_region(PageId(3), 2).is_err());
         assert!(rig.arena.map_region(PageId(6), 3).is_err());
         assert!(rig.arena.map_region(PageId(6), 0).is_err());
         assert!(rig.arena.map_region(PageId(u64::MAX), 2).is_err());
-        rig.arena.map_region(PageId(4), 2).unwrap();
+        rig.locked(|memory| memory.map_region(PageId(4), 2)).unwrap();
         rig.store(5, 1);
         assert_eq!(rig.runtime_word(5), 1);
     });
@@ -271,7 +271,7 @@ fn regions_do_not_overlap_and_stay_inside_the_arena() {
 #[should_panic(expected = "p3 is in no region")]
 fn a_call_for_a_page_outside_every_region_panics() {
     let rig = Rig::new(Backend::Mprotect, 4);
-    rig.arena.unmap_region(PageId(3), 1).unwrap();
+    rig.locked(|memory| memory.unmap_region(PageId(3), 1)).unwrap();
     (&rig.arena).protect(PageId(3), Access::Read);
 }
 
