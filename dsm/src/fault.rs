@@ -24,6 +24,7 @@ mod events;
 mod handler;
 #[allow(unsafe_code)]
 mod map;
+mod mapper;
 mod mprotect;
 mod probe;
 #[allow(unsafe_code)]
@@ -41,10 +42,8 @@ pub use doctor::{Check, Health, doctor};
 
 use access::{AccessMap, Backing};
 use ample_stack::StackPool;
-use events::EventThread;
 use map::{AppView, Store};
-use mprotect::{Mprotect, Target};
-use uffd::{Delivery, Uffd};
+use mapper::Mapper;
 
 /// A load or store of the application that the MMU stopped.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -110,22 +109,6 @@ struct Shared {
     counts: counts::Counters,
     stacks: StackPool,
     sink: OnceLock<Weak<dyn FaultSink>>,
-}
-
-/// The application's view and what protects it.
-enum Mapper {
-    /// This node has no application.
-    Nothing,
-    Userfault {
-        /// Stops before the view goes.
-        _events: Option<EventThread>,
-        uffd: Arc<Uffd>,
-        view: AppView,
-    },
-    Mprotect {
-        protections: Mprotect,
-        view: AppView,
-    },
 }
 
 impl Arena {
@@ -203,13 +186,8 @@ impl Arena {
             return Err(Error::Invalid(format!("{page:?} is in a region already")));
         }
         assert!(self.shared.sink.get().is_some() || self.base().is_none(), "nobody answers page faults");
-        let opened = self.mapper.open_region(&self.store, &range);
-        if let Err(error) = opened {
-            if let Some(view) = self.mapper.view() {
-                let _ = view.unmap(bytes(&range));
-            }
-            return Err(Error::os(format!("mapping a region of {pages} pages at {start:?}"), error));
-        }
+        let what = || format!("mapping a region of {pages} pages at {start:?}");
+        self.mapper.open_region(&self.store, &range).map_err(|error| Error::os(what(), error))?;
         self.shared.access.open(range.clone());
         // Accessible only now that stores fault: a stray pointer can have changed nothing.
         self.mapper.admit(&range);
@@ -221,7 +199,7 @@ impl Arena {
     pub fn unmap_region(&self, start: PageId, pages: u64) -> Result<()> {
         let range = self.checked(start, pages)?;
         let fails = |error| Error::os(format!("unmapping {pages} pages at {start:?}"), error);
-        self.mapper.close_region(&self.shared, &range).map_err(fails)?;
+        self.mapper.close_region(&self.shared.access, &range).map_err(fails)?;
         self.store.punch(bytes(&range)).map_err(fails)?;
         self.shared.access.close(range);
         Ok(())
@@ -241,13 +219,7 @@ impl Arena {
             return false;
         }
         self.shared.counts.count_settled();
-        match &self.mapper {
-            Mapper::Nothing => {}
-            Mapper::Userfault { .. } => self.raise(run_of(fault.page), Access::None, access),
-            Mapper::Mprotect { protections, view } => {
-                protections.restore(self.target(view), fault.page);
-            }
-        }
+        self.mapper.restore(&self.shared.access, &self.store, fault.page, access);
         true
     }
 
@@ -271,7 +243,8 @@ impl Arena {
         self.protect_range(start, contents.len() as u64, access);
     }
 
-    /// Allocates the memory of pages ahead of need (0.2 us a page instead of 3). Their bytes stay.
+    /// Allocates the memory of pages ahead of need (0.2 us a page instead of 3). Their bytes stay. The
+    /// one call that needs no lock, being slow; the region must stay mapped meanwhile.
     pub fn populate(&self, start: PageId, pages: u64) -> Result<()> {
         let range = self.checked(start, pages)?;
         let what = || format!("allocating {pages} pages at {start:?}");
@@ -289,11 +262,7 @@ impl Arena {
 
     /// What happened so far.
     pub fn counts(&self) -> FaultCounts {
-        let reductions = match &self.mapper {
-            Mapper::Mprotect { protections, .. } => protections.reductions(),
-            Mapper::Nothing | Mapper::Userfault { .. } => 0,
-        };
-        self.shared.counts.read(reductions)
+        self.shared.counts.read(self.mapper.reductions())
     }
 
     /// Carries a run of pages from one access to another.
@@ -306,37 +275,9 @@ impl Arena {
                 self.shared.access.set_backed(page, Backing::Memory);
             }
         }
-        match &self.mapper {
-            Mapper::Nothing => {}
-            Mapper::Userfault { view, .. } if new == Access::None => {
-                expect(view.drop_pages(bytes(&run)), "unmapping pages");
-            }
-            Mapper::Userfault { .. } => self.raise(run.clone(), old, new),
-            Mapper::Mprotect { protections, view } => {
-                protections.set(self.target(view), run.clone(), new);
-            }
-        }
+        self.mapper.change(&self.shared.access, &self.store, run.clone(), old, new);
         for page in run.map(PageId) {
             self.shared.access.set_granted(page, new);
-        }
-    }
-
-    /// Maps or re-protects pages under userfaultfd.
-    fn raise(&self, run: Range<u64>, old: Access, new: Access) {
-        let Mapper::Userfault { uffd, view, .. } = &self.mapper else {
-            unreachable!("callers have matched the mapper");
-        };
-        let start = view.address(bytes(&run).start);
-        let addresses = start..start + bytes(&run).len();
-        match (old, new) {
-            (_, Access::None) => {}
-            (Access::None, Access::Read | Access::Write) => {
-                let touch = |address: usize| self.store.touch(address - view.address(0));
-                expect(uffd.map(addresses, new, touch), "mapping pages");
-            }
-            (Access::Read | Access::Write, Access::Read | Access::Write) => {
-                expect(uffd.write_protect(addresses, new), "write-protecting pages");
-            }
         }
     }
 
@@ -360,10 +301,6 @@ impl Arena {
             None => self.store.touch(offset),
         }
         self.shared.access.set_backed(page, Backing::Memory);
-    }
-
-    fn target<'a>(&'a self, view: &'a AppView) -> Target<'a> {
-        Target { view, access: &self.shared.access }
     }
 
     fn checked(&self, start: PageId, pages: u64) -> Result<Range<u64>> {
@@ -400,71 +337,6 @@ impl Memory for &Arena {
         assert_eq!(self.access(page), Access::None, "{page:?} is in use");
         expect(self.store.punch(bytes(&run_of(page))), "giving memory back");
         self.shared.access.set_backed(page, Backing::Hole);
-    }
-}
-
-impl Mapper {
-    fn start(view: Option<AppView>, shared: &Arc<Shared>, options: &ArenaOptions) -> Result<Mapper> {
-        let Some(view) = view else {
-            return Ok(Mapper::Nothing);
-        };
-        let open = |delivery| {
-            Uffd::open(delivery).map(Arc::new).map_err(|why| Error::Refused(format!("userfaultfd: {why}")))
-        };
-        match shared.backend {
-            Backend::None => Ok(Mapper::Nothing),
-            Backend::Signal => Ok(Mapper::Userfault { _events: None, uffd: open(Delivery::Signal)?, view }),
-            Backend::Thread => {
-                let uffd = open(Delivery::Message)?;
-                let events = EventThread::start(uffd.clone(), shared.clone())?;
-                Ok(Mapper::Userfault { _events: Some(events), uffd, view })
-            }
-            Backend::Mprotect => {
-                Ok(Mapper::Mprotect { protections: Mprotect::new(options.mappings_max), view })
-            }
-        }
-    }
-
-    fn view(&self) -> Option<&AppView> {
-        match self {
-            Mapper::Nothing => None,
-            Mapper::Userfault { view, .. } | Mapper::Mprotect { view, .. } => Some(view),
-        }
-    }
-
-    /// Maps a region's pages, without access.
-    fn open_region(&self, store: &Store, range: &Range<u64>) -> std::io::Result<()> {
-        match self {
-            Mapper::Nothing => Ok(()),
-            Mapper::Userfault { uffd, view, .. } => {
-                view.map(store, bytes(range))?;
-                let start = view.address(bytes(range).start);
-                uffd.register(start..start + bytes(range).len())
-            }
-            Mapper::Mprotect { view, .. } => Ok(view.map(store, bytes(range))?),
-        }
-    }
-
-    /// Lets accesses to a region reach the backend.
-    fn admit(&self, range: &Range<u64>) {
-        match self {
-            Mapper::Nothing => {}
-            Mapper::Userfault { view, .. } => {
-                expect(view.protect(bytes(range), Access::Write), "admitting a region");
-            }
-            Mapper::Mprotect { protections, .. } => protections.add_region(range.clone()),
-        }
-    }
-
-    fn close_region(&self, shared: &Shared, range: &Range<u64>) -> std::io::Result<()> {
-        match self {
-            Mapper::Nothing => Ok(()),
-            Mapper::Userfault { view, .. } => Ok(view.unmap(bytes(range))?),
-            Mapper::Mprotect { protections, view } => {
-                protections.remove_region(Target { view, access: &shared.access }, range.clone());
-                Ok(view.unmap(bytes(range))?)
-            }
-        }
     }
 }
 

@@ -2,6 +2,7 @@
 //! to the sink. It resolves nothing itself; the later install wakes the thread that faulted.
 
 use std::ops::ControlFlow;
+use std::os::fd::AsFd;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::thread::JoinHandle;
@@ -10,7 +11,6 @@ use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 use nix::sys::signal::{SigSet, SigmaskHow};
-use std::os::fd::AsFd;
 
 use super::handler::die;
 use super::uffd::{Event, Uffd};
@@ -33,9 +33,10 @@ impl EventThread {
         // The thread inherits the mask: a signal handler that ran on it could fault, and nobody else
         // would be left to resolve that.
         let mask = SigSet::all().thread_swap_mask(SigmaskHow::SIG_BLOCK).expect("valid arguments");
-        let thread = std::thread::Builder::new()
-            .name("dsm-faults".into())
-            .spawn(move || while wait(&uffd, &ends).is_continue() && pump(&uffd, &arena) {});
+        let thread = std::thread::Builder::new().name("dsm-faults".into()).spawn(move || {
+            let mut events = Vec::with_capacity(EVENTS_MAX);
+            while wait(&uffd, &ends).is_continue() && pump(&uffd, &arena, &mut events) {}
+        });
         mask.thread_set_mask().expect("valid arguments");
         let thread = thread.map_err(|error| Error::os("starting the page fault thread", error))?;
         Ok(EventThread { stop, thread: Some(thread) })
@@ -66,15 +67,14 @@ fn wait(uffd: &Uffd, stop: &EventFd) -> ControlFlow<()> {
 }
 
 /// Hands over the events that are there; false when nobody takes them any more.
-fn pump(uffd: &Uffd, arena: &Shared) -> bool {
-    let mut events = Vec::with_capacity(EVENTS_MAX);
-    if let Err(error) = uffd.read_events(&mut events, EVENTS_MAX) {
+fn pump(uffd: &Uffd, arena: &Shared, events: &mut Vec<Event>) -> bool {
+    if let Err(error) = uffd.read_events(events, EVENTS_MAX) {
         die(format_args!("reading page faults: {error}"));
     }
     let Some(sink) = arena.sink() else {
         return false;
     };
-    for Event { address, access, thread } in events {
+    for Event { address, access, thread } in events.drain(..) {
         // The kernel does not say which instruction it was.
         let fault = PageFault { page: arena.page_of(address), access, instruction: 0, thread };
         arena.counts.count(&fault);

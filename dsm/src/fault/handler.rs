@@ -110,14 +110,16 @@ fn on_fault(number: i32, info: *mut libc::siginfo_t, context: *mut c_void) -> Co
         Backend::Mprotect => number == libc::SIGSEGV && info.si_code == SEGV_ACCERR,
         Backend::Thread | Backend::None => false,
     };
-    if !expected || !arena.access.in_region(page) {
+    // SAFETY: the kernel passes the interrupted thread's context.
+    let context = unsafe { &*context.cast::<libc::ucontext_t>() };
+    let instruction = instruction(context);
+    // No access makes shared memory executable.
+    let executes = arena.addresses.contains(&(instruction as usize));
+    if !expected || executes || !arena.access.in_region(page) {
         explain(&arena, address, info.si_code);
         return ControlFlow::Continue(());
     }
-    // SAFETY: the kernel passes the interrupted thread's context.
-    let context = unsafe { &*context.cast::<libc::ucontext_t>() };
-    let (access, instruction) = (wanted(context), instruction(context));
-    let fault = PageFault { page, access, instruction, thread: current_thread() };
+    let fault = PageFault { page, access: wanted(context), instruction, thread: current_thread() };
     resolve(&arena, fault, &context.uc_stack);
     ControlFlow::Break(())
 }
@@ -177,10 +179,12 @@ fn explain(arena: &Shared, address: usize, code: i32) {
             std::process::id(),
             arena.process
         )
-    } else if code == BUS_MCEERR_AR && arena.access.in_region(arena.page_of(address)) {
+    } else if !arena.access.in_region(arena.page_of(address)) {
+        writeln!(line, "dsm: {address:#x} lies in the arena but in no region: a stray or stale pointer")
+    } else if code == BUS_MCEERR_AR {
         writeln!(line, "dsm: the machine's memory behind {address:#x} is broken")
     } else {
-        writeln!(line, "dsm: {address:#x} lies in the arena but in no region: a stray or stale pointer")
+        writeln!(line, "dsm: {address:#x} is shared memory, which cannot be executed: a stray jump")
     };
     line.print();
 }

@@ -56,6 +56,12 @@ impl AppView {
         self.base + offset
     }
 
+    /// Addresses of a range.
+    pub(super) fn span(&self, range: Range<usize>) -> Range<usize> {
+        check(&range, self.len);
+        self.base + range.start..self.base + range.end
+    }
+
     /// Maps a range of the store, still without any access.
     pub(super) fn map(&self, store: &Store, range: Range<usize>) -> Result<(), Errno> {
         let flags = MapFlags::MAP_SHARED | MapFlags::MAP_FIXED | MapFlags::MAP_NORESERVE;

@@ -31,6 +31,7 @@ fn child() {
         "null" => null_dereference(backend),
         "killed" => raise_a_segmentation_signal(backend),
         "stray" => stray_pointer(backend),
+        "jump" => jump_into_shared_memory(backend),
         "overflow" => overflow_the_stack(backend),
         "lock" => touch_while_locked(backend),
         "panic" => panic_in_the_sink(backend),
@@ -145,6 +146,19 @@ fn stray_pointer(backend: Backend) {
     rig.locked(|memory| memory.unmap_region(PageId(2), 2)).unwrap();
     rig.store(1, 1);
     rig.store(3, 1);
+}
+
+#[test]
+fn a_jump_into_shared_memory_dies_with_the_cause() {
+    dies("jump", &ALL, Signal::SIGSEGV, "cannot be executed");
+}
+
+fn jump_into_shared_memory(backend: Backend) {
+    let rig = Rig::new(backend, 2);
+    rig.store(1, 0xc3);
+    // SAFETY: none; the child is meant to die here.
+    let function = unsafe { std::mem::transmute::<*mut u64, extern "C" fn()>(rig.word(1, 0)) };
+    function();
 }
 
 #[test]

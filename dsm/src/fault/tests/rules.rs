@@ -182,8 +182,8 @@ fn a_range_continue_passes_over_pages_that_are_mapped() {
         let rig = Rig::new(backend, 8);
         rig.locked(|memory| memory.populate(PageId(0), 6)).unwrap();
         // Mapped behind the record's back, so that the one CONTINUE over all eight meets them.
-        rig.arena.raise(2..4, Access::None, Access::Write);
-        rig.arena.raise(5..6, Access::None, Access::Read);
+        map_behind_the_record(&rig, 2..4, Access::Write);
+        map_behind_the_record(&rig, 5..6, Access::Read);
         rig.locked(|memory| memory.protect_range(PageId(0), 8, Access::Read));
         for page in 0..8 {
             assert_eq!(rig.load(page), 0);
@@ -195,6 +195,11 @@ fn a_range_continue_passes_over_pages_that_are_mapped() {
         let wanted: Vec<_> = (0..8).map(|page| (page, Access::Write)).collect();
         assert_eq!(rig.faults(), wanted);
     }
+}
+
+fn map_behind_the_record(rig: &Rig, pages: Range<u64>, access: Access) {
+    let Arena { mapper, store, shared, .. } = &rig.arena;
+    mapper.change(&shared.access, store, pages, Access::None, access);
 }
 
 #[test]
