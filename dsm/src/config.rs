@@ -130,3 +130,22 @@ pub mod membership {
     /// Longest wait for the other ranks of a program to join.
     pub const JOIN_TIMEOUT: Span = Span::from_ms(30_000);
 }
+
+/// Bounds of the page fault machinery.
+pub mod fault {
+    /// Arenas of one process: the signal handlers search them one by one.
+    pub const ARENAS_MAX: usize = 64;
+    /// Bytes of the stack that a fault is resolved on when the signal came on an alternate stack.
+    /// Untouched pages of it cost nothing.
+    pub const HANDLER_STACK_LEN: usize = 256 << 10;
+    /// Such stacks that an arena keeps: more threads may fault at once, and map one each time.
+    pub const HANDLER_STACKS_MAX: usize = 64;
+    /// Page faults taken from the userfaultfd in one read.
+    pub const EVENTS_MAX: usize = 32;
+    /// Mappings of a process if the kernel does not say: its own default.
+    pub const MAPPINGS_DEFAULT: usize = 65_530;
+    /// Pages that lose their mappings together when those run out: 4 MiB.
+    pub const NEIGHBOURHOOD_PAGES: u64 = 1024;
+    /// Bytes of the private buffer between shared memory and a file.
+    pub const BOUNCE_LEN: usize = 64 << 10;
+}

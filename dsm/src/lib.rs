@@ -10,6 +10,9 @@ pub mod config;
 pub mod error;
 pub mod membership;
 pub mod net;
+pub mod fault;
+#[allow(unsafe_code)]
+pub mod io;
 pub mod page;
 pub mod settings;
 
