@@ -119,6 +119,35 @@ pub mod coherence {
     pub const LEAVE_WRITE_BACKS_MAX: usize = 64;
 }
 
+/// Bounds of a node's shell.
+pub mod node {
+    use super::Span;
+
+    /// Messages kept that a later view must explain, or whose sender is no member yet.
+    pub const EARLY_MESSAGES_MAX: usize = 4096;
+    /// Bytes of them.
+    pub const EARLY_BYTES_MAX: usize = 16 << 20;
+    /// Messages kept for a member whose session has not come yet.
+    pub const UNSENT_MESSAGES_MAX: usize = 4096;
+    /// Datagrams that the progress thread takes in before it looks at the timers again.
+    pub const RECEIVE_BURST: usize = 64;
+    /// Pages in one batch: what fits a datagram of 64 KiB.
+    pub const BATCH_PAGES_MAX: usize = 15;
+    /// Page buffers kept for the next page.
+    pub const PAGE_POOL_MAX: usize = 1024;
+    /// After the last message, timers are looked at every [`ACTIVE_TICK`] for this long, so that a
+    /// thread that hands the socket back need not wake the progress thread.
+    pub const ACTIVE_FOR: Span = Span::from_ms(10);
+    /// See [`ACTIVE_FOR`].
+    pub const ACTIVE_TICK: Span = Span::from_ms(1);
+    /// Longest sleep of the progress thread.
+    pub const SLEEP_MAX: Span = Span::from_ms(250);
+    /// Longest wait for the acknowledgement of the last messages when a node stops.
+    pub const FLUSH_MAX: Span = Span::from_ms(1_000);
+    /// Longest that a node tries to leave.
+    pub const LEAVE_MAX: Span = Span::from_ms(20_000);
+}
+
 /// Times of the membership protocol.
 pub mod membership {
     use super::Span;
