@@ -13,9 +13,11 @@ mod counters;
 mod credit;
 mod endpoint;
 mod handshake;
+pub mod inject;
 mod message;
 mod session;
 mod transmit;
+pub mod udp;
 pub mod wire;
 
 pub use counters::Counters;
