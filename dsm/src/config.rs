@@ -12,6 +12,8 @@ pub const MESSAGE_LEN_MAX: usize = 1 << 20;
 pub mod net {
     use super::Span;
 
+    /// Bytes asked for a socket's buffers; most systems give less to an ordinary user.
+    pub const SOCKET_BUFFER: usize = 4 << 20;
     /// Packet numbers behind the newest that the duplicate window remembers.
     pub const DUPLICATE_WINDOW: u64 = 8192;
     /// Ranges in one ACK frame.
@@ -140,6 +142,10 @@ pub mod node {
     pub const ACTIVE_FOR: Span = Span::from_ms(10);
     /// See [`ACTIVE_FOR`].
     pub const ACTIVE_TICK: Span = Span::from_ms(1);
+    /// Longest spin before a thread sleeps: about what waking an idle core costs.
+    pub const SPIN_MAX: Span = Span::from_us(50);
+    /// Shortest spin, so that success can be noticed again.
+    pub const SPIN_MIN: Span = Span::from_us(2);
     /// Longest sleep of the progress thread.
     pub const SLEEP_MAX: Span = Span::from_ms(250);
     /// Longest wait for the acknowledgement of the last messages when a node stops.

@@ -4,15 +4,18 @@
 //! the node that has it, over reliable UDP of its own, and keeps all copies coherent by invalidation.
 #![deny(unsafe_code)]
 
+pub mod admin;
 pub mod codec;
 pub mod coherence;
 pub mod config;
 pub mod error;
+mod key;
 pub mod membership;
 pub mod net;
 pub mod fault;
 #[allow(unsafe_code)]
 pub mod io;
+pub mod node;
 pub mod page;
 pub mod settings;
 

@@ -403,11 +403,20 @@ impl Membership {
     }
 
     /// This node leaves; ends with [`Action::Left`]. Its pages and locks must be given back before.
+    /// The coordinator leaves last.
     pub fn leave(&mut self) {
-        if self.is_coordinator() {
+        match &mut self.coordinator {
+            Some(coordinator) => {
+                coordinator.leaving = true;
+                self.leave_if_last();
+            }
+            None => self.ask(Control::Leave),
+        }
+    }
+
+    fn leave_if_last(&mut self) {
+        if self.view.members.len() == 1 {
             self.actions.push_back(Action::Left);
-        } else {
-            self.ask(Control::Leave);
         }
     }
 

@@ -36,6 +36,23 @@ impl CoreSection {
     }
 }
 
+impl CoreSection {
+    /// Runs `work`, which waits for something without the lock, with signals as they were before the
+    /// section: a thread that waits for long must be interruptible.
+    pub fn outside<T>(&mut self, work: impl FnOnce() -> T) -> T {
+        SECTIONS.set(SECTIONS.get() - 1);
+        if let Some(mask) = &self.mask {
+            mask.thread_set_mask().expect("valid arguments");
+        }
+        let result = work();
+        if self.mask.is_some() {
+            asynchronous().thread_swap_mask(SigmaskHow::SIG_BLOCK).expect("valid arguments");
+        }
+        SECTIONS.set(SECTIONS.get() + 1);
+        result
+    }
+}
+
 impl Drop for CoreSection {
     fn drop(&mut self) {
         SECTIONS.set(SECTIONS.get() - 1);

@@ -16,6 +16,8 @@ use crate::page::{Incarnation, NodeId, PageId};
 #[derive(Clone, Default)]
 pub(super) struct Coordinator {
     directory: Directory,
+    /// The coordinator itself wants to leave.
+    pub(super) leaving: bool,
     /// Regions that some members have yet to map or unmap.
     changing: BTreeMap<PageId, Change>,
 }
@@ -186,6 +188,9 @@ impl Coordinator {
         }
         for start in self.directory.user_gone(member.id) {
             self.start_removal(shared, start);
+        }
+        if self.leaving {
+            shared.leave_if_last();
         }
         if let Kind::Rank { program, .. } = member.intro.kind
             && shared.view.ranks(program).next().is_none()

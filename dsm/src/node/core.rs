@@ -115,7 +115,7 @@ impl Core {
             None => self.brain.membership = Some(Membership::coordinator(self.brain.intro.clone())),
             Some(addr) => match self.endpoint.connect(now, addr) {
                 Ok(session) => self.brain.coordinator_session = Some(session),
-                Err(error) => self.brain.fatal = Some(Fatal::NotJoined(format!("{addr}: {error}"))),
+                Err(error) => self.brain.fatal(Fatal::NotJoined(format!("{addr}: {error}"))),
             },
         }
     }
@@ -129,7 +129,9 @@ impl Core {
     }
 
     /// Carries outputs around until there are none: afterwards only datagrams are left to send.
-    pub(super) fn settle(&mut self, now: Time, arena: &Arena) {
+    /// True if there was anything.
+    pub(super) fn settle(&mut self, now: Time, arena: &Arena) -> bool {
+        let mut any = false;
         loop {
             let mut moved = false;
             while let Some(event) = self.endpoint.poll_event() {
@@ -146,16 +148,13 @@ impl Core {
                 self.on_closed(session, "it sent a message that does not decode");
                 moved = true;
             }
-            for (session, query) in std::mem::take(&mut self.brain.queries) {
-                let answer = self.answer(query, arena);
-                self.send_to_session(now, session, channel::ANSWER, &answer);
-                moved = true;
-            }
+            any |= moved;
             if !moved {
                 break;
             }
         }
         self.brain.check_joined();
+        any
     }
 
     /// Runs the coherence timers and the heartbeat.
@@ -177,7 +176,8 @@ impl Core {
         let (expired, kept) =
             std::mem::take(&mut brain.departing).into_iter().partition(|&(_, until)| until <= now);
         brain.departing = kept;
-        for (session, _) in Vec::<(SessionHandle, Time)>::from(expired) {
+        let expired: Vec<(SessionHandle, Time)> = expired;
+        for (session, _) in expired {
             self.endpoint.close(now, session, 0, "you have left");
             brain.peers.closed(session);
         }
@@ -408,21 +408,30 @@ impl Core {
         let _ = self.endpoint.send(now, session, message, Priority::Control);
     }
 
-    fn answer(&mut self, query: Query, arena: &Arena) -> Answer {
+    /// Questions that have come since the last call.
+    pub(super) fn take_queries(&mut self) -> Vec<(SessionHandle, Query)> {
+        std::mem::take(&mut self.brain.queries)
+    }
+
+    /// Carries out what is asked of the coordinator; questions about status are answered by the shell.
+    pub(super) fn command(&mut self, query: Query) -> Answer {
+        let Some(membership) = self.brain.membership.as_mut().filter(|m| m.is_coordinator()) else {
+            return Answer::Done(Err("only the coordinator can do that".into()));
+        };
         match query {
-            Query::Status => Answer::Status(Box::new(super::status::node_status(self, arena))),
-            Query::Cluster => Answer::Cluster(Box::new(super::status::cluster_status(self))),
-            Query::RemoveRegion(name) => match &mut self.brain.membership {
-                Some(membership) => Answer::Done(membership.remove_now(&name)),
-                None => Answer::Done(Err("this node is no member yet".into())),
-            },
+            Query::RemoveRegion(name) => Answer::Done(membership.remove_now(&name)),
             Query::Shutdown => {
-                if let Some(membership) = &mut self.brain.membership {
-                    membership.shut_down("the cluster was asked to stop");
-                }
+                membership.shut_down("it was asked to");
                 Answer::Done(Ok(()))
             }
+            Query::Cluster => Answer::Cluster(Box::new(super::status::cluster_status(self))),
+            Query::Status => Answer::Done(Err("answered elsewhere".into())),
         }
+    }
+
+    /// Answers a question.
+    pub(super) fn send_answer(&mut self, now: Time, session: SessionHandle, answer: &Answer) {
+        self.send_to_session(now, session, channel::ANSWER, answer);
     }
 }
 
@@ -503,8 +512,12 @@ impl Brain {
         let Some(member) = membership.view().member(node) else { return };
         if node == COORDINATOR && !membership.is_coordinator() {
             let name = format!("{}: {how}", member.describe());
-            if self.leaving.is_none() {
-                self.fatal(Fatal::Died { node, name });
+            match self.leaving.take() {
+                // It has nobody left to let go.
+                Some(op) => {
+                    self.waits.end(op, Outcome::Membership);
+                }
+                None => self.fatal(Fatal::Died { node, name }),
             }
         } else {
             let incarnation = member.intro.incarnation;
