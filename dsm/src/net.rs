@@ -20,6 +20,9 @@ mod transmit;
 pub mod udp;
 pub mod wire;
 
+#[cfg(test)]
+mod tests;
+
 pub use counters::Counters;
 pub use endpoint::{
     CLOSE_VIOLATION, CloseReason, ConnectError, ConnectRefused, Endpoint, EndpointConfig, Event,

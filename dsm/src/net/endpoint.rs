@@ -308,6 +308,8 @@ impl Endpoint {
         match session.handle_packet(now, packet.number, len, packet.payload, &mut deliver_here) {
             Ok(Verdict::Open) => {
                 let is_active = session.is_active(now);
+                // An acknowledgement opens windows; data may call for one at once.
+                self.table.mark_ready(index, &mut self.ready);
                 self.update(index);
                 if is_active && (!was_active || now >= self.reshare_at) {
                     self.reshare(now);

@@ -114,7 +114,11 @@ pub(super) enum Handshake {
     Welcome(Welcome),
     Refuse(Refuse),
     /// A hello of another protocol version, which may be laid out differently behind its nonce.
-    ForeignHello { version: Version, nonce: Nonce, session: SessionId },
+    ForeignHello {
+        version: Version,
+        nonce: Nonce,
+        session: SessionId,
+    },
 }
 
 /// Why a handshake packet is dropped.

@@ -148,11 +148,17 @@ impl UdpSocket {
         socket.set_nonblocking(true).map_err(|e| fail("non-blocking mode", e))?;
         Self::grow_buffers(&socket, buffer);
         let options = if addr.is_ipv4() {
-            setsockopt(&socket, sockopt::Ipv4RecvErr, &true)
-                .and(setsockopt(&socket, options::MtuDiscover, &options::PMTUDISC_PROBE))
+            setsockopt(&socket, sockopt::Ipv4RecvErr, &true).and(setsockopt(
+                &socket,
+                options::MtuDiscover,
+                &options::PMTUDISC_PROBE,
+            ))
         } else {
-            setsockopt(&socket, sockopt::Ipv6RecvErr, &true)
-                .and(setsockopt(&socket, options::MtuDiscoverV6, &options::PMTUDISC_PROBE))
+            setsockopt(&socket, sockopt::Ipv6RecvErr, &true).and(setsockopt(
+                &socket,
+                options::MtuDiscoverV6,
+                &options::PMTUDISC_PROBE,
+            ))
         };
         options.map_err(|e| fail("options", e.into()))?;
         let receive_buffer =

@@ -226,11 +226,9 @@ impl Table {
     pub(super) fn oldest_half_open(&self) -> Option<u16> {
         let ages = self.slots.iter().zip(0u16..).filter_map(|(slot, index)| match &slot.state {
             State::HalfOpen(half) => Some((half.age, index)),
-            State::Free
-            | State::Connecting(_)
-            | State::Welcomed(_)
-            | State::Live(_)
-            | State::Closing(_) => None,
+            State::Free | State::Connecting(_) | State::Welcomed(_) | State::Live(_) | State::Closing(_) => {
+                None
+            }
         });
         ages.min().map(|(_, index)| index)
     }

@@ -85,10 +85,8 @@ impl Session {
         let mut fragments = Fragments::new();
         for (priority, limit) in [(Priority::Control, limits.control), (Priority::Bulk, limits.bulk)] {
             while fragments.len() < FRAGMENTS_PER_PACKET_MAX {
-                let room = Room {
-                    here: limit.saturating_sub(buf.len()),
-                    empty: limits.datagram - HEADER_LEN,
-                };
+                let room =
+                    Room { here: limit.saturating_sub(buf.len()), empty: limits.datagram - HEADER_LEN };
                 let Some(taken) = self.outbox.take(priority, room) else { break };
                 self.put_taken(taken, buf);
                 fragments.push(taken.fragment);

@@ -58,7 +58,8 @@ impl Mtu {
             return None;
         }
         let present = self.present;
-        let size = self.sizes.iter_mut().rev().find(|s| s.is_open() && s.bytes > present && s.bytes <= bound)?;
+        let size =
+            self.sizes.iter_mut().rev().find(|s| s.is_open() && s.bytes > present && s.bytes <= bound)?;
         size.probe = Probe::OnItsWay;
         Some(size.bytes)
     }
@@ -160,8 +161,7 @@ mod tests {
     #[test]
     fn all_sizes_are_probed_at_once_and_the_largest_that_arrives_wins() {
         let mut mtu = Mtu::new(MTU_LIMIT);
-        let probes: Vec<usize> =
-            std::iter::from_fn(|| mtu.poll_probe(Time(0), usize::MAX)).collect();
+        let probes: Vec<usize> = std::iter::from_fn(|| mtu.poll_probe(Time(0), usize::MAX)).collect();
         assert_eq!(probes, [MTU_LIMIT, 8972, MTU_PAGE, 1472]);
         assert_eq!(mtu.on_probe_acked(8972), Some(8972));
         assert_eq!(mtu.on_probe_acked(1472), None);

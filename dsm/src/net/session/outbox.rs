@@ -392,8 +392,7 @@ mod tests {
         let first = outbox.take(Priority::Bulk, WIDE).unwrap();
         outbox.on_lost(first.fragment);
         let small = Room { here: 619, empty: 619 };
-        let again: Vec<Taken> =
-            std::iter::from_fn(|| outbox.take(Priority::Bulk, small)).take(3).collect();
+        let again: Vec<Taken> = std::iter::from_fn(|| outbox.take(Priority::Bulk, small)).take(3).collect();
         assert_eq!(again[0].cut, Cut::Part { total: 1100 });
         assert_eq!((again[0].fragment.len, again[1].fragment.len), (600, 500));
         assert_eq!((again[0].id, again[0].send, again[2].id), (0, Send::Again, 1));

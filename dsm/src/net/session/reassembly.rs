@@ -173,7 +173,9 @@ mod tests {
     fn pieces_in_any_order_make_one_delivery() {
         let mut reassembly = Reassembly::new();
         let mut delivered = Vec::new();
-        for (offset, bytes) in [(6, &b"ghi"[..]), (0, b"abc"), (2, b"cde"), (0, b"abc"), (3, b"def"), (0, b"a")] {
+        for (offset, bytes) in
+            [(6, &b"ghi"[..]), (0, b"abc"), (2, b"cde"), (0, b"abc"), (3, b"def"), (0, b"a")]
+        {
             reassembly.accept_piece(piece(0, offset, 9, bytes), &mut |m| delivered.push(m.to_vec())).unwrap();
         }
         assert_eq!(delivered, [b"abcdefghi".to_vec()]);
@@ -187,7 +189,9 @@ mod tests {
         reassembly.accept_piece(piece(0, 0, 9, b"abc"), &mut no_delivery).unwrap();
         let error = reassembly.accept_piece(piece(0, 3, 8, b"def"), &mut no_delivery);
         assert_eq!(error, Err(Violation::Contradiction));
-        for (offset, total, bytes) in [(8, 9, &b"xy"[..]), (10, 9, b""), (0, u32::MAX, b"x"), (u32::MAX, 9, b"x")] {
+        for (offset, total, bytes) in
+            [(8, 9, &b"xy"[..]), (10, 9, b""), (0, u32::MAX, b"x"), (u32::MAX, 9, b"x")]
+        {
             let error = reassembly.accept_piece(piece(1, offset, total, bytes), &mut no_delivery);
             assert_eq!(error, Err(Violation::FragmentBounds));
         }

@@ -157,7 +157,12 @@ impl Recovery {
     }
 
     /// Works an acknowledgement in. On an error nothing was changed.
-    pub(super) fn on_ack(&mut self, now: Time, ack: &Ack<'_>, found: &mut Findings) -> Result<(), AckOfUnsent> {
+    pub(super) fn on_ack(
+        &mut self,
+        now: Time,
+        ack: &Ack<'_>,
+        found: &mut Findings,
+    ) -> Result<(), AckOfUnsent> {
         if ack.largest >= self.next_number() {
             return Err(AckOfUnsent);
         }
