@@ -270,14 +270,13 @@ impl Arena {
         if old == new {
             return;
         }
-        if new != Access::None {
-            for page in run.clone().map(PageId) {
-                self.shared.access.set_backed(page, Backing::Memory);
-            }
-        }
         self.mapper.change(&self.shared.access, &self.store, run.clone(), old, new);
         for page in run.map(PageId) {
             self.shared.access.set_granted(page, new);
+            if new != Access::None {
+                // Whoever may load the page may have made the kernel allocate it.
+                self.shared.access.set_backed(page, Backing::Memory);
+            }
         }
     }
 

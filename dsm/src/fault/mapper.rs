@@ -120,6 +120,11 @@ impl Mapper {
             Mapper::Userfault { uffd, view, .. } => match (old, new) {
                 (_, Access::None) => expect(view.drop_pages(bytes(&run)), "unmapping pages"),
                 (Access::None, Access::Read | Access::Write) => {
+                    // CONTINUE would refuse holes, one by one.
+                    for hole in run.clone().map(PageId).filter(|page| !access.is_backed(*page)) {
+                        store.touch(bytes(&run_of(hole)).start);
+                    }
+                    // What the record takes for memory may still be a hole, after an allocation failed.
                     let touch = |address: usize| store.touch(address - view.address(0));
                     expect(uffd.map(view.span(bytes(&run)), new, touch), "mapping pages");
                 }
