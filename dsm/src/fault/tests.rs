@@ -32,6 +32,8 @@ struct Core {
 
 impl Local {
     fn grant(&self, fault: PageFault) {
+        // As a failed system call on the way would.
+        nix::errno::Errno::set_raw(libc::EIO);
         let _section = CoreSection::enter();
         let mut core = self.core.lock();
         if self.arena.settle(&fault) {
