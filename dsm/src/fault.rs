@@ -58,8 +58,8 @@ pub struct PageFault {
     pub thread: u32,
 }
 
-/// Who answers page faults: the node. An answer ends with [`Arena::settle`] or a [`Memory`] call that
-/// raises the page's access.
+/// Who answers page faults: the node. Under the core's lock it first asks [`Arena::settle`], then its
+/// protocol; an answer ends with a [`Memory`] call that raises the page's access.
 pub trait FaultSink: Send + Sync {
     /// Called in the faulting thread, inside a signal handler; returns when the access was raised, or
     /// ends the process. If it returns early, the instruction faults again.

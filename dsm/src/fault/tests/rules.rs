@@ -24,6 +24,38 @@ fn a_read_modify_write_faults_once_and_as_a_write() {
 }
 
 #[test]
+fn an_access_across_two_pages_faults_on_both() {
+    on_each_backend(2, |rig| {
+        let across = rig.word(0, 511).wrapping_byte_add(4);
+        // SAFETY: eight bytes inside the region, around its page boundary.
+        unsafe { across.write_unaligned(u64::MAX) };
+        assert_eq!(rig.faults(), [(0, Access::Write), (1, Access::Write)]);
+        assert_eq!(rig.runtime_word(1), u64::from(u32::MAX));
+        rig.protect(0, Access::None);
+        // SAFETY: as above.
+        assert_eq!(unsafe { across.read_unaligned() }, u64::MAX);
+        assert_eq!(rig.faults(), [(0, Access::Read)]);
+    });
+}
+
+#[test]
+fn a_copy_over_many_pages_faults_on_each() {
+    on_each_backend(16, |rig| {
+        let bytes = vec![7u8; 8 * PAGE_SIZE];
+        // SAFETY: the first half of the region; the source is private memory.
+        unsafe { rig.word(0, 0).cast::<u8>().copy_from_nonoverlapping(bytes.as_ptr(), bytes.len()) };
+        // SAFETY: from one half of the region to the other.
+        unsafe { rig.word(8, 0).copy_from_nonoverlapping(rig.word(0, 0), 8 * PAGE_SIZE / 8) };
+        for page in 0..16 {
+            assert_eq!(rig.runtime_word(page), u64::from_ne_bytes([7; 8]));
+        }
+        let mut faults = rig.faults();
+        faults.sort();
+        assert_eq!(faults, (0..16).map(|page| (page, Access::Write)).collect::<Vec<_>>());
+    });
+}
+
+#[test]
 fn a_fault_names_its_instruction_and_its_thread() {
     on_each_backend(2, |rig| {
         rig.store(0, 1);
