@@ -190,7 +190,7 @@ impl Arena {
         self.mapper.open_region(&self.store, &range).map_err(|error| Error::os(what(), error))?;
         self.shared.access.open(range.clone());
         // Accessible only now that stores fault: a stray pointer can have changed nothing.
-        self.mapper.admit(&range);
+        self.mapper.admit(&self.shared.access, &range);
         Ok(())
     }
 

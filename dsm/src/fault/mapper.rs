@@ -80,13 +80,15 @@ impl Mapper {
     }
 
     /// Lets accesses to a region reach the mechanism.
-    pub(super) fn admit(&self, pages: &Range<u64>) {
+    pub(super) fn admit(&self, access: &AccessMap, pages: &Range<u64>) {
         match self {
             Mapper::Nothing => {}
             Mapper::Userfault { view, .. } => {
                 expect(view.protect(bytes(pages), Access::Write), "admitting a region");
             }
-            Mapper::Mprotect { protections, .. } => protections.add_region(pages.clone()),
+            Mapper::Mprotect { protections, view } => {
+                protections.add_region(Target { view, access }, pages.clone());
+            }
         }
     }
 

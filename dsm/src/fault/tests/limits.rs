@@ -63,6 +63,32 @@ fn pages_that_lost_their_mappings_return_together() {
 }
 
 #[test]
+fn regions_that_come_and_go_keep_the_count_of_mappings_right() {
+    let options = ArenaOptions { mappings_max: Some(64), ..options(Backend::Mprotect, 4096) };
+    let rig = Rig::with(options);
+    for round in 1..20 {
+        for page in (0..4096).step_by(3) {
+            rig.store(page, round);
+        }
+        // A hole in the region's midst, at changing places, then whole again.
+        let start = PageId(100 * round);
+        rig.locked(|memory| memory.unmap_region(start, 1001)).unwrap();
+        for page in (0..start.0).step_by(3) {
+            rig.protect(page, Access::None);
+        }
+        rig.locked(|memory| memory.map_region(start, 1001)).unwrap();
+        assert_eq!(rig.load(start.0), 0);
+    }
+    // Down first: pages that lost their mappings have their access on paper only.
+    rig.locked(|memory| memory.protect_range(PageId(0), 4096, Access::None));
+    rig.locked(|memory| memory.protect_range(PageId(0), 4096, Access::Write));
+    let Mapper::Mprotect { protections, .. } = &rig.arena.mapper else {
+        unreachable!("the backend was forced");
+    };
+    assert_eq!(protections.edges(), 0);
+}
+
+#[test]
 fn the_setting_is_parsed_and_refused_with_the_choices() {
     assert_eq!("auto".parse::<BackendChoice>().unwrap(), BackendChoice::Auto);
     for backend in [Backend::Signal, Backend::Thread, Backend::Mprotect, Backend::None] {
