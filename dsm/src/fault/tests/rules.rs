@@ -264,12 +264,12 @@ fn ranges_change_access_like_single_pages() {
 fn a_discarded_page_has_no_memory_and_reads_as_zero() {
     on_each_backend(2, |rig| {
         rig.store(0, 5);
-        assert_eq!(rig.arena.backed_pages(), 1);
+        assert_eq!(rig.locked(|memory| memory.backed_pages()), 1);
         rig.protect(0, Access::None);
         rig.locked(|memory| memory.discard(PageId(0)));
         assert_eq!(rig.runtime_word(0), 0);
         // Reading it did not bring the memory back.
-        assert_eq!((rig.arena.backed_pages(), rig.arena.store.blocks()), (0, 0));
+        assert_eq!((rig.locked(|memory| memory.backed_pages()), rig.arena.store.blocks()), (0, 0));
         rig.faults();
         assert_eq!(rig.load(0), 0);
         assert_eq!(rig.faults(), [(0, Access::Read)]);
@@ -280,7 +280,7 @@ fn a_discarded_page_has_no_memory_and_reads_as_zero() {
 fn populated_pages_still_fault() {
     on_each_backend(4, |rig| {
         rig.locked(|memory| memory.populate(PageId(0), 4)).unwrap();
-        assert_eq!(rig.arena.backed_pages(), 4);
+        assert_eq!(rig.locked(|memory| memory.backed_pages()), 4);
         assert_eq!(rig.load(3), 0);
         assert_eq!(rig.faults(), [(3, Access::Read)]);
     });
@@ -291,7 +291,7 @@ fn a_region_mapped_again_starts_empty() {
     on_each_backend(4, |rig| {
         rig.store(1, 8);
         rig.locked(|memory| memory.unmap_region(PageId(0), 4)).unwrap();
-        assert_eq!((rig.arena.backed_pages(), rig.arena.store.blocks()), (0, 0));
+        assert_eq!((rig.locked(|memory| memory.backed_pages()), rig.arena.store.blocks()), (0, 0));
         rig.locked(|memory| memory.map_region(PageId(0), 4)).unwrap();
         rig.faults();
         assert_eq!(rig.load(1), 0);
