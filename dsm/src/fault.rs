@@ -58,8 +58,8 @@ pub struct PageFault {
     pub thread: u32,
 }
 
-/// Who answers page faults: the node. An answer ends with [`Arena::settle`] or a [`Memory`] call that
-/// raises the page's access.
+/// Who answers page faults: the node. Under the core's lock it first asks [`Arena::settle`], then its
+/// protocol; an answer ends with a [`Memory`] call that raises the page's access.
 pub trait FaultSink: Send + Sync {
     /// Called in the faulting thread, inside a signal handler; returns when the access was raised, or
     /// ends the process. If it returns early, the instruction faults again.
@@ -190,7 +190,7 @@ impl Arena {
         self.mapper.open_region(&self.store, &range).map_err(|error| Error::os(what(), error))?;
         self.shared.access.open(range.clone());
         // Accessible only now that stores fault: a stray pointer can have changed nothing.
-        self.mapper.admit(&range);
+        self.mapper.admit(&self.shared.access, &range);
         Ok(())
     }
 
@@ -270,14 +270,13 @@ impl Arena {
         if old == new {
             return;
         }
-        if new != Access::None {
-            for page in run.clone().map(PageId) {
-                self.shared.access.set_backed(page, Backing::Memory);
-            }
-        }
         self.mapper.change(&self.shared.access, &self.store, run.clone(), old, new);
         for page in run.map(PageId) {
             self.shared.access.set_granted(page, new);
+            if new != Access::None {
+                // Whoever may load the page may have made the kernel allocate it.
+                self.shared.access.set_backed(page, Backing::Memory);
+            }
         }
     }
 

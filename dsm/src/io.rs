@@ -58,7 +58,7 @@ pub unsafe fn write(output: &mut impl Write, from: *const u8, len: usize) -> io:
 /// Writes `len` bytes of shared memory to `output`. After an error a part has been written.
 ///
 /// # Safety
-/// As for [`write`].
+/// As for [`write()`].
 pub unsafe fn write_all(output: &mut impl Write, from: *const u8, len: usize) -> io::Result<()> {
     let mut bounce = vec![0; len.min(BOUNCE_LEN)];
     let mut done = 0;
@@ -80,7 +80,7 @@ unsafe fn store(to: *mut u8, bytes: &[u8]) {
 }
 
 /// # Safety
-/// As for [`write`], with `bytes.len()` as the length.
+/// As for [`write()`], with `bytes.len()` as the length.
 unsafe fn load(from: *const u8, bytes: &mut [u8]) {
     // SAFETY: the caller vouches for the source, and `bytes` is private memory.
     unsafe { ptr::copy_nonoverlapping(from, bytes.as_mut_ptr(), bytes.len()) }

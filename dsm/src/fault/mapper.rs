@@ -80,13 +80,15 @@ impl Mapper {
     }
 
     /// Lets accesses to a region reach the mechanism.
-    pub(super) fn admit(&self, pages: &Range<u64>) {
+    pub(super) fn admit(&self, access: &AccessMap, pages: &Range<u64>) {
         match self {
             Mapper::Nothing => {}
             Mapper::Userfault { view, .. } => {
                 expect(view.protect(bytes(pages), Access::Write), "admitting a region");
             }
-            Mapper::Mprotect { protections, .. } => protections.add_region(pages.clone()),
+            Mapper::Mprotect { protections, view } => {
+                protections.add_region(Target { view, access }, pages.clone());
+            }
         }
     }
 
@@ -120,6 +122,11 @@ impl Mapper {
             Mapper::Userfault { uffd, view, .. } => match (old, new) {
                 (_, Access::None) => expect(view.drop_pages(bytes(&run)), "unmapping pages"),
                 (Access::None, Access::Read | Access::Write) => {
+                    // CONTINUE would refuse holes, one by one.
+                    for hole in run.clone().map(PageId).filter(|page| !access.is_backed(*page)) {
+                        store.touch(bytes(&run_of(hole)).start);
+                    }
+                    // What the record takes for memory may still be a hole, after an allocation failed.
                     let touch = |address: usize| store.touch(address - view.address(0));
                     expect(uffd.map(view.span(bytes(&run)), new, touch), "mapping pages");
                 }

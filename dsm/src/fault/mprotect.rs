@@ -46,15 +46,25 @@ impl Mprotect {
         Mprotect { runs_max, state: Mutex::new(State::default()) }
     }
 
-    pub(super) fn add_region(&self, pages: Range<u64>) {
-        self.state.lock().regions.push(pages);
+    /// Counts a region in, whose pages are in the record already.
+    pub(super) fn add_region(&self, target: Target<'_>, pages: Range<u64>) {
+        let mut state = self.state.lock();
+        state.edges += edges(target.access, &pages);
+        state.regions.push(pages);
     }
 
+    /// Counts a part of the regions out, which is in the record still.
     pub(super) fn remove_region(&self, target: Target<'_>, pages: Range<u64>) {
         let mut state = self.state.lock();
-        // One run again, so that the count is right without it.
-        state.set(target, pages.clone(), Access::None).expect("removing mappings needs none");
-        state.regions.retain(|region| *region != pages);
+        // One run again, so that only its ends are left to count out.
+        let reset = state.set(target, pages.clone(), Access::None);
+        assert_eq!(reset, Ok(()), "taking the mappings of a region that ends");
+        state.edges -= edges(target.access, &pages);
+        let rest = |region: &Range<u64>| {
+            [region.start..region.end.min(pages.start), region.start.max(pages.end)..region.end]
+        };
+        let regions = state.regions.iter().flat_map(rest).filter(|rest| !rest.is_empty()).collect();
+        state.regions = regions;
     }
 
     /// Gives the pages this very access.
@@ -85,6 +95,12 @@ impl Mprotect {
         let start = (extent.start..page.0).rev().take_while(lost).last().unwrap_or(page.0);
         let end = (page.0 + 1..extent.end).take_while(lost).last().unwrap_or(page.0) + 1;
         self.set(target, start..end, access);
+    }
+
+    /// Places where the protection changes, as counted.
+    #[cfg(test)]
+    pub(super) fn edges(&self) -> usize {
+        self.state.lock().edges
     }
 
     /// Neighbourhoods that lost their mappings so far.
@@ -146,7 +162,7 @@ impl State {
     }
 }
 
-/// Changes of protection inside and at the ends of a range. A region's own ends do not count.
+/// Changes of protection inside and at the ends of a range, between pages of regions.
 fn edges(access: &AccessMap, pages: &Range<u64>) -> usize {
     let mut before = pages.start.checked_sub(1).and_then(|page| access.mapped(PageId(page)));
     let mut edges = 0;

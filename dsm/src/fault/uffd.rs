@@ -106,7 +106,8 @@ impl Uffd {
                 Some(Errno::EEXIST) => {
                     let page = next..next + PAGE_SIZE;
                     self.write_protect(page.clone(), access)?;
-                    // Write-protecting wakes nobody, yet a reader may wait for this page.
+                    // Write-protecting wakes nobody, and a spare wake-up is cheaper than a thread
+                    // that sleeps for ever.
                     self.wake(page)?;
                     next += PAGE_SIZE;
                 }

@@ -29,9 +29,8 @@ pub(super) fn mix_states(rig: &Rig) {
 
 #[test]
 fn a_large_region_in_mixed_states_works_under_userfaultfd() {
-    match BackendChoice::Only(Backend::Signal).decide() {
-        Ok(backend) => mix_states(&Rig::new(backend, PAGES)),
-        Err(why) => eprintln!("SKIPPED: {why}"),
+    if is_available(Backend::Signal) {
+        mix_states(&Rig::new(Backend::Signal, PAGES));
     }
 }
 
@@ -61,6 +60,32 @@ fn pages_that_lost_their_mappings_return_together() {
     (0..16).for_each(|page| assert_eq!(rig.load(page), 0));
     let after = rig.arena.counts();
     assert!(after.settled - before.settled <= 1, "{before:?} {after:?}");
+}
+
+#[test]
+fn regions_that_come_and_go_keep_the_count_of_mappings_right() {
+    let options = ArenaOptions { mappings_max: Some(64), ..options(Backend::Mprotect, 4096) };
+    let rig = Rig::with(options);
+    for round in 1..6 {
+        for page in (0..4096).step_by(3) {
+            rig.store(page, round);
+        }
+        // A hole in the region's midst, at changing places, then whole again.
+        let start = PageId(100 * round);
+        rig.locked(|memory| memory.unmap_region(start, 1001)).unwrap();
+        for page in (0..start.0).step_by(3) {
+            rig.protect(page, Access::None);
+        }
+        rig.locked(|memory| memory.map_region(start, 1001)).unwrap();
+        assert_eq!(rig.load(start.0), 0);
+    }
+    // Down first: pages that lost their mappings have their access on paper only.
+    rig.locked(|memory| memory.protect_range(PageId(0), 4096, Access::None));
+    rig.locked(|memory| memory.protect_range(PageId(0), 4096, Access::Write));
+    let Mapper::Mprotect { protections, .. } = &rig.arena.mapper else {
+        unreachable!("the backend was forced");
+    };
+    assert_eq!(protections.edges(), 0);
 }
 
 #[test]
