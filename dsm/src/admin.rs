@@ -39,8 +39,7 @@ impl Admin {
         let mut bind = coordinator;
         bind.set_port(0);
         let socket = UdpSocket::bind(bind, crate::config::net::SOCKET_BUFFER)?;
-        let random =
-            || getrandom::u64().map_err(|error| Error::Refused(format!("random numbers: {error}")));
+        let random = || getrandom::u64().map_err(|error| Error::Refused(format!("random numbers: {error}")));
         let config = EndpointConfig::new(key, Incarnation(random()?), version(), socket.receive_buffer());
         let mut endpoint = Endpoint::new(config, random()?);
         let clock = Instant::now();
@@ -70,11 +69,8 @@ impl Admin {
         let own = self.endpoint.peer(self.coordinator).map(|(addr, _)| addr);
         for member in &mut cluster.members {
             // A member that does not answer is listed without a status.
-            let session = if Some(member.addr) == own {
-                Ok(self.coordinator)
-            } else {
-                self.connect_to(member.addr)
-            };
+            let session =
+                if Some(member.addr) == own { Ok(self.coordinator) } else { self.connect_to(member.addr) };
             member.status = session.and_then(|session| self.status(session)).ok();
         }
         Ok(cluster)

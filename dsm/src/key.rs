@@ -31,7 +31,8 @@ impl ClusterKey {
         let mut bytes = [0; 32];
         getrandom::fill(&mut bytes).map_err(|error| Error::Refused(format!("random numbers: {error}")))?;
         let fail = |error| Error::os(format!("key file {}", path.display()), error);
-        let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path).map_err(fail)?;
+        let mut file =
+            OpenOptions::new().write(true).create_new(true).mode(0o600).open(path).map_err(fail)?;
         let digits: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
         writeln!(file, "{digits}").map_err(fail)?;
         Ok(ClusterKey::new(bytes))

@@ -29,6 +29,7 @@ use nix::sys::eventfd::EventFd;
 use nix::sys::signal::{SigSet, SigmaskHow, Signal};
 use parking_lot::{Mutex, MutexGuard};
 
+use self::core::{Core, Fatal};
 use crate::coherence::{BarrierId, Failure, Input, LockId, OpId, Placement};
 use crate::config::membership::JOIN_TIMEOUT;
 use crate::config::node::{FLUSH_MAX, LEAVE_MAX, PAGE_POOL_MAX};
@@ -40,7 +41,6 @@ use crate::net::udp::{DATAGRAM_MAX, Outlet, UdpSocket};
 use crate::net::{ClusterKey, Endpoint, EndpointConfig, TransmitBuf, Version};
 use crate::page::{Access, GlobalAddr, Incarnation, NodeId, PageId, PagePool, Span, Time};
 use crate::settings::Settings;
-use self::core::{Core, Fatal};
 use poller::Poller;
 use pump::{Receiver, Spin};
 use waits::Outcome;
@@ -214,10 +214,8 @@ impl Node {
 
     /// Leaves the cluster: writes back what the node owns and gives its locks back. Without daemons,
     /// where the ranks hold the memory, it waits until all ranks leave.
-    pub fn leave(mut self) -> Result<()> {
-        let result = self.inner.leave(Departure::Leave);
-        self.stop();
-        result
+    pub fn leave(&self) -> Result<()> {
+        self.inner.leave(Departure::Leave)
     }
 
     /// Waits until somebody asks the cluster to stop. An error names the node whose death ended it.
@@ -441,8 +439,9 @@ impl Inner {
         if self.left.swap(true, Ordering::AcqRel) {
             return Ok(());
         }
-        let without_daemons =
-            self.with_core(|core| core.brain.membership.as_ref().is_some_and(|m| m.view().daemons().count() == 0));
+        let without_daemons = self.with_core(|core| {
+            core.brain.membership.as_ref().is_some_and(|m| m.view().daemons().count() == 0)
+        });
         let result = match (self.kind, departure) {
             (Kind::Rank { .. }, Departure::Leave) if without_daemons => {
                 // The memory is in the ranks: nobody may go while somebody needs it.
@@ -530,7 +529,8 @@ impl Inner {
             Failure::Leaving => Error::Left,
             Failure::Abandoned => Error::Timeout { what: "waiting for a lock".into(), after_ms: 0 },
             Failure::BarrierMisuse => Error::Invalid(
-                "two threads of one rank at the same barrier, or ranks that disagree about its members".into(),
+                "two threads of one rank at the same barrier, or ranks that disagree about its members"
+                    .into(),
             ),
         }
     }

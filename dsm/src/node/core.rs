@@ -144,7 +144,12 @@ impl Core {
             }
             moved |= self.send_outputs(now);
             for session in std::mem::take(&mut self.brain.violators) {
-                self.endpoint.close(now, session, crate::net::CLOSE_VIOLATION, "message that does not decode");
+                self.endpoint.close(
+                    now,
+                    session,
+                    crate::net::CLOSE_VIOLATION,
+                    "message that does not decode",
+                );
                 self.on_closed(session, "it sent a message that does not decode");
                 moved = true;
             }
@@ -364,7 +369,8 @@ impl Core {
             let mut pages = 0;
             sends.retain(|(node, message, page)| {
                 let carried = usize::from(page.is_some());
-                let fits = *node == to && batch.len() < BATCH_MESSAGES_MAX && pages + carried <= BATCH_PAGES_MAX;
+                let fits =
+                    *node == to && batch.len() < BATCH_MESSAGES_MAX && pages + carried <= BATCH_PAGES_MAX;
                 if fits {
                     pages += carried;
                     batch.push((*message, page.take()));

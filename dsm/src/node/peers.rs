@@ -146,11 +146,6 @@ impl Peers {
         self.early_bytes = 0;
         std::mem::take(&mut self.early)
     }
-
-    /// Whether something is kept.
-    pub(super) fn has_early(&self) -> bool {
-        !self.early.is_empty()
-    }
 }
 
 /// The membership core's name for a session.

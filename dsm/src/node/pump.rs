@@ -18,9 +18,7 @@ use super::status::node_status;
 use super::waits::{Bell, Outcome, Parked};
 use super::{Inner, Locked, exit, receive_buffer};
 use crate::coherence::OpId;
-use crate::config::node::{
-    ACTIVE_FOR, ACTIVE_TICK, RECEIVE_BURST, SLEEP_MAX, SPIN_MAX, SPIN_MIN,
-};
+use crate::config::node::{ACTIVE_FOR, ACTIVE_TICK, RECEIVE_BURST, SLEEP_MAX, SPIN_MAX, SPIN_MIN};
 use crate::fault::CoreSection;
 use crate::net::udp::{Received, Sent};
 use crate::page::{Span, Time};
@@ -58,7 +56,10 @@ impl Spin {
 
 /// What a receive found, for the thread that must go back to the lock.
 enum Found {
-    Datagram { len: usize, from: std::net::SocketAddr },
+    Datagram {
+        len: usize,
+        from: std::net::SocketAddr,
+    },
     Refused(std::net::SocketAddr),
     /// A timer, a wake-up, or the end of the operation.
     Nothing,
@@ -189,8 +190,7 @@ impl Inner {
                 self.poller.disarm(&self.socket);
             }
             if locked.receiver == Receiver::Waiter(op) {
-                let buffer =
-                    buffer.get_or_insert_with(|| self.buffers.pop().unwrap_or_else(receive_buffer));
+                let buffer = buffer.get_or_insert_with(|| self.buffers.pop().unwrap_or_else(receive_buffer));
                 self.receive_as_waiter(locked, section, (op, bell), deadline, buffer);
             } else {
                 self.park(locked, section, op, bell);
