@@ -127,6 +127,8 @@ pub enum Input<'a> {
         /// The program.
         program: u64,
     },
+    /// A member has left in peace: what still waits for it at a barrier waits in vain.
+    NodeLeft(NodeId),
     /// A member is dead. No message of its incarnation is handled after this.
     NodeDied(NodeId),
     /// Write everything back, give every lock back, and be forgotten by all homes.
@@ -358,6 +360,7 @@ impl Coherence {
                 }
             }
             Input::ProgramEnded { program } => self.barriers.forget_program(program),
+            Input::NodeLeft(left) => self.barriers.on_node_left(self.me, &mut self.outbox, left),
             Input::NodeDied(dead) => self.on_node_died(now, dead, memory),
             Input::Leave { op } => {
                 self.cache.start_leaving(op);

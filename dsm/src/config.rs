@@ -12,6 +12,8 @@ pub const MESSAGE_LEN_MAX: usize = 1 << 20;
 pub mod net {
     use super::Span;
 
+    /// Bytes asked for a socket's buffers; most systems give less to an ordinary user.
+    pub const SOCKET_BUFFER: usize = 4 << 20;
     /// Packet numbers behind the newest that the duplicate window remembers.
     pub const DUPLICATE_WINDOW: u64 = 8192;
     /// Ranges in one ACK frame.
@@ -44,6 +46,62 @@ pub mod net {
     pub const ACK_DELAY_MAX: Span = Span::from_us(200);
     /// Longest handshake; then the connection attempt ends with an error.
     pub const HANDSHAKE_TIMEOUT: Span = Span::from_ms(3_000);
+    /// Wait before a hello is repeated; it doubles.
+    pub const HELLO_RETRY: Span = Span::from_ms(10);
+    /// Longest wait before a hello is repeated.
+    pub const HELLO_RETRY_MAX: Span = Span::from_ms(500);
+    /// How long a closed session answers late packets with its CLOSE.
+    pub const CLOSE_LINGER: Span = Span::from_ms(500);
+    /// CLOSE packets that a closed session sends at most.
+    pub const CLOSE_REPEATS_MAX: u32 = 8;
+    /// Bytes of the reason in a CLOSE frame.
+    pub const CLOSE_REASON_LEN_MAX: usize = 120;
+    /// Message ids between the oldest unacknowledged and the newest: what the receiver must remember.
+    pub const MESSAGE_WINDOW: u64 = 8192;
+    /// What one waiting message is charged besides its bytes, so that empty ones are bounded too.
+    pub const MESSAGE_OVERHEAD: usize = 256;
+    /// Message fragments in one packet: what the record of a sent packet holds inline.
+    pub const FRAGMENTS_PER_PACKET_MAX: usize = 16;
+    /// Shortest piece that a message is cut into, its last piece excepted.
+    pub const FRAGMENT_LEN_MIN: usize = 256;
+    /// Holes that one incomplete message may have: 1 MiB in pieces of 1,150 bytes, every other one lost, twice over.
+    pub const REASSEMBLY_RANGES_MAX: usize = 1024;
+    /// Incomplete messages that bulk may cause; the rest of the receiver's table is kept for control.
+    pub const REASSEMBLY_BULK_MESSAGES_MAX: usize = 48;
+    /// Bytes of incomplete messages that bulk may cause; the rest is kept for control.
+    pub const REASSEMBLY_BULK_BYTES_MAX: usize = 3 << 20;
+    /// Reassembly buffers of one peer that are kept for the next message.
+    pub const REASSEMBLY_SPARE_MAX: usize = 2;
+    /// Records of packets whose fate is open; half the receiver's duplicate window.
+    pub const SENT_PACKETS_MAX: usize = 4096;
+    /// Credit of a peer that is idle: one page datagram, a probe of 1,472 bytes and two small ones.
+    pub const CREDIT_PEER_MIN: usize = 12 << 10;
+    /// Credit that bulk leaves to control: two small datagrams.
+    pub const CREDIT_CONTROL_RESERVE: usize = 1536;
+    /// How long a peer counts as active after its last large datagram.
+    pub const CREDIT_ACTIVE: Span = Span::from_ms(20);
+    /// Bytes by which control may exceed the congestion window.
+    pub const CONGESTION_CONTROL_RESERVE: usize = 16 << 10;
+    /// Initial congestion window, once the path is known to carry large datagrams.
+    pub const CONGESTION_INITIAL_MAX: usize = 128 << 10;
+    /// Datagram that every path is assumed to carry (RFC 8899's BASE_PLPMTU).
+    pub const MTU_BASE: usize = 1200;
+    /// Datagram that carries a page and its headers; smaller credit still allows one of these.
+    pub const MTU_PAGE: usize = 4608;
+    /// Datagram sizes that are probed: Ethernet, one page, jumbo frames, loopback.
+    pub const MTU_PROBES: [usize; 4] = [1472, MTU_PAGE, 8972, MTU_LIMIT];
+    /// The largest UDP payload over IPv4.
+    pub const MTU_LIMIT: usize = 65_507;
+    /// Probes of one size that must be lost before the size is given up.
+    pub const MTU_PROBE_TRIES_MAX: u32 = 3;
+    /// Wait before sizes that were given up are probed again.
+    pub const MTU_RAISE_AFTER: Span = Span::from_ms(600_000);
+    /// Wait before probing after a black hole; it doubles up to [`MTU_RAISE_AFTER`].
+    pub const MTU_BLACK_HOLE_HOLD: Span = Span::from_ms(1_000);
+    /// Large packets lost in a row, none arriving, that mean a black hole.
+    pub const MTU_BLACK_HOLE_LOSSES: u32 = 6;
+    /// Datagrams that the loss injector holds back at one time.
+    pub const INJECTOR_QUEUE_MAX: usize = 16_384;
 }
 
 /// Bounds of the coherence protocol.
@@ -63,6 +121,39 @@ pub mod coherence {
     pub const LEAVE_WRITE_BACKS_MAX: usize = 64;
 }
 
+/// Bounds of a node's shell.
+pub mod node {
+    use super::Span;
+
+    /// Messages kept that a later view must explain, or whose sender is no member yet.
+    pub const EARLY_MESSAGES_MAX: usize = 4096;
+    /// Bytes of them.
+    pub const EARLY_BYTES_MAX: usize = 16 << 20;
+    /// Messages kept for a member whose session has not come yet.
+    pub const UNSENT_MESSAGES_MAX: usize = 4096;
+    /// Datagrams that the progress thread takes in before it looks at the timers again.
+    pub const RECEIVE_BURST: usize = 64;
+    /// Pages in one batch: what fits a datagram of 64 KiB.
+    pub const BATCH_PAGES_MAX: usize = 15;
+    /// Page buffers kept for the next page.
+    pub const PAGE_POOL_MAX: usize = 1024;
+    /// After the last message, timers are looked at every [`ACTIVE_TICK`] for this long, so that a
+    /// thread that hands the socket back need not wake the progress thread.
+    pub const ACTIVE_FOR: Span = Span::from_ms(10);
+    /// See [`ACTIVE_FOR`].
+    pub const ACTIVE_TICK: Span = Span::from_ms(1);
+    /// Longest spin before a thread sleeps: about what waking an idle core costs.
+    pub const SPIN_MAX: Span = Span::from_us(50);
+    /// Shortest spin, so that success can be noticed again.
+    pub const SPIN_MIN: Span = Span::from_us(2);
+    /// Longest sleep of the progress thread.
+    pub const SLEEP_MAX: Span = Span::from_ms(250);
+    /// Longest wait for the acknowledgement of the last messages when a node stops.
+    pub const FLUSH_MAX: Span = Span::from_ms(1_000);
+    /// Longest that a node tries to leave.
+    pub const LEAVE_MAX: Span = Span::from_ms(20_000);
+}
+
 /// Times of the membership protocol.
 pub mod membership {
     use super::Span;
@@ -73,4 +164,23 @@ pub mod membership {
     pub const DEAD_AFTER: Span = Span::from_ms(3_000);
     /// Longest wait for the other ranks of a program to join.
     pub const JOIN_TIMEOUT: Span = Span::from_ms(30_000);
+}
+
+/// Bounds of the page fault machinery.
+pub mod fault {
+    /// Arenas of one process: the signal handlers search them one by one.
+    pub const ARENAS_MAX: usize = 64;
+    /// Bytes of the stack that a fault is resolved on when the signal came on an alternate stack.
+    /// Untouched pages of it cost nothing.
+    pub const HANDLER_STACK_LEN: usize = 256 << 10;
+    /// Such stacks that an arena keeps: more threads may fault at once, and map one each time.
+    pub const HANDLER_STACKS_MAX: usize = 64;
+    /// Page faults taken from the userfaultfd in one read.
+    pub const EVENTS_MAX: usize = 32;
+    /// Mappings of a process if the kernel does not say: its own default.
+    pub const MAPPINGS_DEFAULT: usize = 65_530;
+    /// Pages that lose their mappings together when those run out: 4 MiB.
+    pub const NEIGHBOURHOOD_PAGES: u64 = 1024;
+    /// Bytes of the private buffer between shared memory and a file.
+    pub const BOUNCE_LEN: usize = 64 << 10;
 }

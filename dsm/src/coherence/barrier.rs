@@ -120,7 +120,9 @@ impl Barriers {
         }
     }
 
-    pub(super) fn on_node_died(&mut self, me: NodeId, outbox: &mut Outbox, dead: NodeId) {
+    /// Breaks what is counted here. Only the home knows whether the node left before or after its last
+    /// barrier ended: a member may hear of the leave before it hears of its release.
+    pub(super) fn on_node_left(&mut self, me: NodeId, outbox: &mut Outbox, dead: NodeId) {
         let mut barriers: Vec<BarrierId> = self.homes.keys().copied().collect();
         barriers.sort_unstable();
         for barrier in barriers {
@@ -133,6 +135,11 @@ impl Barriers {
                 }
             }
         }
+    }
+
+    /// Breaks what is counted here, and what this node waits for, even if its home is dead too.
+    pub(super) fn on_node_died(&mut self, me: NodeId, outbox: &mut Outbox, dead: NodeId) {
+        self.on_node_left(me, outbox, dead);
         let mut broken: Vec<BarrierId> = self.members.keys().copied().collect();
         broken.sort_unstable();
         for barrier in broken {

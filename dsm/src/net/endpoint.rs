@@ -1,0 +1,614 @@
+//! All sessions of a node behind one socket: who a datagram is for, and whose turn it is to send.
+//!
+//! A value without socket, clock or thread: `handle_x` takes what happened, `poll_x` yields what is
+//! to be done. Handshakes run here (`endpoint/opening.rs`); an established session is `session.rs`.
+//! A session is found by the low bits of its id; nothing is answered to who names none of ours.
+
+mod opening;
+mod table;
+
+use std::collections::VecDeque;
+use std::net::SocketAddr;
+
+use crate::config::net::{CLOSE_LINGER, CLOSE_REPEATS_MAX, CREDIT_ACTIVE, MTU_LIMIT};
+use crate::net::counters::Counters;
+use crate::net::credit::Share;
+use crate::net::handshake::{ClusterKey, Keys, Version};
+use crate::net::message::{OutMessage, Priority};
+use crate::net::session::{SendError, Session, Verdict, Violation};
+use crate::net::transmit::{Transmit, TransmitBuf};
+use crate::net::wire::{self, Packet, SessionId, TYPE_DATA, TYPE_HELLO, TYPE_REFUSE, TYPE_WELCOME};
+use crate::page::{Incarnation, Span, Time};
+
+use opening::Reply;
+use table::{Closing, State, Table};
+
+/// CLOSE code of a session that ended because the other side broke the protocol.
+pub const CLOSE_VIOLATION: u16 = 0xffff;
+
+/// What an endpoint is made with.
+#[derive(Clone, Debug)]
+pub struct EndpointConfig {
+    /// The cluster's secret.
+    pub key: ClusterKey,
+    /// This start of the node.
+    pub incarnation: Incarnation,
+    /// What peers must have too.
+    pub version: Version,
+    /// Bytes of the socket's receive buffer, as read back from it.
+    pub socket_buffer: usize,
+    /// The longest datagram to try.
+    pub mtu_max: usize,
+}
+
+impl EndpointConfig {
+    /// A configuration with the largest MTU.
+    pub fn new(key: ClusterKey, incarnation: Incarnation, version: Version, socket_buffer: usize) -> Self {
+        EndpointConfig { key, incarnation, version, socket_buffer, mtu_max: MTU_LIMIT }
+    }
+}
+
+/// Names a session of this endpoint, from `connect` or [`Event::Connected`] on. Never means another one later.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct SessionHandle {
+    index: u32,
+    generation: u32,
+}
+
+impl SessionHandle {
+    /// The handle as a number, for who must not know this type.
+    pub fn to_bits(self) -> u64 {
+        u64::from(self.generation) << 32 | u64::from(self.index)
+    }
+
+    /// The handle of [`SessionHandle::to_bits`].
+    pub fn from_bits(bits: u64) -> Self {
+        SessionHandle { index: bits as u32, generation: (bits >> 32) as u32 }
+    }
+}
+
+/// Which side sent the hello.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Side {
+    /// This one.
+    Initiator,
+    /// The peer.
+    Responder,
+}
+
+/// Something that happened to a session.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Event {
+    /// Both sides have proved that they know the key and are alive.
+    Connected {
+        /// The session.
+        session: SessionHandle,
+        /// The peer's address.
+        addr: SocketAddr,
+        /// The peer's start.
+        incarnation: Incarnation,
+        /// Which side this is.
+        side: Side,
+    },
+    /// An attempt of ours has failed; its handle is dead.
+    ConnectFailed {
+        /// The handle that `connect` gave.
+        session: SessionHandle,
+        /// Whom it was for.
+        addr: SocketAddr,
+        /// Why.
+        error: ConnectError,
+    },
+    /// The session is over; its handle is dead. Unacknowledged messages may or may not have arrived.
+    Closed {
+        /// The session.
+        session: SessionHandle,
+        /// Why.
+        reason: CloseReason,
+    },
+    /// The network says that nobody listens at the peer's address. A hint, not a proof: it may be
+    /// forged, and the session goes on. Given once, until something is heard of the peer again.
+    Refused {
+        /// The session.
+        session: SessionHandle,
+    },
+}
+
+/// Why a session ended.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum CloseReason {
+    /// The peer closed it.
+    #[error("closed by the peer, code {code}: {reason}")]
+    Peer {
+        /// Why, for programs.
+        code: u16,
+        /// Why, for people.
+        reason: String,
+    },
+    /// The peer broke the protocol.
+    #[error("the peer broke the protocol: {0}")]
+    Violation(#[from] Violation),
+    /// A newer start of the peer has proved itself at the same address.
+    #[error("the peer has restarted")]
+    PeerRestarted,
+    /// The same start of the peer has begun a new session in place of this one.
+    #[error("the peer has begun a new session")]
+    Replaced,
+}
+
+/// Why an attempt to connect failed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum ConnectError {
+    /// Nobody answered in time. A peer with another key does not answer either.
+    #[error("no answer; is the node running, with the same cluster key?")]
+    NoAnswer,
+    /// Nobody answered in time, and the network said that no program listens there.
+    #[error("nobody listens at this address")]
+    NobodyListens,
+    /// The peer runs another version.
+    #[error("version mismatch: this node has {ours}, the peer has {theirs}")]
+    Version {
+        /// This node's.
+        ours: Version,
+        /// The peer's.
+        theirs: Version,
+    },
+    /// The peer has no room for another session.
+    #[error("the peer has as many sessions as it can have")]
+    PeerFull,
+}
+
+/// Why no attempt was made. Nothing was changed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum ConnectRefused {
+    /// This endpoint has [`crate::config::net::SESSIONS_MAX`] sessions.
+    #[error("this node has as many sessions as it can have")]
+    Full,
+    /// An earlier attempt to this address is still running, or led to a session that lives.
+    #[error("there is a session to this address already")]
+    Exists(SessionHandle),
+}
+
+/// All sessions behind one socket.
+pub struct Endpoint {
+    config: EndpointConfig,
+    keys: Keys,
+    rng: fastrand::Rng,
+    share: Share,
+    table: Table,
+    ready: VecDeque<u16>,
+    /// No deadline of the table is before this one; it may be stale in the early direction.
+    deadline_bound: Time,
+    reshare_at: Time,
+    replies: VecDeque<Reply>,
+    events: VecDeque<Event>,
+    /// Of the endpoint itself and of sessions that are gone.
+    counters: Counters,
+}
+
+impl Endpoint {
+    /// An endpoint without sessions. `rng_seed` should come from the operating system: nonces and
+    /// session ids are drawn from it.
+    pub fn new(config: EndpointConfig, rng_seed: u64) -> Self {
+        Endpoint {
+            keys: Keys::derive(&config.key),
+            share: Share::of(config.socket_buffer),
+            rng: fastrand::Rng::with_seed(rng_seed),
+            table: Table::new(),
+            ready: VecDeque::new(),
+            deadline_bound: Time(u64::MAX),
+            reshare_at: Time(0),
+            replies: VecDeque::new(),
+            events: VecDeque::new(),
+            counters: Counters::default(),
+            config,
+        }
+    }
+
+    /// Queues a message to a peer. On an error nothing was queued, and the message is gone.
+    pub fn send(
+        &mut self,
+        _now: Time,
+        to: SessionHandle,
+        message: OutMessage,
+        priority: Priority,
+    ) -> Result<(), SendError> {
+        let slot = self.table.find_mut(to).ok_or(SendError::Closed)?;
+        match &mut slot.state {
+            State::Live(session) => session.send(message, priority)?,
+            State::Connecting(_) | State::HalfOpen(_) | State::Welcomed(_) => {
+                return Err(SendError::NotConnected);
+            }
+            State::Free | State::Closing(_) => return Err(SendError::Closed),
+        }
+        self.table.mark_ready(to.index as u16, &mut self.ready);
+        Ok(())
+    }
+
+    /// Takes in a datagram. Calls `deliver` for every message that became complete: a slice of
+    /// `datagram` itself if it came whole.
+    ///
+    /// The first packet of a session that the peer began is delivered in the same call that queues
+    /// its [`Event::Connected`]: keep the bytes of a session that you do not know yet, and poll.
+    pub fn handle_datagram(
+        &mut self,
+        now: Time,
+        from: SocketAddr,
+        datagram: &[u8],
+        deliver: &mut dyn FnMut(SessionHandle, &[u8]),
+    ) {
+        match datagram.first() {
+            Some(&TYPE_DATA) => self.handle_data(now, from, datagram, deliver),
+            Some(&(TYPE_HELLO | TYPE_WELCOME | TYPE_REFUSE)) => self.handle_handshake(now, from, datagram),
+            Some(_) | None => self.counters.malformed += 1,
+        }
+    }
+
+    fn handle_data(
+        &mut self,
+        now: Time,
+        from: SocketAddr,
+        datagram: &[u8],
+        deliver: &mut dyn FnMut(SessionHandle, &[u8]),
+    ) {
+        let Ok(packet) = Packet::decode(datagram) else {
+            self.counters.malformed += 1;
+            return;
+        };
+        let Some(index) = self.table.index_of(packet.receiver) else {
+            self.counters.unknown_session += 1;
+            return;
+        };
+        let slot = self.table.slot_mut(index);
+        let known = match &slot.state {
+            State::Live(session) | State::Welcomed(table::Welcomed { session, .. }) => {
+                (session.peer().addr, session.peer().token_in)
+            }
+            State::HalfOpen(half) => (half.addr, half.peer.token_in),
+            State::Closing(closing) => (closing.peer.addr, closing.peer.token_in),
+            State::Connecting(_) | State::Free => {
+                self.counters.unknown_session += 1;
+                return;
+            }
+        };
+        if known.0 != from {
+            self.counters.unknown_session += 1;
+        } else if !packet.has_token(known.1) {
+            self.counters.bad_token += 1;
+        } else if !packet.is_intact() {
+            self.counters.bad_crc += 1;
+        } else {
+            self.handle_authentic(now, index, &packet, datagram.len(), deliver);
+        }
+    }
+
+    fn handle_authentic(
+        &mut self,
+        now: Time,
+        index: u16,
+        packet: &Packet<'_>,
+        len: usize,
+        deliver: &mut dyn FnMut(SessionHandle, &[u8]),
+    ) {
+        if !self.establish(now, index) {
+            return;
+        }
+        let handle = self.table.handle(index);
+        let slot = self.table.slot_mut(index);
+        slot.refused_told = table::Told::No;
+        let State::Live(session) = &mut slot.state else {
+            if let State::Closing(closing) = &mut slot.state {
+                closing.on_packet();
+                self.table.mark_ready(index, &mut self.ready);
+            }
+            return;
+        };
+        let was_active = session.is_active(now);
+        let mut deliver_here = |bytes: &[u8]| deliver(handle, bytes);
+        match session.handle_packet(now, packet.number, len, packet.payload, &mut deliver_here) {
+            Ok(Verdict::Open) => {
+                let is_active = session.is_active(now);
+                // An acknowledgement opens windows; data may call for one at once.
+                self.table.mark_ready(index, &mut self.ready);
+                self.update(index);
+                if is_active && (!was_active || now >= self.reshare_at) {
+                    self.reshare(now);
+                }
+            }
+            Ok(Verdict::PeerClosed { code, reason }) => {
+                self.release(now, index, CloseReason::Peer { code, reason });
+            }
+            Err(violation) => {
+                self.counters.violations += 1;
+                let reason = violation.to_string();
+                self.events
+                    .push_back(Event::Closed { session: handle, reason: CloseReason::Violation(violation) });
+                self.begin_closing(now, index, CLOSE_VIOLATION, &reason);
+            }
+        }
+    }
+
+    /// The network says that nobody listens at `addr`.
+    pub fn handle_refused(&mut self, _now: Time, addr: SocketAddr) {
+        self.counters.refused_hints += 1;
+        for index in self.table.indexes() {
+            let handle = self.table.handle(index);
+            let slot = self.table.slot_mut(index);
+            match &mut slot.state {
+                State::Connecting(connecting) if connecting.addr == addr => {
+                    connecting.error = ConnectError::NobodyListens;
+                }
+                State::Live(session) if session.peer().addr == addr => {
+                    if std::mem::replace(&mut slot.refused_told, table::Told::Yes) == table::Told::No {
+                        self.events.push_back(Event::Refused { session: handle });
+                    }
+                }
+                State::Connecting(_)
+                | State::Live(_)
+                | State::Welcomed(_)
+                | State::HalfOpen(_)
+                | State::Closing(_)
+                | State::Free => {}
+            }
+        }
+    }
+
+    /// The socket refused a datagram of `len` bytes to `addr` as too long for every link.
+    pub fn handle_too_long(&mut self, now: Time, addr: SocketAddr, len: usize) {
+        for index in self.table.indexes() {
+            match &mut self.table.slot_mut(index).state {
+                State::Live(session) | State::Welcomed(table::Welcomed { session, .. })
+                    if session.peer().addr == addr =>
+                {
+                    session.on_too_long(now, len);
+                }
+                State::Live(_)
+                | State::Welcomed(_)
+                | State::Connecting(_)
+                | State::HalfOpen(_)
+                | State::Closing(_)
+                | State::Free => {}
+            }
+        }
+    }
+
+    /// The next thing that happened.
+    pub fn poll_event(&mut self) -> Option<Event> {
+        self.events.pop_front()
+    }
+
+    /// The next datagram to send; what it borrows is free again at the next call. Runs the timers
+    /// that are due. Call until `None`, after every datagram, every send and every timeout.
+    pub fn poll_transmit<'a>(&'a mut self, now: Time, buf: &'a mut TransmitBuf) -> Option<Transmit<'a>> {
+        if now >= self.deadline_bound {
+            self.run_timers(now);
+        }
+        if let Some(reply) = self.replies.pop_front() {
+            buf.clear();
+            buf.bytes.extend_from_slice(&reply.bytes);
+            self.count_plain(reply.bytes.len());
+            return Some(buf.finish_plain(reply.to));
+        }
+        while let Some(&index) = self.ready.front() {
+            self.ready.pop_front();
+            self.table.slot_mut(index).is_ready = table::Ready::No;
+            if !self.build(now, index, buf) {
+                self.update(index);
+                continue;
+            }
+            // It may have more, but others come first.
+            self.table.mark_ready(index, &mut self.ready);
+            self.update(index);
+            return Some(match &self.table.slot(index).state {
+                State::Live(session) | State::Welcomed(table::Welcomed { session, .. }) => {
+                    buf.finish_sealed(session.peer().addr, session.outbox())
+                }
+                State::Connecting(connecting) => buf.finish_plain(connecting.addr),
+                State::Closing(closing) => buf.finish_sealed(closing.peer.addr, self.table.no_messages()),
+                State::HalfOpen(_) | State::Free => unreachable!("built only by the states above"),
+            });
+        }
+        None
+    }
+
+    /// When [`Endpoint::poll_transmit`] should be called although nothing has happened.
+    pub fn poll_timeout(&self) -> Option<Time> {
+        self.table.next_deadline()
+    }
+
+    /// Ends a session; the peer is told, with `reason` cut to
+    /// [`crate::config::net::CLOSE_REASON_LEN_MAX`] bytes. What was not acknowledged is dropped. No event follows.
+    pub fn close(&mut self, now: Time, session: SessionHandle, code: u16, reason: &str) {
+        let Some(slot) = self.table.find_mut(session) else { return };
+        let index = session.index as u16;
+        match &slot.state {
+            State::Live(_) | State::Welcomed(_) => self.begin_closing(now, index, code, reason),
+            State::Connecting(_) => self.forget(index),
+            State::HalfOpen(_) | State::Closing(_) | State::Free => {}
+        }
+    }
+
+    /// Asks a peer for a sign of life.
+    pub fn ping(&mut self, session: SessionHandle) {
+        if let Some(live) = self.table.live_mut(session) {
+            live.ping();
+            self.table.mark_ready(session.index as u16, &mut self.ready);
+        }
+    }
+
+    /// When something authentic last came from the peer.
+    pub fn last_heard(&self, session: SessionHandle) -> Option<Time> {
+        self.table.live(session).map(Session::last_heard)
+    }
+
+    /// Smoothed round-trip time.
+    pub fn rtt(&self, session: SessionHandle) -> Option<Span> {
+        self.table.live(session).map(Session::rtt)
+    }
+
+    /// The longest datagram that is known to reach the peer.
+    pub fn mtu(&self, session: SessionHandle) -> Option<usize> {
+        self.table.live(session).map(Session::mtu)
+    }
+
+    /// Messages to the peer that it has not acknowledged.
+    pub fn pending(&self, session: SessionHandle) -> Option<usize> {
+        self.table.live(session).map(Session::pending)
+    }
+
+    /// The peer's address and start.
+    pub fn peer(&self, session: SessionHandle) -> Option<(SocketAddr, Incarnation)> {
+        self.table.live(session).map(|s| (s.peer().addr, s.peer().incarnation))
+    }
+
+    /// Counts of one session.
+    pub fn session_counters(&self, session: SessionHandle) -> Option<Counters> {
+        self.table.live(session).map(|s| *s.counters())
+    }
+
+    /// Counts of the endpoint and of all its sessions, past ones included.
+    pub fn counters(&self) -> Counters {
+        let mut total = self.counters;
+        for index in self.table.indexes() {
+            match &self.table.slot(index).state {
+                State::Live(session) | State::Welcomed(table::Welcomed { session, .. }) => {
+                    total.add(session.counters());
+                }
+                State::Connecting(_) | State::HalfOpen(_) | State::Closing(_) | State::Free => {}
+            }
+        }
+        total
+    }
+
+    /// Puts the next packet of one session together.
+    fn build(&mut self, now: Time, index: u16, buf: &mut TransmitBuf) -> bool {
+        let len = match &mut self.table.slot_mut(index).state {
+            State::Live(session) => return session.poll_transmit(now, buf),
+            State::Welcomed(welcomed) => return welcomed.session.poll_transmit(now, buf),
+            State::Connecting(connecting) => match connecting.take_hello() {
+                Some(hello) => {
+                    buf.clear();
+                    buf.bytes.extend_from_slice(hello);
+                    hello.len()
+                }
+                None => return false,
+            },
+            State::Closing(closing) => match closing.take_packet() {
+                Some(number) => {
+                    buf.clear();
+                    wire::put_header(&mut buf.bytes, closing.peer.session, number, closing.peer.token_out);
+                    wire::put_close(&mut buf.bytes, closing.code, &closing.reason);
+                    buf.len()
+                }
+                None => return false,
+            },
+            State::HalfOpen(_) | State::Free => return false,
+        };
+        self.count_plain(len);
+        true
+    }
+
+    fn count_plain(&mut self, len: usize) {
+        self.counters.packets_out += 1;
+        self.counters.bytes_out += len as u64;
+    }
+
+    fn run_timers(&mut self, now: Time) {
+        for index in self.table.indexes() {
+            if self.table.deadline(index) > now {
+                continue;
+            }
+            match &mut self.table.slot_mut(index).state {
+                State::Live(session) => session.on_timeout(now),
+                State::Welcomed(welcomed) if welcomed.until > now => welcomed.session.on_timeout(now),
+                State::Connecting(connecting) if connecting.until > now => connecting.on_timeout(now),
+                State::Welcomed(_) | State::Connecting(_) => {
+                    self.fail_connect(index);
+                    continue;
+                }
+                State::HalfOpen(_) | State::Closing(_) => {
+                    self.forget(index);
+                    continue;
+                }
+                State::Free => continue,
+            }
+            self.table.mark_ready(index, &mut self.ready);
+            self.update(index);
+        }
+        self.deadline_bound = self.table.next_deadline().unwrap_or(Time(u64::MAX));
+    }
+
+    /// Brings a session's deadline and its place among the ready up to date.
+    fn update(&mut self, index: u16) {
+        let deadline = self.table.update_deadline(index);
+        self.deadline_bound = self.deadline_bound.min(deadline);
+    }
+
+    /// Splits the socket's buffer among the peers anew.
+    fn reshare(&mut self, now: Time) {
+        self.reshare_at = now + CREDIT_ACTIVE;
+        let (mut active, mut idle) = (0, 0);
+        for index in self.table.indexes() {
+            if let State::Live(session) = &self.table.slot(index).state {
+                *(if session.is_active(now) { &mut active } else { &mut idle }) += 1;
+            }
+        }
+        // Nobody else wants what a single peer does not use.
+        let alone = active + idle == 1;
+        let share = if alone { self.share.active(1, 0) } else { self.share.active(active, idle) };
+        for index in self.table.indexes() {
+            let State::Live(session) = &mut self.table.slot_mut(index).state else { continue };
+            let credit = if alone || session.is_active(now) { share } else { self.share.idle() };
+            if session.set_credit(credit) {
+                self.table.mark_ready(index, &mut self.ready);
+            }
+        }
+    }
+
+    fn begin_closing(&mut self, now: Time, index: u16, code: u16, reason: &str) {
+        let slot = self.table.slot_mut(index);
+        let session = match std::mem::replace(&mut slot.state, State::Free) {
+            State::Live(session) | State::Welcomed(table::Welcomed { session, .. }) => session,
+            State::Free | State::Connecting(_) | State::HalfOpen(_) | State::Closing(_) => {
+                unreachable!("only sessions close")
+            }
+        };
+        self.counters.add(session.counters());
+        slot.state = State::Closing(Closing {
+            peer: *session.peer(),
+            next_number: session.next_number(),
+            until: now + CLOSE_LINGER,
+            code,
+            reason: reason[..reason.floor_char_boundary(crate::config::net::CLOSE_REASON_LEN_MAX)].to_owned(),
+            owed: table::Owed::Now,
+            repeats: CLOSE_REPEATS_MAX,
+        });
+        // The handle is dead at once; the slot only answers.
+        slot.generation = slot.generation.wrapping_add(1);
+        self.table.mark_ready(index, &mut self.ready);
+        self.update(index);
+        self.reshare(now);
+    }
+
+    /// Ends a session without a word to the peer.
+    fn release(&mut self, now: Time, index: u16, reason: CloseReason) {
+        let session = self.table.handle(index);
+        self.forget(index);
+        self.events.push_back(Event::Closed { session, reason });
+        self.reshare(now);
+    }
+
+    fn forget(&mut self, index: u16) {
+        if let State::Live(session) | State::Welcomed(table::Welcomed { session, .. }) =
+            &self.table.slot(index).state
+        {
+            self.counters.add(session.counters());
+        }
+        self.table.free(index);
+    }
+}
+
+/// The session id's low bits are an index into the table.
+fn index_of(id: SessionId) -> usize {
+    id.0 as usize & (table::INDEXES - 1)
+}

@@ -1,0 +1,287 @@
+//! How sessions begin: hello, welcome, and the first data packet of each side.
+//!
+//! A responder keeps a bounded number of half-open handshakes, the oldest giving way; a replayed
+//! hello gets one at most, and no session, since only the tokens of both fresh nonces open it.
+
+use std::net::SocketAddr;
+
+use super::table::{Connecting, HalfOpen, Owed, State, Welcomed};
+use super::{CloseReason, ConnectError, ConnectRefused, Endpoint, Event, SessionHandle, Side};
+use crate::config::net::{HALF_OPEN_MAX, HANDSHAKE_TIMEOUT, SESSIONS_MAX};
+use crate::net::handshake::{Handshake, Hello, Nonce, Refuse, RefuseWhy, Reject, Welcome};
+use crate::net::session::{Peer, Session};
+use crate::net::wire::SessionId;
+use crate::page::Time;
+
+/// A handshake packet that answers one of a peer.
+pub(super) struct Reply {
+    pub(super) to: SocketAddr,
+    pub(super) bytes: Vec<u8>,
+}
+
+/// Answers that wait to be sent; what exceeds it is left to the peer's next hello.
+const REPLIES_MAX: usize = HALF_OPEN_MAX;
+
+impl Endpoint {
+    /// Begins a session to `addr`. [`Event::Connected`] or [`Event::ConnectFailed`] follows within
+    /// [`HANDSHAKE_TIMEOUT`]. If both sides begin one at the same time, two sessions result.
+    pub fn connect(&mut self, now: Time, addr: SocketAddr) -> Result<SessionHandle, ConnectRefused> {
+        for index in self.table.indexes() {
+            let is_same = match &self.table.slot(index).state {
+                State::Connecting(connecting) => connecting.addr == addr,
+                State::Welcomed(welcomed) => welcomed.session.peer().addr == addr,
+                State::Live(session) => session.peer().addr == addr && session.side() == Side::Initiator,
+                State::HalfOpen(_) | State::Closing(_) | State::Free => false,
+            };
+            if is_same {
+                return Err(ConnectRefused::Exists(self.table.handle(index)));
+            }
+        }
+        if self.table.sessions() >= SESSIONS_MAX {
+            return Err(ConnectRefused::Full);
+        }
+        let nonce = self.nonce();
+        let (index, session) = self.table.allocate(&mut self.rng);
+        let hello = self.keys.encode_hello(&Hello {
+            version: self.config.version,
+            nonce,
+            session,
+            incarnation: self.config.incarnation,
+            credit: self.share.idle() as u32,
+        });
+        let (retry_at, retry_after) = Connecting::first_retry(now);
+        self.table.set(
+            index,
+            State::Connecting(Box::new(Connecting {
+                addr,
+                nonce,
+                hello,
+                until: now + HANDSHAKE_TIMEOUT,
+                retry_at,
+                retry_after,
+                owed: Owed::Now,
+                error: ConnectError::NoAnswer,
+            })),
+        );
+        self.table.mark_ready(index, &mut self.ready);
+        self.update(index);
+        Ok(self.table.handle(index))
+    }
+
+    pub(super) fn handle_handshake(&mut self, now: Time, from: SocketAddr, datagram: &[u8]) {
+        match self.keys.decode(datagram) {
+            Err(Reject::Malformed) => self.counters.malformed += 1,
+            Err(Reject::Key) => self.counters.bad_key += 1,
+            Err(Reject::Mac) => self.counters.bad_mac += 1,
+            Ok(Handshake::Hello(hello)) if hello.version != self.config.version => {
+                self.refuse(from, hello.session, hello.nonce, RefuseWhy::Version);
+            }
+            Ok(Handshake::ForeignHello { nonce, session, .. }) => {
+                self.refuse(from, session, nonce, RefuseWhy::Version);
+            }
+            Ok(Handshake::Hello(hello)) => self.on_hello(now, from, &hello),
+            Ok(Handshake::Welcome(welcome)) => self.on_welcome(now, from, &welcome),
+            Ok(Handshake::Refuse(refuse)) => self.on_refuse(from, &refuse),
+        }
+    }
+
+    fn on_hello(&mut self, now: Time, from: SocketAddr, hello: &Hello) {
+        for index in self.table.indexes() {
+            match &self.table.slot(index).state {
+                State::HalfOpen(half) if half.addr == from && half.hello_nonce == hello.nonce => {
+                    // Our welcome was lost, or the hello was duplicated.
+                    let bytes = half.welcome.clone();
+                    return self.reply(from, bytes);
+                }
+                State::Live(session) if session.peer().addr == from && session.is_from(&hello.nonce) => {
+                    self.counters.stale_handshakes += 1;
+                    return;
+                }
+                State::HalfOpen(_)
+                | State::Live(_)
+                | State::Welcomed(_)
+                | State::Connecting(_)
+                | State::Closing(_)
+                | State::Free => {}
+            }
+        }
+        if self.table.sessions() >= SESSIONS_MAX {
+            return self.refuse(from, hello.session, hello.nonce, RefuseWhy::Full);
+        }
+        if self.table.half_open() >= HALF_OPEN_MAX
+            && let Some(oldest) = self.table.oldest_half_open()
+        {
+            self.counters.half_open_evicted += 1;
+            self.table.free(oldest);
+        }
+        self.open_half(now, from, hello);
+    }
+
+    fn open_half(&mut self, now: Time, from: SocketAddr, hello: &Hello) {
+        let nonce = self.nonce();
+        let (index, session) = self.table.allocate(&mut self.rng);
+        let welcome = self.keys.encode_welcome(&Welcome {
+            receiver: hello.session,
+            version: self.config.version,
+            hello_nonce: hello.nonce,
+            nonce,
+            session,
+            incarnation: self.config.incarnation,
+            credit: self.share.idle() as u32,
+        });
+        let (initiator, responder) = self.keys.tokens(&hello.nonce, &nonce);
+        let peer = Peer {
+            addr: from,
+            incarnation: hello.incarnation,
+            session: hello.session,
+            token_out: responder,
+            token_in: initiator,
+            credit: hello.credit,
+        };
+        let age = self.table.next_age();
+        self.table.set(
+            index,
+            State::HalfOpen(Box::new(HalfOpen {
+                addr: from,
+                hello_nonce: hello.nonce,
+                welcome: welcome.clone(),
+                peer,
+                until: now + HANDSHAKE_TIMEOUT,
+                age,
+            })),
+        );
+        self.update(index);
+        self.reply(from, welcome);
+    }
+
+    fn on_welcome(&mut self, now: Time, from: SocketAddr, welcome: &Welcome) {
+        let Some(index) = self.answered(from, welcome.receiver, &welcome.hello_nonce) else { return };
+        let State::Connecting(connecting) = &self.table.slot(index).state else { return };
+        let (until, nonce) = (connecting.until, connecting.nonce);
+        let (initiator, responder) = self.keys.tokens(&nonce, &welcome.nonce);
+        let peer = Peer {
+            addr: from,
+            incarnation: welcome.incarnation,
+            session: welcome.session,
+            token_out: initiator,
+            token_in: responder,
+            credit: welcome.credit,
+        };
+        let session = Box::new(Session::new(now, peer, Side::Initiator, nonce, self.config.mtu_max));
+        self.table.set(index, State::Welcomed(Welcomed { session, until }));
+        self.table.mark_ready(index, &mut self.ready);
+        self.update(index);
+    }
+
+    fn on_refuse(&mut self, from: SocketAddr, refuse: &Refuse) {
+        let Some(index) = self.answered(from, refuse.receiver, &refuse.hello_nonce) else { return };
+        let error = match refuse.why {
+            RefuseWhy::Version => ConnectError::Version { ours: self.config.version, theirs: refuse.version },
+            RefuseWhy::Full => ConnectError::PeerFull,
+        };
+        if let State::Connecting(connecting) = &mut self.table.slot_mut(index).state {
+            connecting.error = error;
+            self.fail_connect(index);
+        }
+    }
+
+    /// The attempt of ours that an authentic answer is for.
+    fn answered(&mut self, from: SocketAddr, receiver: SessionId, nonce: &Nonce) -> Option<u16> {
+        let found = self.table.index_of(receiver).filter(|&index| match &self.table.slot(index).state {
+            State::Connecting(connecting) => connecting.addr == from && connecting.nonce == *nonce,
+            State::Welcomed(_) | State::Live(_) | State::HalfOpen(_) | State::Closing(_) | State::Free => {
+                false
+            }
+        });
+        if found.is_none() {
+            self.counters.stale_handshakes += 1;
+        }
+        found
+    }
+
+    /// An authentic packet came for this slot: opens the session if it was about to be opened.
+    /// Returns whether there is a session, or the rest of one, to take the packet.
+    pub(super) fn establish(&mut self, now: Time, index: u16) -> bool {
+        match &self.table.slot(index).state {
+            State::Live(_) | State::Closing(_) => return true,
+            State::Free | State::Connecting(_) => return false,
+            State::HalfOpen(_) if self.table.sessions() >= SESSIONS_MAX => {
+                self.counters.handshakes_refused += 1;
+                return false;
+            }
+            State::HalfOpen(_) | State::Welcomed(_) => {}
+        }
+        let session = match std::mem::replace(&mut self.table.slot_mut(index).state, State::Free) {
+            State::Welcomed(welcomed) => welcomed.session,
+            State::HalfOpen(half) => {
+                let (peer, nonce, mtu_max) = (half.peer, half.hello_nonce, self.config.mtu_max);
+                // Put back, so that the table's count stays right.
+                self.table.slot_mut(index).state = State::HalfOpen(half);
+                Box::new(Session::new(now, peer, Side::Responder, nonce, mtu_max))
+            }
+            State::Live(_) | State::Closing(_) | State::Free | State::Connecting(_) => {
+                unreachable!("returned above")
+            }
+        };
+        let (peer, side) = (*session.peer(), session.side());
+        self.table.set(index, State::Live(session));
+        self.end_predecessors(now, index, &peer, side);
+        self.events.push_back(Event::Connected {
+            session: self.table.handle(index),
+            addr: peer.addr,
+            incarnation: peer.incarnation,
+            side,
+        });
+        self.reshare(now);
+        true
+    }
+
+    /// Ends the sessions that a new one proves to be over: of an earlier start of the peer, and those
+    /// in whose place the peer has begun this one.
+    fn end_predecessors(&mut self, now: Time, index: u16, peer: &Peer, side: Side) {
+        for other in self.table.indexes() {
+            if other == index {
+                continue;
+            }
+            let State::Live(session) = &self.table.slot(other).state else { continue };
+            if session.peer().addr != peer.addr {
+                continue;
+            }
+            if session.peer().incarnation != peer.incarnation {
+                self.release(now, other, CloseReason::PeerRestarted);
+            } else if side == Side::Responder && session.side() == Side::Responder {
+                self.release(now, other, CloseReason::Replaced);
+            }
+        }
+    }
+
+    pub(super) fn fail_connect(&mut self, index: u16) {
+        let (addr, error) = match &self.table.slot(index).state {
+            State::Connecting(connecting) => (connecting.addr, connecting.error),
+            State::Welcomed(welcomed) => (welcomed.session.peer().addr, ConnectError::NoAnswer),
+            State::Live(_) | State::HalfOpen(_) | State::Closing(_) | State::Free => return,
+        };
+        let session = self.table.handle(index);
+        self.forget(index);
+        self.events.push_back(Event::ConnectFailed { session, addr, error });
+    }
+
+    fn refuse(&mut self, to: SocketAddr, receiver: SessionId, hello_nonce: Nonce, why: RefuseWhy) {
+        self.counters.handshakes_refused += 1;
+        let version = self.config.version;
+        let bytes = self.keys.encode_refuse(&Refuse { receiver, version, hello_nonce, why });
+        self.reply(to, bytes);
+    }
+
+    fn reply(&mut self, to: SocketAddr, bytes: Vec<u8>) {
+        if self.replies.len() < REPLIES_MAX {
+            self.replies.push_back(Reply { to, bytes });
+        }
+    }
+
+    fn nonce(&mut self) -> Nonce {
+        let mut nonce = [0; 16];
+        self.rng.fill(&mut nonce);
+        nonce
+    }
+}

@@ -1,0 +1,8 @@
+//! Whole endpoints under virtual time (`tests/rig.rs`): delivery under bad weather, flow and
+//! fairness, opening and closing, and what a hostile or broken network can send.
+
+mod delivery;
+mod flow;
+mod hostile;
+mod opening;
+mod rig;

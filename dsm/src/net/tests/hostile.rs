@@ -1,0 +1,223 @@
+//! Datagrams that no sender of ours meant: altered, cut, replayed, forged. A counter moves, nothing else.
+
+use super::rig::{Datagram, Rig, addr, lan};
+use crate::codec::Writer;
+use crate::net::wire::{self, HEADER_LEN, Packet, PacketRange, SessionId, Token};
+use crate::net::{CLOSE_VIOLATION, CloseReason, Counters, Event, Priority, Violation};
+use crate::page::Span;
+
+/// Two nodes, with a capture of their handshake and of packets with every frame but CLOSE.
+fn capture_all() -> Rig {
+    let mut rig = Rig::new(2, lan(1));
+    rig.capture = Some(Vec::new());
+    let (a, b) = rig.connect(0, 1);
+    rig.send(0, a, b"a whole message", Priority::Control);
+    rig.send(1, b, &[3; 30_000], Priority::Bulk);
+    rig.run(Span::from_ms(5));
+    rig
+}
+
+#[test]
+fn an_altered_or_cut_datagram_moves_a_counter_and_nothing_else() {
+    let mut rig = capture_all();
+    let captured = rig.capture.take().unwrap();
+    rig.run(Span::from_ms(100));
+    let mut rng = fastrand::Rng::with_seed(1);
+    for original in captured {
+        let node = rig.nodes.iter().position(|n| n.addr == original.to).unwrap();
+        let bits = original.bytes.len() * 8;
+        // Every bit of headers and short packets, a sample of the rest.
+        let sample: Vec<usize> = if bits <= 1000 {
+            (0..bits).collect()
+        } else {
+            (0..1000).chain((0..300).map(|_| rng.usize(1000..bits))).collect()
+        };
+        for bit in sample {
+            let mut bytes = original.bytes.clone();
+            bytes[bit / 8] ^= 1 << (bit % 8);
+            check_dropped(&mut rig, node, &original, &bytes);
+        }
+        for len in (0..original.bytes.len()).step_by(1 + original.bytes.len() / 200) {
+            check_dropped(&mut rig, node, &original, &original.bytes[..len]);
+        }
+    }
+}
+
+fn check_dropped(rig: &mut Rig, node: usize, original: &Datagram, bytes: &[u8]) {
+    let state = |rig: &Rig| {
+        let n = &rig.nodes[node];
+        (n.delivered.len(), n.events.len(), n.endpoint.poll_timeout())
+    };
+    let (before, counters) = (state(rig), rig.nodes[node].endpoint.counters());
+    rig.inject(node, original.from, bytes);
+    rig.flush(node);
+    let after = rig.nodes[node].endpoint.counters();
+    assert_eq!(state(rig), before);
+    assert_eq!((after.packets_in, after.packets_out), (counters.packets_in, counters.packets_out));
+    assert_eq!(dropped(&after), dropped(&counters) + 1);
+}
+
+fn dropped(c: &Counters) -> u64 {
+    c.malformed + c.unknown_session + c.bad_token + c.bad_crc + c.bad_key + c.bad_mac
+}
+
+#[test]
+fn a_replayed_capture_delivers_nothing_twice() {
+    let mut rig = capture_all();
+    let captured = rig.capture.take().unwrap();
+    let (events, delivered): (Vec<_>, Vec<_>) =
+        rig.nodes.iter().map(|n| (n.events.clone(), n.delivered.clone())).unzip();
+    for datagram in &captured {
+        let node = rig.nodes.iter().position(|n| n.addr == datagram.to).unwrap();
+        rig.inject(node, datagram.from, &datagram.bytes);
+    }
+    rig.run(Span::from_ms(5_000));
+    for (node, (events, delivered)) in rig.nodes.iter().zip(events.iter().zip(&delivered)) {
+        assert_eq!((&node.events, &node.delivered), (events, delivered));
+    }
+}
+
+#[test]
+fn a_replayed_capture_is_accepted_by_nobody_after_a_restart() {
+    let mut rig = capture_all();
+    let captured = rig.capture.take().unwrap();
+    rig.restart(0, 900);
+    rig.restart(1, 901);
+    for datagram in &captured {
+        let node = rig.nodes.iter().position(|n| n.addr == datagram.to).unwrap();
+        rig.inject(node, datagram.from, &datagram.bytes);
+        rig.flush(node);
+    }
+    rig.run(Span::from_ms(5_000));
+    for node in &rig.nodes {
+        assert!(node.events.is_empty() && node.delivered.is_empty());
+        assert_eq!(node.endpoint.counters().packets_in, 0);
+    }
+}
+
+/// A peer that has the key and breaks the protocol: writes packets of node 0's session itself.
+struct Forger {
+    rig: Rig,
+    session: SessionId,
+    token: Token,
+    number: u64,
+}
+
+impl Forger {
+    fn new() -> Self {
+        let mut rig = Rig::new(2, lan(1));
+        rig.capture = Some(Vec::new());
+        let (a, _) = rig.connect(0, 1);
+        rig.send(0, a, b"x", Priority::Control);
+        rig.run(Span::from_ms(5));
+        let captured = rig.capture.take().unwrap();
+        let last = captured.iter().rev().find(|d| d.from == addr(0)).unwrap();
+        let packet = Packet::decode(&last.bytes).unwrap();
+        let mut token = [0; 12];
+        token.copy_from_slice(&last.bytes[17..HEADER_LEN]);
+        let number = packet.number + 100;
+        Forger { session: packet.receiver, token: Token(token), number, rig }
+    }
+
+    /// Gives node 1 a packet of these frames.
+    fn give(&mut self, frames: impl FnOnce(&mut Vec<u8>)) {
+        let mut bytes = Vec::new();
+        wire::put_header(&mut bytes, self.session, self.number, self.token);
+        frames(&mut bytes);
+        let crc = wire::checksum(&bytes, std::iter::once(&bytes[HEADER_LEN..]));
+        wire::seal(&mut bytes, crc);
+        self.number = self.number.wrapping_add(1);
+        self.rig.inject(1, addr(0), &bytes);
+        self.rig.flush(1);
+    }
+
+    fn violation(&self) -> Option<Violation> {
+        self.rig.nodes[1].events.iter().find_map(|event| match event {
+            Event::Closed { reason: CloseReason::Violation(violation), .. } => Some(*violation),
+            Event::Closed { .. }
+            | Event::Connected { .. }
+            | Event::ConnectFailed { .. }
+            | Event::Refused { .. } => None,
+        })
+    }
+}
+
+#[test]
+fn an_acknowledgement_of_an_unsent_packet_ends_the_session_and_the_peer_is_told() {
+    let mut forger = Forger::new();
+    forger.give(|out| wire::put_ack(out, &[PacketRange { first: 0, last: 1 << 40 }], Span(0)));
+    assert_eq!(forger.violation(), Some(Violation::AckOfUnsent));
+    assert_eq!(forger.rig.nodes[1].endpoint.counters().violations, 1);
+    forger.rig.run(Span::from_ms(1));
+    let told = forger.rig.nodes[0].events.iter().any(|event| {
+        matches!(event, Event::Closed { reason: CloseReason::Peer { code: CLOSE_VIOLATION, .. }, .. })
+    });
+    assert!(told, "{:?}", forger.rig.nodes[0].events);
+}
+
+#[test]
+fn an_acknowledgement_given_twice_is_harmless() {
+    let mut forger = Forger::new();
+    for _ in 0..10 {
+        forger.give(|out| wire::put_ack(out, &[PacketRange { first: 0, last: 0 }], Span(0)));
+    }
+    assert_eq!(forger.violation(), None);
+}
+
+#[test]
+fn more_incomplete_messages_than_the_bound_end_the_session() {
+    let mut forger = Forger::new();
+    for id in 1..=65 {
+        assert_eq!(forger.violation(), None);
+        forger.give(|out| {
+            wire::put_part_head(out, id, 0, 5000, 1);
+            out.put_u8(0);
+        });
+    }
+    assert_eq!(forger.violation(), Some(Violation::ReassemblyBounds));
+}
+
+#[test]
+fn authentic_nonsense_ends_the_session_and_never_the_process() {
+    let cases: [(&[u8], Violation); 4] = [
+        (&[0], Violation::Malformed(crate::codec::DecodeError::Bad("frame type"))),
+        (&[1, 2, 3], Violation::Malformed(crate::codec::DecodeError::Truncated)),
+        (&[2, 5, 0, 0, 0, 0, 0, 0, 0, 9, 0, 0, 0, 8, 0, 0, 0, 0, 0], Violation::FragmentBounds),
+        (&[1, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0], Violation::MessageIdAhead),
+    ];
+    for (frames, violation) in cases {
+        let mut forger = Forger::new();
+        forger.give(|out| out.put(frames));
+        assert_eq!(forger.violation(), Some(violation));
+    }
+    let mut forger = Forger::new();
+    forger.number = u64::MAX;
+    forger.give(wire::put_ping);
+    assert_eq!(forger.violation(), Some(Violation::PacketNumber));
+}
+
+#[test]
+fn random_authentic_frames_never_panic() {
+    for seed in 0..300 {
+        println!("seed {seed}");
+        let mut rng = fastrand::Rng::with_seed(seed);
+        let mut forger = Forger::new();
+        for _ in 0..20 {
+            let len = rng.usize(0..60);
+            let bytes: Vec<u8> =
+                (0..len).map(|i| if i == 0 { rng.u8(0..8) } else { rng.u8(..) & rng.u8(..) }).collect();
+            forger.give(|out| out.put(&bytes));
+            forger.rig.run(Span::from_us(rng.u64(0..3000)));
+        }
+    }
+}
+
+#[test]
+fn a_packet_from_another_address_is_of_no_session() {
+    let mut rig = capture_all();
+    let captured = rig.capture.take().unwrap();
+    let before = rig.nodes[1].endpoint.counters();
+    let datagram = captured.iter().rev().find(|d| d.to == addr(1)).unwrap();
+    rig.inject(1, addr(9), &datagram.bytes);
+    assert_eq!(rig.nodes[1].endpoint.counters().unknown_session, before.unknown_session + 1);
+}

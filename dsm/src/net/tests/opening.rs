@@ -1,0 +1,240 @@
+//! Handshakes and endings.
+
+use super::rig::{Rig, addr, config, lan};
+use crate::config::net::{HALF_OPEN_MAX, SESSIONS_MAX};
+use crate::net::inject::{Chance, InjectorConfig};
+use crate::net::{
+    CloseReason, ClusterKey, ConnectError, ConnectRefused, EndpointConfig, Event, OutMessage, Priority,
+    SendError, Side, Version,
+};
+use crate::page::{Incarnation, Span};
+
+#[test]
+fn both_sides_learn_of_each_other() {
+    let (rig, a, b) = Rig::pair(lan(1));
+    let expected =
+        Event::Connected { session: a, addr: addr(1), incarnation: Incarnation(101), side: Side::Initiator };
+    assert_eq!(rig.nodes[0].events, [expected]);
+    let expected =
+        Event::Connected { session: b, addr: addr(0), incarnation: Incarnation(100), side: Side::Responder };
+    assert_eq!(rig.nodes[1].events, [expected]);
+}
+
+#[test]
+fn a_handshake_survives_loss_and_duplication_and_opens_one_session() {
+    for seed in 0..60 {
+        let mut rig = Rig::new(
+            2,
+            InjectorConfig {
+                loss: Chance::percent(30),
+                duplicate: Chance::percent(30),
+                reorder: Chance::percent(30),
+                ..lan(seed)
+            },
+        );
+        rig.connect(0, 1);
+        rig.run(Span::from_ms(4_000));
+        for node in &rig.nodes {
+            assert_eq!(node.events.len(), 1, "seed {seed}: {:?}", node.events);
+        }
+    }
+}
+
+#[test]
+fn a_peer_with_another_key_gets_no_reply_at_all() {
+    let mut rig = Rig::new(1, lan(1));
+    let stranger = EndpointConfig { key: ClusterKey::new([1; 32]), ..config(1) };
+    rig.add(stranger, lan(1));
+    let handle = rig.nodes[1].endpoint.connect(rig.now, addr(0)).unwrap();
+    rig.flush(1);
+    rig.run(Span::from_ms(3_100));
+    let counters = rig.nodes[0].endpoint.counters();
+    assert!(counters.bad_key >= 5);
+    assert_eq!((counters.packets_out, counters.packets_in), (0, 0));
+    let failed = Event::ConnectFailed { session: handle, addr: addr(0), error: ConnectError::NoAnswer };
+    assert_eq!(rig.nodes[1].events, [failed]);
+    assert!(rig.nodes[0].events.is_empty());
+}
+
+#[test]
+fn another_version_is_refused_and_both_are_named() {
+    for theirs in [Version::of_library(2), Version { protocol: 9, library: 1 }] {
+        let mut rig = Rig::new(1, lan(1));
+        rig.add(EndpointConfig { version: theirs, ..config(1) }, lan(1));
+        let handle = rig.nodes[1].endpoint.connect(rig.now, addr(0)).unwrap();
+        rig.flush(1);
+        rig.run(Span::from_ms(1));
+        let error = ConnectError::Version { ours: theirs, theirs: Version::of_library(1) };
+        let text = error.to_string();
+        assert!(text.contains(&theirs.to_string()) && text.contains(&Version::of_library(1).to_string()));
+        assert_eq!(rig.nodes[1].events, [Event::ConnectFailed { session: handle, addr: addr(0), error }]);
+        assert!(rig.nodes[0].events.is_empty());
+    }
+}
+
+#[test]
+fn an_attempt_that_nobody_hears_ends_in_time_and_says_what_the_network_said() {
+    let mut rig = Rig::new(1, lan(1));
+    rig.nodes[0].endpoint.connect(rig.now, addr(7)).unwrap();
+    rig.nodes[0].endpoint.connect(rig.now, addr(8)).unwrap();
+    rig.nodes[0].endpoint.handle_refused(rig.now, addr(8));
+    rig.flush(0);
+    rig.run(Span::from_ms(3_001));
+    let errors: Vec<_> = rig.nodes[0]
+        .events
+        .iter()
+        .map(|event| match event {
+            Event::ConnectFailed { addr, error, .. } => (*addr, *error),
+            Event::Connected { .. } | Event::Closed { .. } | Event::Refused { .. } => panic!("{event:?}"),
+        })
+        .collect();
+    assert_eq!(errors, [(addr(7), ConnectError::NoAnswer), (addr(8), ConnectError::NobodyListens)]);
+    assert_eq!(rig.nodes[0].endpoint.poll_timeout(), None);
+}
+
+#[test]
+fn a_second_attempt_to_the_same_address_names_the_first() {
+    let (mut rig, a, _) = Rig::pair(lan(1));
+    assert_eq!(rig.nodes[0].endpoint.connect(rig.now, addr(1)), Err(ConnectRefused::Exists(a)));
+}
+
+#[test]
+fn a_flood_of_hellos_keeps_a_bounded_table_and_lets_a_real_one_in() {
+    let mut rig = Rig::new(2, lan(1));
+    let hello = first_hello(&mut rig);
+    for port in 0..HALF_OPEN_MAX as u16 * 4 {
+        rig.inject(1, ([10, 9, 9, 9], port).into(), &hello);
+    }
+    assert_eq!(rig.nodes[1].endpoint.counters().half_open_evicted, HALF_OPEN_MAX as u64 * 3);
+    rig.flush(1);
+    let counters = rig.nodes[1].endpoint.counters();
+    assert!(counters.packets_out <= HALF_OPEN_MAX as u64, "{} answers", counters.packets_out);
+    rig.run(Span::from_ms(4_000));
+    assert_eq!(rig.nodes[1].endpoint.poll_timeout(), None, "all have expired");
+    rig.nodes[0].events.clear();
+    rig.connect(0, 1);
+}
+
+/// Lets node 0 say hello, and loses it.
+fn first_hello(rig: &mut Rig) -> Vec<u8> {
+    rig.capture = Some(Vec::new());
+    rig.nodes[0].weather.set_weather(InjectorConfig { loss: Chance::percent(100), ..lan(1) });
+    let handle = rig.nodes[0].endpoint.connect(rig.now, addr(1)).unwrap();
+    rig.flush(0);
+    rig.nodes[0].endpoint.close(rig.now, handle, 0, "");
+    rig.nodes[0].weather.set_weather(lan(1));
+    rig.capture.take().unwrap().remove(0).bytes
+}
+
+#[test]
+fn answers_are_never_longer_than_what_asked_for_them() {
+    let mut rig = Rig::new(2, lan(1));
+    let hello = first_hello(&mut rig);
+    rig.capture = Some(Vec::new());
+    rig.inject(1, ([10, 9, 9, 9], 1).into(), &hello);
+    rig.flush(1);
+    rig.run(Span::from_ms(4_000));
+    let answered: usize = rig.capture.unwrap().iter().map(|d| d.bytes.len()).sum();
+    assert!(answered <= hello.len(), "{answered} bytes for {}", hello.len());
+}
+
+#[test]
+fn a_replayed_hello_opens_no_second_session() {
+    let mut rig = Rig::new(2, lan(1));
+    rig.capture = Some(Vec::new());
+    let (a, _) = rig.connect(0, 1);
+    let hello = rig.capture.take().unwrap().remove(0);
+    for _ in 0..3 {
+        rig.inject(1, hello.from, &hello.bytes);
+        rig.flush(1);
+        rig.run(Span::from_ms(10));
+    }
+    rig.send(0, a, b"still the first session", Priority::Control);
+    rig.run(Span::from_ms(5_000));
+    assert_eq!((rig.nodes[0].events.len(), rig.nodes[1].events.len()), (1, 1));
+    assert_eq!(rig.nodes[1].delivered.len(), 1);
+    assert_eq!(rig.nodes[1].endpoint.counters().stale_handshakes, 3);
+}
+
+#[test]
+fn a_restarted_peer_ends_its_old_session() {
+    let (mut rig, a, _) = Rig::pair(lan(1));
+    rig.restart(1, 777);
+    rig.send(0, a, b"to the dead", Priority::Control);
+    rig.run(Span::from_ms(100));
+    assert!(rig.nodes[1].delivered.is_empty());
+    assert_eq!(rig.nodes[0].events.len(), 1, "silence closes nothing");
+    rig.connect(1, 0);
+    assert_eq!(
+        rig.nodes[0].events[1..],
+        [
+            Event::Closed { session: a, reason: CloseReason::PeerRestarted },
+            Event::Connected {
+                session: rig.connected(0, addr(1)).unwrap(),
+                addr: addr(1),
+                incarnation: Incarnation(777),
+                side: Side::Responder,
+            },
+        ]
+    );
+}
+
+#[test]
+fn a_close_is_told_to_the_peer_even_when_its_packet_is_lost() {
+    let (mut rig, a, b) = Rig::pair(lan(1));
+    rig.run(Span::from_ms(100));
+    rig.nodes[0].weather.set_weather(InjectorConfig { loss: Chance::percent(100), ..lan(1) });
+    rig.nodes[0].endpoint.close(rig.now, a, 7, "leaving");
+    rig.flush(0);
+    rig.nodes[0].weather.set_weather(lan(1));
+    let late = OutMessage::from_bytes(b"too late");
+    assert_eq!(rig.nodes[0].endpoint.send(rig.now, a, late, Priority::Control), Err(SendError::Closed));
+    rig.run(Span::from_ms(1));
+    rig.send(1, b, b"are you there?", Priority::Control);
+    rig.run(Span::from_ms(1));
+    let reason = CloseReason::Peer { code: 7, reason: "leaving".to_owned() };
+    assert_eq!(rig.nodes[1].events[1..], [Event::Closed { session: b, reason }]);
+    rig.run(Span::from_ms(1_000));
+    assert_eq!(rig.nodes[0].endpoint.poll_timeout(), None, "the closed session is forgotten");
+    rig.connect(0, 1);
+}
+
+#[test]
+fn the_network_s_hint_is_passed_on_once_and_closes_nothing() {
+    let (mut rig, a, _) = Rig::pair(lan(1));
+    for _ in 0..3 {
+        rig.nodes[0].endpoint.handle_refused(rig.now, addr(1));
+    }
+    rig.flush(0);
+    assert_eq!(rig.nodes[0].events[1..], [Event::Refused { session: a }]);
+    rig.send(0, a, b"hello?", Priority::Control);
+    rig.run(Span::from_ms(10));
+    rig.nodes[0].endpoint.handle_refused(rig.now, addr(1));
+    rig.flush(0);
+    assert_eq!(rig.nodes[0].events.len(), 3, "it was heard of again in between");
+}
+
+#[test]
+fn silence_and_a_ping_are_seen_in_last_heard() {
+    let (mut rig, a, _) = Rig::pair(lan(1));
+    rig.run(Span::from_ms(500));
+    let before = rig.nodes[0].endpoint.last_heard(a).unwrap();
+    assert!(rig.now.since(before) > Span::from_ms(490));
+    rig.nodes[0].endpoint.ping(a);
+    rig.flush(0);
+    rig.run(Span::from_ms(1));
+    assert!(rig.now.since(rig.nodes[0].endpoint.last_heard(a).unwrap()) < Span::from_ms(1));
+}
+
+#[test]
+fn there_are_no_more_sessions_than_the_bound() {
+    let mut rig = Rig::new(1, lan(1));
+    for port in 0..SESSIONS_MAX as u16 {
+        rig.nodes[0].endpoint.connect(rig.now, ([10, 8, 8, 8], port).into()).unwrap();
+    }
+    let refused = rig.nodes[0].endpoint.connect(rig.now, addr(5));
+    assert_eq!(refused, Err(ConnectRefused::Full));
+    rig.flush(0);
+    rig.run(Span::from_ms(3_100));
+    assert!(rig.nodes[0].endpoint.connect(rig.now, addr(5)).is_ok());
+}

@@ -1,0 +1,131 @@
+//! One datagram to send, as slices for `sendmsg` to gather: short pieces are collected in a scratch
+//! buffer that is used again and again, pages stay where they are.
+
+use std::net::SocketAddr;
+
+use smallvec::SmallVec;
+
+use super::session::{Fragment, Outbox};
+use super::wire;
+
+/// Slices that a datagram needs at most without allocation: 64 KiB of pages, each with its head.
+const SLICES: usize = 36;
+/// Slices up to this length are cheaper to copy than to gather.
+const COPY_MAX: usize = 512;
+/// What the padding of path MTU probes is taken from.
+static PADDING: [u8; 1 << 16] = [0; 1 << 16];
+
+/// A datagram, ready to be sent.
+#[derive(Debug)]
+pub struct Transmit<'a> {
+    /// Where to.
+    pub to: SocketAddr,
+    /// Bytes of all slices.
+    pub len: usize,
+    /// The bytes, in order.
+    pub slices: SmallVec<[&'a [u8]; SLICES]>,
+}
+
+impl Transmit<'_> {
+    /// Replaces the contents of `out` by the datagram's bytes.
+    pub fn copy_into(&self, out: &mut Vec<u8>) {
+        out.clear();
+        for slice in &self.slices {
+            out.extend_from_slice(slice);
+        }
+    }
+}
+
+/// Room in which datagrams are put together; keep one and use it for every call.
+#[derive(Default)]
+pub struct TransmitBuf {
+    pub(super) bytes: Vec<u8>,
+    segments: Vec<Segment>,
+    borrowed: usize,
+}
+
+enum Segment {
+    /// `bytes`, up to here.
+    Scratch { end: usize },
+    /// Bytes that stay in their message.
+    Message(Fragment),
+    /// So many zeros.
+    Padding(usize),
+}
+
+impl TransmitBuf {
+    /// Starts a new datagram.
+    pub(super) fn clear(&mut self) {
+        self.bytes.clear();
+        self.segments.clear();
+        self.borrowed = 0;
+    }
+
+    /// Bytes of the datagram so far.
+    pub(super) fn len(&self) -> usize {
+        self.bytes.len() + self.borrowed
+    }
+
+    /// Appends a fragment's bytes: long slices by reference, short ones by copy.
+    pub(super) fn put_fragment(&mut self, outbox: &Outbox, fragment: Fragment) {
+        let mut offset = fragment.offset;
+        let mut pending: SmallVec<[Segment; 4]> = SmallVec::new();
+        outbox.for_slices(fragment, |slice| {
+            let len = slice.len() as u32;
+            if slice.len() <= COPY_MAX {
+                self.bytes.extend_from_slice(slice);
+            } else {
+                pending.push(Segment::Scratch { end: self.bytes.len() });
+                pending.push(Segment::Message(fragment.of_same(offset, len)));
+                self.borrowed += slice.len();
+            }
+            offset += len;
+        });
+        self.segments.extend(pending);
+    }
+
+    /// Appends `len` zeros.
+    pub(super) fn put_padding(&mut self, len: usize) {
+        self.segments.push(Segment::Scratch { end: self.bytes.len() });
+        self.segments.push(Segment::Padding(len.min(PADDING.len())));
+        self.borrowed += len.min(PADDING.len());
+    }
+
+    /// The datagram, of scratch bytes only.
+    pub(super) fn finish_plain(&self, to: SocketAddr) -> Transmit<'_> {
+        let mut slices = SmallVec::new();
+        slices.push(self.bytes.as_slice());
+        Transmit { to, len: self.bytes.len(), slices }
+    }
+
+    /// The datagram, sealed with its checksum.
+    pub(super) fn finish_sealed<'a>(&'a mut self, to: SocketAddr, outbox: &'a Outbox) -> Transmit<'a> {
+        self.segments.push(Segment::Scratch { end: self.bytes.len() });
+        let len = self.len();
+        let mut slices = self.collect(outbox);
+        let header = slices[0];
+        slices[0] = &header[wire::HEADER_LEN..];
+        let crc = wire::checksum(header, slices.iter().copied());
+        drop(slices);
+        wire::seal(&mut self.bytes, crc);
+        Transmit { to, len, slices: self.collect(outbox) }
+    }
+
+    fn collect<'a>(&'a self, outbox: &'a Outbox) -> SmallVec<[&'a [u8]; SLICES]> {
+        let mut slices: SmallVec<[&'a [u8]; SLICES]> = SmallVec::new();
+        let mut start = 0;
+        for segment in &self.segments {
+            match *segment {
+                Segment::Scratch { end } => {
+                    if end > start {
+                        slices.push(&self.bytes[start..end]);
+                    }
+                    start = end;
+                }
+                Segment::Message(fragment) => outbox.for_slices(fragment, |slice| slices.push(slice)),
+                Segment::Padding(len) => slices.push(&PADDING[..len]),
+            }
+        }
+        slices
+    }
+}

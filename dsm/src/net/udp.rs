@@ -1,0 +1,436 @@
+//! The socket: the only file of the transport that does IO. It decides nothing.
+//!
+//! [`UdpSocket`] may be used by several threads at once: whoever waits, receives. [`Outlet`] is what
+//! sending must remember (a datagram that the kernel had no room for, an injected bad network) and
+//! belongs beside the endpoint, under the same lock. A datagram is one `sendmsg` or one `recvfrom`;
+//! segmentation offload and batched receives would come here without a change to the cores.
+
+use std::io::{self, ErrorKind, IoSlice, IoSliceMut};
+use std::net::{SocketAddr, UdpSocket as StdSocket};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use nix::errno::Errno;
+use nix::sys::socket::{MsgFlags, SockaddrStorage, recvmsg, setsockopt, sockopt};
+use smallvec::SmallVec;
+use socket2::{Domain, Protocol, SockRef, Socket, Type};
+
+use crate::error::{Error, Result};
+use crate::net::inject::Injector;
+use crate::net::transmit::Transmit;
+use crate::page::Time;
+
+/// Buffer that any datagram fits into.
+pub const DATAGRAM_MAX: usize = 1 << 16;
+
+mod options {
+    //! Options that neither socket2 nor nix has.
+    use nix::{getsockopt_impl, libc, setsockopt_impl, sockopt_impl};
+
+    sockopt_impl!(
+        /// Whether the kernel may fragment IPv4 datagrams, and whether it keeps to its own idea of
+        /// the path's MTU.
+        MtuDiscover,
+        SetOnly,
+        libc::IPPROTO_IP,
+        libc::IP_MTU_DISCOVER,
+        libc::c_int
+    );
+    sockopt_impl!(
+        /// The same for IPv6.
+        MtuDiscoverV6,
+        SetOnly,
+        libc::IPPROTO_IPV6,
+        libc::IPV6_MTU_DISCOVER,
+        libc::c_int
+    );
+    sockopt_impl!(
+        /// The socket's memory as the kernel counts it; `linux/sock_diag.h`, `SK_MEMINFO_*`.
+        MemInfo,
+        GetOnly,
+        libc::SOL_SOCKET,
+        libc::SO_MEMINFO,
+        [u32; 9]
+    );
+
+    /// Set "don't fragment", ignore the kernel's path MTU: we look for it ourselves.
+    pub(super) const PMTUDISC_PROBE: libc::c_int = libc::IP_PMTUDISC_PROBE;
+    /// Index of the drops in [`MemInfo`].
+    pub(super) const MEMINFO_DROPS: usize = 8;
+}
+
+/// What has passed a socket.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug, serde::Serialize, serde::Deserialize)]
+pub struct SocketCounters {
+    /// System calls that sent, those included that the kernel had no room for.
+    pub send_calls: u64,
+    /// System calls that received, those included that found nothing.
+    pub receive_calls: u64,
+    /// Datagrams handed to the kernel.
+    pub datagrams_out: u64,
+    /// Datagrams received.
+    pub datagrams_in: u64,
+    /// Bytes handed to the kernel, UDP payload.
+    pub bytes_out: u64,
+    /// Bytes received, UDP payload.
+    pub bytes_in: u64,
+    /// Sends that found the kernel's buffer full.
+    pub send_blocked: u64,
+}
+
+#[derive(Default)]
+struct Counts {
+    send_calls: AtomicU64,
+    receive_calls: AtomicU64,
+    datagrams_out: AtomicU64,
+    datagrams_in: AtomicU64,
+    bytes_out: AtomicU64,
+    bytes_in: AtomicU64,
+    send_blocked: AtomicU64,
+}
+
+/// A bound, non-blocking UDP socket.
+pub struct UdpSocket {
+    socket: StdSocket,
+    receive_buffer: usize,
+    counts: Counts,
+}
+
+/// What a receive call found.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Received {
+    /// So many bytes of the buffer are a datagram from this address.
+    Datagram {
+        /// Bytes.
+        len: usize,
+        /// Its sender.
+        from: SocketAddr,
+    },
+    /// The network says that nobody listens at this address: a hint for
+    /// [`handle_refused`](crate::net::Endpoint::handle_refused).
+    Refused {
+        /// Where an earlier datagram of ours went.
+        addr: SocketAddr,
+    },
+    /// Nothing is there now.
+    Nothing,
+}
+
+/// What became of a datagram.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Sent {
+    /// The kernel has it, or it is lost: the session will notice.
+    Done,
+    /// The kernel has no room. The datagram is kept; send no other before [`Outlet::flush`] says
+    /// [`Sent::Done`], when the socket has become writable.
+    Blocked,
+    /// No link of this host carries so long a datagram; it is dropped. Tell
+    /// [`handle_too_long`](crate::net::Endpoint::handle_too_long).
+    TooLong,
+}
+
+impl UdpSocket {
+    /// Binds `addr` and asks for a receive buffer of `buffer` bytes; the kernel may give less, see
+    /// [`UdpSocket::receive_buffer`].
+    pub fn bind(addr: SocketAddr, buffer: usize) -> Result<Self> {
+        let what = |step: &str| format!("{step} UDP socket {addr}");
+        let socket = Socket::new(Domain::for_address(addr), Type::DGRAM, Some(Protocol::UDP))
+            .map_err(|e| Error::os(what("create"), e))?;
+        socket.bind(&addr.into()).map_err(|e| Error::os(what("bind"), e))?;
+        Self::adopt(OwnedFd::from(socket), buffer)
+    }
+
+    /// Takes a bound UDP socket over, one that was inherited for instance.
+    pub fn adopt(fd: OwnedFd, buffer: usize) -> Result<Self> {
+        let socket = StdSocket::from(fd);
+        let addr = socket.local_addr().map_err(|e| Error::os("address of the UDP socket", e))?;
+        let fail = |step: &str, e: io::Error| Error::os(format!("{step} of UDP socket {addr}"), e);
+        socket.set_nonblocking(true).map_err(|e| fail("non-blocking mode", e))?;
+        Self::grow_buffers(&socket, buffer);
+        let options = if addr.is_ipv4() {
+            setsockopt(&socket, sockopt::Ipv4RecvErr, &true).and(setsockopt(
+                &socket,
+                options::MtuDiscover,
+                &options::PMTUDISC_PROBE,
+            ))
+        } else {
+            setsockopt(&socket, sockopt::Ipv6RecvErr, &true).and(setsockopt(
+                &socket,
+                options::MtuDiscoverV6,
+                &options::PMTUDISC_PROBE,
+            ))
+        };
+        options.map_err(|e| fail("options", e.into()))?;
+        let receive_buffer =
+            SockRef::from(&socket).recv_buffer_size().map_err(|e| fail("receive buffer", e))?;
+        Ok(UdpSocket { socket, receive_buffer, counts: Counts::default() })
+    }
+
+    /// Asks for larger buffers than the system's limit if privileges allow it, else for what the
+    /// limit allows. What was really given is read back, so that a refusal is no error.
+    fn grow_buffers(socket: &StdSocket, buffer: usize) {
+        let reference = SockRef::from(socket);
+        if setsockopt(socket, sockopt::RcvBufForce, &buffer).is_err() {
+            let _ = reference.set_recv_buffer_size(buffer);
+        }
+        if setsockopt(socket, sockopt::SndBufForce, &buffer).is_err() {
+            let _ = reference.set_send_buffer_size(buffer);
+        }
+    }
+
+    /// Bytes of the receive buffer that the kernel really gives; what
+    /// [`EndpointConfig::socket_buffer`](crate::net::EndpointConfig) wants to know.
+    pub fn receive_buffer(&self) -> usize {
+        self.receive_buffer
+    }
+
+    /// The address that the socket is bound to.
+    pub fn local_addr(&self) -> Result<SocketAddr> {
+        self.socket.local_addr().map_err(|e| Error::os("address of the UDP socket", e))
+    }
+
+    /// Receives one datagram into `buf`, which should have [`DATAGRAM_MAX`] bytes, without waiting.
+    pub fn receive(&self, buf: &mut [u8]) -> Result<Received> {
+        self.counts.receive_calls.fetch_add(1, Ordering::Relaxed);
+        match self.socket.recv_from(buf) {
+            Ok((len, from)) => {
+                self.counts.datagrams_in.fetch_add(1, Ordering::Relaxed);
+                self.counts.bytes_in.fetch_add(len as u64, Ordering::Relaxed);
+                Ok(Received::Datagram { len, from })
+            }
+            Err(error) if error.kind() == ErrorKind::WouldBlock => Ok(Received::Nothing),
+            // Errors of earlier datagrams are reported once on the socket and kept in its queue.
+            Err(error) if is_about_the_network(&error) => Ok(self.take_error()),
+            Err(error) if error.kind() == ErrorKind::Interrupted => Ok(Received::Nothing),
+            Err(error) => Err(Error::os("receive from the UDP socket", error)),
+        }
+    }
+
+    /// Takes one report from the socket's error queue.
+    fn take_error(&self) -> Received {
+        let mut byte = [0; 1];
+        let mut slices = [IoSliceMut::new(&mut byte)];
+        let mut control = nix::cmsg_space!([u8; 64]);
+        let flags = MsgFlags::MSG_ERRQUEUE | MsgFlags::MSG_DONTWAIT;
+        let report =
+            recvmsg::<SockaddrStorage>(self.socket.as_raw_fd(), &mut slices, Some(&mut control), flags);
+        // The address of a report is where the datagram that caused it went.
+        match report.ok().and_then(|message| message.address).and_then(to_std) {
+            Some(addr) => Received::Refused { addr },
+            None => Received::Nothing,
+        }
+    }
+
+    /// Sends slices as one datagram.
+    fn send_slices(&self, to: SocketAddr, slices: &[&[u8]]) -> Result<Sent> {
+        self.counts.send_calls.fetch_add(1, Ordering::Relaxed);
+        let result = match slices {
+            [only] => self.socket.send_to(only, to),
+            _ => {
+                let slices: SmallVec<[IoSlice<'_>; 36]> = slices.iter().map(|s| IoSlice::new(s)).collect();
+                SockRef::from(&self.socket).send_to_vectored(&slices, &to.into())
+            }
+        };
+        match result {
+            Ok(len) => {
+                self.counts.datagrams_out.fetch_add(1, Ordering::Relaxed);
+                self.counts.bytes_out.fetch_add(len as u64, Ordering::Relaxed);
+                Ok(Sent::Done)
+            }
+            Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                self.counts.send_blocked.fetch_add(1, Ordering::Relaxed);
+                Ok(Sent::Blocked)
+            }
+            Err(error) if error.raw_os_error() == Some(Errno::EMSGSIZE as i32) => Ok(Sent::TooLong),
+            // No route, a firewall, a memory shortage, the report of an earlier datagram: to the
+            // session all of these are loss, and it tries again.
+            Err(error) if is_about_the_network(&error) => Ok(Sent::Done),
+            Err(error) => Err(Error::os(format!("send to {to}"), error)),
+        }
+    }
+
+    /// What has passed so far.
+    pub fn counters(&self) -> SocketCounters {
+        let load = |count: &AtomicU64| count.load(Ordering::Relaxed);
+        SocketCounters {
+            send_calls: load(&self.counts.send_calls),
+            receive_calls: load(&self.counts.receive_calls),
+            datagrams_out: load(&self.counts.datagrams_out),
+            datagrams_in: load(&self.counts.datagrams_in),
+            bytes_out: load(&self.counts.bytes_out),
+            bytes_in: load(&self.counts.bytes_in),
+            send_blocked: load(&self.counts.send_blocked),
+        }
+    }
+
+    /// Datagrams that the kernel has dropped for want of room in the receive buffer.
+    pub fn dropped(&self) -> Result<u64> {
+        let memory = nix::sys::socket::getsockopt(&self.socket, options::MemInfo)
+            .map_err(|e| Error::os("memory of the UDP socket", e))?;
+        Ok(u64::from(memory[options::MEMINFO_DROPS]))
+    }
+}
+
+impl AsFd for UdpSocket {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+}
+
+/// Errors that tell of the path or the peer and not of the socket.
+fn is_about_the_network(error: &io::Error) -> bool {
+    let known = [
+        Errno::ECONNREFUSED,
+        Errno::EHOSTUNREACH,
+        Errno::ENETUNREACH,
+        Errno::EHOSTDOWN,
+        Errno::ENETDOWN,
+        Errno::ENOBUFS,
+        Errno::ENOMEM,
+        Errno::EPERM,
+        Errno::EMSGSIZE,
+        Errno::EPROTO,
+        Errno::ENOPROTOOPT,
+        Errno::EINTR,
+    ];
+    known.iter().any(|&errno| error.raw_os_error() == Some(errno as i32))
+}
+
+fn to_std(addr: SockaddrStorage) -> Option<SocketAddr> {
+    if let Some(v4) = addr.as_sockaddr_in() {
+        return Some(SocketAddr::from((v4.ip(), v4.port())));
+    }
+    addr.as_sockaddr_in6().map(|v6| SocketAddr::from((v6.ip(), v6.port())))
+}
+
+/// The way out of an endpoint: what sending must remember from one call to the next.
+#[derive(Default)]
+pub struct Outlet {
+    blocked: Option<(SocketAddr, Vec<u8>)>,
+    injector: Option<Injector>,
+}
+
+impl Outlet {
+    /// A way out, through a bad network if there is an injector.
+    pub fn new(injector: Option<Injector>) -> Self {
+        Outlet { blocked: None, injector }
+    }
+
+    /// Sends one datagram. Must not be called while an earlier one is [`Sent::Blocked`].
+    pub fn send(&mut self, socket: &UdpSocket, now: Time, transmit: &Transmit<'_>) -> Result<Sent> {
+        assert!(self.blocked.is_none(), "a blocked datagram goes first");
+        if let Some(injector) = &mut self.injector {
+            injector.offer(now, transmit.to, &transmit.slices);
+            return self.flush(socket, now);
+        }
+        let sent = socket.send_slices(transmit.to, &transmit.slices)?;
+        match sent {
+            Sent::Done | Sent::TooLong => {}
+            Sent::Blocked => {
+                let mut bytes = Vec::new();
+                transmit.copy_into(&mut bytes);
+                self.blocked = Some((transmit.to, bytes));
+            }
+        }
+        Ok(sent)
+    }
+
+    /// Sends what was blocked, and what the injector held back until now.
+    pub fn flush(&mut self, socket: &UdpSocket, now: Time) -> Result<Sent> {
+        if let Some((to, bytes)) = self.blocked.take() {
+            match socket.send_slices(to, &[&bytes])? {
+                Sent::Done | Sent::TooLong => {}
+                Sent::Blocked => {
+                    self.blocked = Some((to, bytes));
+                    return Ok(Sent::Blocked);
+                }
+            }
+        }
+        let Some(injector) = &mut self.injector else { return Ok(Sent::Done) };
+        while let Some((to, bytes)) = injector.poll(now) {
+            match socket.send_slices(to, &[&bytes])? {
+                // A datagram that came late is not told from a lost one.
+                Sent::Done | Sent::TooLong => injector.recycle(bytes),
+                Sent::Blocked => {
+                    self.blocked = Some((to, bytes));
+                    return Ok(Sent::Blocked);
+                }
+            }
+        }
+        Ok(Sent::Done)
+    }
+
+    /// Whether a datagram waits for room: wait for the socket to become writable, too.
+    pub fn is_blocked(&self) -> bool {
+        self.blocked.is_some()
+    }
+
+    /// When [`Outlet::flush`] has something to do although the socket is not blocked.
+    pub fn poll_timeout(&self) -> Option<Time> {
+        self.injector.as_ref().and_then(Injector::poll_timeout)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn socket() -> UdpSocket {
+        UdpSocket::bind(SocketAddr::from(([127, 0, 0, 1], 0)), 1 << 20).unwrap()
+    }
+
+    /// Loopback delivers before `sendmsg` returns; an ICMP report too.
+    fn receive(socket: &UdpSocket, buf: &mut [u8]) -> Received {
+        let found = socket.receive(buf).unwrap();
+        assert_ne!(found, Received::Nothing);
+        found
+    }
+
+    #[test]
+    fn a_datagram_is_gathered_from_its_slices_and_counted() {
+        let (a, b) = (socket(), socket());
+        let mut buf = vec![0; DATAGRAM_MAX];
+        assert_eq!(b.receive(&mut buf).unwrap(), Received::Nothing);
+        let to = b.local_addr().unwrap();
+        let page = [7; 4096];
+        let slices = SmallVec::from_slice(&[&b"head"[..], &page, b"tail"]);
+        let transmit = Transmit { to, len: 4104, slices };
+        assert_eq!(Outlet::default().send(&a, Time(0), &transmit).unwrap(), Sent::Done);
+        let Received::Datagram { len, from } = receive(&b, &mut buf) else { panic!("a datagram") };
+        assert_eq!((len, from), (4104, a.local_addr().unwrap()));
+        assert!(buf[..4] == *b"head" && buf[4..4100] == page && buf[4100..4104] == *b"tail");
+        let (out, into) = (a.counters(), b.counters());
+        assert_eq!((out.send_calls, out.datagrams_out, out.bytes_out), (1, 1, 4104));
+        assert_eq!((into.receive_calls, into.datagrams_in, into.bytes_in), (2, 1, 4104));
+    }
+
+    #[test]
+    fn a_port_without_listener_is_reported_with_its_address() {
+        let a = socket();
+        let nobody = socket().local_addr().unwrap();
+        assert_eq!(a.send_slices(nobody, &[b"anyone?"]).unwrap(), Sent::Done);
+        let found = receive(&a, &mut [0; 64]);
+        assert_eq!(found, Received::Refused { addr: nobody });
+        assert_eq!(a.receive(&mut [0; 64]).unwrap(), Received::Nothing);
+    }
+
+    #[test]
+    fn a_datagram_longer_than_any_link_is_refused() {
+        let (a, b) = (socket(), socket());
+        let long = vec![0; 65_508];
+        assert_eq!(a.send_slices(b.local_addr().unwrap(), &[&long]).unwrap(), Sent::TooLong);
+    }
+
+    #[test]
+    fn the_kernel_counts_what_it_drops_and_its_buffer_is_known() {
+        let a = socket();
+        let b = UdpSocket::bind(SocketAddr::from(([127, 0, 0, 1], 0)), 1).unwrap();
+        let to = b.local_addr().unwrap();
+        let fit = b.receive_buffer() / 8448;
+        for _ in 0..fit + 5 {
+            a.send_slices(to, &[&[1; 4200]]).unwrap();
+        }
+        assert!(b.dropped().unwrap() > 0, "{} bytes held {fit} pages", b.receive_buffer());
+        assert_eq!(a.dropped().unwrap(), 0);
+    }
+}
