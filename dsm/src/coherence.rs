@@ -43,7 +43,7 @@ use placement::Places;
 pub struct OpId(pub u64);
 
 /// A page fault of an application thread.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct Fault {
     /// Answered when the page allows `access` (or when the instruction should be tried again).
     pub op: OpId,
@@ -131,6 +131,9 @@ pub enum Input<'a> {
     NodeLeft(NodeId),
     /// A member is dead. No message of its incarnation is handled after this.
     NodeDied(NodeId),
+    /// A fresh incarnation has come to a slot; what its predecessor left behind is forgotten. Given
+    /// before the first message of the newcomer. The slot of a dead home stays empty: regions name it.
+    NodeJoined(NodeId),
     /// Write everything back, give every lock back, and be forgotten by all homes.
     Leave {
         /// Answered when nothing of the cluster depends on this node any more.
@@ -160,7 +163,7 @@ pub enum Output {
 }
 
 /// Why an operation failed. The page, lock or barrier is unchanged by the failed operation.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum Failure {
     /// The page's home or manager, or a member of the barrier, is dead.
     NodeDied(NodeId),
@@ -362,9 +365,15 @@ impl Coherence {
             Input::ProgramEnded { program } => self.barriers.forget_program(program),
             Input::NodeLeft(left) => self.barriers.on_node_left(self.me, &mut self.outbox, left),
             Input::NodeDied(dead) => self.on_node_died(now, dead, memory),
+            Input::NodeJoined(node) => {
+                self.places.on_node_joined(node);
+                self.directory.on_node_joined(node);
+                self.locks.on_node_joined(node);
+                self.barriers.on_node_joined(node);
+            }
             Input::Leave { op } => {
                 self.cache.start_leaving(op);
-                self.locks.start_leaving();
+                self.locks.start_leaving(&mut self.outbox);
             }
         }
     }
@@ -442,12 +451,13 @@ impl Coherence {
     }
 
     fn on_node_died<M: Memory>(&mut self, now: Time, dead: NodeId, memory: &mut M) {
+        self.places.on_node_died(dead);
         let (directory, mut ctx) = self.directory_parts(now, memory);
         directory.on_node_died(&mut ctx, dead);
         let (cache, places, mut ctx) = self.cache_parts(now, memory);
         cache.on_node_died(&mut ctx, places, dead);
-        self.locks.on_node_died(self.me, &mut self.outbox, dead);
-        self.barriers.on_node_died(self.me, &mut self.outbox, dead);
+        self.locks.on_node_died(self.me, &self.places, &mut self.outbox, dead);
+        self.barriers.on_node_died(self.me, self.barrier_home, &mut self.outbox, dead);
     }
 
     fn continue_leaving<M: Memory>(&mut self, now: Time, memory: &mut M) {

@@ -234,6 +234,8 @@ pub enum Action {
     JoinRefused(String),
     /// The view is a new one. Sessions to members that are gone end; newcomers will connect.
     ViewChanged {
+        /// Members that are new.
+        joined: Vec<Member>,
         /// Members that left in peace.
         left: Vec<Member>,
         /// Members that died.
@@ -487,8 +489,11 @@ impl Membership {
         let died: Vec<Death> = news.map(|(_, death)| death.clone()).collect();
         let is_here = |member: &Member| self.view.incarnation(member.intro.incarnation).is_some();
         let is_dead = |member: &Member| died.iter().any(|death| death.member == *member);
-        let left = old.members.into_iter().filter(|member| !is_here(member) && !is_dead(member)).collect();
-        self.actions.push_back(Action::ViewChanged { left, died });
+        let is_new = |member: &&Member| old.incarnation(member.intro.incarnation).is_none();
+        let joined = self.view.members.iter().filter(is_new).cloned().collect();
+        let is_gone = |member: &&Member| !is_here(member) && !is_dead(member);
+        let left = old.members.iter().filter(is_gone).cloned().collect();
+        self.actions.push_back(Action::ViewChanged { joined, left, died });
     }
 
     fn add_region(&mut self, record: RegionRecord) {

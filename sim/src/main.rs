@@ -1,2 +1,169 @@
-//! To be written.
-fn main() {}
+//! Runs seeds and reports the first that breaks a rule.
+
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+use clap::{Parser, ValueEnum};
+use sim::{Keep, Options, Report, Rig, Violation, run_seed};
+
+/// Deterministic simulator of the coherence protocol: every seed is one schedule, checked event by event.
+#[derive(Parser)]
+struct Args {
+    /// How many seeds to run.
+    #[arg(long, default_value_t = 10_000)]
+    seeds: u64,
+    /// The first seed.
+    #[arg(long, default_value_t = 0)]
+    from: u64,
+    /// What carries the messages.
+    #[arg(long, value_enum, default_value_t = RigArg::Bare)]
+    rig: RigArg,
+    /// Run this seed only.
+    #[arg(long)]
+    seed: Option<u64>,
+    /// Print every event of the seed.
+    #[arg(long, requires = "seed")]
+    trace: bool,
+    /// Plant a fault in every node (needs the feature `planted`); `list` names them.
+    #[arg(long)]
+    plant: Option<String>,
+    /// Go on after a seed that breaks a rule, with one line for each.
+    #[arg(long)]
+    keep_going: bool,
+    /// Print the summary as JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum RigArg {
+    /// Coherence over the reliable UDP cores.
+    Stacked,
+    /// Coherence alone on a network without order.
+    Bare,
+}
+
+fn main() -> ExitCode {
+    let args = Args::parse();
+    let rig = match args.rig {
+        RigArg::Stacked => Rig::Stacked,
+        RigArg::Bare => Rig::Bare,
+    };
+    let keep = if args.trace { Keep::All } else { Keep::Tail };
+    let options = match with_plant(Options { keep, ..Options::of(rig) }, args.plant.as_deref()) {
+        Ok(options) => options,
+        Err(text) => {
+            eprintln!("{text}");
+            return ExitCode::from(2);
+        }
+    };
+    let seeds = match args.seed {
+        Some(seed) => seed..seed + 1,
+        None => args.from..args.from + args.seeds,
+    };
+    // A panic of a core is reported with its seed, below.
+    std::panic::set_hook(Box::new(|_| {}));
+    run(seeds, options, &args)
+}
+
+#[cfg(feature = "planted")]
+fn with_plant(options: Options, name: Option<&str>) -> Result<Options, String> {
+    use dsm::coherence::Plant;
+    let Some(name) = name else { return Ok(options) };
+    match Plant::ALL.into_iter().find(|plant| format!("{plant:?}") == name) {
+        Some(plant) => Ok(Options { plant: Some(plant), ..options }),
+        None => Err(Plant::ALL.map(|plant| format!("{plant:?}")).join("\n")),
+    }
+}
+
+#[cfg(not(feature = "planted"))]
+fn with_plant(options: Options, name: Option<&str>) -> Result<Options, String> {
+    match name {
+        None => Ok(options),
+        Some(_) => Err("build with --features planted".to_owned()),
+    }
+}
+
+#[derive(Default)]
+struct Totals {
+    seeds: u64,
+    events: u64,
+    instructions: u64,
+    messages: u64,
+    broken: u64,
+}
+
+fn run(seeds: std::ops::Range<u64>, options: Options, args: &Args) -> ExitCode {
+    let (started, mut told) = (Instant::now(), Instant::now());
+    let (end, mut totals) = (seeds.end, Totals::default());
+    for seed in seeds {
+        let outcome = run_seed(seed, options).and_then(|report| {
+            // Every hundredth seed runs twice: the same seed must give the same run.
+            let again = if seed % 100 == 0 { run_seed(seed, options)? } else { report.clone() };
+            if again.trace_hash == report.trace_hash { Ok(report) } else { Err(differs(seed, options)) }
+        });
+        match outcome {
+            Ok(report) => totals.add(&report),
+            Err(violation) if args.keep_going => {
+                totals.broken += 1;
+                println!("seed {seed}: {}", violation.what);
+            }
+            Err(violation) => {
+                tell(&violation);
+                return ExitCode::FAILURE;
+            }
+        }
+        if told.elapsed() > Duration::from_secs(2) && !args.json {
+            told = Instant::now();
+            eprintln!(
+                "{seed} of {end}: {:.0} seeds/s",
+                totals.seeds as f64 / started.elapsed().as_secs_f64()
+            );
+        }
+    }
+    totals.tell(started.elapsed(), args.json);
+    if totals.broken == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+fn differs(seed: u64, options: Options) -> Box<Violation> {
+    let what = "a seed replays exactly: two traces differ".to_owned();
+    Box::new(Violation { seed, rig: options.rig, what, lines: Vec::new() })
+}
+
+fn tell(violation: &Violation) {
+    println!("seed {} ({:?}): {}", violation.seed, violation.rig, violation.what);
+    for line in &violation.lines {
+        println!("{line}");
+    }
+    println!("seed {} ({:?}): {}", violation.seed, violation.rig, violation.what);
+}
+
+impl Totals {
+    fn add(&mut self, report: &Report) {
+        self.seeds += 1;
+        self.events += report.trace_events;
+        self.instructions += report.instructions;
+        self.messages += report.messages;
+        for line in &report.lines {
+            println!("{line}");
+        }
+    }
+
+    fn tell(&self, elapsed: Duration, json: bool) {
+        let seconds = elapsed.as_secs_f64();
+        let rate = self.seeds as f64 / seconds;
+        let Totals { seeds, events, instructions, messages, broken } = self;
+        if json {
+            let summary = serde_json::json!({
+                "seeds": seeds, "seconds": seconds, "seeds_per_second": rate,
+                "events": events, "instructions": instructions, "messages": messages, "broken": broken,
+            });
+            println!("{summary}");
+        } else {
+            println!(
+                "{seeds} seeds in {seconds:.1} s ({rate:.0} seeds/s): {events} events, \
+                 {instructions} instructions, {messages} messages; {broken} seeds broke a rule"
+            );
+        }
+    }
+}

@@ -14,6 +14,7 @@ use crate::page::NodeId;
 pub(super) struct Barriers {
     members: FxHashMap<BarrierId, Member>,
     homes: FxHashMap<BarrierId, Home>,
+    dead: NodeSet,
 }
 
 /// This node's own arrivals.
@@ -23,6 +24,8 @@ struct Member {
     generation: u64,
     waiting: Option<OpId>,
     members: NodeSet,
+    /// A member that died: this barrier never ends again.
+    dead: Option<NodeId>,
 }
 
 /// The home's count.
@@ -45,6 +48,11 @@ impl Barriers {
         members: NodeSet,
     ) {
         let member = self.members.entry(barrier).or_default();
+        let dead = member.dead.or_else(|| self.dead.first_of(members));
+        if let Some(dead) = dead.or(self.dead.contains(home).then_some(home)) {
+            member.dead = Some(dead);
+            return outbox.done(op, Err(Failure::NodeDied(dead)));
+        }
         if member.waiting.is_some() || !members.contains(me) {
             return outbox.done(op, Err(Failure::BarrierMisuse));
         }
@@ -80,8 +88,16 @@ impl Barriers {
                 if member.generation == generation
                     && let Some(op) = member.waiting.take()
                 {
-                    let failure = if dead == me { Failure::BarrierMisuse } else { Failure::NodeDied(dead) };
+                    let misuse = dead == me;
+                    member.dead = (!misuse).then_some(dead);
+                    let failure = if misuse { Failure::BarrierMisuse } else { Failure::NodeDied(dead) };
                     outbox.done(op, Err(failure));
+                }
+            }
+            BarrierMessage::Dead { barrier, generation, dead } => {
+                // It may have overtaken the sender's arrival.
+                if self.homes.entry(barrier).or_default().generation == generation {
+                    self.break_barrier(me, outbox, barrier, dead);
                 }
             }
         }
@@ -120,35 +136,53 @@ impl Barriers {
         }
     }
 
-    /// Breaks what is counted here. Only the home knows whether the node left before or after its last
-    /// barrier ended: a member may hear of the leave before it hears of its release.
-    pub(super) fn on_node_left(&mut self, me: NodeId, outbox: &mut Outbox, dead: NodeId) {
-        let mut barriers: Vec<BarrierId> = self.homes.keys().copied().collect();
-        barriers.sort_unstable();
-        for barrier in barriers {
-            let Some(home) = self.homes.get_mut(&barrier) else { continue };
-            if home.members.contains(dead) {
-                home.dead = Some(dead);
-                let generation = home.generation;
-                for member in std::mem::take(&mut home.arrived).without(dead).iter() {
-                    outbox.send(me, member, BarrierMessage::Broken { barrier, generation, dead });
+    /// The home alone decides which generations end and which break, so that every member hears the
+    /// same; the others tell it what they know. Only the home's own death ends a wait here.
+    pub(super) fn on_node_died(&mut self, me: NodeId, home: NodeId, outbox: &mut Outbox, dead: NodeId) {
+        self.dead.insert(dead);
+        self.on_node_left(me, outbox, dead);
+        let mut met: Vec<BarrierId> = self.members.keys().copied().collect();
+        met.sort_unstable();
+        for barrier in met {
+            let Some(member) = self.members.get_mut(&barrier) else { continue };
+            if dead == home {
+                if let Some(op) = member.waiting.take() {
+                    outbox.done(op, Err(Failure::NodeDied(dead)));
+                }
+            } else if member.members.contains(dead) {
+                member.dead = Some(dead);
+                if member.waiting.is_some() {
+                    let generation = member.generation;
+                    outbox.send(me, home, BarrierMessage::Dead { barrier, generation, dead });
                 }
             }
         }
     }
 
-    /// Breaks what is counted here, and what this node waits for, even if its home is dead too.
-    pub(super) fn on_node_died(&mut self, me: NodeId, outbox: &mut Outbox, dead: NodeId) {
-        self.on_node_left(me, outbox, dead);
-        let mut broken: Vec<BarrierId> = self.members.keys().copied().collect();
-        broken.sort_unstable();
-        for barrier in broken {
-            let Some(member) = self.members.get_mut(&barrier) else { continue };
-            if member.members.contains(dead)
-                && let Some(op) = member.waiting.take()
-            {
-                outbox.done(op, Err(Failure::NodeDied(dead)));
+    /// A member has left in peace: at its home, what still waits for it waits in vain. (Only the home
+    /// knows whether it left before or after its last barrier ended: a member may hear of the leave
+    /// before it hears of its release.)
+    pub(super) fn on_node_left(&mut self, me: NodeId, outbox: &mut Outbox, left: NodeId) {
+        let mut kept: Vec<BarrierId> = self.homes.keys().copied().collect();
+        kept.sort_unstable();
+        for barrier in kept {
+            if self.homes.get(&barrier).is_some_and(|home| home.members.contains(left)) {
+                self.break_barrier(me, outbox, barrier, left);
             }
+        }
+    }
+
+    /// A newcomer in the slot is alive; barriers that its predecessor broke stay broken.
+    pub(super) fn on_node_joined(&mut self, node: NodeId) {
+        self.dead.remove(node);
+    }
+
+    fn break_barrier(&mut self, me: NodeId, outbox: &mut Outbox, barrier: BarrierId, dead: NodeId) {
+        let home = self.homes.entry(barrier).or_default();
+        home.dead = Some(dead);
+        let generation = home.generation;
+        for member in std::mem::take(&mut home.arrived).without(dead).iter() {
+            outbox.send(me, member, BarrierMessage::Broken { barrier, generation, dead });
         }
     }
 

@@ -37,8 +37,6 @@ enum State {
 struct Entry {
     state: State,
     version: Version,
-    /// Invalidations and forwards wait until then, if the faulting instruction still needs the page.
-    held_until: Time,
 }
 
 /// What is under way for a page; pages at rest have none.
@@ -69,6 +67,8 @@ struct Forward {
 struct Waiter {
     op: OpId,
     thread: u64,
+    /// Where the thread faulted; another page than it waits for if its instruction needs several.
+    faulted: PageId,
     access: Access,
 }
 
@@ -95,6 +95,8 @@ pub(super) struct Cache {
     writing_back: usize,
     homes_used: NodeSet,
     leaving: Option<Leaving>,
+    /// From the wish to leave on, for ever: no page is asked for, and none is held.
+    departs: bool,
     /// Unmaps that a planted fault has put off.
     postponed: Vec<PageId>,
 }
@@ -112,16 +114,13 @@ impl Cache {
             writing_back: 0,
             homes_used: NodeSet::EMPTY,
             leaving: None,
+            departs: false,
             postponed: Vec::new(),
         }
     }
 
     pub(super) fn access(&self, page: PageId) -> Access {
-        match self.table.peek(page).map_or(State::Invalid, |entry| entry.state) {
-            State::Invalid | State::WritingBack | State::GivenAway => Access::None,
-            State::Shared => Access::Read,
-            State::Modified => Access::Write,
-        }
+        access_in(&self.table, page)
     }
 
     pub(super) fn copy_version(&self, page: PageId) -> Option<Version> {
@@ -139,7 +138,9 @@ impl Cache {
 
     /// The earliest end of a hold that somebody waits for.
     pub(super) fn poll_timeout(&self) -> Option<Time> {
-        self.held_up.iter().map(|&(page, _, _)| self.held_until(page)).min()
+        let due = self.held_up.iter().map(|&(page, _, _)| self.held_until(page));
+        // A hold without end ends with an event, not with time.
+        due.filter(|&due| due < Time(u64::MAX)).min()
     }
 
     /// Carries out what the fault [`Plant::NodeAcksBeforeUnmap`] has put off.
@@ -153,14 +154,10 @@ impl Cache {
         if places.region(fault.page).is_none() {
             return ctx.outbox.done(fault.op, Err(Failure::NoRegion));
         }
-        if self.leaving.is_some() {
+        if self.departs {
             return ctx.outbox.done(fault.op, Err(Failure::Leaving));
         }
-        for page in self.instructions.note(&fault) {
-            if !self.instructions.has(page) {
-                self.table.entry(page).held_until = Time(0);
-            }
-        }
+        self.instructions.note(&fault);
         if self.access(fault.page) >= fault.access {
             ctx.counters.spurious_faults += 1;
             return ctx.outbox.done(fault.op, Ok(0));
@@ -170,8 +167,10 @@ impl Cache {
             Access::Write => ctx.counters.write_faults += 1,
             Access::None | Access::Read => ctx.counters.read_faults += 1,
         }
-        let (page, access) = self.instructions.wanted(&fault, |page, access| self.access(page) >= access);
-        let waiter = Waiter { op: fault.op, thread: fault.thread, access };
+        let table = &self.table;
+        let (page, access) =
+            self.instructions.wanted(&fault, |page, access| access_in(table, page) >= access);
+        let waiter = Waiter { op: fault.op, thread: fault.thread, faulted: fault.page, access };
         self.pending.entry(page).or_default().waiters.push(waiter);
         self.advance(ctx, places, page);
     }
@@ -184,7 +183,7 @@ impl Cache {
         access: Access,
     ) {
         let wanted = places.region(page).is_some()
-            && self.leaving.is_none()
+            && !self.departs
             && self.access(page) < access
             && !self.pending.contains_key(&page);
         if wanted {
@@ -195,10 +194,11 @@ impl Cache {
 
     /// Drops a shared copy silently, or starts to write an owned page back.
     pub(super) fn evict<M: Memory>(&mut self, ctx: &mut Context<'_, M>, places: &Places, page: PageId) {
-        let at_home = places.home(page) == Some(ctx.me);
+        // At home the bytes are the home's; with a dead home there is nowhere to write them back.
+        let stays = places.home(page) == Some(ctx.me) || places.orphaned_by(page).is_some();
         let outstanding = self.pending.contains_key(&page) && !ctx.planted.has(Plant::NodeDoesNotPinUpgrade);
         // A copy that an upgrade has named stays until the answer: the home may grant without bytes.
-        if at_home || outstanding || self.is_held(page, ctx.now) {
+        if stays || outstanding || self.is_held(page, ctx.now) {
             return;
         }
         match self.table.peek(page).map_or(State::Invalid, |entry| entry.state) {
@@ -297,6 +297,9 @@ impl Cache {
         page: PageId,
         access: Access,
     ) {
+        if let Some(dead) = places.orphaned_by(page) {
+            return self.fail(ctx, page, Failure::NodeDied(dead));
+        }
         let pending = self.pending.entry(page).or_default();
         let Some(home) = places.home(page) else {
             pending.request = Some(Request { req: None, access });
@@ -314,8 +317,6 @@ impl Cache {
         pending.request = Some(Request { req: Some(req), access });
         self.homes_used.insert(home);
         let entry = self.table.entry(page);
-        // The instruction misses this page itself now: nothing of it is worth holding.
-        entry.held_until = Time(0);
         let have = (entry.state == State::Shared).then_some(entry.version);
         match access {
             Access::None | Access::Read => ctx.send(home, ToHome::GetS { page, req }),
@@ -390,23 +391,24 @@ impl Cache {
         let home = places.home(page).expect("the request went there");
         ctx.send(home, ToHome::Installed { page, txn });
         let access = self.access(page);
-        let mut held_until = Time(0);
         if let Some(pending) = self.pending.get_mut(&page) {
             pending.request = None;
             pending.waiters.retain(|waiter| {
                 let satisfied = waiter.access <= access;
                 if satisfied {
                     ctx.outbox.done(waiter.op, Ok(0));
-                    held_until = held_until.max(ctx.now + self.instructions.hold(waiter.thread));
+                    self.instructions.arrived(waiter.thread, |hold| {
+                        if ctx.planted.has(Plant::NodeHoldsForEver) {
+                            Time(u64::MAX)
+                        } else if ctx.planted.has(Plant::NodeDoesNotHold) {
+                            Time(0)
+                        } else {
+                            ctx.now + hold
+                        }
+                    });
                 }
                 !satisfied
             });
-        }
-        if ctx.planted.has(Plant::NodeHoldsForEver) {
-            held_until = Time(u64::MAX);
-        }
-        if !ctx.planted.has(Plant::NodeDoesNotHold) {
-            self.table.entry(page).held_until = held_until;
         }
         self.advance(ctx, places, page);
     }
@@ -563,9 +565,12 @@ impl Cache {
     }
 
     fn fail<M: Memory>(&mut self, ctx: &mut Context<'_, M>, page: PageId, failure: Failure) {
+        // The page may be a former need of an instruction that went on to others.
+        self.instructions.forget(page);
         let Some(mut pending) = self.pending.remove(&page) else { return };
         for waiter in pending.waiters.drain(..) {
-            ctx.outbox.done(waiter.op, Err(failure));
+            let again = waiter.faulted != page;
+            ctx.outbox.done(waiter.op, if again { Ok(0) } else { Err(failure) });
         }
         if pending.retained.is_some() {
             pending.request = None;
@@ -614,12 +619,13 @@ impl Cache {
 /// Holds.
 impl Cache {
     fn held_until(&self, page: PageId) -> Time {
-        self.table.peek(page).map_or(Time(0), |entry| entry.held_until)
+        let allows = |page, access| self.access(page) >= access;
+        let held_until = self.instructions.held_until(page, allows);
+        held_until.filter(|_| !self.departs).unwrap_or_default()
     }
 
     fn is_held(&self, page: PageId, now: Time) -> bool {
         self.held_until(page) > now
-            && self.instructions.needs(page, |page, access| self.access(page) >= access)
     }
 
     /// Puts a message off while the page is held; true if it was.
@@ -654,6 +660,7 @@ impl Cache {
 impl Cache {
     pub(super) fn start_leaving(&mut self, op: OpId) {
         assert!(self.leaving.is_none(), "a node leaves once");
+        self.departs = true;
         self.leaving = Some(Leaving { op, pages: None, awaited: None });
     }
 
@@ -667,7 +674,6 @@ impl Cache {
         let pages = leaving.pages.get_or_insert_with(|| self.table.pages().into());
         while self.writing_back < LEAVE_WRITE_BACKS_MAX {
             let Some(page) = pages.pop_front() else { break };
-            self.table.entry(page).held_until = Time(0);
             if self.pending.contains_key(&page) && self.access(page) != Access::None {
                 // An upgrade is under way; come back when it is answered.
                 pages.push_back(page);
@@ -679,8 +685,11 @@ impl Cache {
         // A page that an outstanding request brought in after its turn.
         if drained && leaving.awaited.is_none() && locks_returned {
             let left_over: VecDeque<PageId> = self.table.pages().into_iter().collect();
-            let owned =
-                |page: &PageId| self.access(*page) != Access::None && places.home(*page) != Some(ctx.me);
+            let owned = |page: &PageId| {
+                self.access(*page) != Access::None
+                    && places.home(*page) != Some(ctx.me)
+                    && places.orphaned_by(*page).is_none()
+            };
             let left_over: VecDeque<PageId> = left_over.into_iter().filter(owned).collect();
             if !left_over.is_empty() {
                 leaving.pages = Some(left_over);
@@ -700,6 +709,14 @@ impl Cache {
         } else {
             self.leaving = Some(leaving);
         }
+    }
+}
+
+fn access_in(table: &PageTable<Entry>, page: PageId) -> Access {
+    match table.peek(page).map_or(State::Invalid, |entry| entry.state) {
+        State::Invalid | State::WritingBack | State::GivenAway => Access::None,
+        State::Shared => Access::Read,
+        State::Modified => Access::Write,
     }
 }
 

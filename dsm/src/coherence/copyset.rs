@@ -58,6 +58,11 @@ impl NodeSet {
         self
     }
 
+    /// The first node that is in both sets.
+    pub fn first_of(self, other: NodeSet) -> Option<NodeId> {
+        NodeSet(self.0 & other.0).iter().next()
+    }
+
     /// Whether nobody is a member.
     pub fn is_empty(self) -> bool {
         self.0 == 0

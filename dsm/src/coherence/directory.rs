@@ -54,6 +54,8 @@ struct Open {
     forwarded: Option<NodeId>,
     /// Nodes whose INSTALLED is due.
     installs: SmallVec<[(NodeId, Txn); 2]>,
+    /// The requester of an unanswered write died: its answer goes to nobody.
+    abandoned: bool,
     /// INV_ACKs seen; only a planted fault looks at it.
     ack_count: usize,
 }
@@ -201,7 +203,7 @@ impl Directory {
                 ctx.send(from, ToNode::WriteBackAck { page, version });
             }
             Queued::Leave { from } => {
-                self.table.entry(page).forget(from);
+                self.table.entry(page).copyset.remove(from);
                 self.left_one(ctx, from);
             }
         }
@@ -268,6 +270,10 @@ impl Directory {
     fn answer_write<M: Memory>(&mut self, ctx: &mut Context<'_, M>, page: PageId) {
         let entry = self.table.entry(page);
         let Some(open) = self.busy.get_mut(&page).and_then(|busy| busy.open.as_mut()) else { return };
+        if open.abandoned {
+            open.unanswered = false;
+            return;
+        }
         let (from, req, txn) = (open.requester, open.req, open.txn);
         let listed = entry.copyset.contains(from) || ctx.planted.has(Plant::HomeDecidesDataByRequester);
         let same = open.have == Some(entry.version)
@@ -374,7 +380,10 @@ impl Directory {
                     busy.queue.push(Queued::Leave { from });
                     *self.leaving.entry(from).or_default() += 1;
                 }
-                None => self.table.entry(page).forget(from),
+                // Not its request number: a late duplicate must not ask on behalf of a node that left.
+                None => {
+                    self.table.entry(page).copyset.remove(from);
+                }
             }
         }
         self.left_one(ctx, from);
@@ -397,10 +406,15 @@ impl Directory {
             return;
         };
         open.installs.remove(at);
-        let entry = self.table.entry(page);
-        entry.lose(dead);
-        ctx.counters.pages_lost += 1;
+        self.lose(ctx, page, dead);
         self.drain(ctx, page);
+    }
+
+    /// A newcomer's request numbers start again.
+    pub(super) fn on_node_joined(&mut self, node: NodeId) {
+        for page in self.table.pages() {
+            self.table.entry(page).forget(node);
+        }
     }
 
     /// Ends what waits for the dead node, and finds out which pages died with it.
@@ -419,10 +433,8 @@ impl Directory {
                     self.drain(ctx, page);
                 }
                 None => {
-                    let entry = self.table.entry(page);
-                    if entry.owner == Some(dead) {
-                        entry.lose(dead);
-                        ctx.counters.pages_lost += 1;
+                    if self.table.entry(page).owner == Some(dead) {
+                        self.lose(ctx, page, dead);
                     }
                 }
             }
@@ -431,31 +443,70 @@ impl Directory {
 
     fn end_for<M: Memory>(&mut self, ctx: &mut Context<'_, M>, page: PageId, dead: NodeId) {
         let entry = self.table.entry(page);
-        let Some(open) = self.busy.get_mut(&page).and_then(|busy| busy.open.as_mut()) else { return };
+        let Some(busy) = self.busy.get_mut(&page) else { return };
+        let Some(open) = busy.open.as_mut() else { return };
         let (requester, req, txn) = (open.requester, open.req, open.txn);
-        let had_acks = !open.acks.is_empty();
-        open.acks.remove(dead);
-        if requester == dead && open.unanswered {
-            // Not granted yet: the home's bytes are still the last ones.
-            open.acks = NodeSet::EMPTY;
-            open.unanswered = false;
+        if open.unanswered {
+            // The other sharers' answers are awaited even if the requester died: an invalidation that
+            // is still under way must not meet a later grant.
+            open.abandoned |= requester == dead;
+            if open.acks.remove(dead) && open.acks.is_empty() {
+                self.answer_write(ctx, page);
+            }
             return;
         }
-        let awaited_install = open.awaits_install(dead);
+        let had_granted = open.awaits_install(dead) && entry.owner == Some(dead);
         open.installs.retain(|due| due.0 != dead);
-        if open.copy == Some(dead) {
-            // The owner died between the forward and its bytes' arrival at home.
-            open.copy = None;
-            entry.lose(dead);
+        // The owner died between the forward and its bytes' arrival at home.
+        let copy_died = open.copy.take_if(|owner| *owner == dead).is_some();
+        let forwarded = open.forwarded == Some(dead) && open.awaits_install(requester);
+        let reads = open.access == Access::Read;
+        if (copy_died || had_granted) && !self.take_back(ctx, page, dead) {
+            self.lose(ctx, page, dead);
+        }
+        if !forwarded {
+            return;
+        }
+        let entry = self.table.entry(page);
+        if reads && entry.lost.is_none() {
+            // The requester's answer may have died with the owner, but the bytes are at home.
+            let version = entry.version;
+            answer(ctx, page, (requester, req), (txn, version), Access::Read, version);
+        } else {
+            ctx.send(requester, ToNode::Lost { page, req, txn, dead });
+        }
+    }
+
+    /// Uses the dead node's queued write-back of the current version, if there is one.
+    fn take_back<M: Memory>(&mut self, ctx: &mut Context<'_, M>, page: PageId, dead: NodeId) -> bool {
+        let entry = self.table.entry(page);
+        let Some(busy) = self.busy.get_mut(&page) else { return false };
+        let Some(at) = busy.queue.iter().position(|queued| queued.gives_back(dead, entry.version)) else {
+            return false;
+        };
+        if let Queued::WriteBack { bytes, .. } = busy.queue.remove(at) {
+            store(ctx, page, bytes.as_ref().map(PageBuf::as_slice));
+        }
+        entry.owner = None;
+        true
+    }
+
+    fn lose<M: Memory>(&mut self, ctx: &mut Context<'_, M>, page: PageId, dead: NodeId) {
+        let entry = self.table.entry(page);
+        entry.owner = None;
+        if entry.lost.is_none() {
+            entry.lost = Some(dead);
             ctx.counters.pages_lost += 1;
         }
-        if open.access == Access::Write && awaited_install && entry.owner == Some(dead) {
-            entry.lose(dead);
-            ctx.counters.pages_lost += 1;
-        } else if open.forwarded == Some(dead) && open.awaits_install(requester) {
-            ctx.send(requester, ToNode::Lost { page, req, txn, dead });
-        } else if open.unanswered && had_acks && open.acks.is_empty() {
-            self.answer_write(ctx, page);
+    }
+}
+
+impl Queued {
+    /// Whether this is the node's write-back of that very version.
+    fn gives_back(&self, node: NodeId, current: Version) -> bool {
+        match *self {
+            Queued::WriteBack { from, version, .. } => from == node && version == current,
+            Queued::Get { .. } | Queued::Leave { .. } => false,
         }
     }
 }
@@ -464,11 +515,6 @@ impl Entry {
     fn forget(&mut self, node: NodeId) {
         self.copyset.remove(node);
         self.last.retain(|slot| slot.0 != node);
-    }
-
-    fn lose(&mut self, dead: NodeId) {
-        self.owner = None;
-        self.lost = Some(dead);
     }
 }
 
@@ -485,6 +531,7 @@ impl Open {
             copy: None,
             forwarded: None,
             installs: SmallVec::new(),
+            abandoned: false,
             ack_count: 0,
         }
     }

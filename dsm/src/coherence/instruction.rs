@@ -12,7 +12,7 @@ use smallvec::SmallVec;
 
 use super::Fault;
 use crate::config::coherence::{FAULTING_THREADS_MAX, HOLD_MAX, HOLD_MIN, INSTRUCTION_PAGES_MAX};
-use crate::page::{Access, PageId, Span};
+use crate::page::{Access, PageId, Span, Time};
 
 /// What is remembered of every thread that faults.
 #[derive(Clone, Default)]
@@ -24,76 +24,102 @@ pub(super) struct Instructions {
 struct Instruction {
     address: u64,
     /// In the order of their first faults.
-    pages: SmallVec<[(PageId, Access); INSTRUCTION_PAGES_MAX]>,
+    needs: SmallVec<[Need; INSTRUCTION_PAGES_MAX]>,
     hold: Span,
     /// A page of the set was lost before the instruction ran.
     ordered: bool,
+    /// The page that the thread waits for.
+    awaited: Option<PageId>,
+}
+
+/// A page that the instruction needs, and until when it stays if it has come.
+#[derive(Clone, Copy)]
+struct Need {
+    page: PageId,
+    access: Access,
+    held_until: Time,
 }
 
 impl Instructions {
-    /// Records a fault. Returns the pages that the thread's previous instruction needs no longer.
-    pub(super) fn note(&mut self, fault: &Fault) -> SmallVec<[PageId; INSTRUCTION_PAGES_MAX]> {
-        let mut released = SmallVec::new();
-        if self.threads.len() >= FAULTING_THREADS_MAX && !self.threads.contains_key(&fault.thread) {
-            // Holds of forgotten threads end with their timers.
-            self.threads.clear();
-        }
+    /// Records a fault. What the thread's previous instruction needed is held no longer.
+    pub(super) fn note(&mut self, fault: &Fault) {
+        let need = Need { page: fault.page, access: fault.access, held_until: Time(0) };
         let fresh = Instruction {
             address: fault.instruction,
-            pages: SmallVec::from_slice(&[(fault.page, fault.access)]),
+            needs: SmallVec::from_slice(&[need]),
             hold: HOLD_MIN,
             ordered: false,
+            awaited: None,
         };
+        if self.threads.len() >= FAULTING_THREADS_MAX && !self.threads.contains_key(&fault.thread) {
+            self.threads.clear();
+        }
         let Some(known) = self.threads.get_mut(&fault.thread) else {
             self.threads.insert(fault.thread, fresh);
-            return released;
+            return;
         };
         if known.address != fault.instruction {
-            released = known.pages.iter().map(|&(page, _)| page).collect();
             *known = fresh;
-        } else if let Some(slot) = known.pages.iter_mut().find(|slot| slot.0 == fault.page) {
-            if slot.1 < fault.access {
+        } else if let Some(need) = known.needs.iter_mut().find(|need| need.page == fault.page) {
+            if need.access < fault.access {
                 // Read first, then written: the instruction goes on, nothing was lost.
-                slot.1 = fault.access;
+                need.access = fault.access;
             } else {
                 known.hold = Span((known.hold.0 * 2).min(HOLD_MAX.0));
                 known.ordered = true;
             }
         } else {
-            if known.pages.len() == INSTRUCTION_PAGES_MAX {
-                released.push(known.pages.remove(0).0);
+            if known.needs.len() == INSTRUCTION_PAGES_MAX {
+                known.needs.remove(0);
             }
-            known.pages.push((fault.page, fault.access));
+            known.needs.push(need);
         }
-        released
     }
 
     /// The page to ask for: the one that faulted, or, once pages were lost again, the lowest that is
     /// missing. `allows` tells what the node already has.
-    pub(super) fn wanted(&self, fault: &Fault, allows: impl Fn(PageId, Access) -> bool) -> (PageId, Access) {
+    pub(super) fn wanted(
+        &mut self,
+        fault: &Fault,
+        allows: impl Fn(PageId, Access) -> bool,
+    ) -> (PageId, Access) {
         let faulted = (fault.page, fault.access);
-        let Some(known) = self.threads.get(&fault.thread).filter(|known| known.ordered) else {
-            return faulted;
+        let Some(known) = self.threads.get_mut(&fault.thread) else { return faulted };
+        let missing = |need: &&Need| known.ordered && !allows(need.page, need.access);
+        let lowest = known.needs.iter().filter(missing).min_by_key(|need| need.page);
+        let wanted = lowest.map_or(faulted, |need| (need.page, need.access));
+        known.awaited = Some(wanted.0);
+        wanted
+    }
+
+    /// A page has come for this thread: hold all that its instruction has of its pages.
+    pub(super) fn arrived(&mut self, thread: u64, until: impl Fn(Span) -> Time) {
+        let Some(known) = self.threads.get_mut(&thread) else { return };
+        known.awaited = None;
+        for need in &mut known.needs {
+            need.held_until = until(known.hold);
+        }
+    }
+
+    /// Until when some thread's instruction holds the page, if it does. It holds what it has while it
+    /// misses no lower page of its set. While it waits for a higher one it lets nothing go: those who
+    /// wait for each other's pages in ascending order never wait in a circle.
+    pub(super) fn held_until(&self, page: PageId, allows: impl Fn(PageId, Access) -> bool) -> Option<Time> {
+        let holds = |known: &Instruction| {
+            let need = known.needs.iter().find(|need| need.page == page && allows(page, need.access))?;
+            let lacks_lower =
+                known.needs.iter().any(|need| need.page < page && !allows(need.page, need.access));
+            let waits_above = known.ordered && known.awaited.is_some_and(|awaited| awaited > page);
+            (!lacks_lower).then_some(if waits_above { Time(u64::MAX) } else { need.held_until })
         };
-        let missing = known.pages.iter().filter(|&&(page, access)| !allows(page, access));
-        missing.min().copied().unwrap_or(faulted)
+        self.threads.values().filter_map(holds).max()
     }
 
-    /// How long a page is held that was mapped for this thread.
-    pub(super) fn hold(&self, thread: u64) -> Span {
-        self.threads.get(&thread).map_or(HOLD_MIN, |known| known.hold)
-    }
-
-    /// Whether some thread's instruction has the page and misses no lower page of its set.
-    pub(super) fn needs(&self, page: PageId, allows: impl Fn(PageId, Access) -> bool) -> bool {
-        self.threads.values().any(|known| {
-            known.pages.iter().any(|&(held, _)| held == page)
-                && !known.pages.iter().any(|&(lower, access)| lower < page && !allows(lower, access))
-        })
-    }
-
-    /// Whether some thread's present instruction has the page.
-    pub(super) fn has(&self, page: PageId) -> bool {
-        self.threads.values().any(|known| known.pages.iter().any(|&(held, _)| held == page))
+    /// Takes a page that nobody can have any more out of every set.
+    pub(super) fn forget(&mut self, page: PageId) {
+        for known in self.threads.values_mut() {
+            known.needs.retain(|need| need.page != page);
+            known.awaited.take_if(|awaited| *awaited == page);
+        }
     }
 }

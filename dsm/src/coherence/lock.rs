@@ -11,6 +11,7 @@ use std::collections::VecDeque;
 
 use rustc_hash::FxHashMap;
 
+use super::copyset::NodeSet;
 use super::message::{LockId, LockMessage, Req};
 use super::placement::{Places, RegionInfo};
 use super::plant::{Plant, Planted};
@@ -24,6 +25,7 @@ pub(super) struct Locks {
     homes: FxHashMap<LockId, Home>,
     next_req: u64,
     leaving: bool,
+    dead: NodeSet,
 }
 
 /// The requester's side: this node waits for the lock or has it.
@@ -48,6 +50,8 @@ enum Phase {
     Idle,
     /// Offered back to the home.
     Returning,
+    /// Given up in the middle of a critical section: it must not be handed to anybody.
+    Breaking,
 }
 
 /// The home's side.
@@ -59,8 +63,8 @@ struct Home {
     token: u64,
     last: Vec<(NodeId, Req)>,
     broken: Option<NodeId>,
-    /// A death that is being looked into: who died, and who was asked.
-    probing: Option<(NodeId, NodeId)>,
+    /// Deaths that are being looked into: who died, and who was asked.
+    probing: Vec<(NodeId, NodeId)>,
 }
 
 impl Locks {
@@ -104,6 +108,9 @@ impl Locks {
         lock: LockId,
         waiters: VecDeque<OpId>,
     ) {
+        if self.dead.contains(home) {
+            return fail(outbox, waiters, Failure::NodeDied(home));
+        }
         self.next_req += 1;
         let req = Req(self.next_req);
         self.tenures.insert(lock, Tenure { req, phase: Phase::Waiting, token: 0, next: None, waiters });
@@ -182,9 +189,8 @@ impl Locks {
             LockMessage::Broken { lock, req, dead } => {
                 if self.tenures.get(&lock).is_some_and(|found| found.req == req) {
                     let tenure = self.tenures.remove(&lock);
-                    for op in tenure.into_iter().flat_map(|tenure| tenure.waiters) {
-                        outbox.done(op, Err(Failure::LockBroken(dead)));
-                    }
+                    let waiters = tenure.map(|tenure| tenure.waiters).unwrap_or_default();
+                    fail(outbox, waiters, Failure::LockBroken(dead));
                 }
             }
         }
@@ -200,11 +206,35 @@ impl Locks {
         }
     }
 
-    pub(super) fn on_node_died(&mut self, me: NodeId, outbox: &mut Outbox, dead: NodeId) {
+    pub(super) fn on_node_died(&mut self, me: NodeId, places: &Places, outbox: &mut Outbox, dead: NodeId) {
+        self.dead.insert(dead);
+        let mut tenures: Vec<LockId> = self.tenures.keys().copied().collect();
+        tenures.sort_unstable();
+        for lock in tenures.into_iter().filter(|lock| places.manager(lock.0) == Some(dead)) {
+            // Whoever has the lock keeps it, and gives it to those it was told of; nobody else gets it.
+            let tenure = self.tenures.remove(&lock).expect("just listed");
+            match tenure.phase {
+                Phase::Held | Phase::Idle => {
+                    self.tenures.insert(lock, tenure);
+                }
+                Phase::Waiting | Phase::Returning | Phase::Breaking => {
+                    fail(outbox, tenure.waiters, Failure::NodeDied(dead))
+                }
+            }
+        }
         let mut locks: Vec<LockId> = self.homes.keys().copied().collect();
         locks.sort_unstable();
         for lock in locks {
             self.look_into(me, outbox, lock, dead);
+        }
+    }
+
+    /// A newcomer's request numbers start again, and it has no place in any queue.
+    pub(super) fn on_node_joined(&mut self, node: NodeId) {
+        self.dead.remove(node);
+        for home in self.homes.values_mut() {
+            home.last.retain(|slot| slot.0 != node);
+            home.chain.retain(|slot| slot.0 != node);
         }
     }
 
@@ -253,6 +283,7 @@ impl Locks {
     ) {
         let home = self.homes.entry(lock).or_default();
         if broken {
+            home.chain.retain(|slot| slot.0 != from);
             self.break_lock(me, outbox, lock, from);
             outbox.send(me, from, LockMessage::ReturnAck { lock, req });
         } else if home.chain.back() == Some(&(from, req)) {
@@ -269,13 +300,16 @@ impl Locks {
         let Some(home) = self.homes.get_mut(&lock) else { return };
         home.last.retain(|slot| slot.0 != dead);
         let Some(at) = home.chain.iter().position(|&(node, _)| node == dead) else { return };
-        let asked_died = home.probing.is_some_and(|(_, asked)| asked == dead);
+        let asked_died = home.probing.iter().any(|&(_, asked)| asked == dead);
         match home.chain.get(at + 1).copied() {
             Some((behind, req)) if !asked_died => {
-                home.probing = Some((dead, behind));
+                home.probing.push((dead, behind));
                 outbox.send(me, behind, LockMessage::Probe { lock, req });
             }
-            Some(_) | None => self.break_lock(me, outbox, lock, dead),
+            Some(_) | None => {
+                home.chain.retain(|slot| slot.0 != dead);
+                self.break_lock(me, outbox, lock, dead);
+            }
         }
     }
 
@@ -289,7 +323,8 @@ impl Locks {
         reached: bool,
     ) {
         let Some(home) = self.homes.get_mut(&lock) else { return };
-        let Some((dead, _)) = home.probing.take_if(|(_, asked)| *asked == from) else { return };
+        let Some(probe) = home.probing.iter().position(|&(_, asked)| asked == from) else { return };
+        let (dead, _) = home.probing.remove(probe);
         if !reached {
             self.break_lock(me, outbox, lock, dead);
         } else if let Some(at) = home.chain.iter().position(|&slot| slot == (from, req)) {
@@ -300,19 +335,24 @@ impl Locks {
     fn break_lock(&mut self, me: NodeId, outbox: &mut Outbox, lock: LockId, dead: NodeId) {
         let home = self.homes.entry(lock).or_default();
         home.broken = Some(dead);
-        home.probing = None;
+        home.probing.clear();
         for (node, req) in std::mem::take(&mut home.chain) {
-            if node != dead {
-                outbox.send(me, node, LockMessage::Broken { lock, req, dead });
-            }
+            outbox.send(me, node, LockMessage::Broken { lock, req, dead });
         }
     }
 }
 
 /// Leaving.
 impl Locks {
-    pub(super) fn start_leaving(&mut self) {
+    /// Threads that still wait give up: a lock that came to them now would have to be broken.
+    pub(super) fn start_leaving(&mut self, outbox: &mut Outbox) {
         self.leaving = true;
+        let mut locks: Vec<LockId> = self.tenures.keys().copied().collect();
+        locks.sort_unstable();
+        for lock in locks {
+            let waiters = self.tenures.get_mut(&lock).map(|tenure| std::mem::take(&mut tenure.waiters));
+            fail(outbox, waiters.unwrap_or_default(), Failure::Leaving);
+        }
     }
 
     pub(super) fn holds_nothing(&self) -> bool {
@@ -328,14 +368,24 @@ impl Locks {
             let (Some(tenure), Some(home)) = (self.tenures.get_mut(&lock), places.manager(lock.0)) else {
                 continue;
             };
-            let (req, token, broken) = (tenure.req, tenure.token, tenure.phase == Phase::Held);
-            match tenure.phase {
-                Phase::Idle | Phase::Held => {
-                    tenure.phase = Phase::Returning;
-                    outbox.send(me, home, LockMessage::Return { lock, req, token, broken });
-                }
-                Phase::Waiting | Phase::Returning => {}
+            if self.dead.contains(home) {
+                // Nobody is left to take it back.
+                self.tenures.remove(&lock);
+                continue;
             }
+            let (req, token, broken) = (tenure.req, tenure.token, tenure.phase == Phase::Held);
+            tenure.phase = match tenure.phase {
+                Phase::Idle => Phase::Returning,
+                Phase::Held => Phase::Breaking,
+                Phase::Waiting | Phase::Returning | Phase::Breaking => continue,
+            };
+            outbox.send(me, home, LockMessage::Return { lock, req, token, broken });
         }
+    }
+}
+
+fn fail(outbox: &mut Outbox, waiters: impl IntoIterator<Item = OpId>, failure: Failure) {
+    for op in waiters {
+        outbox.done(op, Err(failure));
     }
 }

@@ -137,6 +137,8 @@ pub enum BarrierMessage {
     Release { barrier: BarrierId, generation: u64 },
     /// Home to every member that has arrived: `dead` never will.
     Broken { barrier: BarrierId, generation: u64, dead: NodeId },
+    /// Waiting member to home, which may not know whom the barrier waits for: `dead` never will arrive.
+    Dead { barrier: BarrierId, generation: u64, dead: NodeId },
 }
 
 impl Message {
@@ -167,7 +169,7 @@ impl Message {
             kind::GET_S..=kind::LOCATE => ToHome::decode(kind, r).map(Message::ToHome),
             kind::FWD_S..=kind::LOCATED => ToNode::decode(kind, r).map(Message::ToNode),
             kind::LOCK_REQUEST..=kind::LOCK_BROKEN => LockMessage::decode(kind, r).map(Message::Lock),
-            kind::BARRIER_ARRIVE..=kind::BARRIER_BROKEN => {
+            kind::BARRIER_ARRIVE..=kind::BARRIER_DEAD => {
                 BarrierMessage::decode(kind, r).map(Message::Barrier)
             }
             _ => Err(BAD_KIND),
@@ -230,6 +232,7 @@ mod kind {
     pub(super) const BARRIER_ARRIVE: u8 = 48;
     pub(super) const BARRIER_RELEASE: u8 = 49;
     pub(super) const BARRIER_BROKEN: u8 = 50;
+    pub(super) const BARRIER_DEAD: u8 = 51;
 }
 
 const BAD_KIND: DecodeError = DecodeError::Bad("message kind");
@@ -407,13 +410,14 @@ impl BarrierMessage {
             BarrierMessage::Arrive { barrier, generation, .. } => (kind::BARRIER_ARRIVE, barrier, generation),
             BarrierMessage::Release { barrier, generation } => (kind::BARRIER_RELEASE, barrier, generation),
             BarrierMessage::Broken { barrier, generation, .. } => (kind::BARRIER_BROKEN, barrier, generation),
+            BarrierMessage::Dead { barrier, generation, .. } => (kind::BARRIER_DEAD, barrier, generation),
         };
         put(w, kind, &[barrier.program, generation]);
         w.put_u32(barrier.index);
         match *self {
             BarrierMessage::Arrive { members, .. } => w.put_u128(members.bits()),
             BarrierMessage::Release { .. } => {}
-            BarrierMessage::Broken { dead, .. } => w.put_u16(dead.0),
+            BarrierMessage::Broken { dead, .. } | BarrierMessage::Dead { dead, .. } => w.put_u16(dead.0),
         }
     }
 
@@ -426,6 +430,7 @@ impl BarrierMessage {
             }
             kind::BARRIER_RELEASE => BarrierMessage::Release { barrier, generation },
             kind::BARRIER_BROKEN => BarrierMessage::Broken { barrier, generation, dead: decode_node(r)? },
+            kind::BARRIER_DEAD => BarrierMessage::Dead { barrier, generation, dead: decode_node(r)? },
             _ => return Err(BAD_KIND),
         })
     }

@@ -2,6 +2,7 @@
 
 use rustc_hash::FxHashMap;
 
+use super::copyset::NodeSet;
 use crate::page::{EXTENT_PAGES, ExtentId, NodeId, PageId};
 
 /// Which node is the home of a page.
@@ -68,6 +69,7 @@ pub(super) struct Places {
     regions: Vec<RegionInfo>,
     /// Homes decided by a manager, as far as this node asked or decided.
     located: FxHashMap<ExtentId, NodeId>,
+    dead: NodeSet,
 }
 
 impl Places {
@@ -108,6 +110,19 @@ impl Places {
     /// The manager of a page's extent.
     pub(super) fn manager(&self, page: PageId) -> Option<NodeId> {
         Some(self.region(page)?.manager(page.extent()))
+    }
+
+    /// The dead node without which nobody can say who has the page.
+    pub(super) fn orphaned_by(&self, page: PageId) -> Option<NodeId> {
+        self.home(page).or_else(|| self.manager(page)).filter(|&asked| self.dead.contains(asked))
+    }
+
+    pub(super) fn on_node_died(&mut self, dead: NodeId) {
+        self.dead.insert(dead);
+    }
+
+    pub(super) fn on_node_joined(&mut self, node: NodeId) {
+        self.dead.remove(node);
     }
 
     /// Remembers a manager's decision. The first one stands.

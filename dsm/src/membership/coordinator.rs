@@ -88,7 +88,8 @@ impl Coordinator {
             }
         };
         let at = shared.view.members.partition_point(|member| member.id < id);
-        shared.view.members.insert(at, Member { id, intro });
+        let member = Member { id, intro };
+        shared.view.members.insert(at, member.clone());
         shared.view.epoch.0 += 1;
         // A region on its way in must be mapped by the newcomer too; on its way out it is gone for it.
         let removed = |start: &PageId| self.changing.get(start).is_some_and(|change| change.removal);
@@ -97,7 +98,11 @@ impl Coordinator {
         let control = Control::Joined { id, view: shared.view.clone(), regions };
         shared.actions.push_back(Action::SendLink { link, control });
         self.publish(shared, Some(id));
-        shared.actions.push_back(Action::ViewChanged { left: Vec::new(), died: Vec::new() });
+        shared.actions.push_back(Action::ViewChanged {
+            joined: vec![member],
+            left: Vec::new(),
+            died: Vec::new(),
+        });
     }
 
     fn admit(&self, shared: &Membership, intro: &Introduction) -> Result<NodeId, String> {
@@ -153,7 +158,11 @@ impl Coordinator {
         shared.actions.push_back(Action::Send { to: from, control: Control::LeaveAck });
         if let Some(member) = self.take_out(shared, from) {
             self.publish(shared, None);
-            shared.actions.push_back(Action::ViewChanged { left: vec![member.clone()], died: Vec::new() });
+            shared.actions.push_back(Action::ViewChanged {
+                joined: Vec::new(),
+                left: vec![member.clone()],
+                died: Vec::new(),
+            });
             self.after_departure(shared, &member);
         }
     }
@@ -171,7 +180,7 @@ impl Coordinator {
                 shared.view.deaths.pop_front();
             }
             self.publish(shared, None);
-            shared.actions.push_back(Action::ViewChanged { left: Vec::new(), died });
+            shared.actions.push_back(Action::ViewChanged { joined: Vec::new(), left: Vec::new(), died });
             self.after_departure(shared, &member);
         }
     }

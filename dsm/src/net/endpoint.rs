@@ -378,7 +378,8 @@ impl Endpoint {
     }
 
     /// The next datagram to send; what it borrows is free again at the next call. Runs the timers
-    /// that are due. Call until `None`, after every datagram, every send and every timeout.
+    /// that are due. Call until `None`, after every send and every timeout, and after the socket has
+    /// been emptied: an acknowledgement that waits there makes many a timer needless.
     pub fn poll_transmit<'a>(&'a mut self, now: Time, buf: &'a mut TransmitBuf) -> Option<Transmit<'a>> {
         if now >= self.deadline_bound {
             self.run_timers(now);

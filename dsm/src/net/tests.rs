@@ -1,8 +1,9 @@
 //! Whole endpoints under virtual time (`tests/rig.rs`): delivery under bad weather, flow and
-//! fairness, opening and closing, and what a hostile or broken network can send.
+//! fairness, opening and closing, what a hostile or broken network can send, and real sockets.
 
 mod delivery;
 mod flow;
 mod hostile;
 mod opening;
 mod rig;
+mod sockets;

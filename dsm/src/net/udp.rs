@@ -11,7 +11,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use nix::errno::Errno;
-use nix::sys::socket::{MsgFlags, SockaddrStorage, recvmsg, setsockopt, sockopt};
+use nix::sys::socket::{ControlMessageOwned, MsgFlags, SockaddrStorage, recvmsg, setsockopt, sockopt};
 use smallvec::SmallVec;
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
 
@@ -22,6 +22,8 @@ use crate::page::Time;
 
 /// Buffer that any datagram fits into.
 pub const DATAGRAM_MAX: usize = 1 << 16;
+/// Reports of earlier datagrams that one call passes over.
+const TRIES: usize = 4;
 
 mod options {
     //! Options that neither socket2 nor nix has.
@@ -191,61 +193,81 @@ impl UdpSocket {
 
     /// Receives one datagram into `buf`, which should have [`DATAGRAM_MAX`] bytes, without waiting.
     pub fn receive(&self, buf: &mut [u8]) -> Result<Received> {
-        self.counts.receive_calls.fetch_add(1, Ordering::Relaxed);
-        match self.socket.recv_from(buf) {
-            Ok((len, from)) => {
-                self.counts.datagrams_in.fetch_add(1, Ordering::Relaxed);
-                self.counts.bytes_in.fetch_add(len as u64, Ordering::Relaxed);
-                Ok(Received::Datagram { len, from })
+        for _ in 0..TRIES {
+            self.counts.receive_calls.fetch_add(1, Ordering::Relaxed);
+            match self.socket.recv_from(buf) {
+                Ok((len, from)) => {
+                    self.counts.datagrams_in.fetch_add(1, Ordering::Relaxed);
+                    self.counts.bytes_in.fetch_add(len as u64, Ordering::Relaxed);
+                    return Ok(Received::Datagram { len, from });
+                }
+                Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(Received::Nothing),
+                // The report of an earlier datagram takes the place of one result.
+                Err(error) if is_about_the_network(&error) => {
+                    if let Some(addr) = self.take_refusal() {
+                        return Ok(Received::Refused { addr });
+                    }
+                }
+                Err(error) => return Err(Error::os("receive from the UDP socket", error)),
             }
-            Err(error) if error.kind() == ErrorKind::WouldBlock => Ok(Received::Nothing),
-            // Errors of earlier datagrams are reported once on the socket and kept in its queue.
-            Err(error) if is_about_the_network(&error) => Ok(self.take_error()),
-            Err(error) if error.kind() == ErrorKind::Interrupted => Ok(Received::Nothing),
-            Err(error) => Err(Error::os("receive from the UDP socket", error)),
         }
+        Ok(Received::Nothing)
     }
 
-    /// Takes one report from the socket's error queue.
-    fn take_error(&self) -> Received {
+    /// Empties the socket's error queue up to the first report that nobody listens at an address.
+    /// Call it when waiting for the socket reports an error: until the queue is empty, it would
+    /// report that again and again.
+    pub fn take_refusal(&self) -> Option<SocketAddr> {
         let mut byte = [0; 1];
-        let mut slices = [IoSliceMut::new(&mut byte)];
         let mut control = nix::cmsg_space!([u8; 64]);
         let flags = MsgFlags::MSG_ERRQUEUE | MsgFlags::MSG_DONTWAIT;
-        let report =
-            recvmsg::<SockaddrStorage>(self.socket.as_raw_fd(), &mut slices, Some(&mut control), flags);
-        // The address of a report is where the datagram that caused it went.
-        match report.ok().and_then(|message| message.address).and_then(to_std) {
-            Some(addr) => Received::Refused { addr },
-            None => Received::Nothing,
+        loop {
+            let mut slices = [IoSliceMut::new(&mut byte)];
+            let fd = self.socket.as_raw_fd();
+            let report = recvmsg::<SockaddrStorage>(fd, &mut slices, Some(&mut control), flags).ok()?;
+            // The address of a report is where the datagram that caused it went.
+            if report.cmsgs().is_ok_and(|mut all| all.any(|one| is_refusal(&one))) {
+                return report.address.and_then(to_std);
+            }
         }
     }
 
     /// Sends slices as one datagram.
     fn send_slices(&self, to: SocketAddr, slices: &[&[u8]]) -> Result<Sent> {
-        self.counts.send_calls.fetch_add(1, Ordering::Relaxed);
-        let result = match slices {
+        for _ in 0..TRIES {
+            self.counts.send_calls.fetch_add(1, Ordering::Relaxed);
+            match self.send_once(to, slices) {
+                Ok(len) => {
+                    self.counts.datagrams_out.fetch_add(1, Ordering::Relaxed);
+                    self.counts.bytes_out.fetch_add(len as u64, Ordering::Relaxed);
+                    return Ok(Sent::Done);
+                }
+                Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                    self.counts.send_blocked.fetch_add(1, Ordering::Relaxed);
+                    return Ok(Sent::Blocked);
+                }
+                Err(error) if error.raw_os_error() == Some(Errno::EMSGSIZE as i32) => {
+                    // The kernel has also queued a report of it, which nobody needs.
+                    while self.take_refusal().is_some() {}
+                    return Ok(Sent::TooLong);
+                }
+                // The report of an earlier datagram, to another peer perhaps, keeps this one from
+                // being sent: again.
+                Err(error) if is_about_the_network(&error) => {}
+                Err(error) => return Err(Error::os(format!("send to {to}"), error)),
+            }
+        }
+        // No route, a firewall, a memory shortage: to the session these are loss.
+        Ok(Sent::Done)
+    }
+
+    fn send_once(&self, to: SocketAddr, slices: &[&[u8]]) -> io::Result<usize> {
+        match slices {
             [only] => self.socket.send_to(only, to),
             _ => {
                 let slices: SmallVec<[IoSlice<'_>; 36]> = slices.iter().map(|s| IoSlice::new(s)).collect();
                 SockRef::from(&self.socket).send_to_vectored(&slices, &to.into())
             }
-        };
-        match result {
-            Ok(len) => {
-                self.counts.datagrams_out.fetch_add(1, Ordering::Relaxed);
-                self.counts.bytes_out.fetch_add(len as u64, Ordering::Relaxed);
-                Ok(Sent::Done)
-            }
-            Err(error) if error.kind() == ErrorKind::WouldBlock => {
-                self.counts.send_blocked.fetch_add(1, Ordering::Relaxed);
-                Ok(Sent::Blocked)
-            }
-            Err(error) if error.raw_os_error() == Some(Errno::EMSGSIZE as i32) => Ok(Sent::TooLong),
-            // No route, a firewall, a memory shortage, the report of an earlier datagram: to the
-            // session all of these are loss, and it tries again.
-            Err(error) if is_about_the_network(&error) => Ok(Sent::Done),
-            Err(error) => Err(Error::os(format!("send to {to}"), error)),
         }
     }
 
@@ -294,6 +316,13 @@ fn is_about_the_network(error: &io::Error) -> bool {
         Errno::EINTR,
     ];
     known.iter().any(|&errno| error.raw_os_error() == Some(errno as i32))
+}
+
+fn is_refusal(control: &ControlMessageOwned) -> bool {
+    let refused = Errno::ECONNREFUSED as u32;
+    // Foreign enum: the other kinds of control message are none of ours.
+    matches!(control, ControlMessageOwned::Ipv4RecvErr(e, _) | ControlMessageOwned::Ipv6RecvErr(e, _)
+        if e.ee_errno == refused)
 }
 
 fn to_std(addr: SockaddrStorage) -> Option<SocketAddr> {
@@ -415,10 +444,25 @@ mod tests {
     }
 
     #[test]
+    fn a_dead_peer_keeps_no_datagram_from_a_live_one() {
+        let (a, b) = (socket(), socket());
+        let nobody = socket().local_addr().unwrap();
+        let to = b.local_addr().unwrap();
+        for _ in 0..10 {
+            a.send_slices(nobody, &[b"anyone?"]).unwrap();
+            assert_eq!(a.send_slices(to, &[b"hello"]).unwrap(), Sent::Done);
+            assert!(matches!(receive(&b, &mut [0; 64]), Received::Datagram { len: 5, .. }));
+        }
+        assert_eq!(a.take_refusal(), Some(nobody));
+    }
+
+    #[test]
     fn a_datagram_longer_than_any_link_is_refused() {
         let (a, b) = (socket(), socket());
         let long = vec![0; 65_508];
-        assert_eq!(a.send_slices(b.local_addr().unwrap(), &[&long]).unwrap(), Sent::TooLong);
+        let to = b.local_addr().unwrap();
+        assert_eq!(a.send_slices(to, &[&long]).unwrap(), Sent::TooLong);
+        assert_eq!(a.receive(&mut [0; 64]).unwrap(), Received::Nothing);
     }
 
     #[test]

@@ -263,7 +263,9 @@ impl Core {
             }
             Action::Joined => self.on_joined(now, arena),
             Action::JoinRefused(reason) => self.brain.fatal(Fatal::NotJoined(reason)),
-            Action::ViewChanged { left, died } => self.on_view_changed(now, &left, died, arena),
+            Action::ViewChanged { joined, left, died } => {
+                self.on_view_changed(now, (&joined, &left, died), arena);
+            }
             Action::MapRegion(record) => {
                 let (start, pages) = (record.info.start, record.info.pages);
                 self.brain.input(now, Input::Region(record.info), arena);
@@ -333,7 +335,12 @@ impl Core {
         }
     }
 
-    fn on_view_changed(&mut self, now: Time, left: &[Member], died: Vec<Death>, arena: &Arena) {
+    fn on_view_changed(
+        &mut self,
+        now: Time,
+        (joined, left, died): (&[Member], &[Member], Vec<Death>),
+        arena: &Arena,
+    ) {
         self.brain.view_changes += 1;
         for member in left {
             self.brain.input(now, Input::NodeLeft(member.id), arena);
@@ -349,6 +356,10 @@ impl Core {
                 self.endpoint.close(now, session, 0, "you were declared dead");
             }
             self.brain.on_death(&death);
+        }
+        // A newcomer may have the slot of somebody who went in the same change.
+        for member in joined {
+            self.brain.input(now, Input::NodeJoined(member.id), arena);
         }
         self.on_new_view(now, arena);
     }

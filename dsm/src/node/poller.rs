@@ -29,6 +29,8 @@ pub(super) struct Poller {
 pub(super) struct Woken {
     /// Watched processes that have ended, by the token of [`Poller::watch`].
     pub(super) ended: Vec<u64>,
+    /// The socket has reports in its error queue.
+    pub(super) socket_error: bool,
 }
 
 impl Poller {
@@ -87,7 +89,7 @@ impl Poller {
         let mut woken = Woken::default();
         for event in events.iter().take(usize::try_from(count).unwrap_or(0)) {
             match event.data() {
-                SOCKET => {}
+                SOCKET => woken.socket_error = event.events().contains(EpollFlags::EPOLLERR),
                 WAKE => drain(&self.wake),
                 token => woken.ended.push(token),
             }
@@ -117,7 +119,13 @@ pub(super) fn is_readable(socket: &impl AsFd) -> bool {
 }
 
 /// Sleeps until the socket has a datagram (or room, if `for_room`), somebody wakes us, or `timeout`.
-pub(super) fn wait_for_datagram(socket: &impl AsFd, for_room: bool, wake: &EventFd, timeout: Duration) {
+/// True if the socket has reports in its error queue.
+pub(super) fn wait_for_datagram(
+    socket: &impl AsFd,
+    for_room: bool,
+    wake: &EventFd,
+    timeout: Duration,
+) -> bool {
     let room = if for_room { PollFlags::POLLOUT } else { PollFlags::empty() };
     let mut fds =
         [PollFd::new(socket.as_fd(), PollFlags::POLLIN | room), PollFd::new(wake.as_fd(), PollFlags::POLLIN)];
@@ -126,6 +134,7 @@ pub(super) fn wait_for_datagram(socket: &impl AsFd, for_room: bool, wake: &Event
     if fds[1].any().unwrap_or(false) {
         drain(wake);
     }
+    fds[0].revents().is_some_and(|seen| seen.contains(PollFlags::POLLERR))
 }
 
 /// A descriptor that becomes readable when the process ends; `None` if there is no such process.

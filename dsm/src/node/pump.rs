@@ -233,8 +233,9 @@ impl Inner {
                 std::hint::spin_loop();
             }
             let timeout = due.since(self.now()).to_std();
-            section.outside(|| wait_for_datagram(&self.socket, blocked, &self.receiver_wake, timeout));
-            (self.receive(buffer).unwrap_or(Found::Nothing), false)
+            let wait = || wait_for_datagram(&self.socket, blocked, &self.receiver_wake, timeout);
+            let refusal = if section.outside(wait) { self.socket.take_refusal() } else { None };
+            (refusal.map(Found::Refused).or_else(|| self.receive(buffer)).unwrap_or(Found::Nothing), false)
         });
         locked.sleep_until = Time(0);
         if spun {
@@ -288,6 +289,11 @@ impl Inner {
             for token in std::mem::take(&mut woken.ended) {
                 if let Some((node, incarnation)) = locked.watch.ended(token) {
                     self.process_ended(&mut locked, node, incarnation);
+                }
+            }
+            if std::mem::take(&mut woken.socket_error) {
+                while let Some(addr) = self.socket.take_refusal() {
+                    locked.core.endpoint.handle_refused(now, addr);
                 }
             }
             let received = self.receive_burst(&mut locked, &mut buffer);

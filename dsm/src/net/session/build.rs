@@ -122,11 +122,13 @@ impl Session {
             return limits;
         }
         let (window, in_flight) = (self.congestion.window(), self.recovery.in_flight());
-        self.demand = if in_flight + datagram > window { Demand::WindowLimited } else { Demand::Less };
+        // A datagram that only begins within the window would eat what control may have beyond it.
+        let is_full = in_flight > 0 && in_flight + datagram > window;
+        self.demand = if is_full { Demand::WindowLimited } else { Demand::Less };
         if in_flight >= window + CONGESTION_CONTROL_RESERVE {
             limits.control = 0;
         }
-        if in_flight >= window {
+        if is_full {
             limits.bulk = 0;
         } else if self.outbox.has(Priority::Bulk) {
             let rtt = self.recovery.rtt().smoothed();

@@ -1,9 +1,9 @@
 //! Windows: throughput, credit, incast, and control beside bulk.
 
-use super::rig::{Rig, SOCKET_BUFFER, assert_exactly_once, lan, pattern};
+use super::rig::{Rig, SOCKET_BUFFER, assert_exactly_once, config, lan, pattern};
 use crate::config::net::SEND_QUEUE_BYTES_MAX;
 use crate::net::inject::{Chance, InjectorConfig};
-use crate::net::{OutMessage, Priority, SendError};
+use crate::net::{EndpointConfig, OutMessage, Priority, SendError};
 use crate::page::{PAGE_SIZE, PageBuf, Span, Time};
 
 const PATIENCE: Span = Span::from_ms(60_000);
@@ -124,6 +124,34 @@ fn control_is_not_starved_by_bulk() {
         worst = worst.max(rig.run_until(PATIENCE, arrived));
     }
     assert!(worst < Span::from_us(200), "{worst:?} under bulk");
+}
+
+/// Credit is the limit with a default buffer once the path is known to be good, the congestion
+/// window with a large one at the start.
+#[test]
+fn control_leaves_at_once_when_bulk_has_filled_its_windows() {
+    for (socket_buffer, path_mtu, pages_before) in [(SOCKET_BUFFER, 1500, 2_000), (64 << 20, 1 << 16, 0)] {
+        let mut rig = Rig::new(0, lan(6));
+        for node in 0..2 {
+            rig.add(EndpointConfig { socket_buffer, ..config(node) }, lan(6));
+        }
+        rig.path_mtu = path_mtu;
+        let (a, _) = rig.connect(0, 1);
+        rig.run(Span::from_ms(1));
+        for number in 0..pages_before {
+            rig.try_send(0, a, page(number), Priority::Bulk).unwrap();
+        }
+        rig.run_until(PATIENCE, |rig| rig.nodes[0].endpoint.pending(a) == Some(0));
+        for number in 0..2_000 {
+            rig.nodes[0].endpoint.send(rig.now, a, page(number), Priority::Bulk).unwrap();
+        }
+        rig.flush(0);
+        let full = rig.nodes[0].endpoint.counters().packets_out;
+        rig.flush(0);
+        assert_eq!(rig.nodes[0].endpoint.counters().packets_out, full, "bulk has no room");
+        rig.send(0, a, b"a control message", Priority::Control);
+        assert_eq!(rig.nodes[0].endpoint.counters().packets_out, full + 1, "control has");
+    }
 }
 
 #[test]

@@ -238,3 +238,10 @@ fn there_are_no_more_sessions_than_the_bound() {
     rig.run(Span::from_ms(3_100));
     assert!(rig.nodes[0].endpoint.connect(rig.now, addr(5)).is_ok());
 }
+
+/// The endpoint lives behind a lock that several threads take.
+const _: fn() = || {
+    fn is_send<T: Send>() {}
+    is_send::<crate::net::Endpoint>();
+    is_send::<crate::net::udp::Outlet>();
+};

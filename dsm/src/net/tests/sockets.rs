@@ -1,0 +1,142 @@
+//! Endpoints over real sockets on loopback: what the rig assumes of the kernel, checked.
+
+use std::net::SocketAddr;
+use std::time::Instant;
+
+use super::rig::{config, key};
+use crate::net::inject::{Chance, Injector, InjectorConfig};
+use crate::net::udp::{DATAGRAM_MAX, Outlet, Received, Sent, UdpSocket};
+use crate::net::{
+    Endpoint, EndpointConfig, Event, OutMessage, Priority, SessionHandle, TransmitBuf, Version,
+};
+use crate::page::{Incarnation, PageBuf, Span, Time};
+
+const PATIENCE: Span = Span::from_ms(10_000);
+
+struct Node {
+    endpoint: Endpoint,
+    socket: UdpSocket,
+    outlet: Outlet,
+    buf: TransmitBuf,
+    delivered: usize,
+    connected: Option<SessionHandle>,
+    refused: usize,
+}
+
+impl Node {
+    fn new(index: u64, injector: Option<Injector>) -> Self {
+        // Half of the default: the kernel doubles what it is asked for.
+        let socket = UdpSocket::bind(SocketAddr::from(([127, 0, 0, 1], 0)), 212_992 / 2).unwrap();
+        let config =
+            EndpointConfig::new(key(), Incarnation(index), Version::of_library(1), socket.receive_buffer());
+        Node {
+            endpoint: Endpoint::new(config, index),
+            socket,
+            outlet: Outlet::new(injector),
+            buf: TransmitBuf::default(),
+            delivered: 0,
+            connected: None,
+            refused: 0,
+        }
+    }
+
+    fn addr(&self) -> SocketAddr {
+        self.socket.local_addr().unwrap()
+    }
+
+    fn turn(&mut self, now: Time, datagram: &mut [u8]) {
+        loop {
+            match self.socket.receive(datagram).unwrap() {
+                Received::Datagram { len, from } => {
+                    let delivered = &mut self.delivered;
+                    self.endpoint.handle_datagram(now, from, &datagram[..len], &mut |_, _| *delivered += 1);
+                }
+                Received::Refused { addr } => self.endpoint.handle_refused(now, addr),
+                Received::Nothing => break,
+            }
+        }
+        self.outlet.flush(&self.socket, now).unwrap();
+        while !self.outlet.is_blocked() {
+            let Some(transmit) = self.endpoint.poll_transmit(now, &mut self.buf) else { break };
+            let (to, len) = (transmit.to, transmit.len);
+            let sent = self.outlet.send(&self.socket, now, &transmit).unwrap();
+            drop(transmit);
+            match sent {
+                Sent::Done | Sent::Blocked => {}
+                Sent::TooLong => self.endpoint.handle_too_long(now, to, len),
+            }
+        }
+        while let Some(event) = self.endpoint.poll_event() {
+            match event {
+                Event::Connected { session, .. } => self.connected = Some(session),
+                Event::Refused { .. } => self.refused += 1,
+                Event::ConnectFailed { .. } | Event::Closed { .. } => panic!("{event:?}"),
+            }
+        }
+    }
+}
+
+/// Turns both nodes until `done`, with one thread, so that the order of events is nearly fixed.
+fn drive(start: Instant, nodes: &mut [Node], done: impl Fn(&[Node]) -> bool) {
+    let mut datagram = vec![0; DATAGRAM_MAX];
+    while !done(nodes) {
+        let now = Time(start.elapsed().as_nanos() as u64 + 1);
+        assert!(now < Time(0) + PATIENCE, "patience is over");
+        for node in &mut *nodes {
+            node.turn(now, &mut datagram);
+        }
+    }
+}
+
+fn pages_through(injector: impl Fn(u64) -> Option<Injector>) -> Vec<Node> {
+    let start = Instant::now();
+    let mut nodes: Vec<Node> = (0..2).map(|index| Node::new(index, injector(index))).collect();
+    let to = nodes[1].addr();
+    let session = nodes[0].endpoint.connect(Time(1), to).unwrap();
+    drive(start, &mut nodes, |nodes| nodes.iter().all(|n| n.connected.is_some()));
+    for _ in 0..2_000 {
+        let mut message = OutMessage::from_bytes(b"head");
+        message.pages.push(PageBuf::zeroed());
+        nodes[0].endpoint.send(Time(1), session, message, Priority::Bulk).unwrap();
+    }
+    drive(start, &mut nodes, |nodes| nodes[0].endpoint.pending(session) == Some(0));
+    assert_eq!(nodes[1].delivered, 2_000);
+    nodes
+}
+
+#[test]
+fn two_thousand_pages_pass_a_default_socket_buffer_without_a_drop() {
+    let nodes = pages_through(|_| None);
+    assert_eq!(nodes[1].socket.receive_buffer(), config(0).socket_buffer);
+    assert_eq!(nodes[1].socket.dropped().unwrap(), 0);
+    assert_eq!(nodes[0].endpoint.mtu(nodes[0].connected.unwrap()), Some(65_507));
+    let (core, socket) = (nodes[0].endpoint.counters(), nodes[0].socket.counters());
+    assert_eq!((core.packets_out, core.bytes_out), (socket.datagrams_out, socket.bytes_out));
+}
+
+#[test]
+fn pages_pass_real_sockets_through_an_injected_storm() {
+    let weather = InjectorConfig {
+        loss: Chance::percent(5),
+        duplicate: Chance::percent(5),
+        reorder: Chance::percent(5),
+        corrupt: Chance::percent(2),
+        delay: Span::from_us(20),
+        seed: 0,
+    };
+    let nodes = pages_through(|seed| Some(Injector::new(InjectorConfig { seed, ..weather })));
+    let counters = nodes[1].endpoint.counters();
+    assert!(counters.duplicate_packets > 0, "{counters:?}");
+    assert!(nodes[0].endpoint.counters().fragments_retransmitted > 0);
+}
+
+#[test]
+fn the_end_of_a_peer_s_process_is_hinted_at_by_the_kernel() {
+    let start = Instant::now();
+    let mut nodes = pages_through(|_| None);
+    let session = nodes[0].connected.unwrap();
+    nodes.pop();
+    nodes[0].endpoint.ping(session);
+    drive(start, &mut nodes, |nodes| nodes[0].refused == 1);
+    assert!(nodes[0].endpoint.last_heard(session).is_some(), "the session goes on");
+}

@@ -1,0 +1,98 @@
+//! Deterministic simulation of the cores that ship: thousands of schedules a second, each a function
+//! of its seed alone. The nodes' coherence (and, in the stacked rig, their sessions) are the real ones;
+//! memory, application threads, network and time are made up. After every event the run is compared
+//! with an oracle that knows nothing of the protocol. (The way of testing is FoundationDB's; Zhou et
+//! al., SIGMOD 2021.)
+
+mod local;
+mod members;
+mod oracle;
+mod plan;
+mod program;
+mod quiet;
+mod trace;
+mod world;
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use dsm::page::Time;
+use fastrand::Rng;
+
+use plan::Plan;
+pub use plan::Rig;
+pub use trace::Keep;
+use world::World;
+
+/// How a seed is run.
+#[derive(Clone, Copy, Debug)]
+pub struct Options {
+    /// What carries messages.
+    pub rig: Rig,
+    /// How much of the trace is kept.
+    pub keep: Keep,
+    /// A fault planted in every node.
+    #[cfg(feature = "planted")]
+    pub plant: Option<dsm::coherence::Plant>,
+}
+
+/// What a run without a broken rule did.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Report {
+    /// Events in the trace.
+    pub trace_events: u64,
+    /// Hash of the trace: equal if and only if two runs were the same.
+    pub trace_hash: u64,
+    /// Instructions that application threads ran.
+    pub instructions: u64,
+    /// Messages that nodes sent.
+    pub messages: u64,
+    /// Simulated time at the end.
+    pub simulated: Time,
+    /// The whole trace, if it was to be kept.
+    pub lines: Vec<String>,
+}
+
+/// A rule that a seed broke.
+#[derive(Clone, Debug)]
+pub struct Violation {
+    /// The seed; alone it replays the run.
+    pub seed: u64,
+    /// The rig.
+    pub rig: Rig,
+    /// The rule, and who broke it.
+    pub what: String,
+    /// The end of the trace, or all of it.
+    pub lines: Vec<String>,
+}
+
+impl Options {
+    /// A rig without a planted fault, keeping the end of the trace.
+    pub fn of(rig: Rig) -> Options {
+        Options {
+            rig,
+            keep: Keep::Tail,
+            #[cfg(feature = "planted")]
+            plant: None,
+        }
+    }
+}
+
+/// Runs one seed.
+pub fn run_seed(seed: u64, options: Options) -> Result<Report, Box<Violation>> {
+    let run = || {
+        let mut rng = Rng::with_seed(seed);
+        let plan = Plan::draw(options.rig, &mut rng);
+        World::new(plan, rng, options).run()
+    };
+    let violation = |what, lines| Box::new(Violation { seed, rig: options.rig, what, lines });
+    // A core that panics breaks a rule of its own; the seed is reported like any other.
+    match catch_unwind(AssertUnwindSafe(run)) {
+        Ok(Ok(report)) => Ok(report),
+        Ok(Err((what, lines))) => Err(violation(what, lines)),
+        Err(panic) => {
+            let text = panic.downcast_ref::<String>().map(String::as_str);
+            let text = text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("a panic");
+            Err(violation(format!("no assertion fails: {text}"), Vec::new()))
+        }
+    }
+}

@@ -1,0 +1,203 @@
+//! One node's memory and its application threads. Threads run between the core's calls as they do on
+//! real cores: before every change of a mapping takes effect, and before every read of a page by the
+//! runtime, threads of the node may load and store what is still mapped.
+
+use dsm::page::{Access, Contents, Memory, NodeId, PAGE_SIZE, PageBuf, PageId, PagePool, Time};
+use fastrand::Rng;
+use smallvec::SmallVec;
+
+use crate::oracle::Oracle;
+use crate::plan::Plan;
+use crate::program::{CELLS, Cell, Instruction, State, Step, Thread};
+use crate::trace::{Trace, What};
+
+/// Instructions that one thread may run inside one call of the core.
+const STEPS_BETWEEN_MAX: u32 = 3;
+
+/// What belongs to no node: the truth, the dice, the record, the time.
+pub(crate) struct Shared {
+    pub(crate) oracle: Oracle,
+    pub(crate) rng: Rng,
+    pub(crate) trace: Trace,
+    pub(crate) now: Time,
+    pub(crate) plan: Plan,
+}
+
+/// A node's memory and threads.
+pub(crate) struct Local {
+    pub(crate) me: NodeId,
+    pub(crate) threads: Vec<Thread>,
+    frames: Vec<Frame>,
+    /// Pages whose mapping or bytes the core has touched since the last check.
+    pub(crate) touched: SmallVec<[u8; 4]>,
+    pool: PagePool,
+}
+
+#[derive(Clone, Copy)]
+struct Frame {
+    cells: [u32; CELLS.len()],
+    access: Access,
+}
+
+/// The view of a node's memory that its core is given.
+pub(crate) struct NodeMemory<'a> {
+    pub(crate) local: &'a mut Local,
+    pub(crate) shared: &'a mut Shared,
+}
+
+impl Local {
+    pub(crate) fn new(me: NodeId, pages: usize, threads: Vec<Thread>) -> Self {
+        let frame = Frame { cells: [0; CELLS.len()], access: Access::None };
+        Local { me, threads, frames: vec![frame; pages], touched: SmallVec::new(), pool: PagePool::new(64) }
+    }
+
+    /// What the MMU allows on a page.
+    pub(crate) fn access(&self, page: usize) -> Access {
+        self.frames[page].access
+    }
+
+    /// The bytes that the runtime would see.
+    pub(crate) fn cells(&self, page: usize) -> [u32; CELLS.len()] {
+        self.frames[page].cells
+    }
+
+    /// The page that an instruction faults on: the hardware looks at its pages in an order of its own.
+    pub(crate) fn missing(&self, instruction: &Instruction, rng: &mut Rng) -> Option<(u8, Access)> {
+        let lacks = |&(page, access): &(u8, Access)| self.frames[page as usize].access < access;
+        let missing: SmallVec<[(u8, Access); 4]> = instruction.needs().into_iter().filter(lacks).collect();
+        match missing.len() {
+            0 => None,
+            1 => Some(missing[0]),
+            len => Some(missing[rng.usize(..len)]),
+        }
+    }
+
+    /// Runs an instruction whose pages are all mapped.
+    pub(crate) fn run(&mut self, thread: usize, instruction: Instruction, shared: &mut Shared) {
+        let (reads, writes) = instruction.cells();
+        let mut values: SmallVec<[u32; 2]> = SmallVec::new();
+        for &cell in &reads {
+            let value = self.frames[cell.page as usize].cells[cell.index as usize];
+            shared.oracle.loaded(self.me, cell, value);
+            values.push(value);
+        }
+        for (i, &cell) in writes.iter().enumerate() {
+            let value = match instruction {
+                Instruction::Add(_) | Instruction::AddAcross(_) => values[i] + 1,
+                Instruction::Copy { .. } | Instruction::CopyAcross { .. } => values[i],
+                Instruction::StoreKept(_) => self.threads[thread].register + 1,
+                Instruction::Load(_) | Instruction::LoadAcross(_) | Instruction::Keep(_) => {
+                    unreachable!("loads write nothing")
+                }
+                Instruction::Store(_) | Instruction::StoreAcross(_) => shared.oracle.fresh_value(),
+            };
+            self.store(cell, value, shared);
+            values.push(value);
+        }
+        if let Instruction::Keep(_) = instruction {
+            self.threads[thread].register = values[0];
+        }
+        shared.oracle.instructions += 1;
+        let value = values.last().copied().unwrap_or(0);
+        let what = What::Ran { thread: self.threads[thread].id, instruction, value };
+        shared.trace.record(shared.now, self.me, what);
+    }
+
+    fn store(&mut self, cell: Cell, value: u32, shared: &mut Shared) {
+        self.frames[cell.page as usize].cells[cell.index as usize] = value;
+        shared.oracle.stored(cell, value);
+    }
+}
+
+impl NodeMemory<'_> {
+    /// Lets a thread of this node run, as one on another core could just now.
+    fn between(&mut self) {
+        if self.shared.rng.u32(..self.shared.plan.pace.between_one_in) != 0 || self.local.threads.is_empty() {
+            return;
+        }
+        let thread = self.shared.rng.usize(..self.local.threads.len());
+        for _ in 0..self.shared.rng.u32(1..=STEPS_BETWEEN_MAX) {
+            if self.local.threads[thread].state != State::Ready {
+                return;
+            }
+            let step = self.local.threads[thread].step(&self.shared.plan, &mut self.shared.rng);
+            let Some(Step::Run { instruction, .. }) = step else { return };
+            if self.local.missing(&instruction, &mut self.shared.rng).is_some() {
+                return;
+            }
+            self.local.threads[thread].steps.pop_front();
+            self.local.run(thread, instruction, self.shared);
+        }
+    }
+
+    fn record(&mut self, what: What) {
+        self.shared.trace.record(self.shared.now, self.local.me, what);
+    }
+
+    fn map(&mut self, page: usize, access: Access) {
+        self.local.frames[page].access = access;
+        self.local.touched.push(page as u8);
+        self.shared.oracle.mapped(self.local.me, page, access);
+    }
+}
+
+impl Memory for NodeMemory<'_> {
+    fn protect(&mut self, page: PageId, access: Access) {
+        self.between();
+        self.record(What::Protect { page, access });
+        self.map(self.shared.plan.index(page), access);
+    }
+
+    fn read(&mut self, page: PageId) -> PageBuf {
+        self.between();
+        self.record(What::Read { page });
+        let mut buffer = self.local.pool.take();
+        let cells = self.local.frames[self.shared.plan.index(page)].cells;
+        write_cells(&cells, buffer.as_mut_slice());
+        buffer
+    }
+
+    fn install(&mut self, page: PageId, contents: Contents<'_>, access: Access) {
+        self.between();
+        self.record(What::Install { page, access });
+        let index = self.shared.plan.index(page);
+        let frame = &mut self.local.frames[index];
+        let (mapped, me) = (frame.access, self.local.me);
+        match contents {
+            Contents::Zero => frame.cells = [0; CELLS.len()],
+            Contents::Bytes(bytes) => frame.cells = read_cells(bytes),
+            Contents::InPlace => {}
+        }
+        if mapped == Access::Write && contents != Contents::InPlace {
+            self.shared.oracle.fail(|| format!("bytes are not changed under a writer: {me} {page:?}"));
+        }
+        self.map(index, access);
+    }
+
+    fn discard(&mut self, page: PageId) {
+        self.between();
+        self.record(What::Discard { page });
+        let frame = &mut self.local.frames[self.shared.plan.index(page)];
+        let (mapped, me) = (frame.access, self.local.me);
+        frame.cells = [0; CELLS.len()];
+        if mapped != Access::None {
+            self.shared.oracle.fail(|| format!("only unmapped memory is given back: {me} {page:?}"));
+        }
+    }
+}
+
+/// Puts the modelled cells where they lie in a page; the other bytes stay as they are.
+pub(crate) fn write_cells(cells: &[u32; CELLS.len()], bytes: &mut [u8]) {
+    for (&offset, value) in CELLS.iter().zip(cells) {
+        bytes[offset..offset + 4].copy_from_slice(&value.to_le_bytes());
+    }
+}
+
+/// The modelled cells of a page.
+pub(crate) fn read_cells(bytes: &[u8]) -> [u32; CELLS.len()] {
+    assert_eq!(bytes.len(), PAGE_SIZE, "a page is whole");
+    CELLS.map(|offset| {
+        let word: [u8; 4] = bytes[offset..offset + 4].try_into().expect("four bytes");
+        u32::from_le_bytes(word)
+    })
+}

@@ -1,0 +1,108 @@
+//! Nodes that leave, crash and join, as membership orders it: a message counts only while its receiver
+//! regards the sender's incarnation as a member. A node that leaves is a member until its last
+//! messages have arrived, as the session layer sees to; a dead one is cut off at each survivor when
+//! that survivor learns of the death, each at its own time.
+
+use dsm::coherence::Input;
+use dsm::page::{NodeId, Span};
+
+use crate::plan::How;
+use crate::trace::What;
+use crate::world::{Event, Phase, World};
+
+impl World {
+    pub(crate) fn depart(&mut self, index: u8) {
+        let going = self.shared.plan.departures[index as usize];
+        let node = going.node;
+        match going.how {
+            How::Leaves => {
+                let holds = self.node(node).local.threads.iter().any(|thread| thread.holds.is_some());
+                if holds && self.shared.rng.u32(..16) != 0 {
+                    let at = self.shared.now + Span::from_us(50);
+                    return self.schedule(at, Event::Depart { index });
+                }
+                self.node(node).phase = Phase::Leaving;
+                if holds {
+                    // Its critical section will not end: the lock is broken for the others.
+                    self.shared.oracle.deserts(node);
+                }
+                let op = self.next_op();
+                self.node(node).leave_op = Some(op);
+                self.record(node, What::Leave);
+                self.feed(node, Input::Leave { op });
+            }
+            How::Crashes => {
+                self.record(node, What::Crashed);
+                self.node(node).phase = Phase::Gone;
+                self.shared.oracle.died(node);
+                let latest = 1 + self.shared.rng.u64(..20_000_000);
+                for survivor in self.up().iter() {
+                    let at = self.shared.now + Span(self.shared.rng.u64(..latest));
+                    self.schedule(at, Event::LearnDeath { node: survivor, dead: node });
+                }
+                if going.replaced {
+                    self.schedule(self.shared.now + Span(latest), Event::Join { node });
+                }
+            }
+        }
+    }
+
+    pub(crate) fn learn_death(&mut self, node: NodeId, dead: NodeId) {
+        if !self.up().contains(node) {
+            return;
+        }
+        self.node(node).view[dead.0 as usize] = None;
+        self.record(node, What::LearnsDeath { dead });
+        self.feed(node, Input::NodeDied(dead));
+    }
+
+    /// The core says that nothing depends on this node any more: its mappings must be gone.
+    pub(crate) fn has_left(&mut self, node: NodeId) {
+        self.record(node, What::Left);
+        self.node(node).phase = Phase::Left;
+        self.shared.oracle.gone(node);
+        self.settle_left(node);
+    }
+
+    /// Once the last message of a node that left has arrived, it is a member no longer.
+    pub(crate) fn settle_left(&mut self, node: NodeId) {
+        let slot = self.node(node);
+        if slot.phase != Phase::Left || slot.in_flight > 0 {
+            return;
+        }
+        slot.phase = Phase::Gone;
+        for other in &mut self.nodes {
+            other.view[node.0 as usize] = None;
+        }
+        let replaced = self.shared.plan.departures.iter().any(|going| going.node == node && going.replaced);
+        if replaced {
+            let at = self.shared.now + Span(self.shared.rng.u64(..1_000_000));
+            self.schedule(at, Event::Join { node });
+        }
+    }
+
+    /// A fresh node comes to the slot; everybody hears of it before its first message.
+    pub(crate) fn join(&mut self, node: NodeId) {
+        let mut fresh = self.fresh_node(node);
+        fresh.view = vec![None; self.nodes.len()];
+        let incarnation = fresh.incarnation;
+        *self.node(node) = fresh;
+        self.record(node, What::Joined);
+        for other in self.up().iter() {
+            let known = self.node(other).incarnation;
+            self.node(node).view[other.0 as usize] = Some(known);
+            self.node(other).view[node.0 as usize] = Some(incarnation);
+            if other != node {
+                self.record(other, What::LearnsJoin { node });
+                self.feed(other, Input::NodeJoined(node));
+            }
+        }
+        self.start(node);
+        // A home that died before stays dead for whoever comes later.
+        for home in self.shared.plan.region.homes.clone() {
+            if !self.up().contains(home) {
+                self.learn_death(node, home);
+            }
+        }
+    }
+}

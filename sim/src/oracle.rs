@@ -1,0 +1,204 @@
+//! What must be true, kept beside the nodes: the last value stored in each cell, who has which page
+//! mapped, who is in which critical section, who has arrived at which barrier. Nothing here looks at
+//! the protocol's own state, so no fault of the protocol can hide in it.
+
+use dsm::coherence::{Failure, NodeSet};
+use dsm::page::{Access, NodeId};
+
+use crate::program::{CELLS, COUNTER, Cell, GUARDED};
+
+/// The truth about a run.
+pub(crate) struct Oracle {
+    pages: Vec<Page>,
+    barriers: Vec<Barrier>,
+    barrier_home: NodeId,
+    /// Slots in which a node has died.
+    dead: NodeSet,
+    /// Slots whose node left in the middle of a critical section.
+    deserters: NodeSet,
+    next_value: u32,
+    /// The first rule that was broken.
+    pub(crate) broken: Option<String>,
+    pub(crate) instructions: u64,
+    pub(crate) sections: u64,
+}
+
+#[derive(Clone, Default)]
+struct Page {
+    cells: [u32; CELLS.len()],
+    readers: NodeSet,
+    writers: NodeSet,
+    adds: u32,
+    sections: u32,
+    holder: Option<(NodeId, u64)>,
+    token: u64,
+}
+
+#[derive(Clone, Default)]
+struct Barrier {
+    arrived: NodeSet,
+    outcome: Option<Result<(), ()>>,
+}
+
+impl Oracle {
+    pub(crate) fn new(pages: usize, rounds: u32, barrier_home: NodeId) -> Self {
+        Oracle {
+            pages: vec![Page::default(); pages],
+            barriers: vec![Barrier::default(); rounds as usize],
+            barrier_home,
+            dead: NodeSet::EMPTY,
+            deserters: NodeSet::EMPTY,
+            next_value: 1 << 16,
+            broken: None,
+            instructions: 0,
+            sections: 0,
+        }
+    }
+
+    /// Notes that a rule was broken; the first one counts.
+    pub(crate) fn fail(&mut self, why: impl FnOnce() -> String) {
+        if self.broken.is_none() {
+            self.broken = Some(why());
+        }
+    }
+
+    /// A value that no cell has had before.
+    pub(crate) fn fresh_value(&mut self) -> u32 {
+        self.next_value += 1;
+        self.next_value
+    }
+
+    /// A node's mapping of a page has changed: one writer, or many readers.
+    pub(crate) fn mapped(&mut self, node: NodeId, page: usize, access: Access) {
+        let entry = &mut self.pages[page];
+        entry.readers.remove(node);
+        entry.writers.remove(node);
+        match access {
+            Access::None => {}
+            Access::Read => entry.readers.insert(node),
+            Access::Write => entry.writers.insert(node),
+        }
+        let (readers, writers) = (entry.readers, entry.writers);
+        if writers.len() > 1 || (writers.len() == 1 && !readers.is_empty()) {
+            self.fail(|| {
+                format!(
+                    "one writer or many readers: page {page} has writers {writers:?}, readers {readers:?}"
+                )
+            });
+        }
+    }
+
+    /// A load has given `value`: it must be the last one stored.
+    pub(crate) fn loaded(&mut self, node: NodeId, cell: Cell, value: u32) {
+        let last = self.pages[cell.page as usize].cells[cell.index as usize];
+        if value != last {
+            self.fail(|| {
+                format!("a read returns the latest write: {node} read {value} in {cell:?}, not {last}")
+            });
+        }
+    }
+
+    pub(crate) fn stored(&mut self, cell: Cell, value: u32) {
+        let page = &mut self.pages[cell.page as usize];
+        page.cells[cell.index as usize] = value;
+        match cell.index {
+            COUNTER => page.adds += 1,
+            GUARDED => page.sections += 1,
+            _ => {}
+        }
+    }
+
+    /// The last values of a page.
+    pub(crate) fn cells(&self, page: usize) -> [u32; CELLS.len()] {
+        self.pages[page].cells
+    }
+
+    /// Counters count: a lost or doubled increment shows here even if every single load was right.
+    pub(crate) fn check_sums(&mut self) {
+        for at in 0..self.pages.len() {
+            let Page { cells, adds, sections, .. } = self.pages[at];
+            let (counted, guarded) = (cells[COUNTER as usize], cells[GUARDED as usize]);
+            if counted != adds || guarded != sections {
+                self.fail(|| {
+                    format!("increments sum up: page {at} has {counted} of {adds}, {guarded} of {sections}")
+                });
+            }
+        }
+    }
+
+    pub(crate) fn lock_taken(&mut self, node: NodeId, thread: u64, page: usize, token: u64) {
+        let entry = &mut self.pages[page];
+        let (holder, last) = (entry.holder.replace((node, thread)), entry.token);
+        entry.token = token;
+        self.sections += 1;
+        if let Some((other, _)) = holder {
+            self.fail(|| format!("one holder for each lock: {node} has lock {page}, and {other} too"));
+        }
+        if token <= last {
+            self.fail(|| format!("tokens grow: lock {page} had {last}, now {token}"));
+        }
+    }
+
+    pub(crate) fn lock_released(&mut self, page: usize) {
+        self.pages[page].holder = None;
+    }
+
+    pub(crate) fn arrived(&mut self, node: NodeId, round: u32) {
+        self.barriers[round as usize].arrived.insert(node);
+    }
+
+    /// A barrier has ended for one member: like it has for the others, and not before all came.
+    pub(crate) fn barrier_ended(
+        &mut self,
+        node: NodeId,
+        round: u32,
+        members: NodeSet,
+        outcome: Result<(), ()>,
+    ) {
+        let barrier = &mut self.barriers[round as usize];
+        let before = *barrier.outcome.get_or_insert(outcome);
+        let arrived = barrier.arrived;
+        // Only the death of the barrier's home can end one wait and not the other.
+        if before != outcome && !self.dead.contains(self.barrier_home) {
+            self.fail(|| format!("one outcome a barrier: round {round} {before:?}, but {node} {outcome:?}"));
+        }
+        if outcome.is_ok() && arrived != members {
+            self.fail(|| format!("released early: round {round} with {arrived:?} of {members:?}"));
+        }
+    }
+
+    /// An operation may fail only because of something that has happened.
+    pub(crate) fn failed(&mut self, node: NodeId, failure: Failure) {
+        let has_cause = match failure {
+            Failure::NodeDied(dead) | Failure::PageLost(dead) => self.dead.contains(dead),
+            Failure::LockBroken(dead) => self.dead.contains(dead) || self.deserters.contains(dead),
+            Failure::Leaving | Failure::Abandoned => true,
+            Failure::NoRegion | Failure::BarrierMisuse => false,
+        };
+        if !has_cause {
+            self.fail(|| format!("no failure without a cause: {node} was told {failure:?}"));
+        }
+    }
+
+    pub(crate) fn died(&mut self, node: NodeId) {
+        self.dead.insert(node);
+        self.gone(node);
+    }
+
+    /// A node is gone: it maps nothing and holds nothing.
+    pub(crate) fn gone(&mut self, node: NodeId) {
+        for page in &mut self.pages {
+            page.readers.remove(node);
+            page.writers.remove(node);
+            page.holder.take_if(|(holder, _)| *holder == node);
+        }
+    }
+
+    /// A node leaves while one of its threads is in a critical section.
+    pub(crate) fn deserts(&mut self, node: NodeId) {
+        self.deserters.insert(node);
+        for page in &mut self.pages {
+            page.holder.take_if(|(holder, _)| *holder == node);
+        }
+    }
+}

@@ -1,0 +1,264 @@
+//! What a seed stands for: how many nodes, where homes are, which pages the programs touch, how the
+//! network behaves, who joins, leaves and crashes when. Drawn once; the run then follows it.
+
+use std::ops::RangeInclusive;
+
+use dsm::coherence::{NodeSet, Placement, RegionInfo};
+use dsm::page::{EXTENT_PAGES, NodeId, PageId, Span, Time};
+use fastrand::Rng;
+
+/// Where the region of every run starts: far from zero, at an extent's boundary.
+const START: u64 = 16 * EXTENT_PAGES;
+
+/// What carries messages.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum Rig {
+    /// Coherence alone: messages overtake each other without bound and are doubled, but none is lost.
+    Bare,
+    /// Coherence over the reliable UDP cores: datagrams are lost, doubled, delayed and damaged.
+    Stacked,
+}
+
+/// The scenario of one seed.
+pub(crate) struct Plan {
+    pub(crate) rig: Rig,
+    /// Nodes present from the start.
+    pub(crate) nodes: u16,
+    pub(crate) region: RegionInfo,
+    /// The pages that programs touch, ascending.
+    pub(crate) pages: Vec<PageId>,
+    /// Indices of pages whose neighbour is in `pages` too.
+    pub(crate) adjacent: Vec<u8>,
+    /// Indices of pages that are also locks.
+    pub(crate) locks: Vec<u8>,
+    pub(crate) threads_max: u8,
+    pub(crate) operations: RangeInclusive<u32>,
+    pub(crate) barrier_rounds: u32,
+    /// Nodes whose first thread meets the others at barriers.
+    pub(crate) members: NodeSet,
+    pub(crate) pace: Pace,
+    pub(crate) net: Net,
+    /// Once in so many events at a node, it is told to drop or to ask for some page.
+    pub(crate) evict_one_in: Option<u32>,
+    pub(crate) prefetch_one_in: Option<u32>,
+    pub(crate) abandons: bool,
+    pub(crate) departures: Vec<Departure>,
+}
+
+/// How quickly threads go on.
+#[derive(Clone, Copy)]
+pub(crate) struct Pace {
+    /// Between two instructions.
+    pub(crate) step: Span,
+    /// One in so many steps and retries takes `pause` instead.
+    pub(crate) pause_one_in: u32,
+    pub(crate) pause: Span,
+    /// One in so many Memory calls lets local threads run first.
+    pub(crate) between_one_in: u32,
+}
+
+/// How the network behaves.
+#[derive(Clone, Copy)]
+pub(crate) struct Net {
+    pub(crate) typical: Span,
+    pub(crate) tail_one_in: Option<u32>,
+    pub(crate) tail: Span,
+    pub(crate) duplicate_one_in: Option<u32>,
+    pub(crate) loss_one_in: Option<u32>,
+    pub(crate) damage_one_in: Option<u32>,
+}
+
+/// A node goes, and perhaps a fresh one comes to its slot.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Departure {
+    pub(crate) node: NodeId,
+    pub(crate) at: Time,
+    pub(crate) how: How,
+    pub(crate) replaced: bool,
+}
+
+/// How a node goes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum How {
+    Leaves,
+    Crashes,
+}
+
+impl Plan {
+    /// The scenario of a seed.
+    pub(crate) fn draw(rig: Rig, rng: &mut Rng) -> Plan {
+        let nodes = match rng.u32(..10) {
+            0..=4 => rng.u16(2..=3),
+            5..=8 => rng.u16(4..=5),
+            _ => rng.u16(6..=9),
+        };
+        let region = draw_region(nodes, rng);
+        let pages = draw_pages(&region, rng);
+        let adjacent: Vec<u8> =
+            (1..pages.len()).filter(|&i| pages[i].0 == pages[i - 1].0 + 1).map(|i| i as u8 - 1).collect();
+        let locks = (0..pages.len() as u8).filter(|_| rng.u32(..3) == 0).take(2).collect();
+        let departures = draw_departures(nodes, &region.homes, rng);
+        // A crashing node is a member of the barrier like any other; one that leaves breaks its word.
+        let stays =
+            |node: &NodeId| departures.iter().all(|going| going.node != *node || going.how == How::Crashes);
+        let barrier_rounds = if rng.u32(..3) == 0 { rng.u32(1..=3) } else { 0 };
+        Plan {
+            rig,
+            nodes,
+            members: (0..nodes).map(NodeId).filter(stays).collect(),
+            region,
+            pages,
+            adjacent,
+            locks,
+            threads_max: rng.u8(1..=3),
+            operations: if nodes > 5 { 6..=10 } else { 8..=24 },
+            barrier_rounds,
+            pace: draw_pace(rng),
+            net: draw_net(rig, rng),
+            evict_one_in: rng.bool().then(|| rng.u32(3..40)),
+            prefetch_one_in: (rng.u32(..3) == 0).then(|| rng.u32(3..40)),
+            abandons: rng.u32(..3) == 0,
+            departures,
+        }
+    }
+
+    /// The fixed scenario of a livelock test: everybody starts at once and adds to one place.
+    pub(crate) fn contended(rig: Rig, nodes: u16, pages: Vec<PageId>, net: Net) -> Plan {
+        let homes = vec![NodeId(0)];
+        let region =
+            RegionInfo { start: PageId(START), pages: 2 * EXTENT_PAGES, placement: Placement::Block, homes };
+        let adjacent = if pages.len() > 1 { vec![0] } else { Vec::new() };
+        let pace = Pace { step: Span(300), pause_one_in: 1 << 20, pause: Span(300), between_one_in: 2 };
+        Plan {
+            rig,
+            nodes,
+            region,
+            pages,
+            adjacent,
+            locks: Vec::new(),
+            threads_max: 1,
+            operations: 0..=0,
+            barrier_rounds: 0,
+            members: NodeSet::EMPTY,
+            pace,
+            net,
+            evict_one_in: None,
+            prefetch_one_in: None,
+            abandons: false,
+            departures: Vec::new(),
+        }
+    }
+
+    /// The `index`-th page of the region of every plan.
+    pub(crate) fn page(index: u64) -> PageId {
+        PageId(START + index)
+    }
+
+    /// A page's index in `pages`.
+    pub(crate) fn index(&self, page: PageId) -> usize {
+        self.pages.iter().position(|&known| known == page).expect("only the plan's pages are touched")
+    }
+
+    /// Whether the run has no crash, so that nothing may fail.
+    pub(crate) fn is_calm(&self) -> bool {
+        self.departures.iter().all(|going| going.how == How::Leaves)
+    }
+}
+
+fn draw_region(nodes: u16, rng: &mut Rng) -> RegionInfo {
+    let all: Vec<NodeId> = (0..nodes).map(NodeId).collect();
+    let homes = match rng.u32(..3) {
+        0 => vec![all[0]],
+        1 => all[..rng.usize(1..all.len())].to_vec(),
+        _ => all,
+    };
+    let placement = match rng.u32(..4) {
+        0 => Placement::FirstTouch,
+        1 => Placement::Block,
+        2 => Placement::Cyclic,
+        _ => Placement::OnNode(homes[rng.usize(..homes.len())]),
+    };
+    RegionInfo { start: PageId(START), pages: 3 * EXTENT_PAGES, placement, homes }
+}
+
+/// One to four pages, among them neighbours in one extent and neighbours in two.
+fn draw_pages(region: &RegionInfo, rng: &mut Rng) -> Vec<PageId> {
+    let edge = EXTENT_PAGES - 1;
+    let indices: &[u64] = match rng.u32(..6) {
+        0 => &[7],
+        1 => &[7, 8],
+        2 => &[edge, edge + 1],
+        3 => &[0, 1, 100],
+        4 => &[3, edge, edge + 1, edge + 2],
+        _ => &[1, 2, edge + 5, 2 * edge + 9],
+    };
+    indices.iter().map(|index| PageId(region.start.0 + index)).collect()
+}
+
+fn draw_departures(nodes: u16, homes: &[NodeId], rng: &mut Rng) -> Vec<Departure> {
+    let mut departures = Vec::new();
+    if rng.u32(..8) == 0 {
+        let (node, at) = (NodeId(rng.u16(..nodes)), Time(rng.u64(..3_000_000)));
+        // The slot of a home stays empty: regions name it, and mean the home that is dead.
+        let replaced = rng.bool() && !homes.contains(&node);
+        departures.push(Departure { node, at, how: How::Crashes, replaced });
+    }
+    for node in (0..nodes).map(NodeId).filter(|node| !homes.contains(node)) {
+        let free = departures.iter().all(|going: &Departure| going.node != node);
+        if free && rng.u32(..4) == 0 {
+            let at = Time(rng.u64(..4_000_000));
+            departures.push(Departure { node, at, how: How::Leaves, replaced: rng.bool() });
+        }
+    }
+    departures
+}
+
+fn draw_pace(rng: &mut Rng) -> Pace {
+    let pause = match rng.u32(..3) {
+        0 => Span::from_us(1),
+        1 => Span::from_us(200),
+        _ => Span::from_ms(15),
+    };
+    Pace {
+        step: [Span(200), Span::from_us(2), Span::from_us(30)][rng.usize(..3)],
+        pause_one_in: rng.u32(4..40),
+        pause,
+        between_one_in: rng.u32(1..=3),
+    }
+}
+
+fn draw_net(rig: Rig, rng: &mut Rng) -> Net {
+    let (typical, tail_one_in, tail) = match rng.u32(..5) {
+        0 => (Span::from_us(8), None, Span(0)),
+        1 => (Span::from_us(100), None, Span(0)),
+        2 => (Span::from_us(10), Some(8), Span::from_ms(2)),
+        3 => (Span::from_us(20), Some(3), Span::from_ms(20)),
+        _ => (Span::from_ms(2), Some(2), Span::from_ms(4)),
+    };
+    let duplicate_one_in = [None, Some(20), Some(3)][rng.usize(..3)];
+    let stacked = rig == Rig::Stacked;
+    Net {
+        typical,
+        tail_one_in,
+        tail,
+        duplicate_one_in,
+        loss_one_in: stacked.then(|| [50, 10, 4][rng.usize(..3)]),
+        damage_one_in: stacked.then(|| [200, 30][rng.usize(..2)]),
+    }
+}
+
+impl Net {
+    /// How long one message or datagram is under way.
+    pub(crate) fn delay(&self, rng: &mut Rng) -> Span {
+        let base = Span(self.typical.0 / 2 + rng.u64(..=self.typical.0));
+        match self.tail_one_in {
+            Some(one_in) if rng.u32(..one_in) == 0 => Span(base.0 + rng.u64(..=self.tail.0)),
+            Some(_) | None => base,
+        }
+    }
+
+    /// Whether a thing that happens once in `one_in` times happens now.
+    pub(crate) fn happens(one_in: Option<u32>, rng: &mut Rng) -> bool {
+        one_in.is_some_and(|one_in| rng.u32(..one_in) == 0)
+    }
+}

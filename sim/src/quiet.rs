@@ -1,0 +1,92 @@
+//! What must hold when nothing is under way any more: everybody has finished, what the home knows is
+//! what is mapped, the latest bytes are where the directory says, and the run has done its work.
+
+use dsm::page::{Access, NodeId};
+
+use crate::program::State;
+use crate::world::{Node, Phase, World};
+
+impl World {
+    /// The checks at the end of a run; nothing if a rule was broken before.
+    pub(crate) fn check_quiet(&mut self) {
+        if self.shared.oracle.broken.is_some() {
+            return;
+        }
+        self.check_finished();
+        self.shared.oracle.check_sums();
+        for page in 0..self.pages().len() {
+            self.check_page(page);
+        }
+        self.check_work();
+    }
+
+    fn check_finished(&mut self) {
+        for (at, node) in self.nodes.iter().enumerate() {
+            let oracle = &mut self.shared.oracle;
+            match node.phase {
+                Phase::Gone => {}
+                Phase::Leaving | Phase::Left => {
+                    oracle.fail(|| format!("nobody waits for ever: node {at} never left"));
+                }
+                Phase::Up => {
+                    let waits = |state| state != State::Finished;
+                    if let Some(thread) = node.local.threads.iter().find(|thread| waits(thread.state)) {
+                        let (state, step) = (thread.state, thread.steps.front().copied());
+                        oracle.fail(|| format!("nobody waits for ever: node {at} {state:?} {step:?}"));
+                    }
+                    if !node.core.is_idle() {
+                        oracle.fail(|| format!("nothing is left over: node {at} is not idle"));
+                    }
+                }
+            }
+        }
+    }
+
+    /// The home's entry of a page against what the nodes have mapped, and against the truth.
+    fn check_page(&mut self, page: usize) {
+        let id = self.shared.plan.pages[page];
+        let is_up = |node: &&Node| node.phase == Phase::Up;
+        let Some(home) = self.nodes.iter().filter(is_up).find_map(|node| node.core.home(id)) else { return };
+        let at_home = &self.nodes[home.0 as usize];
+        if at_home.phase != Phase::Up || at_home.core.home(id) != Some(home) {
+            return;
+        }
+        let Some((owner, copyset, _)) = at_home.core.directory_entry(id) else { return };
+        let is_lost = at_home.core.lost_pages().iter().any(|&(lost, _)| lost == id);
+        let oracle = &mut self.shared.oracle;
+        for (at, node) in self.nodes.iter().enumerate().filter(|(_, node)| node.phase == Phase::Up) {
+            let at = NodeId(at as u16);
+            let access = node.local.access(page);
+            let known = match access {
+                Access::None => owner != Some(at),
+                Access::Read => copyset.contains(at) && owner.is_none(),
+                Access::Write => owner == Some(at) && copyset.is_empty(),
+            };
+            if !known && !is_lost {
+                oracle.fail(|| {
+                    format!("the directory equals the mapping: {id:?} {at} {access:?}, {owner:?} {copyset:?}")
+                });
+            }
+        }
+        let holder = owner.unwrap_or(home);
+        let (bytes, truth) = (self.nodes[holder.0 as usize].local.cells(page), oracle.cells(page));
+        if bytes != truth && !is_lost {
+            oracle.fail(|| format!("the latest bytes are at {holder}: {id:?} {bytes:?}, not {truth:?}"));
+        }
+    }
+
+    /// A run that does nothing proves nothing.
+    fn check_work(&mut self) {
+        let plan = &self.shared.plan;
+        if !plan.departures.is_empty() {
+            // Who leaves or crashes early does nothing, and may be all that there is to talk to.
+            return;
+        }
+        let threads: u64 = self.nodes.iter().map(|node| node.local.threads.len() as u64).sum();
+        let floor = threads * u64::from(*plan.operations.start());
+        let (did, messages) = (self.shared.oracle.instructions, self.work.messages);
+        if did < floor || messages < 2 {
+            self.shared.oracle.fail(|| format!("a run does its work: {did} of {floor}, {messages} messages"));
+        }
+    }
+}

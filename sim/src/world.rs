@@ -1,0 +1,589 @@
+//! The run of one seed: nodes with the shipped core, one queue of events in simulated time, and the
+//! checks after every event. Everything random comes from one generator, so a seed replays exactly.
+
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
+
+use dsm::coherence::{
+    BarrierId, Coherence, Failure, Fault, Input, LockId, Message, NodeSet, OpId, Output, Version,
+};
+use dsm::page::{Access, NodeId, PageBuf, PageId, Span, Time};
+use fastrand::Rng;
+use smallvec::SmallVec;
+
+use crate::local::{Local, NodeMemory, Shared};
+use crate::oracle::Oracle;
+use crate::plan::{Departure, Plan};
+use crate::program::{Instruction, State, Step, Thread};
+use crate::trace::{Keep, Trace, What};
+use crate::{Options, Report};
+
+/// No instruction, lock or barrier takes longer once nothing is broken.
+const WAIT_MAX: Span = Span::from_ms(30_000);
+/// Events of one run; beyond it something goes round in circles.
+const EVENTS_MAX: u64 = 2_000_000;
+/// The one program of a run, and its one barrier.
+const BARRIER: BarrierId = BarrierId { program: 1, index: 0 };
+
+/// One run.
+pub(crate) struct World {
+    pub(crate) shared: Shared,
+    pub(crate) nodes: Vec<Node>,
+    queue: BinaryHeap<Reverse<(Time, u64, Event)>>,
+    parcels: Vec<Option<Parcel>>,
+    free_parcels: Vec<u32>,
+    scheduled: u64,
+    next_op: u64,
+    next_incarnation: u32,
+    options: Options,
+    pub(crate) work: Work,
+}
+
+/// One node of the run: a slot of the cluster, and who is in it.
+pub(crate) struct Node {
+    pub(crate) core: Coherence,
+    pub(crate) local: Local,
+    pub(crate) phase: Phase,
+    pub(crate) incarnation: u32,
+    /// Incarnations that this node regards as members; messages of others are dropped.
+    pub(crate) view: Vec<Option<u32>>,
+    /// Messages of this incarnation under way, duplicates not counted.
+    pub(crate) in_flight: u32,
+    pub(crate) leave_op: Option<OpId>,
+    timer_at: Option<Time>,
+    /// Newest version of each page that was readable here.
+    seen: Vec<Version>,
+    /// When each thread began to wait.
+    since: SmallVec<[Option<Time>; 3]>,
+}
+
+/// Whether a slot's node takes part.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Phase {
+    Up,
+    Leaving,
+    /// Has left; its last messages are still under way.
+    Left,
+    Gone,
+}
+
+/// What is due at some time. Small: parcels lie beside the queue.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Event {
+    Step { node: NodeId, thread: u8, incarnation: u32 },
+    Deliver { parcel: u32 },
+    Timer { node: NodeId, incarnation: u32 },
+    Abandon { node: NodeId, thread: u8, op: OpId, lock: LockId },
+    Depart { index: u8 },
+    LearnDeath { node: NodeId, dead: NodeId },
+    Join { node: NodeId },
+}
+
+struct Parcel {
+    from: (NodeId, u32),
+    to: (NodeId, u32),
+    message: Message,
+    page: Option<PageBuf>,
+    /// Not a duplicate.
+    first: bool,
+}
+
+/// How much a run did; a run that did less than its floor proves nothing.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct Work {
+    pub(crate) messages: u64,
+    pub(crate) operations: u64,
+    pub(crate) failures: u64,
+}
+
+impl World {
+    /// The world of a plan before anything has happened; the dice have drawn the plan already.
+    pub(crate) fn new(plan: Plan, rng: Rng, options: Options) -> World {
+        let oracle = Oracle::new(plan.pages.len(), plan.barrier_rounds, plan.region.homes[0]);
+        let trace = Trace::new(options.keep);
+        let nodes = plan.nodes;
+        let mut world = World {
+            shared: Shared { oracle, rng, trace, now: Time(0), plan },
+            nodes: Vec::new(),
+            queue: BinaryHeap::new(),
+            parcels: Vec::new(),
+            free_parcels: Vec::new(),
+            scheduled: 0,
+            next_op: 0,
+            next_incarnation: 0,
+            options,
+            work: Work::default(),
+        };
+        for node in (0..nodes).map(NodeId) {
+            let fresh = world.fresh_node(node);
+            world.nodes.push(fresh);
+        }
+        let view: Vec<Option<u32>> = world.nodes.iter().map(|node| Some(node.incarnation)).collect();
+        for node in &mut world.nodes {
+            node.view.clone_from(&view);
+        }
+        for node in (0..nodes).map(NodeId) {
+            world.start(node);
+        }
+        for index in 0..world.shared.plan.departures.len() {
+            let Departure { at, .. } = world.shared.plan.departures[index];
+            world.schedule(at, Event::Depart { index: index as u8 });
+        }
+        world
+    }
+
+    /// A node that has just been started in a slot.
+    pub(crate) fn fresh_node(&mut self, me: NodeId) -> Node {
+        self.next_incarnation += 1;
+        let plan = &self.shared.plan;
+        let homes = &plan.region.homes;
+        let nearest = if homes.contains(&me) { me } else { homes[me.0 as usize % homes.len()] };
+        let core = Coherence::new(me, nearest, homes[0]);
+        #[cfg(feature = "planted")]
+        let core = match self.options.plant {
+            Some(plant) => core.with_planted(dsm::coherence::Planted::with(plant)),
+            None => core,
+        };
+        let (threads, pages) = (self.draw_threads(me), self.shared.plan.pages.len());
+        Node {
+            core,
+            phase: Phase::Up,
+            incarnation: self.next_incarnation,
+            view: Vec::new(),
+            in_flight: 0,
+            leave_op: None,
+            timer_at: None,
+            seen: vec![Version::default(); pages],
+            since: SmallVec::from_elem(None, threads.len()),
+            local: Local::new(me, pages, threads),
+        }
+    }
+
+    fn draw_threads(&mut self, me: NodeId) -> Vec<Thread> {
+        let Shared { plan, rng, .. } = &mut self.shared;
+        // Only the first incarnation of a slot meets the others at barriers.
+        let member = plan.members.contains(me) && self.next_incarnation <= u32::from(plan.nodes);
+        (0..rng.u8(1..=plan.threads_max))
+            .map(|index| {
+                let rounds = if index == 0 && member { plan.barrier_rounds } else { 0 };
+                Thread::new(plan, rng, 4_000 + 16 * u64::from(me.0) + u64::from(index), rounds)
+            })
+            .collect()
+    }
+
+    /// Tells a fresh node its region and sets its threads going.
+    pub(crate) fn start(&mut self, node: NodeId) {
+        let region = self.shared.plan.region.clone();
+        self.feed(node, Input::Region(region));
+        for thread in 0..self.node(node).local.threads.len() {
+            let after = self.pace();
+            self.schedule_step(node, thread as u8, after);
+        }
+    }
+
+    /// Runs until nothing is due any more, then checks the rest.
+    pub(crate) fn run(mut self) -> Result<Report, (String, Vec<String>)> {
+        let mut events = 0;
+        while let Some(Reverse((at, _, event))) = self.queue.pop() {
+            self.shared.now = at;
+            self.react(event);
+            events += 1;
+            if events % 1_024 == 0 {
+                self.check_patience(events);
+            }
+            if self.shared.oracle.broken.is_some() {
+                break;
+            }
+        }
+        self.check_quiet();
+        match self.shared.oracle.broken.take() {
+            Some(what) => Err((what, self.shared.trace.lines())),
+            None => {
+                let (trace_events, trace_hash) = self.shared.trace.summary();
+                let lines =
+                    if self.options.keep == Keep::All { self.shared.trace.lines() } else { Vec::new() };
+                Ok(Report {
+                    trace_events,
+                    trace_hash,
+                    instructions: self.shared.oracle.instructions,
+                    messages: self.work.messages,
+                    simulated: self.shared.now,
+                    lines,
+                })
+            }
+        }
+    }
+
+    pub(crate) fn node(&mut self, node: NodeId) -> &mut Node {
+        &mut self.nodes[node.0 as usize]
+    }
+
+    pub(crate) fn schedule(&mut self, at: Time, event: Event) {
+        self.scheduled += 1;
+        self.queue.push(Reverse((at, self.scheduled, event)));
+    }
+
+    fn schedule_step(&mut self, node: NodeId, thread: u8, after: Span) {
+        let (at, incarnation) = (self.shared.now + after, self.node(node).incarnation);
+        self.schedule(at, Event::Step { node, thread, incarnation });
+    }
+
+    /// How long a thread takes to its next step: short, and now and then longer than any hold.
+    fn pace(&mut self) -> Span {
+        let Shared { plan, rng, .. } = &mut self.shared;
+        let longest = if rng.u32(..plan.pace.pause_one_in) == 0 { plan.pace.pause } else { plan.pace.step };
+        Span(1 + rng.u64(..longest.0))
+    }
+
+    fn react(&mut self, event: Event) {
+        match event {
+            Event::Step { node, thread, incarnation } => {
+                let slot = self.node(node);
+                if slot.incarnation == incarnation && matches!(slot.phase, Phase::Up | Phase::Leaving) {
+                    self.step(node, thread);
+                    self.disturb(node);
+                }
+            }
+            Event::Deliver { parcel } => self.deliver(parcel),
+            Event::Timer { node, incarnation } => {
+                let now = self.shared.now;
+                let slot = self.node(node);
+                if slot.incarnation == incarnation
+                    && matches!(slot.phase, Phase::Up | Phase::Leaving)
+                    && slot.timer_at == Some(now)
+                {
+                    slot.timer_at = None;
+                    self.record(node, What::Timer);
+                    self.feed(node, Input::Timer);
+                }
+            }
+            Event::Abandon { node, thread, op, lock } => {
+                let threads = &self.node(node).local.threads;
+                if threads.get(thread as usize).is_some_and(|thread| thread.state == State::Waiting(op)) {
+                    self.record(node, What::AbandonLock { op });
+                    self.feed(node, Input::AbandonLock { op, lock });
+                }
+            }
+            Event::Depart { index } => self.depart(index),
+            Event::LearnDeath { node, dead } => self.learn_death(node, dead),
+            Event::Join { node } => self.join(node),
+        }
+    }
+
+    pub(crate) fn record(&mut self, node: NodeId, what: What) {
+        self.shared.trace.record(self.shared.now, node, what);
+    }
+
+    /// One step of a thread that is ready.
+    fn step(&mut self, node: NodeId, thread: u8) {
+        let at = thread as usize;
+        let slot = &mut self.nodes[node.0 as usize];
+        let runner = &mut slot.local.threads[at];
+        if runner.state != State::Ready {
+            return;
+        }
+        let Some(step) = runner.step(&self.shared.plan, &mut self.shared.rng) else {
+            runner.state = State::Finished;
+            slot.since[at] = None;
+            self.work.operations += 1;
+            return;
+        };
+        let since = slot.since[at].get_or_insert(self.shared.now);
+        let _ = since;
+        match step {
+            Step::Run { instruction, address } => self.run_or_fault(node, thread, instruction, address),
+            Step::Lock(lock) => {
+                let op = self.wait(node, thread);
+                self.record(node, What::Lock { op, lock });
+                self.feed(node, Input::Lock { op, lock });
+                if self.shared.plan.abandons && self.shared.rng.u32(..3) == 0 {
+                    let at = self.shared.now + Span(self.shared.rng.u64(..2_000_000));
+                    self.schedule(at, Event::Abandon { node, thread, op, lock });
+                }
+            }
+            Step::Unlock(lock) => {
+                self.shared.oracle.lock_released(self.shared.plan.index(lock.0));
+                self.node(node).local.threads[at].holds = None;
+                self.record(node, What::Unlock { lock });
+                self.finish_step(node, thread);
+                self.feed(node, Input::Unlock { lock });
+            }
+            Step::Barrier(round) if !self.all_live(node) => {
+                // Whoever runs the program refuses: a rank of it is known to be dead.
+                self.shared.oracle.barrier_ended(node, round, self.shared.plan.members, Err(()));
+                self.node(node).local.threads[at].meets = false;
+                self.finish_step(node, thread);
+            }
+            Step::Barrier(round) => {
+                let op = self.wait(node, thread);
+                self.shared.oracle.arrived(node, round);
+                self.record(node, What::Barrier { op, round });
+                let members = self.shared.plan.members;
+                self.feed(node, Input::Barrier { op, barrier: BARRIER, members });
+            }
+        }
+    }
+
+    /// Whether every member of the barrier is the one that the program began with, as far as is known.
+    fn all_live(&mut self, node: NodeId) -> bool {
+        let members = self.shared.plan.members;
+        let view = &self.node(node).view;
+        members.iter().all(|member| view[member.0 as usize] == Some(u32::from(member.0) + 1))
+    }
+
+    fn run_or_fault(&mut self, node: NodeId, thread: u8, instruction: Instruction, address: u64) {
+        let slot = &mut self.nodes[node.0 as usize];
+        match slot.local.missing(&instruction, &mut self.shared.rng) {
+            None => {
+                slot.local.run(thread as usize, instruction, &mut self.shared);
+                self.finish_step(node, thread);
+            }
+            Some((page, access)) => {
+                let id = slot.local.threads[thread as usize].id;
+                let op = self.wait(node, thread);
+                let page = self.shared.plan.pages[page as usize];
+                let fault = Fault { op, thread: id, instruction: address, page, access };
+                self.record(node, What::Fault(fault));
+                self.feed(node, Input::Fault(fault));
+            }
+        }
+    }
+
+    /// The step at the front is done; the next follows after a while.
+    fn finish_step(&mut self, node: NodeId, thread: u8) {
+        let slot = self.node(node);
+        slot.local.threads[thread as usize].steps.pop_front();
+        slot.since[thread as usize] = None;
+        let after = self.pace();
+        self.schedule_step(node, thread, after);
+    }
+
+    fn wait(&mut self, node: NodeId, thread: u8) -> OpId {
+        let op = self.next_op();
+        self.node(node).local.threads[thread as usize].state = State::Waiting(op);
+        op
+    }
+
+    pub(crate) fn next_op(&mut self) -> OpId {
+        self.next_op += 1;
+        OpId(self.next_op)
+    }
+
+    /// Now and then a node is told to hold less, or to fetch ahead.
+    fn disturb(&mut self, node: NodeId) {
+        if self.node(node).phase != Phase::Up {
+            return;
+        }
+        let Shared { plan, rng, .. } = &mut self.shared;
+        let page = plan.pages[rng.usize(..plan.pages.len())];
+        if plan.evict_one_in.is_some_and(|one_in| rng.u32(..one_in) == 0) {
+            self.record(node, What::Evict { page });
+            self.feed(node, Input::Evict { page });
+        } else if plan.prefetch_one_in.is_some_and(|one_in| rng.u32(..one_in) == 0) {
+            let access = if rng.bool() { Access::Read } else { Access::Write };
+            self.record(node, What::Prefetch { page, access });
+            self.feed(node, Input::Prefetch { page, access });
+        }
+    }
+
+    /// Gives a node's core an input, carries out what it says, and checks it.
+    pub(crate) fn feed(&mut self, node: NodeId, input: Input<'_>) {
+        let slot = &mut self.nodes[node.0 as usize];
+        let mut memory = NodeMemory { local: &mut slot.local, shared: &mut self.shared };
+        slot.core.handle(memory.shared.now, input, &mut memory);
+        while let Some(output) = self.node(node).core.poll_output() {
+            match output {
+                Output::Send { to, message, page } => self.send(node, to, message, page),
+                Output::Done { op, result } => self.done(node, op, result),
+            }
+        }
+        self.check_node(node);
+        self.set_timer(node);
+    }
+
+    fn set_timer(&mut self, node: NodeId) {
+        let now = self.shared.now;
+        let slot = self.node(node);
+        let Some(due) = slot.core.poll_timeout() else { return };
+        let due = due.max(now);
+        if slot.timer_at.is_none_or(|at| due < at) {
+            slot.timer_at = Some(due);
+            let incarnation = slot.incarnation;
+            self.schedule(due, Event::Timer { node, incarnation });
+        }
+    }
+
+    fn done(&mut self, node: NodeId, op: OpId, result: Result<u64, Failure>) {
+        self.record(node, What::Done { op, result });
+        let slot = self.node(node);
+        if slot.leave_op == Some(op) {
+            return self.has_left(node);
+        }
+        let waiting = slot.local.threads.iter().position(|thread| thread.state == State::Waiting(op));
+        let Some(at) = waiting else {
+            return self.shared.oracle.fail(|| format!("each operation ends once: {node} {op:?}"));
+        };
+        let runner = &mut slot.local.threads[at];
+        runner.state = State::Ready;
+        let (step, id) = (runner.steps.front().copied().expect("a waiting thread has a step"), runner.id);
+        match result {
+            Ok(value) => self.succeeded(node, at, id, step, value),
+            Err(failure) => self.failed(node, at, step, failure),
+        }
+    }
+
+    fn succeeded(&mut self, node: NodeId, at: usize, id: u64, step: Step, value: u64) {
+        match step {
+            // The instruction is tried again, later.
+            Step::Run { .. } => {
+                let after = self.pace();
+                self.schedule_step(node, at as u8, after);
+            }
+            Step::Lock(lock) => {
+                let page = self.shared.plan.index(lock.0);
+                self.shared.oracle.lock_taken(node, id, page, value);
+                self.node(node).local.threads[at].holds = Some(lock);
+                self.finish_step(node, at as u8);
+            }
+            Step::Barrier(round) => {
+                self.shared.oracle.barrier_ended(node, round, self.shared.plan.members, Ok(()));
+                self.finish_step(node, at as u8);
+            }
+            Step::Unlock(_) => unreachable!("unlocking does not wait"),
+        }
+    }
+
+    /// The operation failed: its thread gives the rest of it up.
+    fn failed(&mut self, node: NodeId, at: usize, step: Step, failure: Failure) {
+        self.work.failures += 1;
+        self.shared.oracle.failed(node, failure);
+        if let Step::Barrier(round) = step {
+            self.shared.oracle.barrier_ended(node, round, self.shared.plan.members, Err(()));
+        }
+        let leaving = self.node(node).phase == Phase::Leaving;
+        let runner = &mut self.node(node).local.threads[at];
+        runner.meets &= !matches!(step, Step::Barrier(_));
+        runner.steps.clear();
+        if leaving {
+            runner.stop();
+        }
+        // A lock that is held is given back whatever happened in the section.
+        runner.steps.extend(runner.holds.map(Step::Unlock));
+        runner.steps.push_front(step);
+        self.finish_step(node, at as u8);
+    }
+
+    fn send(&mut self, from: NodeId, to: NodeId, message: Message, page: Option<PageBuf>) {
+        self.record(from, What::Send { to, message });
+        if from == to || page.is_some() != message.carries_page() {
+            self.shared.oracle.fail(|| format!("a message is well formed: {from} sends {to} {message:?}"));
+        }
+        let Some(to_incarnation) = self.node(from).view[to.0 as usize] else { return };
+        self.work.messages += 1;
+        let source = (from, self.node(from).incarnation);
+        let target = (to, to_incarnation);
+        let net = self.shared.plan.net;
+        if crate::plan::Net::happens(net.duplicate_one_in, &mut self.shared.rng) {
+            let late = Span(self.shared.rng.u64(..net.tail.0 * 4 + net.typical.0 * 8));
+            let parcel = Parcel { from: source, to: target, message, page: page.clone(), first: false };
+            self.post(parcel, late);
+        }
+        self.node(from).in_flight += 1;
+        self.post(Parcel { from: source, to: target, message, page, first: true }, Span(0));
+    }
+
+    fn post(&mut self, parcel: Parcel, late: Span) {
+        let at = self.shared.now + Span(self.shared.plan.net.delay(&mut self.shared.rng).0 + late.0);
+        let slot = match self.free_parcels.pop() {
+            Some(slot) => {
+                self.parcels[slot as usize] = Some(parcel);
+                slot
+            }
+            None => {
+                self.parcels.push(Some(parcel));
+                self.parcels.len() as u32 - 1
+            }
+        };
+        self.schedule(at, Event::Deliver { parcel: slot });
+    }
+
+    fn deliver(&mut self, slot: u32) {
+        let parcel = self.parcels[slot as usize].take().expect("delivered once");
+        self.free_parcels.push(slot);
+        let (from, incarnation) = parcel.from;
+        let to = parcel.to.0;
+        if self.accepts(&parcel) {
+            let message = parcel.message;
+            self.record(to, What::Deliver { from, message });
+            let page = parcel.page.as_ref().map_or(&[][..], PageBuf::as_slice);
+            self.feed(to, Input::Message { from, message, page });
+            self.disturb(to);
+        }
+        let sender = self.node(from);
+        if parcel.first && sender.incarnation == incarnation {
+            sender.in_flight -= 1;
+            self.settle_left(from);
+        }
+    }
+
+    fn accepts(&mut self, parcel: &Parcel) -> bool {
+        let (from, incarnation) = parcel.from;
+        let cut = self.nodes[from.0 as usize].is_dead(incarnation) && self.shared.rng.bool();
+        let receiver = &self.nodes[parcel.to.0.0 as usize];
+        !cut && matches!(receiver.phase, Phase::Up | Phase::Leaving)
+            && receiver.incarnation == parcel.to.1
+            && receiver.view[from.0 as usize] == Some(incarnation)
+    }
+
+    fn check_node(&mut self, node: NodeId) {
+        let slot = &mut self.nodes[node.0 as usize];
+        let oracle = &mut self.shared.oracle;
+        for page in std::mem::take(&mut slot.local.touched) {
+            let id = self.shared.plan.pages[page as usize];
+            let (mapped, known) = (slot.local.access(page as usize), slot.core.access(id));
+            if mapped != known {
+                oracle.fail(|| format!("state equals mapping: {node} {id:?} is {mapped:?}, not {known:?}"));
+            }
+            if let Some(version) = slot.core.copy_version(id) {
+                let seen = std::mem::replace(&mut slot.seen[page as usize], version);
+                if version < seen {
+                    oracle
+                        .fail(|| format!("versions never go back: {node} {id:?} {seen:?}, then {version:?}"));
+                }
+            }
+        }
+        let violations = slot.core.counters().violations;
+        if violations > 0 {
+            oracle.fail(|| format!("nothing impossible arrives: {node} counts {violations}"));
+        }
+    }
+
+    fn check_patience(&mut self, events: u64) {
+        let now = self.shared.now;
+        let waits = |node: &Node| node.since.iter().flatten().any(|&since| now.since(since) > WAIT_MAX);
+        let stuck = self.nodes.iter().position(|node| node.phase == Phase::Up && waits(node));
+        if let Some(node) = stuck {
+            self.shared.oracle.fail(|| format!("nobody waits for ever: node {node} makes no progress"));
+        }
+        if events > EVENTS_MAX {
+            self.shared.oracle.fail(|| "nobody waits for ever: too many events".to_owned());
+        }
+    }
+
+    /// The pages that the run touches.
+    pub(crate) fn pages(&self) -> Vec<PageId> {
+        self.shared.plan.pages.clone()
+    }
+
+    /// Members of the run that are neither dead nor gone.
+    pub(crate) fn up(&self) -> NodeSet {
+        let up = |&(_, node): &(usize, &Node)| matches!(node.phase, Phase::Up | Phase::Leaving);
+        self.nodes.iter().enumerate().filter(up).map(|(at, _)| NodeId(at as u16)).collect()
+    }
+}
+
+impl Node {
+    fn is_dead(&self, incarnation: u32) -> bool {
+        self.phase == Phase::Gone || self.incarnation != incarnation
+    }
+}
