@@ -126,7 +126,8 @@ impl Plan {
             .map(|host| format!("{} < {}", join(&self.key_command(host)), self.key_file.display()))
             .collect();
         for id in 0..self.nodes() {
-            let bind = SocketAddr::new(self.bind_ip(id).unwrap_or(Ipv4Addr::UNSPECIFIED.into()), self.port_of(id));
+            let bind =
+                SocketAddr::new(self.bind_ip(id).unwrap_or(Ipv4Addr::UNSPECIFIED.into()), self.port_of(id));
             lines.push(self.process(id, bind, ADDRESS_UNKNOWN).line());
         }
         lines
@@ -289,7 +290,9 @@ impl Plan {
         if status.success() {
             return Ok(());
         }
-        Err(Trouble::start(format!("host {host}: ssh could not put the key there ({status}); try `ssh {host} true`")))
+        Err(Trouble::start(format!(
+            "host {host}: ssh could not put the key there ({status}); try `ssh {host} true`"
+        )))
     }
 }
 

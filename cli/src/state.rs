@@ -223,7 +223,9 @@ fn make_private(dir: &Path) -> Result<(), Trouble> {
     match DirBuilder::new().mode(0o700).create(dir) {
         Ok(()) => return Ok(()),
         Err(error) if error.kind() == ErrorKind::AlreadyExists => {}
-        Err(error) => return Err(Trouble::os(format_args!("make the state directory {}", dir.display()), error)),
+        Err(error) => {
+            return Err(Trouble::os(format_args!("make the state directory {}", dir.display()), error));
+        }
     }
     // Not through a link: in a directory like /tmp somebody else may have put it there.
     let meta = std::fs::symlink_metadata(dir).map_err(|e| Trouble::os(dir.display(), e))?;

@@ -28,7 +28,11 @@ pub(crate) fn show(state_dir: Option<PathBuf>, show: &Status) -> Result<i32, Tro
             return Ok(0);
         };
         // Home, the picture, and nothing of the older one behind it.
-        if show.json { print!("{text}") } else { print!("\x1b[H{text}\x1b[J") }
+        if show.json {
+            print!("{text}")
+        } else {
+            print!("\x1b[H{text}\x1b[J")
+        }
         let until = Instant::now() + WATCH_INTERVAL;
         if !wait(&[((), signals.as_fd(), Interest::Read)], Some(until))?.is_empty() {
             return Ok(0);

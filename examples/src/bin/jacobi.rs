@@ -98,7 +98,8 @@ fn step(old: &[f64], new: &mut [f64], n: usize, rows: Range<usize>) {
             continue;
         }
         let line = &mut new[(row - rows.start) * n..][..n];
-        let (above, here, below) = (&old[(row - 1) * n..][..n], &old[row * n..][..n], &old[(row + 1) * n..][..n]);
+        let (above, here, below) =
+            (&old[(row - 1) * n..][..n], &old[row * n..][..n], &old[(row + 1) * n..][..n]);
         for column in 1..n.max(2) - 1 {
             line[column] = (above[column] + below[column] + here[column - 1] + here[column + 1]) / 4.0;
         }

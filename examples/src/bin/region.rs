@@ -54,7 +54,9 @@ fn region() -> Outcome {
             let numbers = dsm.attach::<u64>(&name)?;
             for i in dsm.my_block(numbers.len()) {
                 let found = numbers.get(i);
-                check(found == number(i), || format!("number {i} of region {name} is {found}, not {}", number(i)))?;
+                check(found == number(i), || {
+                    format!("number {i} of region {name} is {found}, not {}", number(i))
+                })?;
             }
             dsm.barrier()?;
             if dsm.is_root() {
