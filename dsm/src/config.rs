@@ -115,6 +115,10 @@ pub mod coherence {
     /// Pages of one instruction that makes no progress before it has all: two operands, each across
     /// a page boundary. (String moves and gathers keep what they have done.)
     pub const INSTRUCTION_PAGES_MAX: usize = 4;
+    /// Longest that a reader's INSTALLED waits for a message to ride on.
+    pub const INSTALLED_DELAY_MAX: Span = Span::from_us(200);
+    /// Messages that wait for an occasion; further ones are sent at once.
+    pub const LAZY_MESSAGES_MAX: usize = 64;
     /// Threads whose faulting instruction is remembered; beyond it all are forgotten and learnt anew.
     pub const FAULTING_THREADS_MAX: usize = 1024;
     /// Write-backs under way while a node leaves.

@@ -88,6 +88,9 @@ impl Plan {
     /// The scenario of a seed.
     pub(crate) fn draw(rig: Rig, rng: &mut Rng) -> Plan {
         let nodes = match rng.u32(..10) {
+            // Endpoints cost more than the cores do.
+            0..=6 if rig == Rig::Stacked => rng.u16(2..=3),
+            7.. if rig == Rig::Stacked => rng.u16(4..=6),
             0..=4 => rng.u16(2..=3),
             5..=8 => rng.u16(4..=5),
             _ => rng.u16(6..=9),
@@ -231,6 +234,7 @@ fn draw_net(rig: Rig, rng: &mut Rng) -> Net {
     let (typical, tail_one_in, tail) = match rng.u32(..5) {
         0 => (Span::from_us(8), None, Span(0)),
         1 => (Span::from_us(100), None, Span(0)),
+        3.. if rig == Rig::Stacked => (Span::from_us(30), Some(20), Span::from_ms(10)),
         2 => (Span::from_us(10), Some(8), Span::from_ms(2)),
         3 => (Span::from_us(20), Some(3), Span::from_ms(20)),
         _ => (Span::from_ms(2), Some(2), Span::from_ms(4)),

@@ -14,7 +14,7 @@ use super::placement::{Places, RegionInfo};
 use super::plant::Plant;
 use super::table::PageTable;
 use super::{Context, Failure, Fault, NodeSet, OpId};
-use crate::config::coherence::LEAVE_WRITE_BACKS_MAX;
+use crate::config::coherence::{INSTALLED_DELAY_MAX, LEAVE_WRITE_BACKS_MAX};
 use crate::page::{Access, Contents, ExtentId, Memory, NodeId, PAGE_SIZE, PageBuf, PageId, Time};
 
 /// What the node has of a page.
@@ -91,7 +91,7 @@ pub(super) struct Cache {
     instructions: Instructions,
     /// Invalidations and forwards that a hold delays.
     held_up: Vec<(PageId, NodeId, ToNode)>,
-    next_req: u64,
+    last_req: Req,
     writing_back: usize,
     homes_used: NodeSet,
     leaving: Option<Leaving>,
@@ -102,7 +102,7 @@ pub(super) struct Cache {
 }
 
 impl Cache {
-    pub(super) fn new(nearest_home: NodeId) -> Self {
+    pub(super) fn new(nearest_home: NodeId, first: Req) -> Self {
         Cache {
             nearest_home,
             table: PageTable::new(),
@@ -110,7 +110,7 @@ impl Cache {
             locating: FxHashMap::default(),
             instructions: Instructions::default(),
             held_up: Vec::new(),
-            next_req: 0,
+            last_req: first,
             writing_back: 0,
             homes_used: NodeSet::EMPTY,
             leaving: None,
@@ -263,6 +263,7 @@ impl Cache {
                     }
                 }
             }
+            ToNode::Hurry { .. } => ctx.outbox.send_lazy(from),
             ToNode::LeaveAck => {
                 if let Some(awaited) = self.leaving.as_mut().and_then(|leaving| leaving.awaited.as_mut()) {
                     awaited.remove(from);
@@ -312,8 +313,8 @@ impl Cache {
             }
             return;
         };
-        self.next_req += 1;
-        let req = Req(self.next_req);
+        self.last_req.0 += 1;
+        let req = self.last_req;
         pending.request = Some(Request { req: Some(req), access });
         self.homes_used.insert(home);
         let entry = self.table.entry(page);
@@ -389,8 +390,14 @@ impl Cache {
     /// The page is mapped: tell the home, and everybody here who can go on.
     fn on_installed<M: Memory>(&mut self, ctx: &mut Context<'_, M>, places: &Places, page: PageId, txn: Txn) {
         let home = places.home(page).expect("the request went there");
-        ctx.send(home, ToHome::Installed { page, txn });
         let access = self.access(page);
+        let installed = ToHome::Installed { page, txn };
+        if access == Access::Read {
+            // Other reads run beside it, and a writer asks for it: it need not cost a datagram.
+            ctx.outbox.send_later(ctx.me, home, installed, ctx.now + INSTALLED_DELAY_MAX);
+        } else {
+            ctx.send(home, installed);
+        }
         if let Some(pending) = self.pending.get_mut(&page) {
             pending.request = None;
             pending.waiters.retain(|waiter| {

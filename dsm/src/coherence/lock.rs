@@ -19,11 +19,11 @@ use super::{Failure, OpId, Outbox};
 use crate::page::NodeId;
 
 /// Both sides of all locks of a node.
-#[derive(Clone, Default)]
+#[derive(Clone)]
 pub(super) struct Locks {
     tenures: FxHashMap<LockId, Tenure>,
     homes: FxHashMap<LockId, Home>,
-    next_req: u64,
+    last_req: Req,
     leaving: bool,
     dead: NodeSet,
 }
@@ -68,6 +68,16 @@ struct Home {
 }
 
 impl Locks {
+    pub(super) fn new(first: Req) -> Self {
+        Locks {
+            tenures: FxHashMap::default(),
+            homes: FxHashMap::default(),
+            last_req: first,
+            leaving: false,
+            dead: NodeSet::EMPTY,
+        }
+    }
+
     pub(super) fn lock(&mut self, me: NodeId, home: NodeId, outbox: &mut Outbox, op: OpId, lock: LockId) {
         if self.leaving {
             return outbox.done(op, Err(Failure::Leaving));
@@ -111,8 +121,8 @@ impl Locks {
         if self.dead.contains(home) {
             return fail(outbox, waiters, Failure::NodeDied(home));
         }
-        self.next_req += 1;
-        let req = Req(self.next_req);
+        self.last_req.0 += 1;
+        let req = self.last_req;
         self.tenures.insert(lock, Tenure { req, phase: Phase::Waiting, token: 0, next: None, waiters });
         outbox.send(me, home, LockMessage::Request { lock, req });
     }

@@ -308,8 +308,9 @@ impl Core {
             .filter(|member| member.id != me && member.id != COORDINATOR)
             .map(|member| (member.id, member.intro.addr))
             .collect();
+        let joined = membership.view().epoch;
         let nearest = self.brain.nearest.filter(|id| membership.view().member(*id).is_some()).unwrap_or(me);
-        self.brain.coherence = Some(Coherence::new(me, nearest, COORDINATOR));
+        self.brain.coherence = Some(Coherence::new(me, joined, nearest, COORDINATOR));
         for (node, addr) in others {
             match self.endpoint.connect(now, addr) {
                 Ok(session) => {
@@ -407,6 +408,11 @@ impl Core {
     }
 
     fn send(&mut self, now: Time, to: NodeId, message: OutMessage, priority: Priority) {
+        // Its slot may be somebody else's soon.
+        let is_member = |m: &Membership| m.me().is_none() || m.view().member(to).is_some();
+        if !self.brain.membership.as_ref().is_some_and(is_member) {
+            return;
+        }
         match self.brain.peers.send(now, &mut self.endpoint, to, message, priority) {
             Ok(()) => {}
             Err(Unreachable) => self.brain.suspect(to, "it takes no messages any more".into()),
