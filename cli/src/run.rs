@@ -138,8 +138,9 @@ fn run_alone(job: &Job, signals: &Signals) -> Result<i32, Trouble> {
     let mut started = Vec::new();
     for rank in 0..job.ranks {
         let mut environment = job.environment(rank);
-        environment.insert("DSM_JOIN".to_owned(), addr.to_string());
-        if rank == 0 {
+        if rank > 0 {
+            environment.insert("DSM_JOIN".to_owned(), addr.to_string());
+        } else {
             environment.insert("DSM_SOCKET_FD".to_owned(), socket.as_raw_fd().to_string());
         }
         // Children are started one after the other, so only rank 0 gets it.

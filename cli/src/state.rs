@@ -10,6 +10,7 @@ use std::net::SocketAddr;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
+use dsm::net::ClusterKey;
 use nix::fcntl::{Flock, FlockArg};
 use nix::unistd::Uid;
 use serde::{Deserialize, Serialize};
@@ -106,11 +107,10 @@ impl State {
     /// Writes a new key and an empty directory of logs.
     pub(crate) fn prepare(&self) -> Result<(), Trouble> {
         make_private(&self.dir.join("logs"))?;
-        let mut key = [0u8; 32];
-        getrandom::fill(&mut key).map_err(|e| Trouble::start(format!("random numbers: {e}")))?;
-        let mut text: String = key.iter().map(|byte| format!("{byte:02x}")).collect();
-        text.push('\n');
-        self.replace("key", text.as_bytes())
+        // A leftover opens nothing any more.
+        let _ = std::fs::remove_file(self.key_file());
+        ClusterKey::generate(&self.key_file())?;
+        Ok(())
     }
 
     /// Records the cluster.

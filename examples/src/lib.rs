@@ -6,7 +6,7 @@ use std::fmt::Display;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
-use dsm::Stats;
+use dsm::admin::NodeStatus;
 use dsm::prelude::*;
 
 /// How an example can fail.
@@ -58,25 +58,25 @@ pub struct Traffic {
     pub faults: u64,
     /// Pages that came over the network.
     pub pages: u64,
-    /// Bytes sent, headers and repetitions included.
+    /// Bytes that came over the network, headers and repetitions included.
     pub bytes: u64,
-    /// Packets sent again.
+    /// Pieces of messages sent again.
     pub retransmissions: u64,
 }
 
 impl Traffic {
     /// What happened between two readings of a rank.
-    pub fn between(before: &Stats, after: &Stats) -> Traffic {
+    pub fn between(before: &NodeStatus, after: &NodeStatus) -> Traffic {
         Traffic {
             faults: after.read_faults + after.write_faults - before.read_faults - before.write_faults,
-            pages: after.pages_received - before.pages_received,
-            bytes: after.bytes_sent - before.bytes_sent,
-            retransmissions: after.retransmissions - before.retransmissions,
+            pages: after.coherence.pages_received - before.coherence.pages_received,
+            bytes: after.net.bytes_in - before.net.bytes_in,
+            retransmissions: after.net.fragments_retransmitted - before.net.fragments_retransmitted,
         }
     }
 
     /// The sum over all ranks, each of which must call it. It goes through shared memory, like everything.
-    pub fn sum(self, dsm: &mut Dsm) -> Result<Traffic> {
+    pub fn sum(self, dsm: &Dsm) -> Result<Traffic> {
         let ranks = dsm.ranks() as usize;
         let all = dsm.alloc::<[u64; 4]>(&format!("examples.traffic.{ranks}"), ranks)?;
         all.set(dsm.rank() as usize, [self.faults, self.pages, self.bytes, self.retransmissions]);
@@ -96,8 +96,8 @@ impl Traffic {
     pub fn rows(&self, table: &mut Table) {
         table.row("page faults", self.faults);
         table.row("pages moved", self.pages);
-        table.row("bytes sent", format!("{:.1} MiB", self.bytes as f64 / (1 << 20) as f64));
-        table.row("packets sent again", self.retransmissions);
+        table.row("bytes received", format!("{:.1} MiB", self.bytes as f64 / (1 << 20) as f64));
+        table.row("fragments sent again", self.retransmissions);
     }
 }
 

@@ -30,7 +30,7 @@ fn main() -> ExitCode {
 fn jacobi() -> Outcome {
     let arguments = Arguments::parse();
     let n = arguments.n as usize;
-    let mut dsm = Dsm::builder().from_env()?.join()?;
+    let dsm = Dsm::builder().from_env()?.join()?;
 
     // Each rank's rows have their home beside it.
     let plates = [
@@ -47,7 +47,7 @@ fn jacobi() -> Outcome {
 
     let (stepped, time) = timed(|| {
         for iteration in 0..arguments.iterations as usize {
-            let (old, new) = (plates[iteration % 2], plates[(iteration + 1) % 2]);
+            let (old, new) = (&plates[iteration % 2], &plates[(iteration + 1) % 2]);
             // SAFETY: all ranks read `old` and write `new` until the barrier, each its own rows.
             let old = unsafe { old.as_slice() };
             // SAFETY: as above.
@@ -58,7 +58,7 @@ fn jacobi() -> Outcome {
         Result::Ok(())
     });
     stepped?;
-    let traffic = Traffic::between(&before, &dsm.stats()).sum(&mut dsm)?;
+    let traffic = Traffic::between(&before, &dsm.stats()).sum(&dsm)?;
 
     if dsm.is_root() {
         let mut plate = vec![0.0; n * n];

@@ -38,7 +38,7 @@ fn main() -> ExitCode {
 
 fn region() -> Outcome {
     let arguments = Arguments::parse();
-    let mut dsm = Dsm::builder().from_env()?.join()?;
+    let dsm = Dsm::builder().from_env()?.join()?;
     match arguments.command {
         Command::Write { name, len } => {
             let numbers = dsm.alloc::<u64>(&name, len as usize)?;
