@@ -3,7 +3,6 @@
 
 mod consts;
 mod methods;
-mod names;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -12,10 +11,9 @@ use std::sync::Arc;
 
 use crate::ast::{self, Item, Name, Span, TypeKind};
 use crate::diagnostic::{Problem, Problems, Source, suggestion};
+use crate::names::{self, Names, check_identifier};
 use crate::parser::{parse, type_words};
 use crate::schema::{Field, Schema, Shape, Type, TypeDef, Value, Variant};
-
-use names::{Names, check_identifier};
 
 /// Elements of one array, nested ones multiplied: arrays lie on the stack, longer ones are lists.
 pub const ARRAY_LEN_MAX: u32 = 4096;
@@ -425,4 +423,3 @@ impl Schema {
         false
     }
 }
-

@@ -78,6 +78,16 @@ impl Problems {
         self.list.len()
     }
 
+    /// File by file, each from its beginning to its end.
+    fn in_order(&self) -> Vec<&Problem> {
+        let first = |problem: &Problem| {
+            self.list.iter().position(|other| Arc::ptr_eq(&other.source, &problem.source))
+        };
+        let mut list: Vec<&Problem> = self.list.iter().collect();
+        list.sort_by_key(|problem| (first(problem), problem.place.start));
+        list
+    }
+
     /// The report as people read it, each problem with its line underlined. Colours only on request.
     pub fn render(&self, style: Style) -> String {
         let theme = match style {
@@ -86,7 +96,7 @@ impl Problems {
         };
         let handler = GraphicalReportHandler::new_themed(theme).with_width(100).with_links(false);
         let mut text = String::new();
-        for problem in &self.list {
+        for problem in self.in_order() {
             // Writing to a String does not fail, and a source that cannot be read is impossible: it is in memory.
             let _ = handler.render_report(&mut text, problem);
         }

@@ -43,7 +43,8 @@ pub fn tokens(source: &Arc<Source>, problems: &mut Problems) -> Vec<Token> {
     let text = source.text.as_str();
     let mut list = Vec::new();
     if text.len() > SOURCE_LEN_MAX {
-        let message = format!("the file has {} bytes; an interface file may have {SOURCE_LEN_MAX}", text.len());
+        let message =
+            format!("the file has {} bytes; an interface file may have {SOURCE_LEN_MAX}", text.len());
         problems.push(Problem::new(source, 0..1, message, "this file"));
         list.push(Token { kind: Kind::End, span: text.len()..text.len() });
         return list;
@@ -62,7 +63,7 @@ pub fn tokens(source: &Arc<Source>, problems: &mut Problems) -> Vec<Token> {
                 Err(len) => {
                     let message = "a text without its closing quote";
                     problems.push(Problem::new(source, at..at + len, message, "starts here"));
-                    (len, None)
+                    (len, Some(Kind::Text))
                 }
             },
             '/' if rest.starts_with("//") => {
@@ -159,6 +160,6 @@ mod tests {
     fn stray_and_unfinished_text_is_named_and_passed_over() {
         let (list, problems) = kinds("int $$§ x; \"abc\n /* never");
         assert_eq!(problems, 3);
-        assert_eq!(list.len(), 4);
+        assert_eq!(list.len(), 5);
     }
 }

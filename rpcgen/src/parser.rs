@@ -64,7 +64,7 @@ impl Parser<'_> {
                 self.at += 1;
                 let path = self.kind(Kind::Text, "the path of a file, in quotes")?;
                 self.mark(";")?;
-                file.imports.push(Name { text: path.text[1..path.text.len() - 1].to_owned(), span: path.span });
+                file.imports.push(Name { text: path.text.trim_matches('"').to_owned(), span: path.span });
                 return Ok(());
             }
             "const" => Item::Const(self.constant(docs)?),
@@ -139,7 +139,7 @@ impl Parser<'_> {
         self.at += 1;
         let named = self.peek().kind == Kind::Word;
         let name = if named { Some(self.name("a name for the interface")?) } else { None };
-        let version = if self.eat(":") { Some(self.kind(Kind::Number, "a version number")?) } else { None };
+        let version = if self.eat(":") { self.version() } else { None };
         let mut methods = Vec::new();
         self.members(|parser, docs| {
             let method = parser.method(docs)?;
@@ -147,6 +147,15 @@ impl Parser<'_> {
             Ok(())
         })?;
         Ok(Interface { docs, name, version, keyword, methods })
+    }
+
+    /// The number behind the colon. A wrong one is reported, and the methods are read all the same.
+    fn version(&mut self) -> Option<Name> {
+        let version = self.kind(Kind::Number, "a version number").ok();
+        if version.is_none() && self.peek().kind == Kind::Word {
+            self.at += 1;
+        }
+        version
     }
 
     fn method(&mut self, docs: Vec<String>) -> Parsed<Method> {
@@ -266,7 +275,7 @@ impl Parser<'_> {
 
     fn name(&mut self, wanted: &str) -> Parsed<Name> {
         let name = self.kind(Kind::Word, wanted)?;
-        if is_reserved(&name.text) {
+        if is_reserved(&name.text) && !types::is_generic(&name.text) {
             self.at -= 1;
             return self.expected(wanted);
         }
@@ -342,6 +351,10 @@ impl Parser<'_> {
         let mut depth = 0usize;
         while self.peek().kind != Kind::End {
             let token = self.peek().clone();
+            let word = self.text(&token);
+            if depth == 0 && self.at > start && DECLARATIONS.contains(&word) {
+                return;
+            }
             self.at += 1;
             match self.text(&token) {
                 "{" => depth += 1,
@@ -402,7 +415,11 @@ fn shown(text: &str) -> String {
 
 /// At most forty characters: a message does not repeat a megabyte.
 fn clip(text: &str) -> String {
-    if text.chars().count() <= 40 { text.to_owned() } else { text.chars().take(40).collect::<String>() + ".." }
+    if text.chars().count() <= 40 {
+        text.to_owned()
+    } else {
+        text.chars().take(40).collect::<String>() + ".."
+    }
 }
 
 pub(crate) fn list(words: &[&str]) -> String {

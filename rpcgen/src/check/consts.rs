@@ -2,9 +2,10 @@
 
 use crate::ast::{self, Name};
 use crate::diagnostic::suggestion;
+use crate::names;
 use crate::schema::{Const, Type, Value};
 
-use super::{Checker, names};
+use super::Checker;
 
 impl Checker<'_> {
     pub(super) fn constant(&mut self, item: &ast::Const) -> Option<Const> {
@@ -40,7 +41,11 @@ impl Checker<'_> {
             }
         };
         if value.is_none() {
-            self.problem(&written.span, format!("this is not a value of `{ty}`"), format!("expected a `{ty}`"));
+            self.problem(
+                &written.span,
+                format!("this is not a value of `{ty}`"),
+                format!("expected a `{ty}`"),
+            );
         }
         value
     }

@@ -5,9 +5,10 @@ use std::time::Duration;
 
 use crate::ast::{self, Flow, Name};
 use crate::diagnostic::suggestion;
+use crate::names;
 use crate::schema::{Field, Interface, Method, Type};
 
-use super::{Checker, names};
+use super::Checker;
 
 /// Methods that one interface may have.
 const METHODS_MAX: usize = 1024;
@@ -34,6 +35,7 @@ impl Checker<'_> {
         for stub in ["Client", "Calls", "Server"] {
             self.names.declare(format!("{rust}{stub}"), &name.text);
         }
+        self.names.declare(names::shout(&name.text), &name.text);
         let version = match &item.version {
             Some(written) => self.integer(written, &Type::U32).unwrap_or(1),
             None => 1,

@@ -32,6 +32,11 @@ pub(super) fn is_type_word(word: &str) -> bool {
     type_words().any(|known| known == word)
 }
 
+/// Words that are types only in front of a `<`, and may name a method elsewhere.
+pub(super) fn is_generic(word: &str) -> bool {
+    GENERIC.contains(&word)
+}
+
 /// Every word that begins a type of the language.
 pub(crate) fn type_words() -> impl Iterator<Item = &'static str> {
     C_WORDS.into_iter().chain(GENERIC).chain(SIMPLE.iter().map(|(name, _)| *name))
@@ -104,7 +109,12 @@ impl Parser<'_> {
         if super::is_reserved(&word) {
             self.at -= 1;
             let help = suggestion(&word, type_words());
-            return self.fail(token.span, format!("expected a type, found {}", shown(&word)), "not a type", help);
+            return self.fail(
+                token.span,
+                format!("expected a type, found {}", shown(&word)),
+                "not a type",
+                help,
+            );
         }
         Ok(Type { kind: TypeKind::Named(word), span: token.span })
     }
@@ -131,7 +141,15 @@ impl Parser<'_> {
             let help = "C has `char`, `short`, `int`, `long`, each `signed` or `unsigned`".to_owned();
             return self.fail(start..end, "these words make no integer type", "not a type of C", Some(help));
         }
-        let size = if char == 1 { 0 } else if short == 1 { 1 } else if long > 0 { 3 } else { 2 };
+        let size = if char == 1 {
+            0
+        } else if short == 1 {
+            1
+        } else if long > 0 {
+            3
+        } else {
+            2
+        };
         let kinds = if unsigned == 1 {
             [Builtin::U8, Builtin::U16, Builtin::U32, Builtin::U64]
         } else {

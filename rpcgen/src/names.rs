@@ -7,8 +7,30 @@ const NAME_LEN_MAX: usize = 64;
 
 /// Types and traits that generated code names without a path.
 const PRELUDE: [&str; 24] = [
-    "String", "Vec", "Option", "Result", "Box", "Some", "None", "Ok", "Err", "Self", "Send", "Sync", "Clone",
-    "Copy", "Debug", "PartialEq", "Eq", "PartialOrd", "Ord", "Hash", "From", "Into", "Rpc", "Default",
+    "String",
+    "Vec",
+    "Option",
+    "Result",
+    "Box",
+    "Some",
+    "None",
+    "Ok",
+    "Err",
+    "Self",
+    "Send",
+    "Sync",
+    "Clone",
+    "Copy",
+    "Debug",
+    "PartialEq",
+    "Eq",
+    "PartialOrd",
+    "Ord",
+    "Hash",
+    "From",
+    "Into",
+    "Rpc",
+    "Default",
 ];
 
 /// Keywords of Rust that cannot be written `r#..`.
@@ -16,30 +38,30 @@ const UNRAW: [&str; 4] = ["self", "Self", "super", "crate"];
 
 /// Rust names that a module has already, each with what declared it.
 #[derive(Default)]
-pub(super) struct Names {
+pub(crate) struct Names {
     taken: BTreeMap<String, String>,
 }
 
 impl Names {
     /// Takes a name that an import brings; several imports may bring the same declaration.
-    pub(super) fn imported(&mut self, name: &str) {
+    pub(crate) fn imported(&mut self, name: &str) {
         self.taken.insert(camel(name), format!("an import declares `{name}` too"));
     }
 
     /// Takes a name, or says who has it.
-    pub(super) fn declare(&mut self, rust: String, origin: &str) -> Option<String> {
+    pub(crate) fn declare(&mut self, rust: String, origin: &str) -> Option<String> {
         let says = format!("the stubs of `{origin}` have this name");
         self.taken.insert(rust, says)
     }
 }
 
 /// Whether generated code needs `name` to mean what it means in Rust.
-pub(super) fn is_prelude(name: &str) -> bool {
+pub(crate) fn is_prelude(name: &str) -> bool {
     PRELUDE.contains(&name)
 }
 
 /// Refuses what no stub can be called.
-pub(super) fn check_identifier(name: &str) -> Result<(), String> {
+pub(crate) fn check_identifier(name: &str) -> Result<(), String> {
     if name.starts_with('_') {
         return Err("names do not begin with an underscore".to_owned());
     }
@@ -50,7 +72,7 @@ pub(super) fn check_identifier(name: &str) -> Result<(), String> {
 }
 
 /// `someName`, `SomeName`, `SOME_NAME` to `some_name`.
-pub fn snake(name: &str) -> String {
+pub(crate) fn snake(name: &str) -> String {
     let mut out = String::new();
     let chars: Vec<char> = name.chars().collect();
     for (at, c) in chars.iter().enumerate() {
@@ -71,7 +93,7 @@ pub fn snake(name: &str) -> String {
 }
 
 /// `some_name`, `SOME_NAME` to `SomeName`; `someName` keeps its inner capitals.
-pub fn camel(name: &str) -> String {
+pub(crate) fn camel(name: &str) -> String {
     let shouted = !name.chars().any(|c| c.is_ascii_lowercase());
     let mut out = String::new();
     let mut begins = true;
@@ -90,12 +112,12 @@ pub fn camel(name: &str) -> String {
 }
 
 /// `some_name` to `SOME_NAME`.
-pub fn shout(name: &str) -> String {
+pub(crate) fn shout(name: &str) -> String {
     snake(name).to_ascii_uppercase()
 }
 
 /// The name as an identifier of Rust, escaped if it is a keyword.
-pub fn identifier(name: &str) -> proc_macro2::Ident {
+pub(crate) fn identifier(name: &str) -> proc_macro2::Ident {
     let span = proc_macro2::Span::call_site();
     if UNRAW.contains(&name) {
         return proc_macro2::Ident::new(&format!("{name}_"), span);
