@@ -4,9 +4,13 @@
 //! the node that has it, over reliable UDP of its own, and keeps all copies coherent by invalidation.
 #![deny(unsafe_code)]
 
+// Generated stubs name the runtime `dsm::rpc`, here as everywhere.
+extern crate self as dsm;
+
 pub mod codec;
 pub mod config;
 pub mod error;
 pub mod page;
+pub mod rpc;
 
 pub use error::{Error, Result};

@@ -9,7 +9,7 @@
 //! ```no_run
 //! rpcgen::compile(&["calculator.idl"]).unwrap();
 //! ```
-//! and in the program `dsm::include_idl!("calculator");`.
+//! and in the program `dsm::include_idl!("calculator" as calculator);`.
 
 pub mod ast;
 pub mod check;
