@@ -12,15 +12,24 @@ use crate::schema::{Interface, Method, Schema, Shape, Type, TypeDef};
 struct Description<'a> {
     name: &'a str,
     version: u32,
-    methods: &'a [Method],
+    methods: Vec<Described<'a>>,
     types: BTreeMap<&'a str, &'a TypeDef>,
+}
+
+#[derive(Serialize)]
+struct Described<'a> {
+    /// In hexadecimal: not every reader of JSON has integers of 64 bits.
+    id: String,
+    #[serde(flatten)]
+    method: &'a Method,
 }
 
 /// The interface and its types in one line of JSON.
 pub(crate) fn json(schema: &Schema, interface: &Interface) -> String {
     let types = reached(schema, interface);
-    let description =
-        Description { name: &interface.name, version: interface.version, methods: &interface.methods, types };
+    let describe = |method| Described { id: format!("{:#018x}", method_id(interface, method)), method };
+    let methods = interface.methods.iter().map(describe).collect();
+    let description = Description { name: &interface.name, version: interface.version, methods, types };
     serde_json::to_string(&description).expect("plain data always prints")
 }
 

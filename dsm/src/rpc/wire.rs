@@ -201,6 +201,11 @@ impl<'a> Decoder<'a> {
         Ok(u16::from_le_bytes(self.array()?))
     }
 
+    /// Everything that has not been read, undecoded.
+    pub(super) fn take_rest(&mut self) -> &'a [u8] {
+        std::mem::take(&mut self.rest)
+    }
+
     /// Nothing may be left.
     pub fn finish(&self) -> Result<(), DecodeError> {
         if self.rest.is_empty() { Ok(()) } else { Err(DecodeError::Bad("tail")) }

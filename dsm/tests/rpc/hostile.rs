@@ -32,10 +32,11 @@ fn every_truncation_of_a_call_is_a_violation_and_runs_nothing() {
 fn every_flipped_bit_of_a_call_is_survived() {
     let pair = Pair::by_hand();
     let message = call_message(&pair);
+    let (stranger, _end) = super::support::peer(&pair.network, 7, 77);
     for bit in 0..message.len() * 8 {
         let mut altered = message.clone();
         altered[bit / 8] ^= 1 << (bit % 8);
-        let _ = send(&pair, &altered);
+        let _ = pair.network.deliver(&Envelope { from: stranger, to: pair.server, message: altered });
         pair.server_end.run_ready();
     }
     pair.network.take_queue(|_| true);
@@ -48,7 +49,8 @@ fn every_flipped_bit_of_a_call_is_survived() {
 fn arguments_that_do_not_decode_are_told_to_the_caller() {
     let pair = Pair::driven();
     for arguments in [&[][..], &[0xff; 4], &[0xff; 64], &[4, 0, 0, 0, 9, 9, 9, 9, 2]] {
-        let mut call = pair.channel().prepare(&CALCULATOR.methods[3]);
+        let channel = pair.channel();
+        let mut call = channel.prepare(&CALCULATOR.methods[3]);
         call.arguments().extend_from_slice(arguments);
         let error = call.start::<Stats, dsm::rpc::Error>().wait().unwrap_err();
         let ErrorKind::Remote(text) = error.kind else { panic!("{error}") };

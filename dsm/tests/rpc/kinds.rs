@@ -9,7 +9,7 @@ use std::task::{Context, Poll, Wake, Waker};
 
 use dsm::page::{GlobalAddr, NodeId};
 use dsm::rpc::local::LocalRegistry;
-use dsm::rpc::{Channel, Error, ErrorKind, Global, Policy, Progress, Wire};
+use dsm::rpc::{Channel, Error, ErrorKind, Global, Policy, Progress, Wire, Workers};
 
 use super::support::{Counting, Pair, peer};
 use crate::calculator::*;
@@ -61,8 +61,8 @@ fn declared_errors_arrive_as_values_and_others_as_text() {
 
 #[test]
 fn a_stream_arrives_in_order_however_its_messages_travel() {
-    let pair = Pair::driven();
-    let items: Result<Vec<i32>, Error> = pair.blocking().count(500).collect();
+    let pair = Pair::by_hand();
+    let items: Result<Vec<i32>, Error> = pair.alive(|| pair.blocking().count(500).collect());
     assert_eq!(items.unwrap(), (0..500).collect::<Vec<_>>());
 
     let pair = Pair::by_hand();
@@ -159,7 +159,7 @@ fn policies_choose_the_server() {
     assert_eq!(to(&turns.train(Global::new(GlobalAddr(0x2000), 1))), third, "where the page lives");
 }
 
-/// An executor of a few lines: it polls, and delivers messages when there is nothing to do.
+/// An executor of a few lines: it polls when it was woken, and delivers messages in between.
 fn block_on<F: Future>(pair: &Pair, future: F) -> F::Output {
     struct Flag(AtomicBool);
     impl Wake for Flag {
@@ -171,11 +171,13 @@ fn block_on<F: Future>(pair: &Pair, future: F) -> F::Output {
     let waker = Waker::from(flag.clone());
     let mut future = pin!(future);
     loop {
-        assert!(flag.0.swap(false, Ordering::SeqCst), "pending without having been woken");
-        if let Poll::Ready(output) = future.as_mut().poll(&mut Context::from_waker(&waker)) {
+        if flag.0.swap(false, Ordering::SeqCst)
+            && let Poll::Ready(output) = future.as_mut().poll(&mut Context::from_waker(&waker))
+        {
             return output;
         }
-        pair.network.settle();
+        pair.deliver();
+        std::thread::yield_now();
     }
 }
 
@@ -192,25 +194,16 @@ async fn conversation(calls: CalculatorCalls) -> Result<i32, Error> {
 #[test]
 fn futures_run_on_an_executor_of_a_few_lines() {
     let pair = Pair::by_hand();
+    let worker = Workers::start(&pair.server_end, 1).unwrap();
     assert_eq!(block_on(&pair, conversation(pair.calls())), Ok(4960));
+    drop(worker);
 }
 
 #[test]
 fn futures_run_on_a_foreign_executor_while_others_deliver() {
     let pair = Pair::by_hand();
-    let calls = pair.calls();
-    let done = AtomicBool::new(false);
-    std::thread::scope(|scope| {
-        scope.spawn(|| {
-            while !done.load(Ordering::SeqCst) {
-                pair.network.settle();
-                std::thread::yield_now();
-            }
-        });
-        let sum = pollster::block_on(conversation(calls));
-        done.store(true, Ordering::SeqCst);
-        assert_eq!(sum, Ok(4960));
-    });
+    let sum = pair.alive(|| pollster::block_on(conversation(pair.calls())));
+    assert_eq!(sum, Ok(4960));
 }
 
 #[test]
@@ -226,7 +219,6 @@ fn clients_may_be_cloned_and_used_from_any_thread() {
 fn fields_that_a_reader_does_not_know_are_passed_over() {
     let mut bytes = Vec::new();
     sample(2.5).encode(&mut bytes);
-    // `Stats` has fields 1 and 2 of other types, so take one that knows only some of the fields.
     let mut newer = Vec::new();
     let frame = dsm::rpc::begin_frame(&mut newer);
     dsm::rpc::put_field(&mut newer, 1, &9u64);

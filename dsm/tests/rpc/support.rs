@@ -1,20 +1,20 @@
 //! A server of the golden interface, and a cluster of two.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 
 use dsm::page::{Incarnation, NodeId};
 use dsm::rpc::local::LocalNetwork;
-use dsm::rpc::{Channel, Context, Endpoint, Error, Global, PeerId, Sink};
+use dsm::rpc::{Channel, Context, Endpoint, Error, Global, PeerId, Sink, Workers};
 
 use crate::calculator::*;
 use crate::geometry::{Point, Polygon};
 
 /// Counts what it is asked for.
 #[derive(Clone, Default)]
-pub struct Counting {
-    pub runs: Arc<AtomicI64>,
-    pub items: Arc<AtomicI64>,
+pub(crate) struct Counting {
+    pub(crate) runs: Arc<AtomicI64>,
+    pub(crate) items: Arc<AtomicI64>,
 }
 
 impl Calculator for Counting {
@@ -116,33 +116,33 @@ impl Calculator for Counting {
 }
 
 /// A client and a server, and what lies between.
-pub struct Pair {
-    pub network: Arc<LocalNetwork>,
-    pub client: PeerId,
-    pub server: PeerId,
-    pub client_end: Arc<Endpoint>,
-    pub server_end: Arc<Endpoint>,
-    pub counting: Counting,
+pub(crate) struct Pair {
+    pub(crate) network: Arc<LocalNetwork>,
+    pub(crate) client: PeerId,
+    pub(crate) server: PeerId,
+    pub(crate) client_end: Arc<Endpoint>,
+    pub(crate) server_end: Arc<Endpoint>,
+    pub(crate) counting: Counting,
 }
 
-pub fn peer(network: &Arc<LocalNetwork>, node: u16, incarnation: u64) -> (PeerId, Arc<Endpoint>) {
+pub(crate) fn peer(network: &Arc<LocalNetwork>, node: u16, incarnation: u64) -> (PeerId, Arc<Endpoint>) {
     network.join(NodeId(node), Incarnation(incarnation))
 }
 
 impl Pair {
     /// The test delivers the messages.
-    pub fn by_hand() -> Pair {
+    pub(crate) fn by_hand() -> Pair {
         Pair::with_limit(1024)
     }
 
     /// Whoever waits delivers them.
-    pub fn driven() -> Pair {
+    pub(crate) fn driven() -> Pair {
         let pair = Pair::by_hand();
         pair.network.let_waiters_drive();
         pair
     }
 
-    pub fn with_limit(calls_max: usize) -> Pair {
+    pub(crate) fn with_limit(calls_max: usize) -> Pair {
         let network = LocalNetwork::new();
         let (client, client_end) = peer(&network, 0, 10);
         let (server, server_end) = peer(&network, 1, 11);
@@ -152,24 +152,43 @@ impl Pair {
         Pair { network, client, server, client_end, server_end, counting }
     }
 
-    pub fn channel(&self) -> Channel {
+    pub(crate) fn channel(&self) -> Channel {
         Channel::to(&self.client_end, self.server)
     }
 
-    pub fn calls(&self) -> CalculatorCalls {
+    pub(crate) fn calls(&self) -> CalculatorCalls {
         CalculatorCalls::new(self.channel())
     }
 
-    pub fn blocking(&self) -> CalculatorClient {
+    pub(crate) fn blocking(&self) -> CalculatorClient {
         CalculatorClient::new(self.channel())
     }
 
-    pub fn runs(&self) -> i64 {
+    pub(crate) fn runs(&self) -> i64 {
         self.counting.runs.load(Ordering::SeqCst)
     }
 
+    /// Does the work while one thread delivers messages and another runs calls, as between two processes.
+    pub(crate) fn alive<T>(&self, work: impl FnOnce() -> T) -> T {
+        let worker = Workers::start(&self.server_end, 1).unwrap();
+        let done = AtomicBool::new(false);
+        let result = std::thread::scope(|scope| {
+            scope.spawn(|| {
+                while !done.load(Ordering::SeqCst) {
+                    self.deliver();
+                    std::thread::yield_now();
+                }
+            });
+            let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(work));
+            done.store(true, Ordering::SeqCst);
+            result
+        });
+        drop(worker);
+        result.unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    }
+
     /// Delivers the requests that are on their way, without running them.
-    pub fn deliver(&self) {
+    pub(crate) fn deliver(&self) {
         for envelope in self.network.take_queue(|_| true) {
             self.network.deliver(&envelope).unwrap();
         }

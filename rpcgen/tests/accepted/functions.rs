@@ -117,7 +117,7 @@ impl FunctionsClient {
 pub static FUNCTIONS: rpc::Interface = rpc::Interface {
     name: "Functions",
     version: 1,
-    hash: 0x1fc28a1691572834,
+    hash: 0xc33b7b882b111e44,
     methods: &[
         rpc::Method {
             interface: "Functions",
@@ -140,5 +140,5 @@ pub static FUNCTIONS: rpc::Interface = rpc::Interface {
             longrunning: false,
         },
     ],
-    description: "{\"name\":\"Functions\",\"version\":1,\"methods\":[{\"name\":\"func1\",\"kind\":\"unary\",\"arguments\":[{\"id\":1,\"name\":\"arg1\",\"type\":\"i32\"}],\"returns\":\"i32\",\"throws\":[],\"idempotent\":false,\"longrunning\":false},{\"name\":\"func2\",\"kind\":\"unary\",\"arguments\":[{\"id\":1,\"name\":\"arg1\",\"type\":\"i32\"},{\"id\":2,\"name\":\"arg2\",\"type\":\"i32\"}],\"returns\":\"i32\",\"throws\":[],\"idempotent\":false,\"longrunning\":false}],\"types\":{}}",
+    description: "{\"name\":\"Functions\",\"version\":1,\"methods\":[{\"id\":\"0xeff5ade85456655d\",\"name\":\"func1\",\"kind\":\"unary\",\"arguments\":[{\"id\":1,\"name\":\"arg1\",\"type\":\"i32\"}],\"returns\":\"i32\",\"throws\":[],\"idempotent\":false,\"longrunning\":false},{\"id\":\"0xeff5ade8d3bca636\",\"name\":\"func2\",\"kind\":\"unary\",\"arguments\":[{\"id\":1,\"name\":\"arg1\",\"type\":\"i32\"},{\"id\":2,\"name\":\"arg2\",\"type\":\"i32\"}],\"returns\":\"i32\",\"throws\":[],\"idempotent\":false,\"longrunning\":false}],\"types\":{}}",
 };
