@@ -39,7 +39,8 @@ pub use error::{Error, ErrorKind, MethodError};
 pub use interface::{Interface, Kind, Method, Service};
 pub use meta::serve_meta;
 pub use meta_stubs::{
-    META, Meta, MetaCalls, MetaClient, MetaDescribeError, MetaServer, MethodStatistics, NoSuchInterface, Served,
+    META, Meta, MetaCalls, MetaClient, MetaDescribeError, MetaServer, MethodStatistics, NoSuchInterface,
+    Served,
 };
 pub use server::Counters;
 pub use stats::MethodReading;
@@ -54,7 +55,6 @@ pub use workers::Workers;
 #[macro_export]
 macro_rules! include_idl {
     ($name:literal as $module:ident) => {
-        #[allow(unreachable_pub)]
         mod $module {
             include!(concat!(env!("OUT_DIR"), "/", $name, ".rs"));
         }

@@ -2,11 +2,9 @@
 //! of calls, and everything that can go wrong with them. The test chooses the order of delivery.
 
 #[path = "../../rpcgen/tests/accepted/calculator.rs"]
-#[allow(unreachable_pub)] // what is public in a library is not in a test
 #[rustfmt::skip]
 mod calculator;
 #[path = "../../rpcgen/tests/accepted/geometry.rs"]
-#[allow(unreachable_pub)] // what is public in a library is not in a test
 #[rustfmt::skip]
 mod geometry;
 

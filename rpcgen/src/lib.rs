@@ -10,6 +10,10 @@
 //! rpcgen::compile(&["calculator.idl"]).unwrap();
 //! ```
 //! and in the program `dsm::include_idl!("calculator" as calculator);`.
+#![expect(
+    clippy::wildcard_enum_match_arm,
+    reason = "over twenty types, `any other` is what is meant; `Type::range` and `types::rust` name them all"
+)]
 
 pub mod ast;
 pub mod check;

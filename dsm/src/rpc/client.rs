@@ -127,12 +127,7 @@ pub(super) struct ClientCore {
 impl ClientCore {
     /// Opens a call. `request` has room for the header in front of the arguments; the header is filled in,
     /// and the shell sends it.
-    pub(super) fn start(
-        &mut self,
-        now: Time,
-        start: Start,
-        request: &mut [u8],
-    ) -> Result<Ticket, ErrorKind> {
+    pub(super) fn start(&mut self, now: Time, start: Start, request: &mut [u8]) -> Result<Ticket, ErrorKind> {
         let link = self.links.entry(start.peer).or_default();
         if link.routes.len() >= IN_FLIGHT_PEER_MAX {
             return Err(ErrorKind::Busy);
@@ -211,7 +206,9 @@ impl ClientCore {
                 self.on_reply(now, ticket, status, frame, effects);
                 return Ok(());
             }
-            FrameKind::Call | FrameKind::Credit | FrameKind::Cancel => Err(DecodeError::Bad("frame direction")),
+            FrameKind::Call | FrameKind::Credit | FrameKind::Cancel => {
+                Err(DecodeError::Bad("frame direction"))
+            }
         }?;
         // The last item may come after the answer.
         if slot.stream.as_ref().is_some_and(|stream| stream.is_complete()) {
@@ -273,7 +270,10 @@ impl ClientCore {
         };
         // What the caller has taken from a stream cannot be taken back.
         let untouched = slot.stream.as_ref().is_none_or(|stream| stream.next == 0);
-        if safe && untouched && let Some(peer) = slot.others.pop() {
+        if safe
+            && untouched
+            && let Some(peer) = slot.others.pop()
+        {
             self.unroute(ticket);
             let link = self.links.entry(peer).or_default();
             let Some(slot) = self.slots.get_mut(&ticket) else { return };
@@ -499,8 +499,7 @@ impl Slot {
         let total = rest.first_chunk::<8>().ok_or(DecodeError::Truncated)?;
         let newer = self.progress.is_none_or(|(number, _)| frame.extra > number);
         if newer {
-            let progress =
-                Progress { done: u64::from_le_bytes(*done), total: u64::from_le_bytes(*total) };
+            let progress = Progress { done: u64::from_le_bytes(*done), total: u64::from_le_bytes(*total) };
             self.progress = Some((frame.extra, progress));
             effects.wakes.push(std::mem::take(&mut self.waiter));
         }

@@ -92,7 +92,7 @@ impl<'a, T: Wire> Sink<'a, T> {
             let over = job.deadline.is_some_and(|deadline| deadline <= endpoint.now());
             match permit {
                 Permit::Stop => return Err(ErrorKind::Cancelled.into()),
-                _ if over => return Err(ErrorKind::Deadline.into()),
+                Permit::Send | Permit::Wait if over => return Err(ErrorKind::Deadline.into()),
                 Permit::Send => break,
                 Permit::Wait => endpoint.transport().wait(&signal, job.deadline),
             }

@@ -4,6 +4,10 @@
 //! `bytes` are a text of hexadecimal digits, an enum is its name, a union an object with one key, a
 //! `global<T>` is `{"addr": .., "len": ..}`; the keys of maps are texts. The description comes from a
 //! peer: it is data, bounded like any other, and what it says wrong ends in an error.
+#![expect(
+    clippy::wildcard_enum_match_arm,
+    reason = "over twenty types, `any other` is what is meant; `read`, `write` and `shape` name them all"
+)]
 
 use std::collections::BTreeMap;
 
@@ -119,8 +123,8 @@ impl Dynamic {
     /// Reads what `Meta.describe` gave. The names of the methods live as long as the process, as those of
     /// generated stubs do: make one value for an interface, not one for a call.
     pub fn new(description: &str) -> Result<Dynamic, DynamicError> {
-        let description: Description =
-            serde_json::from_str(description).map_err(|error| DynamicError::Description(error.to_string()))?;
+        let description: Description = serde_json::from_str(description)
+            .map_err(|error| DynamicError::Description(error.to_string()))?;
         let interface: &'static str = description.name.clone().leak();
         let mut methods = Vec::new();
         for method in &description.methods {
@@ -164,7 +168,10 @@ impl Dynamic {
             Kind::Unary => self.result(described, call.start::<Raw, RawError>().wait()),
             Kind::Stream => {
                 let items = call.stream::<Raw, RawError>().take(ITEMS_MAX);
-                items.map(|item| self.result(described, item)).collect::<Result<Vec<_>, _>>().map(Value::Array)
+                items
+                    .map(|item| self.result(described, item))
+                    .collect::<Result<Vec<_>, _>>()
+                    .map(Value::Array)
             }
         }
     }
@@ -175,7 +182,9 @@ impl Dynamic {
         object: &Map<String, Value>,
         out: &mut Vec<u8>,
     ) -> Result<(), String> {
-        if let Some(stranger) = object.keys().find(|key| method.arguments.iter().all(|known| known.name != **key)) {
+        if let Some(stranger) =
+            object.keys().find(|key| method.arguments.iter().all(|known| known.name != **key))
+        {
             let known: Vec<&str> = method.arguments.iter().map(|field| field.name.as_str()).collect();
             return Err(format!("{} has no argument {stranger}; it has: {}", method.name, known.join(", ")));
         }
@@ -187,7 +196,8 @@ impl Dynamic {
     }
 
     fn result(&self, method: &DescribedMethod, result: Result<Raw, RawError>) -> Result<Value, DynamicError> {
-        let garbled = |error: DecodeError| DynamicError::Failed(Error::remote(format!("the answer: {error}")));
+        let garbled =
+            |error: DecodeError| DynamicError::Failed(Error::remote(format!("the answer: {error}")));
         match result {
             Ok(Raw(bytes)) => {
                 let mut from = Decoder::new(&bytes);

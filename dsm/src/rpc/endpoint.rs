@@ -322,7 +322,12 @@ impl Endpoint {
             if frame.flags & ONEWAY == 0
                 && let Some(ticket) = client.ticket(peer, frame.sequence)
             {
-                client.fail(self.now(), ticket, ErrorKind::Unreachable { may_have_executed: false }, &mut effects);
+                client.fail(
+                    self.now(),
+                    ticket,
+                    ErrorKind::Unreachable { may_have_executed: false },
+                    &mut effects,
+                );
             }
         }
         self.perform(effects);

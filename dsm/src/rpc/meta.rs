@@ -2,9 +2,7 @@
 
 use std::sync::{Arc, Weak};
 
-use super::meta_stubs::{
-    Meta, MetaDescribeError, MetaServer, MethodStatistics, NoSuchInterface, Served,
-};
+use super::meta_stubs::{Meta, MetaDescribeError, MetaServer, MethodStatistics, NoSuchInterface, Served};
 use super::{Context, Endpoint, Error};
 
 /// Calls of the meta interface that wait or run at one time.

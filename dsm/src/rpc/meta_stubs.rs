@@ -6,6 +6,7 @@ use dsm::rpc;
 /// An interface that a node serves.
 #[derive(Clone, Debug, PartialEq)]
 #[rustfmt::skip]
+#[allow(dead_code, unreachable_pub)]
 pub struct Served {
     /// The field `name`.
     pub name: String,
@@ -18,6 +19,7 @@ pub struct Served {
 }
 
 #[rustfmt::skip]
+#[allow(dead_code, unreachable_pub)]
 impl rpc::Wire for Served {
     const SHAPE: rpc::Shape = rpc::Shape::Framed;
     fn encode(&self, __out: &mut Vec<u8>) {
@@ -56,6 +58,7 @@ impl rpc::Wire for Served {
 /// What one method did since the node started.
 #[derive(Clone, Debug, PartialEq)]
 #[rustfmt::skip]
+#[allow(dead_code, unreachable_pub)]
 pub struct MethodStatistics {
     /// `Interface.method`.
     pub method: String,
@@ -70,6 +73,7 @@ pub struct MethodStatistics {
 }
 
 #[rustfmt::skip]
+#[allow(dead_code, unreachable_pub)]
 impl rpc::Wire for MethodStatistics {
     const SHAPE: rpc::Shape = rpc::Shape::Framed;
     fn encode(&self, __out: &mut Vec<u8>) {
@@ -114,12 +118,14 @@ impl rpc::Wire for MethodStatistics {
 /// There is no interface of this name here.
 #[derive(Clone, Debug, PartialEq)]
 #[rustfmt::skip]
+#[allow(dead_code, unreachable_pub)]
 pub struct NoSuchInterface {
     /// The field `name`.
     pub name: String,
 }
 
 #[rustfmt::skip]
+#[allow(dead_code, unreachable_pub)]
 impl rpc::Wire for NoSuchInterface {
     const SHAPE: rpc::Shape = rpc::Shape::Framed;
     fn encode(&self, __out: &mut Vec<u8>) {
@@ -145,6 +151,7 @@ impl rpc::Wire for NoSuchInterface {
 
 /// Looking in from outside.
 #[rustfmt::skip]
+#[allow(dead_code, unreachable_pub)]
 pub trait Meta: Send + Sync + 'static {
     /// The interfaces that are served here.
     fn list(&self, context: &rpc::Context<'_>) -> Result<Vec<Served>, rpc::Error>;
@@ -170,6 +177,7 @@ pub trait Meta: Send + Sync + 'static {
 /// Why `describe` failed.
 #[derive(Clone, Debug, PartialEq)]
 #[rustfmt::skip]
+#[allow(dead_code, unreachable_pub)]
 pub enum MetaDescribeError {
     /// The method threw `NoSuchInterface`.
     NoSuchInterface(NoSuchInterface),
@@ -178,6 +186,7 @@ pub enum MetaDescribeError {
 }
 
 #[rustfmt::skip]
+#[allow(dead_code, unreachable_pub)]
 impl From<NoSuchInterface> for MetaDescribeError {
     fn from(thrown: NoSuchInterface) -> Self {
         Self::NoSuchInterface(thrown)
@@ -185,6 +194,7 @@ impl From<NoSuchInterface> for MetaDescribeError {
 }
 
 #[rustfmt::skip]
+#[allow(dead_code, unreachable_pub)]
 impl From<rpc::Error> for MetaDescribeError {
     fn from(error: rpc::Error) -> Self {
         Self::Rpc(error)
@@ -192,6 +202,7 @@ impl From<rpc::Error> for MetaDescribeError {
 }
 
 #[rustfmt::skip]
+#[allow(dead_code, unreachable_pub)]
 impl std::fmt::Display for MetaDescribeError {
     fn fmt(&self, __f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
@@ -202,9 +213,11 @@ impl std::fmt::Display for MetaDescribeError {
 }
 
 #[rustfmt::skip]
+#[allow(dead_code, unreachable_pub)]
 impl std::error::Error for MetaDescribeError {}
 
 #[rustfmt::skip]
+#[allow(dead_code, unreachable_pub)]
 impl rpc::MethodError for MetaDescribeError {
     fn encode_thrown(&self, __out: &mut Vec<u8>) -> Option<&rpc::Error> {
         match self {
@@ -224,9 +237,11 @@ impl rpc::MethodError for MetaDescribeError {
 /// Serves `Meta` with an implementation of its trait.
 #[derive(Clone, Debug)]
 #[rustfmt::skip]
+#[allow(dead_code, unreachable_pub)]
 pub struct MetaServer<S>(pub S);
 
 #[rustfmt::skip]
+#[allow(dead_code, unreachable_pub)]
 impl<S: Meta> rpc::Service for MetaServer<S> {
     fn interface(&self) -> &'static rpc::Interface {
         &META
@@ -266,11 +281,13 @@ impl<S: Meta> rpc::Service for MetaServer<S> {
 /// Starts calls of `Meta`; each returns a future that may also be waited for.
 #[derive(Clone, Debug)]
 #[rustfmt::skip]
+#[allow(dead_code, unreachable_pub)]
 pub struct MetaCalls {
     channel: rpc::Channel,
 }
 
 #[rustfmt::skip]
+#[allow(dead_code, unreachable_pub)]
 impl MetaCalls {
     /// Calls whoever serves the channel.
     pub fn new(channel: rpc::Channel) -> Self {
@@ -307,11 +324,13 @@ impl MetaCalls {
 /// Calls `Meta` and waits for the answers.
 #[derive(Clone, Debug)]
 #[rustfmt::skip]
+#[allow(dead_code, unreachable_pub)]
 pub struct MetaClient {
     calls: MetaCalls,
 }
 
 #[rustfmt::skip]
+#[allow(dead_code, unreachable_pub)]
 impl MetaClient {
     /// Calls whoever serves the channel.
     pub fn new(channel: rpc::Channel) -> Self {
@@ -343,6 +362,7 @@ impl MetaClient {
 
 /// `Meta`, version 1, as the runtime knows it.
 #[rustfmt::skip]
+#[allow(dead_code, unreachable_pub)]
 pub static META: rpc::Interface = rpc::Interface {
     name: "Meta",
     version: 1,

@@ -211,9 +211,10 @@ impl ServerCore {
             effects.sends.push((from, reply.clone()));
             return;
         }
-        let idempotent = self.methods.get(&frame.extra).is_some_and(|(served, index)| {
-            served.service.interface().methods[*index].idempotent
-        });
+        let idempotent = self
+            .methods
+            .get(&frame.extra)
+            .is_some_and(|(served, index)| served.service.interface().methods[*index].idempotent);
         if idempotent {
             self.on_new_call(now, from, frame, effects);
         } else {
@@ -231,7 +232,13 @@ impl ServerCore {
         effects.sends.push((from, reply));
     }
 
-    fn change(&mut self, from: PeerId, sequence: u64, effects: &mut Effects, change: impl FnOnce(&mut Running)) {
+    fn change(
+        &mut self,
+        from: PeerId,
+        sequence: u64,
+        effects: &mut Effects,
+        change: impl FnOnce(&mut Running),
+    ) {
         if let Some(running) = self.running.get_mut(&(from, sequence)) {
             change(running);
             effects.wakes.extend(running.waiter.take().map(Waiter::Thread));

@@ -118,7 +118,8 @@ fn only_an_idempotent_call_goes_to_another_server_after_a_death() {
     let (third, third_end) = peer(&pair.network, 2, 12);
     third_end.serve(CalculatorServer(Counting::default()), 8);
     let registry = Arc::new(LocalRegistry::default().with("Calculator", &[pair.server, third]));
-    let fresh = || CalculatorCalls::new(Channel::named(&pair.client_end, registry.clone(), Policy::RoundRobin));
+    let fresh =
+        || CalculatorCalls::new(Channel::named(&pair.client_end, registry.clone(), Policy::RoundRobin));
     let (idempotent, other) = (fresh().echo(b"again"), fresh().func1(1));
     pair.deliver();
     pair.network.kill(pair.server);
@@ -212,18 +213,22 @@ fn a_thousand_callers_at_eight_workers_are_all_answered() {
                 std::thread::yield_now();
             }
         });
-        let callers: Vec<_> = (0..10).map(|_| scope.spawn(|| {
-            let calls: Vec<_> = (0..100).map(|_| pair.calls().func1(1)).collect();
-            for call in calls {
-                match call.wait() {
-                    Ok(_) => acknowledged.fetch_add(1, Ordering::SeqCst),
-                    Err(error) => {
-                        assert_eq!(error.kind, ErrorKind::Busy);
-                        busy.fetch_add(1, Ordering::SeqCst)
+        let callers: Vec<_> = (0..10)
+            .map(|_| {
+                scope.spawn(|| {
+                    let calls: Vec<_> = (0..100).map(|_| pair.calls().func1(1)).collect();
+                    for call in calls {
+                        match call.wait() {
+                            Ok(_) => acknowledged.fetch_add(1, Ordering::SeqCst),
+                            Err(error) => {
+                                assert_eq!(error.kind, ErrorKind::Busy);
+                                busy.fetch_add(1, Ordering::SeqCst)
+                            }
+                        };
                     }
-                };
-            }
-        })).collect();
+                })
+            })
+            .collect();
         callers.into_iter().for_each(|caller| caller.join().unwrap());
         done.store(true, Ordering::SeqCst);
     });
@@ -280,7 +285,7 @@ proptest! {
                     _ if Some(at) != chosen => kept.push(envelope.clone()),
                     Fate::Twice(_) => kept.extend([envelope.clone(), envelope.clone()]),
                     Fate::Deliver(_) => _ = pair.network.deliver(envelope).unwrap(),
-                    _lost => {}
+                    Fate::Lose(_) | Fate::Call | Fate::Oneway | Fate::Cancel | Fate::Reset | Fate::Work => {}
                 }
             }
             match fate {

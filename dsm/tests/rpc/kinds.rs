@@ -129,7 +129,11 @@ fn a_fan_out_asks_every_server_at_once() {
     third_end.serve(CalculatorServer(Counting::default()), 8);
     let registry = LocalRegistry::default().with("Calculator", &[pair.server, third]);
     let channel = Channel::named(&pair.client_end, Arc::new(registry), Policy::RoundRobin);
-    let calls: Vec<_> = channel.each("Calculator").into_iter().map(|(peer, channel)| (peer, CalculatorCalls::new(channel).func1(5))).collect();
+    let calls: Vec<_> = channel
+        .each("Calculator")
+        .into_iter()
+        .map(|(peer, channel)| (peer, CalculatorCalls::new(channel).func1(5)))
+        .collect();
     assert_eq!(pair.network.in_flight().len(), 2);
     let answers: Vec<_> = calls.into_iter().map(|(peer, call)| (peer, call.wait().unwrap())).collect();
     assert_eq!(answers, [(pair.server, 5), (third, 5)]);
@@ -148,7 +152,10 @@ fn policies_choose_the_server() {
     let least = CalculatorCalls::new(Channel::named(&pair.client_end, registry(), Policy::LeastInFlight));
     let to = |_: &dyn std::any::Any| pair.network.take_queue(|_| true)[0].to;
     let (first, second) = (turns.func1(1), turns.func1(1));
-    assert_eq!(pair.network.take_queue(|_| true).iter().map(|e| e.to).collect::<Vec<_>>(), [pair.server, third]);
+    assert_eq!(
+        pair.network.take_queue(|_| true).iter().map(|e| e.to).collect::<Vec<_>>(),
+        [pair.server, third]
+    );
     drop(second);
     pair.network.take_queue(|_| true);
     assert_eq!(to(&least.func1(1)), third, "the other one has a call in flight");

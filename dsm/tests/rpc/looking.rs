@@ -10,7 +10,8 @@ use super::support::Pair;
 fn a_node_says_what_it_serves_and_what_it_did() {
     let pair = Pair::driven();
     let meta = MetaClient::new(pair.channel());
-    let names: Vec<_> = meta.list().unwrap().into_iter().map(|served| (served.name, served.version)).collect();
+    let names: Vec<_> =
+        meta.list().unwrap().into_iter().map(|served| (served.name, served.version)).collect();
     assert_eq!(names, [("Calculator".to_owned(), 2), ("Meta".to_owned(), 1)]);
     assert!(meta.describe("Calculator").unwrap().contains("\"divide\""));
     assert!(meta.describe("Nobody").is_err());
@@ -38,7 +39,8 @@ fn a_method_is_called_in_json_as_the_stubs_would_call_it() {
     assert_eq!(call("mirror", json!({"tree": tree})).unwrap(), mirrored);
     let figure = json!({"polygon": {"corners": [{"x": 0.5, "y": 1.0}], "name": null}});
     assert_eq!(call("area", json!({"figure": figure, "color": "green"})).unwrap(), json!(6.0));
-    let sample = json!({"time": 4.0, "values": [1, 2, 3, 4], "color": "red", "counts": {"a": 1}, "label": "x"});
+    let sample =
+        json!({"time": 4.0, "values": [1, 2, 3, 4], "color": "red", "counts": {"a": 1}, "label": "x"});
     let stats = call("summary", json!({"samples": [sample], "tag": null})).unwrap();
     assert_eq!(stats, json!({"samples": 1, "mean": 4.0}));
     let sum = json!({"small": [1, 2], "flags": {"-7": true}, "f": 1.0, "type": true, "self": 2});
@@ -56,9 +58,15 @@ fn what_does_not_fit_is_said_before_anything_is_called() {
     };
     assert_eq!(said("divide", json!({"a": 1, "b": 0})), r#"thrown: {"DivideByZero":{}}"#);
     assert_eq!(said("func3", json!({})), "there is no method Calculator.func3");
-    assert_eq!(said("func1", json!({"arg1": 5_000_000_000u64})), "argument arg1: 5000000000 is not such an integer");
+    assert_eq!(
+        said("func1", json!({"arg1": 5_000_000_000u64})),
+        "argument arg1: 5000000000 is not such an integer"
+    );
     assert_eq!(said("func1", json!({"arg": 1})), "func1 has no argument arg; it has: arg1");
-    assert_eq!(said("area", json!({"figure": {"circle": 1.0}, "color": "pink"})), "argument color: expected one of red, green, blue");
+    assert_eq!(
+        said("area", json!({"figure": {"circle": 1.0}, "color": "pink"})),
+        "argument color: expected one of red, green, blue"
+    );
     assert_eq!(said("echo", json!({"data": "0g"})), "argument data: invalid digit found in string");
     assert!(Dynamic::new("{}").is_err());
     assert_eq!(pair.server_end.counters().malformed, 0);

@@ -5,28 +5,34 @@ use dsm::rpc;
 
 /// Samples of one batch.
 #[rustfmt::skip]
+#[allow(dead_code, unreachable_pub)]
 pub const BATCH: u32 = 64;
 
 /// The constant `PI`.
 #[rustfmt::skip]
+#[allow(dead_code, unreachable_pub)]
 pub const PI: f64 = 3.14159;
 
 /// The constant `GREETING`.
 #[rustfmt::skip]
+#[allow(dead_code, unreachable_pub)]
 pub const GREETING: &str = "say \"hello\"";
 
 /// The constant `EXACT`.
 #[rustfmt::skip]
+#[allow(dead_code, unreachable_pub)]
 pub const EXACT: bool = true;
 
 /// The constant `FAR`.
 #[rustfmt::skip]
+#[allow(dead_code, unreachable_pub)]
 pub const FAR: i64 = -9000000000;
 
 /// The enum `Color`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[repr(i32)]
 #[rustfmt::skip]
+#[allow(dead_code, unreachable_pub)]
 pub enum Color {
     /// `red`
     Red = 0,
@@ -37,6 +43,7 @@ pub enum Color {
 }
 
 #[rustfmt::skip]
+#[allow(dead_code, unreachable_pub)]
 impl rpc::Wire for Color {
     const SHAPE: rpc::Shape = rpc::Shape::Four;
     fn encode(&self, __out: &mut Vec<u8>) {
@@ -55,6 +62,7 @@ impl rpc::Wire for Color {
 /// One measurement.
 #[derive(Clone, Debug, PartialEq)]
 #[rustfmt::skip]
+#[allow(dead_code, unreachable_pub)]
 pub struct Sample {
     /// Seconds since the start.
     pub time: f64,
@@ -69,6 +77,7 @@ pub struct Sample {
 }
 
 #[rustfmt::skip]
+#[allow(dead_code, unreachable_pub)]
 impl rpc::Wire for Sample {
     const SHAPE: rpc::Shape = rpc::Shape::Framed;
     fn encode(&self, __out: &mut Vec<u8>) {
@@ -113,6 +122,7 @@ impl rpc::Wire for Sample {
 /// A tree, with itself inside.
 #[derive(Clone, Debug, PartialEq)]
 #[rustfmt::skip]
+#[allow(dead_code, unreachable_pub)]
 pub struct Tree {
     /// The field `name`.
     pub name: String,
@@ -125,6 +135,7 @@ pub struct Tree {
 }
 
 #[rustfmt::skip]
+#[allow(dead_code, unreachable_pub)]
 impl rpc::Wire for Tree {
     const SHAPE: rpc::Shape = rpc::Shape::Framed;
     fn encode(&self, __out: &mut Vec<u8>) {
@@ -167,6 +178,7 @@ impl rpc::Wire for Tree {
 /// The union `Figure`: one of these.
 #[derive(Clone, Debug, PartialEq)]
 #[rustfmt::skip]
+#[allow(dead_code, unreachable_pub)]
 pub enum Figure {
     /// The variant `dot`.
     Dot(Point),
@@ -177,6 +189,7 @@ pub enum Figure {
 }
 
 #[rustfmt::skip]
+#[allow(dead_code, unreachable_pub)]
 impl rpc::Wire for Figure {
     const SHAPE: rpc::Shape = rpc::Shape::Framed;
     fn encode(&self, __out: &mut Vec<u8>) {
@@ -204,9 +217,11 @@ impl rpc::Wire for Figure {
 /// Thrown by divisions.
 #[derive(Clone, Debug, PartialEq)]
 #[rustfmt::skip]
+#[allow(dead_code, unreachable_pub)]
 pub struct DivideByZero {}
 
 #[rustfmt::skip]
+#[allow(dead_code, unreachable_pub)]
 impl rpc::Wire for DivideByZero {
     const SHAPE: rpc::Shape = rpc::Shape::Framed;
     fn encode(&self, __out: &mut Vec<u8>) {
@@ -226,12 +241,14 @@ impl rpc::Wire for DivideByZero {
 /// The struct `TooLarge`.
 #[derive(Clone, Debug, PartialEq)]
 #[rustfmt::skip]
+#[allow(dead_code, unreachable_pub)]
 pub struct TooLarge {
     /// The field `limit`.
     pub limit: i64,
 }
 
 #[rustfmt::skip]
+#[allow(dead_code, unreachable_pub)]
 impl rpc::Wire for TooLarge {
     const SHAPE: rpc::Shape = rpc::Shape::Framed;
     fn encode(&self, __out: &mut Vec<u8>) {
@@ -258,6 +275,7 @@ impl rpc::Wire for TooLarge {
 /// The struct `Stats`.
 #[derive(Clone, Debug, PartialEq)]
 #[rustfmt::skip]
+#[allow(dead_code, unreachable_pub)]
 pub struct Stats {
     /// The field `samples`.
     pub samples: u64,
@@ -266,6 +284,7 @@ pub struct Stats {
 }
 
 #[rustfmt::skip]
+#[allow(dead_code, unreachable_pub)]
 impl rpc::Wire for Stats {
     const SHAPE: rpc::Shape = rpc::Shape::Framed;
     fn encode(&self, __out: &mut Vec<u8>) {
@@ -296,12 +315,14 @@ impl rpc::Wire for Stats {
 /// The struct `Model`.
 #[derive(Clone, Debug, PartialEq)]
 #[rustfmt::skip]
+#[allow(dead_code, unreachable_pub)]
 pub struct Model {
     /// The field `weights`.
     pub weights: Vec<f64>,
 }
 
 #[rustfmt::skip]
+#[allow(dead_code, unreachable_pub)]
 impl rpc::Wire for Model {
     const SHAPE: rpc::Shape = rpc::Shape::Framed;
     fn encode(&self, __out: &mut Vec<u8>) {
@@ -327,6 +348,7 @@ impl rpc::Wire for Model {
 
 /// Arithmetic, and one method of each kind.
 #[rustfmt::skip]
+#[allow(dead_code, unreachable_pub)]
 pub trait Calculator: Send + Sync + 'static {
     /// The method `func1`.
     fn func1(&self, context: &rpc::Context<'_>, arg1: i32) -> Result<i32, rpc::Error>;
@@ -412,6 +434,7 @@ pub trait Calculator: Send + Sync + 'static {
 /// Why `divide` failed.
 #[derive(Clone, Debug, PartialEq)]
 #[rustfmt::skip]
+#[allow(dead_code, unreachable_pub)]
 pub enum CalculatorDivideError {
     /// The method threw `DivideByZero`.
     DivideByZero(DivideByZero),
@@ -422,6 +445,7 @@ pub enum CalculatorDivideError {
 }
 
 #[rustfmt::skip]
+#[allow(dead_code, unreachable_pub)]
 impl From<DivideByZero> for CalculatorDivideError {
     fn from(thrown: DivideByZero) -> Self {
         Self::DivideByZero(thrown)
@@ -429,6 +453,7 @@ impl From<DivideByZero> for CalculatorDivideError {
 }
 
 #[rustfmt::skip]
+#[allow(dead_code, unreachable_pub)]
 impl From<TooLarge> for CalculatorDivideError {
     fn from(thrown: TooLarge) -> Self {
         Self::TooLarge(thrown)
@@ -436,6 +461,7 @@ impl From<TooLarge> for CalculatorDivideError {
 }
 
 #[rustfmt::skip]
+#[allow(dead_code, unreachable_pub)]
 impl From<rpc::Error> for CalculatorDivideError {
     fn from(error: rpc::Error) -> Self {
         Self::Rpc(error)
@@ -443,6 +469,7 @@ impl From<rpc::Error> for CalculatorDivideError {
 }
 
 #[rustfmt::skip]
+#[allow(dead_code, unreachable_pub)]
 impl std::fmt::Display for CalculatorDivideError {
     fn fmt(&self, __f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
@@ -454,9 +481,11 @@ impl std::fmt::Display for CalculatorDivideError {
 }
 
 #[rustfmt::skip]
+#[allow(dead_code, unreachable_pub)]
 impl std::error::Error for CalculatorDivideError {}
 
 #[rustfmt::skip]
+#[allow(dead_code, unreachable_pub)]
 impl rpc::MethodError for CalculatorDivideError {
     fn encode_thrown(&self, __out: &mut Vec<u8>) -> Option<&rpc::Error> {
         match self {
@@ -478,6 +507,7 @@ impl rpc::MethodError for CalculatorDivideError {
 /// Why `walk` failed.
 #[derive(Clone, Debug, PartialEq)]
 #[rustfmt::skip]
+#[allow(dead_code, unreachable_pub)]
 pub enum CalculatorWalkError {
     /// The method threw `TooLarge`.
     TooLarge(TooLarge),
@@ -486,6 +516,7 @@ pub enum CalculatorWalkError {
 }
 
 #[rustfmt::skip]
+#[allow(dead_code, unreachable_pub)]
 impl From<TooLarge> for CalculatorWalkError {
     fn from(thrown: TooLarge) -> Self {
         Self::TooLarge(thrown)
@@ -493,6 +524,7 @@ impl From<TooLarge> for CalculatorWalkError {
 }
 
 #[rustfmt::skip]
+#[allow(dead_code, unreachable_pub)]
 impl From<rpc::Error> for CalculatorWalkError {
     fn from(error: rpc::Error) -> Self {
         Self::Rpc(error)
@@ -500,6 +532,7 @@ impl From<rpc::Error> for CalculatorWalkError {
 }
 
 #[rustfmt::skip]
+#[allow(dead_code, unreachable_pub)]
 impl std::fmt::Display for CalculatorWalkError {
     fn fmt(&self, __f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
@@ -510,9 +543,11 @@ impl std::fmt::Display for CalculatorWalkError {
 }
 
 #[rustfmt::skip]
+#[allow(dead_code, unreachable_pub)]
 impl std::error::Error for CalculatorWalkError {}
 
 #[rustfmt::skip]
+#[allow(dead_code, unreachable_pub)]
 impl rpc::MethodError for CalculatorWalkError {
     fn encode_thrown(&self, __out: &mut Vec<u8>) -> Option<&rpc::Error> {
         match self {
@@ -532,9 +567,11 @@ impl rpc::MethodError for CalculatorWalkError {
 /// Serves `Calculator` with an implementation of its trait.
 #[derive(Clone, Debug)]
 #[rustfmt::skip]
+#[allow(dead_code, unreachable_pub)]
 pub struct CalculatorServer<S>(pub S);
 
 #[rustfmt::skip]
+#[allow(dead_code, unreachable_pub)]
 impl<S: Calculator> rpc::Service for CalculatorServer<S> {
     fn interface(&self) -> &'static rpc::Interface {
         &CALCULATOR
@@ -636,11 +673,13 @@ impl<S: Calculator> rpc::Service for CalculatorServer<S> {
 /// Starts calls of `Calculator`; each returns a future that may also be waited for.
 #[derive(Clone, Debug)]
 #[rustfmt::skip]
+#[allow(dead_code, unreachable_pub)]
 pub struct CalculatorCalls {
     channel: rpc::Channel,
 }
 
 #[rustfmt::skip]
+#[allow(dead_code, unreachable_pub)]
 impl CalculatorCalls {
     /// Calls whoever serves the channel.
     pub fn new(channel: rpc::Channel) -> Self {
@@ -755,11 +794,13 @@ impl CalculatorCalls {
 /// Calls `Calculator` and waits for the answers.
 #[derive(Clone, Debug)]
 #[rustfmt::skip]
+#[allow(dead_code, unreachable_pub)]
 pub struct CalculatorClient {
     calls: CalculatorCalls,
 }
 
 #[rustfmt::skip]
+#[allow(dead_code, unreachable_pub)]
 impl CalculatorClient {
     /// Calls whoever serves the channel.
     pub fn new(channel: rpc::Channel) -> Self {
@@ -842,6 +883,7 @@ impl CalculatorClient {
 
 /// `Calculator`, version 2, as the runtime knows it.
 #[rustfmt::skip]
+#[allow(dead_code, unreachable_pub)]
 pub static CALCULATOR: rpc::Interface = rpc::Interface {
     name: "Calculator",
     version: 2,
@@ -993,6 +1035,7 @@ pub static CALCULATOR: rpc::Interface = rpc::Interface {
 
 /// The interface `Second`, for a server to implement.
 #[rustfmt::skip]
+#[allow(dead_code, unreachable_pub)]
 pub trait Second: Send + Sync + 'static {
     /// The method `new`.
     fn new(
@@ -1012,9 +1055,11 @@ pub trait Second: Send + Sync + 'static {
 /// Serves `Second` with an implementation of its trait.
 #[derive(Clone, Debug)]
 #[rustfmt::skip]
+#[allow(dead_code, unreachable_pub)]
 pub struct SecondServer<S>(pub S);
 
 #[rustfmt::skip]
+#[allow(dead_code, unreachable_pub)]
 impl<S: Second> rpc::Service for SecondServer<S> {
     fn interface(&self) -> &'static rpc::Interface {
         &SECOND
@@ -1048,11 +1093,13 @@ impl<S: Second> rpc::Service for SecondServer<S> {
 /// Starts calls of `Second`; each returns a future that may also be waited for.
 #[derive(Clone, Debug)]
 #[rustfmt::skip]
+#[allow(dead_code, unreachable_pub)]
 pub struct SecondCalls {
     channel: rpc::Channel,
 }
 
 #[rustfmt::skip]
+#[allow(dead_code, unreachable_pub)]
 impl SecondCalls {
     /// Calls whoever serves the channel.
     pub fn new(channel: rpc::Channel) -> Self {
@@ -1090,11 +1137,13 @@ impl SecondCalls {
 /// Calls `Second` and waits for the answers.
 #[derive(Clone, Debug)]
 #[rustfmt::skip]
+#[allow(dead_code, unreachable_pub)]
 pub struct SecondClient {
     calls: SecondCalls,
 }
 
 #[rustfmt::skip]
+#[allow(dead_code, unreachable_pub)]
 impl SecondClient {
     /// Calls whoever serves the channel.
     pub fn new(channel: rpc::Channel) -> Self {
@@ -1124,6 +1173,7 @@ impl SecondClient {
 
 /// `Second`, version 1, as the runtime knows it.
 #[rustfmt::skip]
+#[allow(dead_code, unreachable_pub)]
 pub static SECOND: rpc::Interface = rpc::Interface {
     name: "Second",
     version: 1,

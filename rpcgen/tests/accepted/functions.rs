@@ -4,6 +4,7 @@ use dsm::rpc;
 
 /// The interface `Functions`, for a server to implement.
 #[rustfmt::skip]
+#[allow(dead_code, unreachable_pub)]
 pub trait Functions: Send + Sync + 'static {
     /// The method `func1`.
     fn func1(&self, context: &rpc::Context<'_>, arg1: i32) -> Result<i32, rpc::Error>;
@@ -19,9 +20,11 @@ pub trait Functions: Send + Sync + 'static {
 /// Serves `Functions` with an implementation of its trait.
 #[derive(Clone, Debug)]
 #[rustfmt::skip]
+#[allow(dead_code, unreachable_pub)]
 pub struct FunctionsServer<S>(pub S);
 
 #[rustfmt::skip]
+#[allow(dead_code, unreachable_pub)]
 impl<S: Functions> rpc::Service for FunctionsServer<S> {
     fn interface(&self) -> &'static rpc::Interface {
         &FUNCTIONS
@@ -54,11 +57,13 @@ impl<S: Functions> rpc::Service for FunctionsServer<S> {
 /// Starts calls of `Functions`; each returns a future that may also be waited for.
 #[derive(Clone, Debug)]
 #[rustfmt::skip]
+#[allow(dead_code, unreachable_pub)]
 pub struct FunctionsCalls {
     channel: rpc::Channel,
 }
 
 #[rustfmt::skip]
+#[allow(dead_code, unreachable_pub)]
 impl FunctionsCalls {
     /// Calls whoever serves the channel.
     pub fn new(channel: rpc::Channel) -> Self {
@@ -86,11 +91,13 @@ impl FunctionsCalls {
 /// Calls `Functions` and waits for the answers.
 #[derive(Clone, Debug)]
 #[rustfmt::skip]
+#[allow(dead_code, unreachable_pub)]
 pub struct FunctionsClient {
     calls: FunctionsCalls,
 }
 
 #[rustfmt::skip]
+#[allow(dead_code, unreachable_pub)]
 impl FunctionsClient {
     /// Calls whoever serves the channel.
     pub fn new(channel: rpc::Channel) -> Self {
@@ -114,6 +121,7 @@ impl FunctionsClient {
 
 /// `Functions`, version 1, as the runtime knows it.
 #[rustfmt::skip]
+#[allow(dead_code, unreachable_pub)]
 pub static FUNCTIONS: rpc::Interface = rpc::Interface {
     name: "Functions",
     version: 1,

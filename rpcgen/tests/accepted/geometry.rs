@@ -4,11 +4,13 @@ use dsm::rpc;
 
 /// The constant `CORNERS`.
 #[rustfmt::skip]
+#[allow(dead_code, unreachable_pub)]
 pub const CORNERS: i32 = 4;
 
 /// A place in the plane.
 #[derive(Clone, Debug, PartialEq)]
 #[rustfmt::skip]
+#[allow(dead_code, unreachable_pub)]
 pub struct Point {
     /// The field `x`.
     pub x: f64,
@@ -17,6 +19,7 @@ pub struct Point {
 }
 
 #[rustfmt::skip]
+#[allow(dead_code, unreachable_pub)]
 impl rpc::Wire for Point {
     const SHAPE: rpc::Shape = rpc::Shape::Framed;
     fn encode(&self, __out: &mut Vec<u8>) {
@@ -47,6 +50,7 @@ impl rpc::Wire for Point {
 /// The struct `Polygon`.
 #[derive(Clone, Debug, PartialEq)]
 #[rustfmt::skip]
+#[allow(dead_code, unreachable_pub)]
 pub struct Polygon {
     /// The field `corners`.
     pub corners: Vec<Point>,
@@ -55,6 +59,7 @@ pub struct Polygon {
 }
 
 #[rustfmt::skip]
+#[allow(dead_code, unreachable_pub)]
 impl rpc::Wire for Polygon {
     const SHAPE: rpc::Shape = rpc::Shape::Framed;
     fn encode(&self, __out: &mut Vec<u8>) {

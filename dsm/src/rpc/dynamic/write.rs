@@ -66,19 +66,25 @@ impl Dynamic {
             }
             Some(TypeDef::Struct(fields)) => {
                 let object = value.as_object().ok_or_else(|| format!("expected an object, a {name}"))?;
-                if let Some(stranger) = object.keys().find(|key| fields.iter().all(|field| field.name != **key)) {
+                if let Some(stranger) =
+                    object.keys().find(|key| fields.iter().all(|field| field.name != **key))
+                {
                     return Err(format!("{name} has no field {stranger}"));
                 }
                 let frame = begin_frame(out);
                 for field in fields {
                     let value = object.get(&field.name).unwrap_or(&Value::Null);
-                    self.write_field(field, value, out).map_err(|error| format!("{}: {error}", field.name))?;
+                    self.write_field(field, value, out)
+                        .map_err(|error| format!("{}: {error}", field.name))?;
                 }
                 end_frame(out, frame);
                 Ok(())
             }
             Some(TypeDef::Union(fields)) => {
-                let single = value.as_object().filter(|object| object.len() == 1).and_then(|object| object.iter().next());
+                let single = value
+                    .as_object()
+                    .filter(|object| object.len() == 1)
+                    .and_then(|object| object.iter().next());
                 let found = single.and_then(|(key, value)| {
                     fields.iter().find(|field| field.name == *key).map(|field| (field, value))
                 });
