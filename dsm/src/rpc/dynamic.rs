@@ -116,7 +116,8 @@ enum Type {
     List(Box<Type>),
     Map(Box<Type>, Box<Type>),
     Optional(Box<Type>),
-    Global(Box<Type>),
+    /// The element does not matter: what travels is the reference.
+    Global(serde::de::IgnoredAny),
 }
 
 impl Dynamic {

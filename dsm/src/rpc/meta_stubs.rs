@@ -6,7 +6,7 @@ use dsm::rpc;
 /// An interface that a node serves.
 #[derive(Clone, Debug, PartialEq)]
 #[rustfmt::skip]
-#[allow(dead_code, unreachable_pub)]
+#[allow(dead_code, unreachable_pub, clippy::all)]
 pub struct Served {
     /// The field `name`.
     pub name: String,
@@ -19,7 +19,7 @@ pub struct Served {
 }
 
 #[rustfmt::skip]
-#[allow(dead_code, unreachable_pub)]
+#[allow(dead_code, unreachable_pub, clippy::all)]
 impl rpc::Wire for Served {
     const SHAPE: rpc::Shape = rpc::Shape::Framed;
     fn encode(&self, __out: &mut Vec<u8>) {
@@ -58,7 +58,7 @@ impl rpc::Wire for Served {
 /// What one method did since the node started.
 #[derive(Clone, Debug, PartialEq)]
 #[rustfmt::skip]
-#[allow(dead_code, unreachable_pub)]
+#[allow(dead_code, unreachable_pub, clippy::all)]
 pub struct MethodStatistics {
     /// `Interface.method`.
     pub method: String,
@@ -73,7 +73,7 @@ pub struct MethodStatistics {
 }
 
 #[rustfmt::skip]
-#[allow(dead_code, unreachable_pub)]
+#[allow(dead_code, unreachable_pub, clippy::all)]
 impl rpc::Wire for MethodStatistics {
     const SHAPE: rpc::Shape = rpc::Shape::Framed;
     fn encode(&self, __out: &mut Vec<u8>) {
@@ -118,14 +118,14 @@ impl rpc::Wire for MethodStatistics {
 /// There is no interface of this name here.
 #[derive(Clone, Debug, PartialEq)]
 #[rustfmt::skip]
-#[allow(dead_code, unreachable_pub)]
+#[allow(dead_code, unreachable_pub, clippy::all)]
 pub struct NoSuchInterface {
     /// The field `name`.
     pub name: String,
 }
 
 #[rustfmt::skip]
-#[allow(dead_code, unreachable_pub)]
+#[allow(dead_code, unreachable_pub, clippy::all)]
 impl rpc::Wire for NoSuchInterface {
     const SHAPE: rpc::Shape = rpc::Shape::Framed;
     fn encode(&self, __out: &mut Vec<u8>) {
@@ -151,7 +151,7 @@ impl rpc::Wire for NoSuchInterface {
 
 /// Looking in from outside.
 #[rustfmt::skip]
-#[allow(dead_code, unreachable_pub)]
+#[allow(dead_code, unreachable_pub, clippy::all)]
 pub trait Meta: Send + Sync + 'static {
     /// The interfaces that are served here.
     fn list(&self, context: &rpc::Context<'_>) -> Result<Vec<Served>, rpc::Error>;
@@ -177,7 +177,7 @@ pub trait Meta: Send + Sync + 'static {
 /// Why `describe` failed.
 #[derive(Clone, Debug, PartialEq)]
 #[rustfmt::skip]
-#[allow(dead_code, unreachable_pub)]
+#[allow(dead_code, unreachable_pub, clippy::all)]
 pub enum MetaDescribeError {
     /// The method threw `NoSuchInterface`.
     NoSuchInterface(NoSuchInterface),
@@ -186,7 +186,7 @@ pub enum MetaDescribeError {
 }
 
 #[rustfmt::skip]
-#[allow(dead_code, unreachable_pub)]
+#[allow(dead_code, unreachable_pub, clippy::all)]
 impl From<NoSuchInterface> for MetaDescribeError {
     fn from(thrown: NoSuchInterface) -> Self {
         Self::NoSuchInterface(thrown)
@@ -194,7 +194,7 @@ impl From<NoSuchInterface> for MetaDescribeError {
 }
 
 #[rustfmt::skip]
-#[allow(dead_code, unreachable_pub)]
+#[allow(dead_code, unreachable_pub, clippy::all)]
 impl From<rpc::Error> for MetaDescribeError {
     fn from(error: rpc::Error) -> Self {
         Self::Rpc(error)
@@ -202,7 +202,7 @@ impl From<rpc::Error> for MetaDescribeError {
 }
 
 #[rustfmt::skip]
-#[allow(dead_code, unreachable_pub)]
+#[allow(dead_code, unreachable_pub, clippy::all)]
 impl std::fmt::Display for MetaDescribeError {
     fn fmt(&self, __f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
@@ -213,11 +213,11 @@ impl std::fmt::Display for MetaDescribeError {
 }
 
 #[rustfmt::skip]
-#[allow(dead_code, unreachable_pub)]
+#[allow(dead_code, unreachable_pub, clippy::all)]
 impl std::error::Error for MetaDescribeError {}
 
 #[rustfmt::skip]
-#[allow(dead_code, unreachable_pub)]
+#[allow(dead_code, unreachable_pub, clippy::all)]
 impl rpc::MethodError for MetaDescribeError {
     fn encode_thrown(&self, __out: &mut Vec<u8>) -> Option<&rpc::Error> {
         match self {
@@ -237,11 +237,11 @@ impl rpc::MethodError for MetaDescribeError {
 /// Serves `Meta` with an implementation of its trait.
 #[derive(Clone, Debug)]
 #[rustfmt::skip]
-#[allow(dead_code, unreachable_pub)]
+#[allow(dead_code, unreachable_pub, clippy::all)]
 pub struct MetaServer<S>(pub S);
 
 #[rustfmt::skip]
-#[allow(dead_code, unreachable_pub)]
+#[allow(dead_code, unreachable_pub, clippy::all)]
 impl<S: Meta> rpc::Service for MetaServer<S> {
     fn interface(&self) -> &'static rpc::Interface {
         &META
@@ -281,13 +281,13 @@ impl<S: Meta> rpc::Service for MetaServer<S> {
 /// Starts calls of `Meta`; each returns a future that may also be waited for.
 #[derive(Clone, Debug)]
 #[rustfmt::skip]
-#[allow(dead_code, unreachable_pub)]
+#[allow(dead_code, unreachable_pub, clippy::all)]
 pub struct MetaCalls {
     channel: rpc::Channel,
 }
 
 #[rustfmt::skip]
-#[allow(dead_code, unreachable_pub)]
+#[allow(dead_code, unreachable_pub, clippy::all)]
 impl MetaCalls {
     /// Calls whoever serves the channel.
     pub fn new(channel: rpc::Channel) -> Self {
@@ -324,13 +324,13 @@ impl MetaCalls {
 /// Calls `Meta` and waits for the answers.
 #[derive(Clone, Debug)]
 #[rustfmt::skip]
-#[allow(dead_code, unreachable_pub)]
+#[allow(dead_code, unreachable_pub, clippy::all)]
 pub struct MetaClient {
     calls: MetaCalls,
 }
 
 #[rustfmt::skip]
-#[allow(dead_code, unreachable_pub)]
+#[allow(dead_code, unreachable_pub, clippy::all)]
 impl MetaClient {
     /// Calls whoever serves the channel.
     pub fn new(channel: rpc::Channel) -> Self {
@@ -362,7 +362,7 @@ impl MetaClient {
 
 /// `Meta`, version 1, as the runtime knows it.
 #[rustfmt::skip]
-#[allow(dead_code, unreachable_pub)]
+#[allow(dead_code, unreachable_pub, clippy::all)]
 pub static META: rpc::Interface = rpc::Interface {
     name: "Meta",
     version: 1,

@@ -219,7 +219,7 @@ pub fn begin_frame(out: &mut Vec<u8>) -> usize {
 }
 
 /// Ends the frame that `start` came from.
-pub fn end_frame(out: &mut Vec<u8>, start: usize) {
+pub fn end_frame(out: &mut [u8], start: usize) {
     let len = wire_len(out.len() - start);
     out[start - 4..start].copy_from_slice(&len.to_le_bytes());
 }

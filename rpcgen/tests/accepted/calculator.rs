@@ -5,34 +5,34 @@ use dsm::rpc;
 
 /// Samples of one batch.
 #[rustfmt::skip]
-#[allow(dead_code, unreachable_pub)]
+#[allow(dead_code, unreachable_pub, clippy::all)]
 pub const BATCH: u32 = 64;
 
 /// The constant `PI`.
 #[rustfmt::skip]
-#[allow(dead_code, unreachable_pub)]
+#[allow(dead_code, unreachable_pub, clippy::all)]
 pub const PI: f64 = 3.14159;
 
 /// The constant `GREETING`.
 #[rustfmt::skip]
-#[allow(dead_code, unreachable_pub)]
+#[allow(dead_code, unreachable_pub, clippy::all)]
 pub const GREETING: &str = "say \"hello\"";
 
 /// The constant `EXACT`.
 #[rustfmt::skip]
-#[allow(dead_code, unreachable_pub)]
+#[allow(dead_code, unreachable_pub, clippy::all)]
 pub const EXACT: bool = true;
 
 /// The constant `FAR`.
 #[rustfmt::skip]
-#[allow(dead_code, unreachable_pub)]
+#[allow(dead_code, unreachable_pub, clippy::all)]
 pub const FAR: i64 = -9000000000;
 
 /// The enum `Color`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[repr(i32)]
 #[rustfmt::skip]
-#[allow(dead_code, unreachable_pub)]
+#[allow(dead_code, unreachable_pub, clippy::all)]
 pub enum Color {
     /// `red`
     Red = 0,
@@ -43,7 +43,7 @@ pub enum Color {
 }
 
 #[rustfmt::skip]
-#[allow(dead_code, unreachable_pub)]
+#[allow(dead_code, unreachable_pub, clippy::all)]
 impl rpc::Wire for Color {
     const SHAPE: rpc::Shape = rpc::Shape::Four;
     fn encode(&self, __out: &mut Vec<u8>) {
@@ -62,7 +62,7 @@ impl rpc::Wire for Color {
 /// One measurement.
 #[derive(Clone, Debug, PartialEq)]
 #[rustfmt::skip]
-#[allow(dead_code, unreachable_pub)]
+#[allow(dead_code, unreachable_pub, clippy::all)]
 pub struct Sample {
     /// Seconds since the start.
     pub time: f64,
@@ -77,7 +77,7 @@ pub struct Sample {
 }
 
 #[rustfmt::skip]
-#[allow(dead_code, unreachable_pub)]
+#[allow(dead_code, unreachable_pub, clippy::all)]
 impl rpc::Wire for Sample {
     const SHAPE: rpc::Shape = rpc::Shape::Framed;
     fn encode(&self, __out: &mut Vec<u8>) {
@@ -122,7 +122,7 @@ impl rpc::Wire for Sample {
 /// A tree, with itself inside.
 #[derive(Clone, Debug, PartialEq)]
 #[rustfmt::skip]
-#[allow(dead_code, unreachable_pub)]
+#[allow(dead_code, unreachable_pub, clippy::all)]
 pub struct Tree {
     /// The field `name`.
     pub name: String,
@@ -135,7 +135,7 @@ pub struct Tree {
 }
 
 #[rustfmt::skip]
-#[allow(dead_code, unreachable_pub)]
+#[allow(dead_code, unreachable_pub, clippy::all)]
 impl rpc::Wire for Tree {
     const SHAPE: rpc::Shape = rpc::Shape::Framed;
     fn encode(&self, __out: &mut Vec<u8>) {
@@ -178,7 +178,7 @@ impl rpc::Wire for Tree {
 /// The union `Figure`: one of these.
 #[derive(Clone, Debug, PartialEq)]
 #[rustfmt::skip]
-#[allow(dead_code, unreachable_pub)]
+#[allow(dead_code, unreachable_pub, clippy::all)]
 pub enum Figure {
     /// The variant `dot`.
     Dot(Point),
@@ -189,7 +189,7 @@ pub enum Figure {
 }
 
 #[rustfmt::skip]
-#[allow(dead_code, unreachable_pub)]
+#[allow(dead_code, unreachable_pub, clippy::all)]
 impl rpc::Wire for Figure {
     const SHAPE: rpc::Shape = rpc::Shape::Framed;
     fn encode(&self, __out: &mut Vec<u8>) {
@@ -217,11 +217,11 @@ impl rpc::Wire for Figure {
 /// Thrown by divisions.
 #[derive(Clone, Debug, PartialEq)]
 #[rustfmt::skip]
-#[allow(dead_code, unreachable_pub)]
+#[allow(dead_code, unreachable_pub, clippy::all)]
 pub struct DivideByZero {}
 
 #[rustfmt::skip]
-#[allow(dead_code, unreachable_pub)]
+#[allow(dead_code, unreachable_pub, clippy::all)]
 impl rpc::Wire for DivideByZero {
     const SHAPE: rpc::Shape = rpc::Shape::Framed;
     fn encode(&self, __out: &mut Vec<u8>) {
@@ -241,14 +241,14 @@ impl rpc::Wire for DivideByZero {
 /// The struct `TooLarge`.
 #[derive(Clone, Debug, PartialEq)]
 #[rustfmt::skip]
-#[allow(dead_code, unreachable_pub)]
+#[allow(dead_code, unreachable_pub, clippy::all)]
 pub struct TooLarge {
     /// The field `limit`.
     pub limit: i64,
 }
 
 #[rustfmt::skip]
-#[allow(dead_code, unreachable_pub)]
+#[allow(dead_code, unreachable_pub, clippy::all)]
 impl rpc::Wire for TooLarge {
     const SHAPE: rpc::Shape = rpc::Shape::Framed;
     fn encode(&self, __out: &mut Vec<u8>) {
@@ -275,7 +275,7 @@ impl rpc::Wire for TooLarge {
 /// The struct `Stats`.
 #[derive(Clone, Debug, PartialEq)]
 #[rustfmt::skip]
-#[allow(dead_code, unreachable_pub)]
+#[allow(dead_code, unreachable_pub, clippy::all)]
 pub struct Stats {
     /// The field `samples`.
     pub samples: u64,
@@ -284,7 +284,7 @@ pub struct Stats {
 }
 
 #[rustfmt::skip]
-#[allow(dead_code, unreachable_pub)]
+#[allow(dead_code, unreachable_pub, clippy::all)]
 impl rpc::Wire for Stats {
     const SHAPE: rpc::Shape = rpc::Shape::Framed;
     fn encode(&self, __out: &mut Vec<u8>) {
@@ -315,14 +315,14 @@ impl rpc::Wire for Stats {
 /// The struct `Model`.
 #[derive(Clone, Debug, PartialEq)]
 #[rustfmt::skip]
-#[allow(dead_code, unreachable_pub)]
+#[allow(dead_code, unreachable_pub, clippy::all)]
 pub struct Model {
     /// The field `weights`.
     pub weights: Vec<f64>,
 }
 
 #[rustfmt::skip]
-#[allow(dead_code, unreachable_pub)]
+#[allow(dead_code, unreachable_pub, clippy::all)]
 impl rpc::Wire for Model {
     const SHAPE: rpc::Shape = rpc::Shape::Framed;
     fn encode(&self, __out: &mut Vec<u8>) {
@@ -348,7 +348,7 @@ impl rpc::Wire for Model {
 
 /// Arithmetic, and one method of each kind.
 #[rustfmt::skip]
-#[allow(dead_code, unreachable_pub)]
+#[allow(dead_code, unreachable_pub, clippy::all)]
 pub trait Calculator: Send + Sync + 'static {
     /// The method `func1`.
     fn func1(&self, context: &rpc::Context<'_>, arg1: i32) -> Result<i32, rpc::Error>;
@@ -434,7 +434,7 @@ pub trait Calculator: Send + Sync + 'static {
 /// Why `divide` failed.
 #[derive(Clone, Debug, PartialEq)]
 #[rustfmt::skip]
-#[allow(dead_code, unreachable_pub)]
+#[allow(dead_code, unreachable_pub, clippy::all)]
 pub enum CalculatorDivideError {
     /// The method threw `DivideByZero`.
     DivideByZero(DivideByZero),
@@ -445,7 +445,7 @@ pub enum CalculatorDivideError {
 }
 
 #[rustfmt::skip]
-#[allow(dead_code, unreachable_pub)]
+#[allow(dead_code, unreachable_pub, clippy::all)]
 impl From<DivideByZero> for CalculatorDivideError {
     fn from(thrown: DivideByZero) -> Self {
         Self::DivideByZero(thrown)
@@ -453,7 +453,7 @@ impl From<DivideByZero> for CalculatorDivideError {
 }
 
 #[rustfmt::skip]
-#[allow(dead_code, unreachable_pub)]
+#[allow(dead_code, unreachable_pub, clippy::all)]
 impl From<TooLarge> for CalculatorDivideError {
     fn from(thrown: TooLarge) -> Self {
         Self::TooLarge(thrown)
@@ -461,7 +461,7 @@ impl From<TooLarge> for CalculatorDivideError {
 }
 
 #[rustfmt::skip]
-#[allow(dead_code, unreachable_pub)]
+#[allow(dead_code, unreachable_pub, clippy::all)]
 impl From<rpc::Error> for CalculatorDivideError {
     fn from(error: rpc::Error) -> Self {
         Self::Rpc(error)
@@ -469,7 +469,7 @@ impl From<rpc::Error> for CalculatorDivideError {
 }
 
 #[rustfmt::skip]
-#[allow(dead_code, unreachable_pub)]
+#[allow(dead_code, unreachable_pub, clippy::all)]
 impl std::fmt::Display for CalculatorDivideError {
     fn fmt(&self, __f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
@@ -481,11 +481,11 @@ impl std::fmt::Display for CalculatorDivideError {
 }
 
 #[rustfmt::skip]
-#[allow(dead_code, unreachable_pub)]
+#[allow(dead_code, unreachable_pub, clippy::all)]
 impl std::error::Error for CalculatorDivideError {}
 
 #[rustfmt::skip]
-#[allow(dead_code, unreachable_pub)]
+#[allow(dead_code, unreachable_pub, clippy::all)]
 impl rpc::MethodError for CalculatorDivideError {
     fn encode_thrown(&self, __out: &mut Vec<u8>) -> Option<&rpc::Error> {
         match self {
@@ -507,7 +507,7 @@ impl rpc::MethodError for CalculatorDivideError {
 /// Why `walk` failed.
 #[derive(Clone, Debug, PartialEq)]
 #[rustfmt::skip]
-#[allow(dead_code, unreachable_pub)]
+#[allow(dead_code, unreachable_pub, clippy::all)]
 pub enum CalculatorWalkError {
     /// The method threw `TooLarge`.
     TooLarge(TooLarge),
@@ -516,7 +516,7 @@ pub enum CalculatorWalkError {
 }
 
 #[rustfmt::skip]
-#[allow(dead_code, unreachable_pub)]
+#[allow(dead_code, unreachable_pub, clippy::all)]
 impl From<TooLarge> for CalculatorWalkError {
     fn from(thrown: TooLarge) -> Self {
         Self::TooLarge(thrown)
@@ -524,7 +524,7 @@ impl From<TooLarge> for CalculatorWalkError {
 }
 
 #[rustfmt::skip]
-#[allow(dead_code, unreachable_pub)]
+#[allow(dead_code, unreachable_pub, clippy::all)]
 impl From<rpc::Error> for CalculatorWalkError {
     fn from(error: rpc::Error) -> Self {
         Self::Rpc(error)
@@ -532,7 +532,7 @@ impl From<rpc::Error> for CalculatorWalkError {
 }
 
 #[rustfmt::skip]
-#[allow(dead_code, unreachable_pub)]
+#[allow(dead_code, unreachable_pub, clippy::all)]
 impl std::fmt::Display for CalculatorWalkError {
     fn fmt(&self, __f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
@@ -543,11 +543,11 @@ impl std::fmt::Display for CalculatorWalkError {
 }
 
 #[rustfmt::skip]
-#[allow(dead_code, unreachable_pub)]
+#[allow(dead_code, unreachable_pub, clippy::all)]
 impl std::error::Error for CalculatorWalkError {}
 
 #[rustfmt::skip]
-#[allow(dead_code, unreachable_pub)]
+#[allow(dead_code, unreachable_pub, clippy::all)]
 impl rpc::MethodError for CalculatorWalkError {
     fn encode_thrown(&self, __out: &mut Vec<u8>) -> Option<&rpc::Error> {
         match self {
@@ -567,11 +567,11 @@ impl rpc::MethodError for CalculatorWalkError {
 /// Serves `Calculator` with an implementation of its trait.
 #[derive(Clone, Debug)]
 #[rustfmt::skip]
-#[allow(dead_code, unreachable_pub)]
+#[allow(dead_code, unreachable_pub, clippy::all)]
 pub struct CalculatorServer<S>(pub S);
 
 #[rustfmt::skip]
-#[allow(dead_code, unreachable_pub)]
+#[allow(dead_code, unreachable_pub, clippy::all)]
 impl<S: Calculator> rpc::Service for CalculatorServer<S> {
     fn interface(&self) -> &'static rpc::Interface {
         &CALCULATOR
@@ -673,13 +673,13 @@ impl<S: Calculator> rpc::Service for CalculatorServer<S> {
 /// Starts calls of `Calculator`; each returns a future that may also be waited for.
 #[derive(Clone, Debug)]
 #[rustfmt::skip]
-#[allow(dead_code, unreachable_pub)]
+#[allow(dead_code, unreachable_pub, clippy::all)]
 pub struct CalculatorCalls {
     channel: rpc::Channel,
 }
 
 #[rustfmt::skip]
-#[allow(dead_code, unreachable_pub)]
+#[allow(dead_code, unreachable_pub, clippy::all)]
 impl CalculatorCalls {
     /// Calls whoever serves the channel.
     pub fn new(channel: rpc::Channel) -> Self {
@@ -794,13 +794,13 @@ impl CalculatorCalls {
 /// Calls `Calculator` and waits for the answers.
 #[derive(Clone, Debug)]
 #[rustfmt::skip]
-#[allow(dead_code, unreachable_pub)]
+#[allow(dead_code, unreachable_pub, clippy::all)]
 pub struct CalculatorClient {
     calls: CalculatorCalls,
 }
 
 #[rustfmt::skip]
-#[allow(dead_code, unreachable_pub)]
+#[allow(dead_code, unreachable_pub, clippy::all)]
 impl CalculatorClient {
     /// Calls whoever serves the channel.
     pub fn new(channel: rpc::Channel) -> Self {
@@ -883,7 +883,7 @@ impl CalculatorClient {
 
 /// `Calculator`, version 2, as the runtime knows it.
 #[rustfmt::skip]
-#[allow(dead_code, unreachable_pub)]
+#[allow(dead_code, unreachable_pub, clippy::all)]
 pub static CALCULATOR: rpc::Interface = rpc::Interface {
     name: "Calculator",
     version: 2,
@@ -1035,7 +1035,7 @@ pub static CALCULATOR: rpc::Interface = rpc::Interface {
 
 /// The interface `Second`, for a server to implement.
 #[rustfmt::skip]
-#[allow(dead_code, unreachable_pub)]
+#[allow(dead_code, unreachable_pub, clippy::all)]
 pub trait Second: Send + Sync + 'static {
     /// The method `new`.
     fn new(
@@ -1055,11 +1055,11 @@ pub trait Second: Send + Sync + 'static {
 /// Serves `Second` with an implementation of its trait.
 #[derive(Clone, Debug)]
 #[rustfmt::skip]
-#[allow(dead_code, unreachable_pub)]
+#[allow(dead_code, unreachable_pub, clippy::all)]
 pub struct SecondServer<S>(pub S);
 
 #[rustfmt::skip]
-#[allow(dead_code, unreachable_pub)]
+#[allow(dead_code, unreachable_pub, clippy::all)]
 impl<S: Second> rpc::Service for SecondServer<S> {
     fn interface(&self) -> &'static rpc::Interface {
         &SECOND
@@ -1093,13 +1093,13 @@ impl<S: Second> rpc::Service for SecondServer<S> {
 /// Starts calls of `Second`; each returns a future that may also be waited for.
 #[derive(Clone, Debug)]
 #[rustfmt::skip]
-#[allow(dead_code, unreachable_pub)]
+#[allow(dead_code, unreachable_pub, clippy::all)]
 pub struct SecondCalls {
     channel: rpc::Channel,
 }
 
 #[rustfmt::skip]
-#[allow(dead_code, unreachable_pub)]
+#[allow(dead_code, unreachable_pub, clippy::all)]
 impl SecondCalls {
     /// Calls whoever serves the channel.
     pub fn new(channel: rpc::Channel) -> Self {
@@ -1137,13 +1137,13 @@ impl SecondCalls {
 /// Calls `Second` and waits for the answers.
 #[derive(Clone, Debug)]
 #[rustfmt::skip]
-#[allow(dead_code, unreachable_pub)]
+#[allow(dead_code, unreachable_pub, clippy::all)]
 pub struct SecondClient {
     calls: SecondCalls,
 }
 
 #[rustfmt::skip]
-#[allow(dead_code, unreachable_pub)]
+#[allow(dead_code, unreachable_pub, clippy::all)]
 impl SecondClient {
     /// Calls whoever serves the channel.
     pub fn new(channel: rpc::Channel) -> Self {
@@ -1173,7 +1173,7 @@ impl SecondClient {
 
 /// `Second`, version 1, as the runtime knows it.
 #[rustfmt::skip]
-#[allow(dead_code, unreachable_pub)]
+#[allow(dead_code, unreachable_pub, clippy::all)]
 pub static SECOND: rpc::Interface = rpc::Interface {
     name: "Second",
     version: 1,

@@ -4,7 +4,7 @@ use dsm::rpc;
 
 /// The interface `Functions`, for a server to implement.
 #[rustfmt::skip]
-#[allow(dead_code, unreachable_pub)]
+#[allow(dead_code, unreachable_pub, clippy::all)]
 pub trait Functions: Send + Sync + 'static {
     /// The method `func1`.
     fn func1(&self, context: &rpc::Context<'_>, arg1: i32) -> Result<i32, rpc::Error>;
@@ -20,11 +20,11 @@ pub trait Functions: Send + Sync + 'static {
 /// Serves `Functions` with an implementation of its trait.
 #[derive(Clone, Debug)]
 #[rustfmt::skip]
-#[allow(dead_code, unreachable_pub)]
+#[allow(dead_code, unreachable_pub, clippy::all)]
 pub struct FunctionsServer<S>(pub S);
 
 #[rustfmt::skip]
-#[allow(dead_code, unreachable_pub)]
+#[allow(dead_code, unreachable_pub, clippy::all)]
 impl<S: Functions> rpc::Service for FunctionsServer<S> {
     fn interface(&self) -> &'static rpc::Interface {
         &FUNCTIONS
@@ -57,13 +57,13 @@ impl<S: Functions> rpc::Service for FunctionsServer<S> {
 /// Starts calls of `Functions`; each returns a future that may also be waited for.
 #[derive(Clone, Debug)]
 #[rustfmt::skip]
-#[allow(dead_code, unreachable_pub)]
+#[allow(dead_code, unreachable_pub, clippy::all)]
 pub struct FunctionsCalls {
     channel: rpc::Channel,
 }
 
 #[rustfmt::skip]
-#[allow(dead_code, unreachable_pub)]
+#[allow(dead_code, unreachable_pub, clippy::all)]
 impl FunctionsCalls {
     /// Calls whoever serves the channel.
     pub fn new(channel: rpc::Channel) -> Self {
@@ -91,13 +91,13 @@ impl FunctionsCalls {
 /// Calls `Functions` and waits for the answers.
 #[derive(Clone, Debug)]
 #[rustfmt::skip]
-#[allow(dead_code, unreachable_pub)]
+#[allow(dead_code, unreachable_pub, clippy::all)]
 pub struct FunctionsClient {
     calls: FunctionsCalls,
 }
 
 #[rustfmt::skip]
-#[allow(dead_code, unreachable_pub)]
+#[allow(dead_code, unreachable_pub, clippy::all)]
 impl FunctionsClient {
     /// Calls whoever serves the channel.
     pub fn new(channel: rpc::Channel) -> Self {
@@ -121,7 +121,7 @@ impl FunctionsClient {
 
 /// `Functions`, version 1, as the runtime knows it.
 #[rustfmt::skip]
-#[allow(dead_code, unreachable_pub)]
+#[allow(dead_code, unreachable_pub, clippy::all)]
 pub static FUNCTIONS: rpc::Interface = rpc::Interface {
     name: "Functions",
     version: 1,

@@ -4,13 +4,13 @@ use dsm::rpc;
 
 /// The constant `CORNERS`.
 #[rustfmt::skip]
-#[allow(dead_code, unreachable_pub)]
+#[allow(dead_code, unreachable_pub, clippy::all)]
 pub const CORNERS: i32 = 4;
 
 /// A place in the plane.
 #[derive(Clone, Debug, PartialEq)]
 #[rustfmt::skip]
-#[allow(dead_code, unreachable_pub)]
+#[allow(dead_code, unreachable_pub, clippy::all)]
 pub struct Point {
     /// The field `x`.
     pub x: f64,
@@ -19,7 +19,7 @@ pub struct Point {
 }
 
 #[rustfmt::skip]
-#[allow(dead_code, unreachable_pub)]
+#[allow(dead_code, unreachable_pub, clippy::all)]
 impl rpc::Wire for Point {
     const SHAPE: rpc::Shape = rpc::Shape::Framed;
     fn encode(&self, __out: &mut Vec<u8>) {
@@ -50,7 +50,7 @@ impl rpc::Wire for Point {
 /// The struct `Polygon`.
 #[derive(Clone, Debug, PartialEq)]
 #[rustfmt::skip]
-#[allow(dead_code, unreachable_pub)]
+#[allow(dead_code, unreachable_pub, clippy::all)]
 pub struct Polygon {
     /// The field `corners`.
     pub corners: Vec<Point>,
@@ -59,7 +59,7 @@ pub struct Polygon {
 }
 
 #[rustfmt::skip]
-#[allow(dead_code, unreachable_pub)]
+#[allow(dead_code, unreachable_pub, clippy::all)]
 impl rpc::Wire for Polygon {
     const SHAPE: rpc::Shape = rpc::Shape::Framed;
     fn encode(&self, __out: &mut Vec<u8>) {
