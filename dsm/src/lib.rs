@@ -21,7 +21,6 @@ pub mod net;
 pub mod node;
 pub mod page;
 pub mod rpc;
-pub mod rpc;
 pub mod settings;
 pub mod shared;
 pub mod sync;
