@@ -271,6 +271,7 @@ impl Coherence {
     #[cfg(feature = "planted")]
     pub fn with_planted(mut self, planted: Planted) -> Self {
         self.planted = planted;
+        self.cache.planted = planted;
         self
     }
 

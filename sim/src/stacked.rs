@@ -142,13 +142,20 @@ impl World {
     }
 
     fn on_net_event(&mut self, node: NodeId, event: NetEvent) {
-        let port = self.node(node).port.as_mut().expect("the stacked rig has ports");
         match event {
             NetEvent::Connected { session, addr, incarnation, .. } => {
                 let peer = NodeId(addr.port() - PORT_BASE);
-                port.sessions.push((session, peer, incarnation.0 as u32));
-                let (ready, waiting) =
-                    std::mem::take(&mut port.waiting).into_iter().partition(|item| item.0 == peer);
+                let incarnation = incarnation.0 as u32;
+                let now = self.shared.now;
+                let slot = self.node(node);
+                let port = slot.port.as_mut().expect("the stacked rig has ports");
+                if slot.view[peer.0 as usize] != Some(incarnation) {
+                    // A handshake that was late: its node has left or died meanwhile.
+                    port.endpoint.close(now, session, 1, "no member");
+                    return self.flush(node);
+                }
+                port.sessions.push((session, peer, incarnation));
+                let (ready, waiting) = std::mem::take(&mut port.waiting).into_iter().partition(|item| item.0 == peer);
                 port.waiting = waiting;
                 let ready: Vec<(NodeId, OutMessage, Priority)> = ready;
                 for (to, message, priority) in ready {
@@ -163,6 +170,7 @@ impl World {
                 }
             }
             NetEvent::Closed { session, reason } => {
+                let port = self.node(node).port.as_mut().expect("the stacked rig has ports");
                 port.sessions.retain(|known| known.0 != session);
                 if let CloseReason::Violation(violation) = reason {
                     let why = format!("damage is never taken for a peer's word: {node}, {violation}");
@@ -241,10 +249,7 @@ impl World {
         let batch = match Batch::decode(bytes) {
             Ok(batch) => batch,
             Err(error) => {
-                return self
-                    .shared
-                    .oracle
-                    .fail(|| format!("what was sent decodes: {from} to {node}: {error}"));
+                return self.shared.oracle.fail(|| format!("what was sent decodes: {from} to {node}: {error}"));
             }
         };
         for (message, page) in batch.iter() {

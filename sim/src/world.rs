@@ -21,8 +21,6 @@ use crate::stacked::{Datagram, Port};
 use crate::trace::{Keep, Trace, What};
 use crate::{Options, Report};
 
-/// No instruction, lock or barrier takes longer once nothing is broken.
-const WAIT_MAX: Span = Span::from_ms(30_000);
 /// Events of one run; beyond it something goes round in circles.
 const EVENTS_MAX: u64 = 2_000_000;
 /// The one program of a run, and its one barrier.
@@ -198,7 +196,7 @@ impl World {
             self.shared.now = at;
             self.react(event);
             events += 1;
-            if events.is_multiple_of(256) || at.since(checked_at) > WAIT_MAX {
+            if events.is_multiple_of(256) || at.since(checked_at) > Span::from_ms(1_000) {
                 checked_at = at;
                 self.check_patience(events);
                 // Endpoints have timers for ever; the run is over when nobody has anything to do.
@@ -248,7 +246,7 @@ impl World {
     fn pace(&mut self) -> Span {
         let Shared { plan, rng, .. } = &mut self.shared;
         let longest = if rng.u32(..plan.pace.pause_one_in) == 0 { plan.pace.pause } else { plan.pace.step };
-        Span(1 + rng.u64(..longest.0))
+        Span(rng.u64(plan.pace.step_min.0..=longest.0.max(plan.pace.step_min.0)))
     }
 
     fn react(&mut self, event: Event) {
@@ -309,8 +307,7 @@ impl World {
             self.work.operations += 1;
             return;
         };
-        let since = slot.since[at].get_or_insert(self.shared.now);
-        let _ = since;
+        slot.since[at].get_or_insert(self.shared.now);
         match step {
             Step::Run { instruction, address } => self.run_or_fault(node, thread, instruction, address),
             Step::Lock(lock) => {
@@ -532,9 +529,10 @@ impl World {
     }
 
     fn check_patience(&mut self, events: u64) {
-        let now = self.shared.now;
-        let waits = |node: &Node| node.since.iter().flatten().any(|&since| now.since(since) > WAIT_MAX);
-        let lingers = |node: &Node| node.leaving_since.is_some_and(|since| now.since(since) > WAIT_MAX);
+        let (now, patience) = (self.shared.now, self.shared.plan.patience());
+        let too_long = |since: &Time| now.since(*since) > patience;
+        let waits = |node: &Node| node.since.iter().flatten().any(too_long);
+        let lingers = |node: &Node| node.leaving_since.as_ref().is_some_and(too_long);
         let stuck = self.nodes.iter().position(|node| match node.phase {
             Phase::Up => waits(node),
             Phase::Leaving | Phase::Left => lingers(node),

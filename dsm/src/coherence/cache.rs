@@ -11,7 +11,7 @@ use smallvec::SmallVec;
 use super::instruction::Instructions;
 use super::message::{Body, Req, ToHome, ToNode, Txn, Version};
 use super::placement::{Places, RegionInfo};
-use super::plant::Plant;
+use super::plant::{Plant, Planted};
 use super::table::PageTable;
 use super::{Context, Failure, Fault, NodeSet, OpId};
 use crate::config::coherence::{INSTALLED_DELAY_MAX, LEAVE_WRITE_BACKS_MAX};
@@ -97,6 +97,7 @@ pub(super) struct Cache {
     leaving: Option<Leaving>,
     /// From the wish to leave on, for ever: no page is asked for, and none is held.
     departs: bool,
+    pub(super) planted: Planted,
     /// Unmaps that a planted fault has put off.
     postponed: Vec<PageId>,
 }
@@ -115,6 +116,7 @@ impl Cache {
             homes_used: NodeSet::EMPTY,
             leaving: None,
             departs: false,
+            planted: Planted::default(),
             postponed: Vec::new(),
         }
     }
@@ -196,6 +198,8 @@ impl Cache {
     pub(super) fn evict<M: Memory>(&mut self, ctx: &mut Context<'_, M>, places: &Places, page: PageId) {
         // At home the bytes are the home's; with a dead home there is nowhere to write them back.
         let stays = places.home(page) == Some(ctx.me) || places.orphaned_by(page).is_some();
+        let stays = stays
+            && !(ctx.planted.has(Plant::HomePunchesItsPage) && self.access(page) == Access::Read);
         let outstanding = self.pending.contains_key(&page) && !ctx.planted.has(Plant::NodeDoesNotPinUpgrade);
         // A copy that an upgrade has named stays until the answer: the home may grant without bytes.
         if stays || outstanding || self.is_held(page, ctx.now) {
@@ -543,7 +547,8 @@ impl Cache {
     ) {
         let entry = self.table.entry(page);
         let awaited = matches!(entry.state, State::WritingBack | State::GivenAway);
-        if !awaited || entry.version != version {
+        let same = entry.version == version || ctx.planted.has(Plant::NodeIgnoresWriteBackAckVersion);
+        if !awaited || !same {
             ctx.counters.stale_messages += 1;
             return;
         }
@@ -627,7 +632,7 @@ impl Cache {
 impl Cache {
     fn held_until(&self, page: PageId) -> Time {
         let allows = |page, access| self.access(page) >= access;
-        let held_until = self.instructions.held_until(page, allows);
+        let held_until = self.instructions.held_until(self.planted, page, allows);
         held_until.filter(|_| !self.departs).unwrap_or_default()
     }
 

@@ -161,7 +161,8 @@ impl Directory {
                 (_, None) => false,
                 (None, Some(_)) => true,
                 (Some(open), Some(Queued::Get { from, access: Access::Read, .. })) => {
-                    open.access == Access::Read && open.copy.is_none() && !open.awaits_install(*from)
+                    let has_bytes = open.copy.is_none() || ctx.planted.has(Plant::HomeReadsBeforeDataHome);
+                    open.access == Access::Read && has_bytes && !open.awaits_install(*from)
                 }
                 (Some(_), Some(_)) => false,
             };
@@ -301,8 +302,9 @@ impl Directory {
     fn on_inv_ack<M: Memory>(&mut self, ctx: &mut Context<'_, M>, from: NodeId, page: PageId, txn: Txn) {
         let open = self.busy.get_mut(&page).and_then(|busy| busy.open.as_mut());
         let by_number = ctx.planted.has(Plant::HomeCountsAcksAsNumber);
+        let any_txn = ctx.planted.has(Plant::HomeIgnoresInvAckTxn);
         let awaited =
-            |open: &Open| open.unanswered && (by_number || (open.txn == txn && open.acks.contains(from)));
+            |open: &Open| open.unanswered && (by_number || ((open.txn == txn || any_txn) && open.acks.contains(from)));
         let Some(open) = open.filter(|open| awaited(open)) else {
             ctx.counters.stale_messages += 1;
             return;

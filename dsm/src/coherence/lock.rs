@@ -157,7 +157,7 @@ impl Locks {
         message: LockMessage,
     ) {
         match message {
-            LockMessage::Request { lock, req } => self.on_request(me, outbox, from, lock, req),
+            LockMessage::Request { lock, req } => self.on_request(me, planted, outbox, from, (lock, req)),
             LockMessage::Forward { lock, tenure, next, next_req } => {
                 let any = planted.has(Plant::LockForwardIgnoresTenure);
                 let found = self.tenures.get_mut(&lock).filter(|found| found.req == tenure || any);
@@ -256,10 +256,17 @@ impl Locks {
 
 /// The home's side.
 impl Locks {
-    fn on_request(&mut self, me: NodeId, outbox: &mut Outbox, from: NodeId, lock: LockId, req: Req) {
+    fn on_request(
+        &mut self,
+        me: NodeId,
+        planted: Planted,
+        outbox: &mut Outbox,
+        from: NodeId,
+        (lock, req): (LockId, Req),
+    ) {
         let home = self.homes.entry(lock).or_default();
         match home.last.iter_mut().find(|slot| slot.0 == from) {
-            Some(slot) if slot.1 >= req => return,
+            Some(slot) if slot.1 >= req && !planted.has(Plant::LockForgetsRequestNumbers) => return,
             Some(slot) => slot.1 = req,
             None => home.last.push((from, req)),
         }
