@@ -8,7 +8,7 @@ use smallvec::SmallVec;
 
 use super::peers::{Peers, Unreachable, link};
 use super::query::{Answer, Query};
-use super::waits::{Outcome, Waits};
+use super::waits::{Audience, Outcome, Waits};
 use crate::codec::{decode_control, encode_control};
 use crate::coherence::{
     BATCH_MESSAGES_MAX, Batch, Coherence, Failure, Input, Message, NodeSet, OpId, Output, encode_batch_head,
@@ -408,9 +408,9 @@ impl Core {
     }
 
     fn send(&mut self, now: Time, to: NodeId, message: OutMessage, priority: Priority) {
-        // Its slot may be somebody else's soon.
-        let is_member = |m: &Membership| m.me().is_none() || m.view().member(to).is_some();
-        if !self.brain.membership.as_ref().is_some_and(is_member) {
+        let is_member = self.brain.membership.as_ref().is_some_and(|m| m.view().member(to).is_some());
+        if !is_member && self.brain.peers.session(to).is_none() {
+            // It has gone, and whoever gets its slot next must not get its mail.
             return;
         }
         match self.brain.peers.send(now, &mut self.endpoint, to, message, priority) {
@@ -523,8 +523,8 @@ impl Brain {
 
     /// Ends an operation of the coherence core.
     fn end(&mut self, op: OpId, result: Result<u64, Failure>) {
-        let waited_for = self.waits.end(op, Outcome::Coherence(result));
-        if let (false, Err(failure)) = (waited_for, result) {
+        let audience = self.waits.end(op, Outcome::Coherence(result));
+        if let (Audience::Detached, Err(failure)) = (audience, result) {
             self.failed_fault.get_or_insert(failure);
         }
     }
@@ -569,7 +569,9 @@ impl Brain {
             self.fatal = Some(fatal);
         }
         for op in self.waits.open() {
-            self.waits.end(op, Outcome::Membership);
+            if self.waits.end(op, Outcome::Membership) == Audience::Detached {
+                self.failed_fault.get_or_insert(Failure::Leaving);
+            }
         }
     }
 
