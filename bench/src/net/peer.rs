@@ -17,8 +17,10 @@ use crate::{Result, child};
 const AHEAD_BYTES: usize = 8 << 20;
 /// Longest that a command may take: a bound for a broken transport, not a pace.
 const COMMAND_MAX: Duration = Duration::from_secs(120);
-/// How long the side that ends first answers the other's last packets.
+/// How long the side that hears the last word answers the other's last packets.
 const LINGER: Duration = Duration::from_millis(20);
+/// How long the other side waits for the acknowledgement of that word, which may be lost for good.
+const LAST_WORD_MAX: Duration = Duration::from_millis(100);
 
 struct Peer {
     settings: EndpointSettings,
@@ -74,12 +76,12 @@ impl Peer {
             NetCommand::Send { count, bytes } => self.send_all(count, bytes).map(|speed| vec![speed]),
             NetCommand::Receive { count } => self.receive_all(count).map(|()| Vec::new()),
         }?;
-        self.run_until(|peer| peer.pending() == 0)?;
-        // The other side may have lost our last acknowledgements.
-        if self.settings.loss_ppm > 0 {
-            let until = Instant::now() + LINGER;
-            self.run_until(|_| Instant::now() >= until)?;
-        }
+        let start = Instant::now();
+        let hears_last = matches!(command, NetCommand::Ask(_) | NetCommand::Send { .. });
+        self.run_until(|peer| match hears_last {
+            true => start.elapsed() > LINGER,
+            false => peer.pending() == 0 || start.elapsed() > LAST_WORD_MAX,
+        })?;
         Ok(answer)
     }
 
