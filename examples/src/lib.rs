@@ -6,7 +6,7 @@ use std::fmt::Display;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
-use dsm::admin::NodeStatus;
+use dsm::Stats;
 use dsm::prelude::*;
 
 /// How an example can fail.
@@ -66,12 +66,12 @@ pub struct Traffic {
 
 impl Traffic {
     /// What happened between two readings of a rank.
-    pub fn between(before: &NodeStatus, after: &NodeStatus) -> Traffic {
+    pub fn between(before: &Stats, after: &Stats) -> Traffic {
         Traffic {
             faults: after.read_faults + after.write_faults - before.read_faults - before.write_faults,
-            pages: after.coherence.pages_received - before.coherence.pages_received,
-            bytes: after.net.bytes_in - before.net.bytes_in,
-            retransmissions: after.net.fragments_retransmitted - before.net.fragments_retransmitted,
+            pages: after.pages_received - before.pages_received,
+            bytes: after.bytes_received - before.bytes_received,
+            retransmissions: after.retransmissions - before.retransmissions,
         }
     }
 

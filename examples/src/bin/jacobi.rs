@@ -80,6 +80,9 @@ fn jacobi() -> Outcome {
         }
         let ranks = dsm.ranks();
         table.print(&format!("heat, {n} x {n} f64, {} steps, {ranks} ranks", arguments.iterations));
+        // With daemons, regions stay until somebody removes them.
+        dsm.remove(&format!("jacobi.{n}.0"))?;
+        dsm.remove(&format!("jacobi.{n}.1"))?;
     }
     Ok(dsm.leave()?)
 }

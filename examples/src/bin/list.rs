@@ -83,6 +83,8 @@ fn list() -> Outcome {
         traffic.rows(&mut table);
         table.row("verified", "yes");
         table.print(&format!("a list through plain pointers, {ranks} ranks"));
+        // With daemons, regions stay until somebody removes them.
+        dsm.remove(&format!("list.{capacity}"))?;
     }
     Ok(dsm.leave()?)
 }
