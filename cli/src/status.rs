@@ -75,8 +75,7 @@ fn row(member: &MemberStatus) -> Vec<String> {
         Kind::Daemon => "daemon".to_owned(),
         Kind::Rank { rank, ranks, .. } => format!("{} {rank}/{ranks}", member.name),
     };
-    let mut row =
-        vec![member.id.0.to_string(), what, member.addr.to_string(), member.pid.to_string()];
+    let mut row = vec![member.id.0.to_string(), what, member.addr.to_string(), member.pid.to_string()];
     match &member.status {
         Some(status) => row.extend([
             status.resident_pages.to_string(),

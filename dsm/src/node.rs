@@ -131,6 +131,8 @@ impl Node {
     /// left running.
     pub fn start(config: NodeConfig) -> Result<Node> {
         let inner = Inner::new(&config)?;
+        // Before anybody receives: an inherited socket may have other nodes' first words already.
+        inner.begin(config.settings.join);
         let progress = inner.clone().spawn_progress()?;
         let node = Node { inner, progress: Some(progress) };
         node.inner.join(&config)?;
@@ -335,17 +337,24 @@ impl Inner {
         look(&mut self.lock().core)
     }
 
+    fn begin(&self, join: Option<SocketAddr>) {
+        let _section = CoreSection::enter();
+        self.lock().core.start(self.now(), join);
+    }
+
     fn join(&self, config: &NodeConfig) -> Result<()> {
         let join = config.settings.join;
         let ended = {
-            let mut section = CoreSection::enter();
+            let _section = CoreSection::enter();
             let mut locked = self.lock();
             let now = self.now();
             let (op, bell) = locked.core.brain.waits.begin();
             locked.core.brain.joining = Some(op);
-            locked.core.start(now, join);
             self.settle(&mut locked, now);
-            self.wait(&mut locked, &mut section, (op, &bell), Some(now + JOIN_TIMEOUT))
+            if locked.core.brain.fatal.is_some() {
+                locked.core.brain.waits.end(op, Outcome::Membership);
+            }
+            self.wait(&mut locked, (op, &bell), Some(now + JOIN_TIMEOUT))
         };
         let with = join.map_or_else(|| self.addr.to_string(), |addr| addr.to_string());
         self.with_core(|core| {
@@ -362,8 +371,15 @@ impl Inner {
                 after_ms: JOIN_TIMEOUT.0 / 1_000_000,
             })
         })
-        .inspect_err(|_| {
+        .and_then(|()| match self.kind {
+            // Nobody may leave before everybody has seen everybody: a view without it would come
+            // instead of the one that completes the program.
+            Kind::Rank { .. } => self.barrier(FIRST_BARRIER),
+            Kind::Daemon => Ok(()),
+        })
+        .inspect_err(|error| {
             self.left.store(true, Ordering::Release);
+            self.close(&format!("could not join: {error}"));
         })
     }
 
@@ -381,7 +397,7 @@ impl Inner {
         deadline: Option<Span>,
         start: impl FnOnce(&mut Started<'_>, OpId),
     ) -> Result<Outcome> {
-        let mut section = CoreSection::enter();
+        let _section = CoreSection::enter();
         let mut locked = self.lock();
         if let Some(fatal) = &locked.core.brain.fatal {
             return Err(to_error(fatal));
@@ -390,7 +406,7 @@ impl Inner {
         let (op, bell) = locked.core.brain.waits.begin();
         start(&mut Started { now, core: &mut locked.core, arena: &self.arena }, op);
         self.settle(&mut locked, now);
-        let outcome = self.wait(&mut locked, &mut section, (op, &bell), deadline.map(|span| now + span));
+        let outcome = self.wait(&mut locked, (op, &bell), deadline.map(|span| now + span));
         if let Some(fatal) = &locked.core.brain.fatal {
             return Err(to_error(fatal));
         }
@@ -447,8 +463,11 @@ impl Inner {
                 // The memory is in the ranks: nobody may go while somebody needs it.
                 self.barrier(LAST_BARRIER)
             }
-            // Its memory goes with it, so the others cannot go on: they are told by our silence.
-            (Kind::Rank { .. }, Departure::Exit) if without_daemons => Ok(()),
+            // Its memory goes with it, so the others cannot go on.
+            (Kind::Rank { .. }, Departure::Exit) if without_daemons => {
+                self.close("its program ended without leaving, and its memory with it");
+                return Ok(());
+            }
             (Kind::Rank { .. }, Departure::Leave | Departure::Exit) => {
                 self.call(Some(LEAVE_MAX), |core, op| core.input(Input::Leave { op })).map(drop)
             }
@@ -466,36 +485,41 @@ impl Inner {
             .map(drop)
         });
         self.flush();
+        self.close("left");
+        result
+    }
+
+    /// Ends all sessions; the peers are told why.
+    fn close(&self, reason: &str) {
         let _section = CoreSection::enter();
         let mut locked = self.lock();
         let now = self.now();
-        locked.core.close_all(now, "left");
+        locked.core.close_all(now, reason);
         self.settle(&mut locked, now);
-        result
     }
 
     /// Waits until everything sent has been acknowledged, for a bounded time.
     fn flush(&self) {
         let until = self.now() + FLUSH_MAX;
-        let mut section = CoreSection::enter();
+        let _section = CoreSection::enter();
         let mut locked = self.lock();
         while locked.core.has_pending() && self.now() < until {
             let (op, bell) = locked.core.brain.waits.begin();
             let soon = self.now() + crate::config::node::ACTIVE_TICK;
-            let _ = self.wait(&mut locked, &mut section, (op, &bell), Some(soon.min(until)));
+            let _ = self.wait(&mut locked, (op, &bell), Some(soon.min(until)));
         }
     }
 
     fn wait_for_end(&self) -> Fatal {
         let fatal = {
-            let mut section = CoreSection::enter();
+            let _section = CoreSection::enter();
             let mut locked = self.lock();
             loop {
                 if let Some(fatal) = locked.core.brain.fatal.clone() {
                     break fatal;
                 }
                 let (op, bell) = locked.core.brain.waits.begin();
-                let _ = self.wait(&mut locked, &mut section, (op, &bell), None);
+                let _ = self.wait(&mut locked, (op, &bell), None);
             }
         };
         // The last word must arrive before this node goes.
@@ -543,7 +567,7 @@ impl Inner {
 
 impl FaultSink for Inner {
     fn resolve(&self, fault: PageFault) {
-        let mut section = CoreSection::enter();
+        let _section = CoreSection::enter();
         let mut locked = self.lock();
         if let Some(fatal) = locked.core.brain.fatal.clone() {
             drop(locked);
@@ -552,7 +576,7 @@ impl FaultSink for Inner {
         let now = self.now();
         let (op, bell) = locked.core.brain.waits.begin();
         self.start_fault(&mut locked, now, op, &fault);
-        let outcome = self.wait(&mut locked, &mut section, (op, &bell), None);
+        let outcome = self.wait(&mut locked, (op, &bell), None);
         let fatal = locked.core.brain.fatal.clone();
         drop(locked);
         match (outcome, fatal) {
@@ -655,6 +679,8 @@ impl self::core::Brain {
     }
 }
 
+/// Barrier of the ranks' common start.
+const FIRST_BARRIER: u32 = u32::MAX - 1;
 /// Barrier of the ranks' common end, where they hold the memory.
 const LAST_BARRIER: u32 = u32::MAX;
 

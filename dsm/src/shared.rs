@@ -190,7 +190,12 @@ impl Dsm {
 
     /// Makes or finds a value behind a lock that all ranks share; a new one is zero.
     pub fn mutex<T: Pod>(&self, name: &str) -> Result<DsmMutex<T>> {
-        DsmMutex::new(self.alloc(&format!("mutex {name}"), 1)?)
+        self.mutex_with(name, Placement::FirstTouch)
+    }
+
+    /// The same, with a rule for the home of lock and value, which counts where the mutex is made.
+    pub fn mutex_with<T: Pod>(&self, name: &str, placement: Placement) -> Result<DsmMutex<T>> {
+        DsmMutex::new(self.alloc_with(&format!("mutex {name}"), 1, placement)?)
     }
 
     /// A pointer to a byte of the arena, valid as long as its region is; null outside the arena.

@@ -8,7 +8,7 @@ use smallvec::SmallVec;
 
 use super::peers::{Peers, Unreachable, link};
 use super::query::{Answer, Query};
-use super::waits::{Outcome, Waits};
+use super::waits::{Audience, Outcome, Waits};
 use crate::codec::{decode_control, encode_control};
 use crate::coherence::{
     BATCH_MESSAGES_MAX, Batch, Coherence, Failure, Input, Message, NodeSet, OpId, Output, encode_batch_head,
@@ -308,8 +308,9 @@ impl Core {
             .filter(|member| member.id != me && member.id != COORDINATOR)
             .map(|member| (member.id, member.intro.addr))
             .collect();
+        let joined = membership.view().epoch;
         let nearest = self.brain.nearest.filter(|id| membership.view().member(*id).is_some()).unwrap_or(me);
-        self.brain.coherence = Some(Coherence::new(me, nearest, COORDINATOR));
+        self.brain.coherence = Some(Coherence::new(me, joined, nearest, COORDINATOR));
         for (node, addr) in others {
             match self.endpoint.connect(now, addr) {
                 Ok(session) => {
@@ -407,6 +408,11 @@ impl Core {
     }
 
     fn send(&mut self, now: Time, to: NodeId, message: OutMessage, priority: Priority) {
+        let is_member = self.brain.membership.as_ref().is_some_and(|m| m.view().member(to).is_some());
+        if !is_member && self.brain.peers.session(to).is_none() {
+            // It has gone, and whoever gets its slot next must not get its mail.
+            return;
+        }
         match self.brain.peers.send(now, &mut self.endpoint, to, message, priority) {
             Ok(()) => {}
             Err(Unreachable) => self.brain.suspect(to, "it takes no messages any more".into()),
@@ -517,8 +523,8 @@ impl Brain {
 
     /// Ends an operation of the coherence core.
     fn end(&mut self, op: OpId, result: Result<u64, Failure>) {
-        let waited_for = self.waits.end(op, Outcome::Coherence(result));
-        if let (false, Err(failure)) = (waited_for, result) {
+        let audience = self.waits.end(op, Outcome::Coherence(result));
+        if let (Audience::Detached, Err(failure)) = (audience, result) {
             self.failed_fault.get_or_insert(failure);
         }
     }
@@ -563,7 +569,9 @@ impl Brain {
             self.fatal = Some(fatal);
         }
         for op in self.waits.open() {
-            self.waits.end(op, Outcome::Membership);
+            if self.waits.end(op, Outcome::Membership) == Audience::Detached {
+                self.failed_fault.get_or_insert(Failure::Leaving);
+            }
         }
     }
 

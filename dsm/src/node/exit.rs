@@ -3,6 +3,7 @@
 
 use std::fmt::Arguments;
 use std::io::Write;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Once, Weak};
 
 use parking_lot::Mutex;
@@ -32,12 +33,20 @@ pub(super) fn leave_at_exit(node: Weak<Inner>) {
     nodes.retain(|node| node.strong_count() > 0);
     nodes.push(node);
     REGISTERED.call_once(|| {
+        OWNER.store(std::process::id(), Ordering::Relaxed);
         // SAFETY: `on_exit` is a function for the life of the process.
         let _ = unsafe { libc::atexit(on_exit) };
     });
 }
 
+/// The process that [`on_exit`] is for.
+static OWNER: AtomicU32 = AtomicU32::new(0);
+
 extern "C" fn on_exit() {
+    if OWNER.load(Ordering::Relaxed) != std::process::id() {
+        // A forked child: the node, its session and its socket are the parent's.
+        return;
+    }
     let nodes = std::mem::take(&mut *NODES.lock());
     for node in nodes.iter().filter_map(Weak::upgrade) {
         // An error has been logged, and there is nobody left to tell.

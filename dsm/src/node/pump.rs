@@ -168,10 +168,12 @@ impl Inner {
 impl Inner {
     /// Waits until the operation ends, receiving for the node if nobody else who waits does. `None`
     /// when `deadline` came first; the operation is forgotten then.
+    ///
+    /// The caller's [`CoreSection`] stays: a signal handler that ran in the middle of a wait could fault,
+    /// and its own wait would leave the node without a receiver. Handlers run on other threads, or after.
     pub(super) fn wait(
         &self,
         locked: &mut MutexGuard<'_, Locked>,
-        section: &mut CoreSection,
         (op, bell): (OpId, &Arc<Bell>),
         deadline: Option<Time>,
     ) -> Option<Outcome> {
@@ -191,9 +193,9 @@ impl Inner {
             }
             if locked.receiver == Receiver::Waiter(op) {
                 let buffer = buffer.get_or_insert_with(|| self.buffers.pop().unwrap_or_else(receive_buffer));
-                self.receive_as_waiter(locked, section, (op, bell), deadline, buffer);
+                self.receive_as_waiter(locked, (op, bell), deadline, buffer);
             } else {
-                self.park(locked, section, op, bell);
+                self.park(locked, op, bell, deadline);
             }
         };
         if locked.receiver == Receiver::Waiter(op) {
@@ -209,7 +211,6 @@ impl Inner {
     fn receive_as_waiter(
         &self,
         locked: &mut MutexGuard<'_, Locked>,
-        section: &mut CoreSection,
         (op, bell): (OpId, &Arc<Bell>),
         deadline: Option<Time>,
         buffer: &mut [u8],
@@ -233,8 +234,8 @@ impl Inner {
                 std::hint::spin_loop();
             }
             let timeout = due.since(self.now()).to_std();
-            let wait = || wait_for_datagram(&self.socket, blocked, &self.receiver_wake, timeout);
-            let refusal = if section.outside(wait) { self.socket.take_refusal() } else { None };
+            let error = wait_for_datagram(&self.socket, blocked, &self.receiver_wake, timeout);
+            let refusal = if error { self.socket.take_refusal() } else { None };
             (refusal.map(Found::Refused).or_else(|| self.receive(buffer)).unwrap_or(Found::Nothing), false)
         });
         locked.sleep_until = Time(0);
@@ -247,16 +248,11 @@ impl Inner {
         self.handle(locked, &found, buffer);
     }
 
-    /// Sleeps until the operation has ended or this thread must receive.
-    pub(super) fn park(
-        &self,
-        locked: &mut MutexGuard<'_, Locked>,
-        section: &mut CoreSection,
-        op: OpId,
-        bell: &Arc<Bell>,
-    ) {
+    /// Sleeps until the operation has ended, this thread must receive, or `deadline` has come.
+    fn park(&self, locked: &mut MutexGuard<'_, Locked>, op: OpId, bell: &Arc<Bell>, deadline: Option<Time>) {
+        let timeout = deadline.map(|deadline| deadline.since(self.now()).to_std());
         locked.core.brain.waits.set_parked(op, Parked::Yes);
-        MutexGuard::unlocked(locked, || section.outside(|| bell.sleep()));
+        MutexGuard::unlocked(locked, || bell.sleep(timeout));
         locked.core.brain.waits.set_parked(op, Parked::No);
     }
 
@@ -268,9 +264,11 @@ impl Inner {
             None => {
                 locked.receiver = Receiver::Progress;
                 self.poller.arm(&self.socket);
-                // The progress thread sleeps by its own clock; wake it only for an earlier timer.
-                if self.due(locked) + ACTIVE_TICK < locked.progress_until {
-                    self.poller.wake();
+                // The progress thread sleeps by its own clock; wake it only for an earlier timer, be it
+                // one of now or one that a later event sets.
+                locked.sleep_until = locked.progress_until;
+                if self.due(locked) + ACTIVE_TICK < locked.sleep_until {
+                    self.wake_receiver(locked);
                 }
             }
         }
@@ -355,7 +353,11 @@ impl Inner {
     /// The `thread` backend's faults have no thread of ours that could be told.
     fn report_failed_fault(&self, locked: &mut MutexGuard<'_, Locked>) {
         if let Some(failure) = locked.core.brain.failed_fault.take() {
-            let why = MutexGuard::unlocked(locked, || self.failure(failure).to_string());
+            let fatal = locked.core.brain.fatal.clone();
+            let why = MutexGuard::unlocked(locked, || match fatal {
+                Some(fatal) => super::describe(&fatal),
+                None => self.failure(failure).to_string(),
+            });
             exit::die(format_args!("a page fault cannot be resolved: {why}"));
         }
     }

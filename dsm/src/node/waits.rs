@@ -4,6 +4,7 @@
 //! the operation stores the result in the table and rings.
 
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
 
@@ -52,17 +53,21 @@ impl Bell {
         self.condvar.notify_one();
     }
 
-    /// Sleeps until rung. Whoever rings keeps a bound on how long that is: see [`Waits`].
-    pub(super) fn sleep(&self) -> Ring {
+    /// Sleeps until rung, or for `timeout`. Without one, whoever rings keeps a bound on how long that
+    /// is: see [`Waits`].
+    pub(super) fn sleep(&self, timeout: Option<Duration>) {
+        let until = timeout.map(|timeout| Instant::now() + timeout);
         let mut ring = self.ring.lock();
         while *ring == Ring::None {
-            self.condvar.wait(&mut ring);
+            match until {
+                None => self.condvar.wait(&mut ring),
+                Some(until) if self.condvar.wait_until(&mut ring, until).timed_out() => break,
+                Some(_) => {}
+            }
         }
-        let why = *ring;
-        if why == Ring::Receive {
+        if *ring == Ring::Receive {
             *ring = Ring::None;
         }
-        why
     }
 
     /// Whether the operation has ended; for threads that do not sleep.
@@ -121,16 +126,18 @@ impl Waits {
         (slot.taken && u64::from(slot.generation) == op.0 >> 32).then_some(slot)
     }
 
-    /// Ends an operation; false if nobody waits for it (it was detached, or has ended already).
-    pub(super) fn end(&mut self, op: OpId, outcome: Outcome) -> bool {
-        let Some(slot) = self.slot(op).filter(|slot| slot.outcome.is_none()) else { return false };
+    /// Ends an operation, unless it has ended already.
+    pub(super) fn end(&mut self, op: OpId, outcome: Outcome) -> Audience {
+        let Some(slot) = self.slot(op).filter(|slot| slot.outcome.is_none()) else {
+            return Audience::Gone;
+        };
         let Some(bell) = slot.bell.clone() else {
             self.release(op);
-            return false;
+            return Audience::Detached;
         };
         slot.outcome = Some(outcome);
         bell.ring(Ring::Done);
-        true
+        Audience::Waiting
     }
 
     /// The result of an operation that has ended, which then is forgotten.
@@ -178,6 +185,17 @@ impl Waits {
         };
         self.slots.iter().enumerate().filter_map(open).collect()
     }
+}
+
+/// Who hears of the end of an operation.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Audience {
+    /// A thread that waits.
+    Waiting,
+    /// Nobody: it was detached, and the thread behind it waits in the kernel.
+    Detached,
+    /// Nobody: it had ended before.
+    Gone,
 }
 
 /// Whether a thread sleeps.
