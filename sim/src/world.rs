@@ -11,15 +11,15 @@ use dsm::page::{Access, Epoch, NodeId, PageBuf, PageId, Span, Time};
 use fastrand::Rng;
 use smallvec::SmallVec;
 
-use crate::bare::Parcel;
 use crate::local::{Local, NodeMemory, Shared};
 use crate::oracle::Oracle;
+use crate::bare::Parcel;
 use crate::plan::{Departure, Plan, Rig};
-use crate::program::{Instruction, State, Step, Thread};
 use crate::slab::Slab;
 use crate::stacked::{Datagram, Port};
+use crate::program::{COUNTER, Cell, Instruction, State, Step, Thread};
 use crate::trace::{Keep, Trace, What};
-use crate::{Options, Report};
+use crate::{Options, Prize, Report};
 
 /// Events of one run; beyond it something goes round in circles.
 const EVENTS_MAX: u64 = 2_000_000;
@@ -189,6 +189,18 @@ impl World {
         }
     }
 
+    /// Gives every node one thread that adds to the same place.
+    pub(crate) fn contend(&mut self, prize: Prize, times: u32) {
+        let instruction = match prize {
+            Prize::Word => Instruction::Add(Cell { page: 0, index: COUNTER }),
+            Prize::Straddle => Instruction::AddAcross(0),
+        };
+        for node in &mut self.nodes {
+            let id = node.local.threads[0].id;
+            node.local.threads = vec![Thread::adding(id, instruction, times)];
+        }
+    }
+
     /// Runs until nothing is due any more, then checks the rest.
     pub(crate) fn run(mut self) -> Result<Report, (String, Vec<String>)> {
         let (mut events, mut checked_at) = (0_u64, Time(0));
@@ -213,8 +225,7 @@ impl World {
             Some(what) => Err((what, self.shared.trace.lines())),
             None => {
                 let (trace_events, trace_hash) = self.shared.trace.summary();
-                let lines =
-                    if self.options.keep == Keep::All { self.shared.trace.lines() } else { Vec::new() };
+                let lines = if self.options.keep == Keep::All { self.shared.trace.lines() } else { Vec::new() };
                 Ok(Report {
                     trace_events,
                     trace_hash,
@@ -517,8 +528,7 @@ impl World {
             if let Some(version) = slot.core.copy_version(id) {
                 let seen = std::mem::replace(&mut slot.seen[page as usize], version);
                 if version < seen {
-                    oracle
-                        .fail(|| format!("versions never go back: {node} {id:?} {seen:?}, then {version:?}"));
+                    oracle.fail(|| format!("versions never go back: {node} {id:?} {seen:?}, then {version:?}"));
                 }
             }
         }

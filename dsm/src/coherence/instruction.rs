@@ -7,10 +7,13 @@
 //! others would deadlock, so a page is held only while no lower page of the same instruction is
 //! missing, and once a page was lost again the set is asked for in ascending order.
 
+use std::hash::{Hash, Hasher};
+
 use rustc_hash::FxHashMap;
 use smallvec::SmallVec;
 
 use super::Fault;
+use super::fingerprint::hash_map;
 use super::plant::{Plant, Planted};
 use crate::config::coherence::{FAULTING_THREADS_MAX, HOLD_MAX, HOLD_MIN, INSTRUCTION_PAGES_MAX};
 use crate::page::{Access, PageId, Span, Time};
@@ -123,6 +126,15 @@ impl Instructions {
             (!lacks_lower).then_some(if waits_above { Time(u64::MAX) } else { need.held_until })
         };
         self.threads.values().filter_map(holds).max()
+    }
+
+    pub(super) fn fingerprint(&self, now: Time, hasher: &mut impl Hasher) {
+        hash_map(&self.threads, hasher, |known, mut hasher| {
+            (known.address, known.hold, known.ordered, known.awaited).hash(&mut hasher);
+            for need in &known.needs {
+                (need.page, need.access, need.held_until.since(now)).hash(&mut hasher);
+            }
+        });
     }
 
     /// Takes a page that nobody can have any more out of every set.
