@@ -3,7 +3,10 @@
 use std::ffi::OsString;
 use std::path::PathBuf;
 
+use clap::error::ErrorKind;
 use clap::{Args, Parser, Subcommand};
+
+use crate::trouble::Trouble;
 
 #[derive(Parser)]
 #[command(
@@ -175,6 +178,24 @@ pub(crate) struct ExecChild {
     pub(crate) program: Vec<OsString>,
 }
 
+/// Reads the command line. Help and version are printed and end the process.
+pub(crate) fn parse() -> Result<Arguments, Trouble> {
+    Arguments::try_parse().map_err(|error| match error.kind() {
+        ErrorKind::DisplayHelp
+        | ErrorKind::DisplayVersion
+        | ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => error.exit(),
+        _ => Trouble::start(one_line(&error.to_string())),
+    })
+}
+
+/// What is wrong and what may have been meant, without the summary of the usage.
+fn one_line(error: &str) -> String {
+    let lines = error.lines().map(str::trim).take_while(|line| !line.starts_with("Usage:"));
+    let lines: Vec<&str> = lines.filter(|line| !line.is_empty() && !line.starts_with("For more")).collect();
+    let line = lines.join("; ").replace(":; ", ": ");
+    line.strip_prefix("error: ").unwrap_or(&line).to_owned()
+}
+
 /// Checks a size where it is typed; the daemon reads the same text again.
 fn size(text: &str) -> Result<String, String> {
     dsm::settings::size(text).map(|_| text.to_owned())
@@ -188,6 +209,14 @@ mod tests {
     #[test]
     fn the_command_line_is_consistent() {
         Arguments::command().debug_assert();
+    }
+
+    #[test]
+    fn a_wrong_flag_is_one_line_with_a_suggestion() {
+        let parsed = Arguments::try_parse_from(["dsm", "cluster", "up", "--node", "3"]);
+        let line = one_line(&parsed.err().map(|error| error.to_string()).unwrap_or_default());
+        assert!(line.starts_with("unexpected argument '--node'"), "{line}");
+        assert!(line.contains("'--nodes'") && !line.contains('\n'), "{line}");
     }
 
     #[test]

@@ -14,7 +14,7 @@ use nix::unistd::{Pid, dup2_stderr, getppid, setsid};
 use rustix::process::{PidfdFlags, pidfd_open};
 
 use crate::args::ExecChild;
-use crate::process::Ending;
+use crate::process::{Ending, this_executable};
 use crate::signals::unblock_all;
 use crate::trouble::Trouble;
 use crate::wait::{Interest, wait};
@@ -50,7 +50,10 @@ pub(crate) fn exec_child(setup: ExecChild) -> Result<i32, Trouble> {
         return guard(&mut command, cannot);
     }
     if setup.detach {
-        command.stdin(Stdio::null()).process_group(0).spawn().map_err(cannot)?;
+        // Through this executable again, which can lead a session where a group's leader cannot.
+        let mut detached = Command::new(this_executable()?);
+        detached.args(["exec-child", "--session", "--"]).args(&setup.program);
+        detached.stdin(Stdio::null()).spawn().map_err(cannot)?;
         return Ok(0);
     }
     Err(cannot(command.exec()))

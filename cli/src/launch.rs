@@ -9,10 +9,12 @@ use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
+use dsm::admin::Admin;
 use indicatif::{ProgressBar, ProgressStyle};
 use serde::Deserialize;
 
 use crate::args::Shape;
+use crate::cluster::ADMIN_TIMEOUT;
 use crate::hosts;
 use crate::process::{Life, Process, Running, beside, join, ssh};
 use crate::signals::Signals;
@@ -126,7 +128,8 @@ impl Plan {
             .map(|host| format!("{} < {}", join(&self.key_command(host)), self.key_file.display()))
             .collect();
         for id in 0..self.nodes() {
-            let bind = SocketAddr::new(self.bind_ip(id).unwrap_or(Ipv4Addr::UNSPECIFIED.into()), self.port_of(id));
+            let bind =
+                SocketAddr::new(self.bind_ip(id).unwrap_or(Ipv4Addr::UNSPECIFIED.into()), self.port_of(id));
             lines.push(self.process(id, bind, ADDRESS_UNKNOWN).line());
         }
         lines
@@ -141,12 +144,30 @@ impl Plan {
         let mut ready = Vec::new();
         ready.extend(self.start_some(0..1, "", signals, &progress)?);
         let join = ready[0].1.addr.to_string();
-        ready.extend(self.start_some(1..self.nodes(), &join, signals, &progress)?);
+        match self.start_some(1..self.nodes(), &join, signals, &progress) {
+            Ok(others) => ready.extend(others),
+            Err(trouble) => {
+                self.stop_detached(&ready);
+                return Err(trouble);
+            }
+        }
         ready.sort_by_key(|(_, entry)| entry.id);
         let (daemons, nodes) = ready.into_iter().unzip();
         progress.finish();
         let cluster = ClusterFile { nodes, ..self.imagine() };
         Ok(Started { daemons, cluster })
+    }
+
+    /// Ends daemons of a start that failed. Those of this host end with their handles; those that live
+    /// by themselves on other hosts must be asked.
+    fn stop_detached(&self, ready: &[(Running, NodeEntry)]) {
+        let remote = self.life == Life::Own && !self.remote_hosts().is_empty();
+        if let (true, Some((_, node))) = (remote, ready.first()) {
+            let stopped = Admin::connect(node.addr, &self.key_file, ADMIN_TIMEOUT).and_then(|mut a| a.shutdown());
+            if let Err(error) = stopped {
+                eprintln!("dsm: could not stop node 0 at {}: {error}", node.addr);
+            }
+        }
     }
 
     fn start_some(
@@ -289,7 +310,9 @@ impl Plan {
         if status.success() {
             return Ok(());
         }
-        Err(Trouble::start(format!("host {host}: ssh could not put the key there ({status}); try `ssh {host} true`")))
+        Err(Trouble::start(format!(
+            "host {host}: ssh could not put the key there ({status}); try `ssh {host} true`"
+        )))
     }
 }
 

@@ -101,9 +101,9 @@ impl Log {
         let end = self.partial.iter().rposition(|byte| *byte == b'\n').map_or(0, |end| end + 1);
         let mut out = std::io::stdout().lock();
         let lines = self.partial[..end].split_inclusive(|byte| *byte == b'\n');
-        let shown = lines.into_iter().all(|line| {
-            write!(out, "{}: ", self.label).and_then(|()| out.write_all(line)).is_ok()
-        });
+        let shown = lines
+            .into_iter()
+            .all(|line| write!(out, "{}: ", self.label).and_then(|()| out.write_all(line)).is_ok());
         self.partial.drain(..end);
         shown && out.flush().is_ok()
     }

@@ -24,14 +24,11 @@ mod table;
 mod trouble;
 mod wait;
 
-use clap::Parser;
-
 use args::{Arguments, ClusterCommand, Command, RegionsCommand};
 use trouble::Trouble;
 
 fn main() {
-    let arguments = Arguments::parse();
-    match dispatch(arguments) {
+    match args::parse().and_then(dispatch) {
         Ok(code) => std::process::exit(code),
         Err(trouble) => {
             eprintln!("dsm: {trouble}");

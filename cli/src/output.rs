@@ -42,7 +42,9 @@ impl<R: Read> Tagged<R> {
         let mut bytes = [0; 16 << 10];
         let n = match self.from.read(&mut bytes) {
             Ok(n) => n,
-            Err(e) if matches!(e.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => return Flow::Idle,
+            Err(e) if matches!(e.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => {
+                return Flow::Idle;
+            }
             Err(_) => 0,
         };
         self.partial.extend_from_slice(&bytes[..n]);

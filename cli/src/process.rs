@@ -15,6 +15,10 @@ use rustix::process::{PidfdFlags, pidfd_open};
 
 use crate::trouble::{SIGNALLED, Trouble};
 
+/// Variables that give a process its place in a cluster. One of an outer program must not reach ours.
+const PLACE_VARIABLES: [&str; 6] =
+    ["DSM_JOIN", "DSM_PROGRAM", "DSM_RANK", "DSM_RANKS", "DSM_NEAREST", "DSM_SOCKET_FD"];
+
 /// How long a process lives.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Life {
@@ -89,6 +93,9 @@ impl Process {
     fn command(&self) -> Result<Command, Trouble> {
         let this = this_executable()?;
         let mut command = Command::new(&this);
+        PLACE_VARIABLES.iter().for_each(|name| {
+            command.env_remove(name);
+        });
         command.arg("exec-child");
         match (&self.host, self.life) {
             (None, Life::Own) => {

@@ -20,7 +20,9 @@ pub(crate) fn find(name: &OsStr) -> Result<PathBuf, Trouble> {
         return match std::fs::metadata(&path) {
             Err(error) => Err(Trouble::os(format_args!("program {shown}"), error)),
             Ok(meta) if meta.is_dir() => Err(Trouble::start(format!("program {shown}: it is a directory"))),
-            Ok(_) if !executable(&path) => Err(Trouble::start(format!("program {shown}: it is not executable"))),
+            Ok(_) if !executable(&path) => {
+                Err(Trouble::start(format!("program {shown}: it is not executable")))
+            }
             Ok(_) => Ok(path),
         };
     }

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use dsm::Placement;
 use dsm::admin::{Admin, RegionStatus};
 
 use crate::cluster::ADMIN_TIMEOUT;
@@ -46,11 +47,20 @@ pub(crate) fn show(regions: &[RegionStatus]) -> String {
                 region.name.clone(),
                 bytes(region.bytes),
                 region.pages.to_string(),
-                region.placement.clone(),
-                region.users.to_string(),
+                placement(region.placement),
+                region.users.len().to_string(),
                 format!("{:016x}", region.program),
             ]
         })
         .collect();
     table(&["REGION", "SIZE", "PAGES", "PLACEMENT", "USERS", "MADE BY PROGRAM"], &rows)
+}
+
+fn placement(placement: Placement) -> String {
+    match placement {
+        Placement::FirstTouch => "first touch".to_owned(),
+        Placement::Block => "block".to_owned(),
+        Placement::Cyclic => "cyclic".to_owned(),
+        Placement::OnNode(node) => format!("on {node}"),
+    }
 }

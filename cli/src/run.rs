@@ -62,10 +62,7 @@ pub(crate) fn run(state_dir: Option<PathBuf>, run: Run) -> Result<i32, Trouble> 
 }
 
 /// The cluster of the state directory, if it is up and is the one that was asked for.
-fn running_cluster(
-    state_dir: Option<PathBuf>,
-    run: &Run,
-) -> Result<Option<(State, ClusterFile)>, Trouble> {
+fn running_cluster(state_dir: Option<PathBuf>, run: &Run) -> Result<Option<(State, ClusterFile)>, Trouble> {
     let state = State::open(state_dir)?;
     let cluster = match state.known()? {
         Known::Running(cluster) => cluster,
@@ -79,7 +76,9 @@ fn running_cluster(
         )));
     }
     if run.shape.hosts.is_some() {
-        return Err(Trouble::start("a cluster is running; leave --hosts away, or add --private for a cluster apart"));
+        return Err(Trouble::start(
+            "a cluster is running; leave --hosts away, or add --private for a cluster apart",
+        ));
     }
     Ok(Some((state, cluster)))
 }
@@ -139,8 +138,9 @@ fn run_alone(job: &Job, signals: &Signals) -> Result<i32, Trouble> {
     let mut started = Vec::new();
     for rank in 0..job.ranks {
         let mut environment = job.environment(rank);
-        environment.insert("DSM_JOIN".to_owned(), addr.to_string());
-        if rank == 0 {
+        if rank > 0 {
+            environment.insert("DSM_JOIN".to_owned(), addr.to_string());
+        } else {
             environment.insert("DSM_SOCKET_FD".to_owned(), socket.as_raw_fd().to_string());
         }
         // Children are started one after the other, so only rank 0 gets it.

@@ -10,6 +10,7 @@ use std::net::SocketAddr;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
+use dsm::net::ClusterKey;
 use nix::fcntl::{Flock, FlockArg};
 use nix::unistd::Uid;
 use serde::{Deserialize, Serialize};
@@ -106,11 +107,10 @@ impl State {
     /// Writes a new key and an empty directory of logs.
     pub(crate) fn prepare(&self) -> Result<(), Trouble> {
         make_private(&self.dir.join("logs"))?;
-        let mut key = [0u8; 32];
-        getrandom::fill(&mut key).map_err(|e| Trouble::start(format!("random numbers: {e}")))?;
-        let mut text: String = key.iter().map(|byte| format!("{byte:02x}")).collect();
-        text.push('\n');
-        self.replace("key", text.as_bytes())
+        // A leftover opens nothing any more.
+        let _ = std::fs::remove_file(self.key_file());
+        ClusterKey::generate(&self.key_file())?;
+        Ok(())
     }
 
     /// Records the cluster.
@@ -223,7 +223,9 @@ fn make_private(dir: &Path) -> Result<(), Trouble> {
     match DirBuilder::new().mode(0o700).create(dir) {
         Ok(()) => return Ok(()),
         Err(error) if error.kind() == ErrorKind::AlreadyExists => {}
-        Err(error) => return Err(Trouble::os(format_args!("make the state directory {}", dir.display()), error)),
+        Err(error) => {
+            return Err(Trouble::os(format_args!("make the state directory {}", dir.display()), error));
+        }
     }
     // Not through a link: in a directory like /tmp somebody else may have put it there.
     let meta = std::fs::symlink_metadata(dir).map_err(|e| Trouble::os(dir.display(), e))?;

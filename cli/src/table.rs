@@ -18,7 +18,8 @@ pub(crate) fn table(heading: &[&str], rows: &[Vec<String>]) -> String {
         let mut line = String::new();
         for (cell, (width, numeric)) in row.iter().zip(&columns) {
             // Writing to a String cannot fail.
-            let _ = if *numeric { write!(line, "{cell:>width$}  ") } else { write!(line, "{cell:<width$}  ") };
+            let _ =
+                if *numeric { write!(line, "{cell:>width$}  ") } else { write!(line, "{cell:<width$}  ") };
         }
         text.push_str(line.trim_end());
         text.push('\n');

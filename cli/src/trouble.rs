@@ -30,7 +30,10 @@ impl Trouble {
 
     /// The user asked to stop by this signal.
     pub(crate) fn interrupted(signal: i32) -> Trouble {
-        Trouble { line: "interrupted; everything that was started is stopped".into(), code: SIGNALLED + signal }
+        Trouble {
+            line: "interrupted; everything that was started is stopped".into(),
+            code: SIGNALLED + signal,
+        }
     }
 
     /// An operation that the system refused.

@@ -23,6 +23,8 @@ mod tests;
 
 use std::collections::VecDeque;
 
+use smallvec::SmallVec;
+
 pub use copyset::NodeSet;
 pub use message::{
     BATCH_MESSAGES_MAX, BarrierId, BarrierMessage, Batch, Body, LockId, LockMessage, Message, Req, ToHome,
@@ -31,12 +33,16 @@ pub use message::{
 pub use placement::{Placement, RegionInfo};
 pub use plant::{Plant, Planted};
 
-use crate::page::{Access, EXTENT_PAGES, ExtentId, Memory, NodeId, PageBuf, PageId, Time};
+use crate::config::coherence::LAZY_MESSAGES_MAX;
+use crate::page::{Access, EXTENT_PAGES, Epoch, ExtentId, Memory, NodeId, PageBuf, PageId, Time};
 use barrier::Barriers;
 use cache::Cache;
 use directory::Directory;
 use lock::Locks;
 use placement::Places;
+
+/// Request numbers that an incarnation may use before it would reach those of the next.
+const REQS_PER_EPOCH: u64 = 1 << 40;
 
 /// The caller's name for something it waits for; each is answered by one [`Output::Done`].
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -235,20 +241,26 @@ struct Context<'a, M: Memory> {
 struct Outbox {
     outputs: VecDeque<Output>,
     local: VecDeque<Message>,
+    /// Messages that nobody waits for yet: each rides on the next message to the same node, or goes
+    /// when it is due or asked for.
+    lazy: SmallVec<[(NodeId, Message, Time); 4]>,
 }
 
 impl Coherence {
-    /// The protocol of node `me`, which knows no region and has no page yet. `nearest_home` becomes
-    /// the home of what this node touches first; barriers are kept by `barrier_home`.
-    pub fn new(me: NodeId, nearest_home: NodeId, barrier_home: NodeId) -> Self {
+    /// The protocol of node `me`, which knows no region and has no page yet. It joined with the view
+    /// `joined`, from which its request numbers start: a slot's next incarnation must not repeat them.
+    /// `nearest_home` becomes the home of what this node touches first; barriers are kept by
+    /// `barrier_home`.
+    pub fn new(me: NodeId, joined: Epoch, nearest_home: NodeId, barrier_home: NodeId) -> Self {
+        let first = Req(joined.0.checked_mul(REQS_PER_EPOCH).expect("epochs count joins and leaves"));
         Coherence {
             me,
             barrier_home,
             planted: Planted::default(),
             places: Places::default(),
             directory: Directory::new(),
-            cache: Cache::new(nearest_home),
-            locks: Locks::default(),
+            cache: Cache::new(nearest_home, first),
+            locks: Locks::new(first),
             barriers: Barriers::default(),
             outbox: Outbox::default(),
             counters: Counters::default(),
@@ -259,6 +271,7 @@ impl Coherence {
     #[cfg(feature = "planted")]
     pub fn with_planted(mut self, planted: Planted) -> Self {
         self.planted = planted;
+        self.cache.planted = planted;
         self
     }
 
@@ -279,6 +292,7 @@ impl Coherence {
             }
         }
         self.continue_leaving(now, memory);
+        self.outbox.send_due(now);
     }
 
     /// The next thing to send or to tell, in order.
@@ -288,7 +302,8 @@ impl Coherence {
 
     /// When to call with [`Input::Timer`] next.
     pub fn poll_timeout(&self) -> Option<Time> {
-        self.cache.poll_timeout()
+        let lazy = self.outbox.lazy.iter().map(|&(_, _, due)| due).min();
+        [self.cache.poll_timeout(), lazy].into_iter().flatten().min()
     }
 
     /// What this core has done so far.
@@ -440,6 +455,7 @@ impl Coherence {
                 | ToNode::Data { page, .. }
                 | ToNode::Grant { page, .. }
                 | ToNode::Inv { page, .. }
+                | ToNode::Hurry { page, .. }
                 | ToNode::WriteBackAck { page, .. }
                 | ToNode::Lost { page, .. } => known(page),
                 ToNode::Located { extent, home } => home_in(extent, home),
@@ -511,7 +527,35 @@ impl Outbox {
         if to == me {
             self.local.push_back(message);
         } else {
+            self.send_lazy(to);
             self.outputs.push_back(Output::Send { to, message, page: None });
+        }
+    }
+
+    /// A message that may wait until `due` for something to ride on.
+    fn send_later(&mut self, me: NodeId, to: NodeId, message: impl Into<Message>, due: Time) {
+        if to == me || self.lazy.len() >= LAZY_MESSAGES_MAX {
+            self.send(me, to, message);
+        } else {
+            self.lazy.push((to, message.into(), due));
+        }
+    }
+
+    /// Sends what waits for an occasion to be sent to `to`.
+    fn send_lazy(&mut self, to: NodeId) {
+        let outputs = &mut self.outputs;
+        self.lazy.retain(|&mut (node, message, _)| {
+            if node == to {
+                outputs.push_back(Output::Send { to, message, page: None });
+            }
+            node != to
+        });
+    }
+
+    /// Sends what has waited long enough.
+    fn send_due(&mut self, now: Time) {
+        while let Some(&(to, _, _)) = self.lazy.iter().find(|&&(_, _, due)| due <= now) {
+            self.send_lazy(to);
         }
     }
 
@@ -519,6 +563,7 @@ impl Outbox {
     fn send_page(&mut self, to: NodeId, message: impl Into<Message>, page: PageBuf) {
         let message = message.into();
         debug_assert!(message.carries_page());
+        self.send_lazy(to);
         self.outputs.push_back(Output::Send { to, message, page: Some(page) });
     }
 

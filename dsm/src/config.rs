@@ -115,6 +115,10 @@ pub mod coherence {
     /// Pages of one instruction that makes no progress before it has all: two operands, each across
     /// a page boundary. (String moves and gathers keep what they have done.)
     pub const INSTRUCTION_PAGES_MAX: usize = 4;
+    /// Longest that a reader's INSTALLED waits for a message to ride on.
+    pub const INSTALLED_DELAY_MAX: Span = Span::from_us(200);
+    /// Messages that wait for an occasion; further ones are sent at once.
+    pub const LAZY_MESSAGES_MAX: usize = 64;
     /// Threads whose faulting instruction is remembered; beyond it all are forgotten and learnt anew.
     pub const FAULTING_THREADS_MAX: usize = 1024;
     /// Write-backs under way while a node leaves.
@@ -183,4 +187,38 @@ pub mod fault {
     pub const NEIGHBOURHOOD_PAGES: u64 = 1024;
     /// Bytes of the private buffer between shared memory and a file.
     pub const BOUNCE_LEN: usize = 64 << 10;
+}
+
+/// Bounds of remote procedure calls.
+pub mod rpc {
+    use super::Span;
+
+    /// Frames inside each other in one message: how deep a recursive struct may be.
+    pub const DECODE_DEPTH_MAX: usize = 64;
+    /// Memory that the values of one message may take.
+    pub const DECODE_MEMORY_MAX: usize = 16 << 20;
+    /// Calls of this node that wait for one peer; beyond it a call is `Busy` at once.
+    pub const IN_FLIGHT_PEER_MAX: usize = 4096;
+    /// Calls that wait for a worker; beyond it the answer is `Busy`.
+    pub const QUEUE_LEN_MAX: usize = 1024;
+    /// Clients that a server remembers: more than a network has sessions.
+    pub const CLIENTS_MAX: usize = 1024;
+    /// Replies kept for one client until it says that it has them.
+    pub const REPLIES_MAX: usize = 1024;
+    /// Bytes of replies kept for one client.
+    pub const REPLY_BYTES_MAX: usize = 4 << 20;
+    /// Gaps in the sequences seen from one client: its calls in flight, and room for reordering.
+    pub const SEQUENCE_GAPS_MAX: usize = 2 * IN_FLIGHT_PEER_MAX;
+    /// Oneway calls behind the newest that are told from duplicates; older ones are dropped.
+    pub const ONEWAY_WINDOW: u64 = 8192;
+    /// Items of a stream that may wait at the client.
+    pub const STREAM_WINDOW: u64 = 32;
+    /// Between two signs of life of a long call.
+    pub const ALIVE_EVERY: Span = Span::from_ms(1_000);
+    /// Silence after which a client gives a long call up.
+    pub const SILENCE_MAX: Span = Span::from_ms(10_000);
+    /// Bytes of replies that are gathered for one peer before they are sent.
+    pub const GATHER_LEN_MAX: usize = 16 << 10;
+    /// Time in a handler up to which replies of earlier calls may wait for it.
+    pub const QUICK: Span = Span::from_us(20);
 }

@@ -4,6 +4,9 @@
 //! the node that has it, over reliable UDP of its own, and keeps all copies coherent by invalidation.
 #![deny(unsafe_code)]
 
+// Generated stubs name the runtime `dsm::rpc`, here as everywhere.
+extern crate self as dsm;
+
 pub mod admin;
 pub mod codec;
 pub mod coherence;
@@ -17,6 +20,7 @@ pub mod membership;
 pub mod net;
 pub mod node;
 pub mod page;
+pub mod rpc;
 pub mod settings;
 pub mod shared;
 pub mod sync;
@@ -27,7 +31,7 @@ pub use fault::{Check, Health, doctor};
 pub use node::{Node, NodeConfig};
 pub use page::{GlobalAddr, NodeId};
 pub use settings::Settings;
-pub use shared::{Builder, Dsm, SharedSlice};
+pub use shared::{Builder, Dsm, SharedSlice, Stats};
 pub use sync::{DsmMutex, DsmMutexGuard};
 
 /// What a program needs.

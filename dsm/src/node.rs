@@ -131,6 +131,8 @@ impl Node {
     /// left running.
     pub fn start(config: NodeConfig) -> Result<Node> {
         let inner = Inner::new(&config)?;
+        // Before anybody receives: an inherited socket may have other nodes' first words already.
+        inner.begin(config.settings.join);
         let progress = inner.clone().spawn_progress()?;
         let node = Node { inner, progress: Some(progress) };
         node.inner.join(&config)?;
@@ -335,6 +337,11 @@ impl Inner {
         look(&mut self.lock().core)
     }
 
+    fn begin(&self, join: Option<SocketAddr>) {
+        let _section = CoreSection::enter();
+        self.lock().core.start(self.now(), join);
+    }
+
     fn join(&self, config: &NodeConfig) -> Result<()> {
         let join = config.settings.join;
         let ended = {
@@ -343,8 +350,10 @@ impl Inner {
             let now = self.now();
             let (op, bell) = locked.core.brain.waits.begin();
             locked.core.brain.joining = Some(op);
-            locked.core.start(now, join);
             self.settle(&mut locked, now);
+            if locked.core.brain.fatal.is_some() {
+                locked.core.brain.waits.end(op, Outcome::Membership);
+            }
             self.wait(&mut locked, (op, &bell), Some(now + JOIN_TIMEOUT))
         };
         let with = join.map_or_else(|| self.addr.to_string(), |addr| addr.to_string());

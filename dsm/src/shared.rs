@@ -24,6 +24,51 @@ pub struct Dsm {
     ranks: u32,
 }
 
+/// What a node has done since it joined; differences of two readings tell of what lay between.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, serde::Serialize, serde::Deserialize)]
+pub struct Stats {
+    /// Faults by loads.
+    pub read_faults: u64,
+    /// Faults by stores.
+    pub write_faults: u64,
+    /// Pages that came from other nodes.
+    pub pages_received: u64,
+    /// Pages that came without bytes because nobody had written them.
+    pub zero_pages_received: u64,
+    /// Pages that went to other nodes.
+    pub pages_sent: u64,
+    /// Bytes of datagrams sent, headers included.
+    pub bytes_sent: u64,
+    /// Bytes of datagrams received, headers included.
+    pub bytes_received: u64,
+    /// Datagrams sent.
+    pub datagrams_sent: u64,
+    /// Datagrams received.
+    pub datagrams_received: u64,
+    /// Message fragments sent again.
+    pub retransmissions: u64,
+    /// Datagrams that the kernel dropped for want of room.
+    pub socket_drops: u64,
+}
+
+impl Stats {
+    fn of(status: &NodeStatus) -> Stats {
+        Stats {
+            read_faults: status.read_faults,
+            write_faults: status.write_faults,
+            pages_received: status.coherence.pages_received,
+            zero_pages_received: status.coherence.zero_pages_received,
+            pages_sent: status.coherence.pages_sent,
+            bytes_sent: status.socket.bytes_out,
+            bytes_received: status.socket.bytes_in,
+            datagrams_sent: status.socket.datagrams_out,
+            datagrams_received: status.socket.datagrams_in,
+            retransmissions: status.net.fragments_retransmitted,
+            socket_drops: status.socket_drops,
+        }
+    }
+}
+
 /// How to join; see [`Dsm::builder`].
 #[derive(Clone, Debug, Default)]
 pub struct Builder {
@@ -145,7 +190,12 @@ impl Dsm {
 
     /// Makes or finds a value behind a lock that all ranks share; a new one is zero.
     pub fn mutex<T: Pod>(&self, name: &str) -> Result<DsmMutex<T>> {
-        DsmMutex::new(self.alloc(&format!("mutex {name}"), 1)?)
+        self.mutex_with(name, Placement::FirstTouch)
+    }
+
+    /// The same, with a rule for the home of lock and value, which counts where the mutex is made.
+    pub fn mutex_with<T: Pod>(&self, name: &str, placement: Placement) -> Result<DsmMutex<T>> {
+        DsmMutex::new(self.alloc_with(&format!("mutex {name}"), 1, placement)?)
     }
 
     /// A pointer to a byte of the arena, valid as long as its region is; null outside the arena.
@@ -159,7 +209,12 @@ impl Dsm {
     }
 
     /// What this node has done so far.
-    pub fn stats(&self) -> NodeStatus {
+    pub fn stats(&self) -> Stats {
+        Stats::of(&self.node.status())
+    }
+
+    /// The same with everything that there is to know.
+    pub fn status(&self) -> NodeStatus {
         self.node.status()
     }
 

@@ -58,9 +58,9 @@ pub struct Traffic {
     pub faults: u64,
     /// Pages that came over the network.
     pub pages: u64,
-    /// Bytes sent, headers and repetitions included.
+    /// Bytes that came over the network, headers and repetitions included.
     pub bytes: u64,
-    /// Packets sent again.
+    /// Pieces of messages sent again.
     pub retransmissions: u64,
 }
 
@@ -70,13 +70,13 @@ impl Traffic {
         Traffic {
             faults: after.read_faults + after.write_faults - before.read_faults - before.write_faults,
             pages: after.pages_received - before.pages_received,
-            bytes: after.bytes_sent - before.bytes_sent,
+            bytes: after.bytes_received - before.bytes_received,
             retransmissions: after.retransmissions - before.retransmissions,
         }
     }
 
     /// The sum over all ranks, each of which must call it. It goes through shared memory, like everything.
-    pub fn sum(self, dsm: &mut Dsm) -> Result<Traffic> {
+    pub fn sum(self, dsm: &Dsm) -> Result<Traffic> {
         let ranks = dsm.ranks() as usize;
         let all = dsm.alloc::<[u64; 4]>(&format!("examples.traffic.{ranks}"), ranks)?;
         all.set(dsm.rank() as usize, [self.faults, self.pages, self.bytes, self.retransmissions]);
@@ -96,8 +96,8 @@ impl Traffic {
     pub fn rows(&self, table: &mut Table) {
         table.row("page faults", self.faults);
         table.row("pages moved", self.pages);
-        table.row("bytes sent", format!("{:.1} MiB", self.bytes as f64 / (1 << 20) as f64));
-        table.row("packets sent again", self.retransmissions);
+        table.row("bytes received", format!("{:.1} MiB", self.bytes as f64 / (1 << 20) as f64));
+        table.row("fragments sent again", self.retransmissions);
     }
 }
 

@@ -9,10 +9,11 @@ mod ready;
 mod stop;
 
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use clap::Parser;
 use dsm::settings::Settings;
-use dsm::{Error, Node, NodeConfig, NodeId};
+use dsm::{Error, Node, NodeConfig};
 use tracing_subscriber::EnvFilter;
 
 /// Exit code when the node could not become a member.
@@ -35,7 +36,7 @@ struct Arguments {
     /// File with the cluster's key: 64 hexadecimal digits, readable by its owner only
     #[arg(long, value_name = "FILE")]
     key_file: Option<PathBuf>,
-    /// Number of this node among the daemons
+    /// Number of this node among the daemons, which is its node id
     #[arg(long, value_name = "N", default_value_t = 0)]
     index: u16,
     /// Most memory in which this node holds pages, e.g. 512MiB
@@ -71,7 +72,7 @@ fn serve(arguments: &Arguments) -> i32 {
     // Before the library starts threads: each inherits the mask.
     let stop = stop::take_over();
     let node = match start_logging(&arguments.log).and_then(|()| start(arguments)) {
-        Ok(node) => node,
+        Ok(node) => Arc::new(node),
         Err(error) => {
             eprintln!("node-daemon: {error}");
             ready::cannot_start(arguments.ready_fd, &error.to_string());
@@ -100,7 +101,7 @@ fn serve(arguments: &Arguments) -> i32 {
 
 fn start(arguments: &Arguments) -> Result<Node, Error> {
     let settings = settings(arguments)?;
-    Node::start(NodeConfig::daemon(&settings)?)
+    Node::start(NodeConfig::daemon(settings, arguments.index))
 }
 
 fn settings(arguments: &Arguments) -> Result<Settings, Error> {
@@ -123,8 +124,6 @@ fn settings(arguments: &Arguments) -> Result<Settings, Error> {
     if let Some(path) = &arguments.key_file {
         settings.key_file = Some(path.clone());
     }
-    // Daemon i is node i; ranks get the numbers behind.
-    settings.nearest = Some(NodeId(arguments.index));
     Ok(settings)
 }
 

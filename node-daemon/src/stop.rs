@@ -1,5 +1,7 @@
 //! SIGTERM and SIGINT as a request to stop, taken by a thread of its own and not inside a handler.
 
+use std::sync::Arc;
+
 use dsm::Node;
 use nix::sys::signal::{SigSet, Signal};
 
@@ -18,11 +20,15 @@ pub(crate) fn take_over() -> Stop {
 
 impl Stop {
     /// Asks the node to stop when one of the signals comes.
-    pub(crate) fn call_on_signal(self, node: &Node) {
-        let handle = node.clone();
+    pub(crate) fn call_on_signal(self, node: &Arc<Node>) {
+        // Not kept alive by this thread, which never ends.
+        let node = Arc::downgrade(node);
         std::thread::spawn(move || {
-            if self.signals.wait().is_ok() {
-                handle.request_shutdown();
+            while self.signals.wait().is_ok() {
+                match node.upgrade() {
+                    Some(node) => node.request_shutdown(),
+                    None => return,
+                }
             }
         });
     }

@@ -4,12 +4,15 @@
 //! with an oracle that knows nothing of the protocol. (The way of testing is FoundationDB's; Zhou et
 //! al., SIGMOD 2021.)
 
+mod bare;
 mod local;
 mod members;
 mod oracle;
 mod plan;
 mod program;
 mod quiet;
+mod slab;
+mod stacked;
 mod trace;
 mod world;
 

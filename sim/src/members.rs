@@ -7,6 +7,7 @@ use dsm::coherence::Input;
 use dsm::page::{NodeId, Span};
 
 use crate::plan::How;
+use crate::stacked::Port;
 use crate::trace::What;
 use crate::world::{Event, Phase, World};
 
@@ -21,7 +22,9 @@ impl World {
                     let at = self.shared.now + Span::from_us(50);
                     return self.schedule(at, Event::Depart { index });
                 }
+                let now = self.shared.now;
                 self.node(node).phase = Phase::Leaving;
+                self.node(node).leaving_since = Some(now);
                 if holds {
                     // Its critical section will not end: the lock is broken for the others.
                     self.shared.oracle.deserts(node);
@@ -36,7 +39,7 @@ impl World {
                 self.node(node).phase = Phase::Gone;
                 self.shared.oracle.died(node);
                 let latest = 1 + self.shared.rng.u64(..20_000_000);
-                for survivor in self.up().iter() {
+                for survivor in (0..self.nodes.len() as u16).map(NodeId).filter(|&other| other != node) {
                     let at = self.shared.now + Span(self.shared.rng.u64(..latest));
                     self.schedule(at, Event::LearnDeath { node: survivor, dead: node });
                 }
@@ -48,10 +51,12 @@ impl World {
     }
 
     pub(crate) fn learn_death(&mut self, node: NodeId, dead: NodeId) {
+        self.node(node).view[dead.0 as usize] = None;
+        self.disconnect(node, dead);
         if !self.up().contains(node) {
+            // Who has left, its last messages still under way, no longer asks its core.
             return;
         }
-        self.node(node).view[dead.0 as usize] = None;
         self.record(node, What::LearnsDeath { dead });
         self.feed(node, Input::NodeDied(dead));
     }
@@ -67,12 +72,14 @@ impl World {
     /// Once the last message of a node that left has arrived, it is a member no longer.
     pub(crate) fn settle_left(&mut self, node: NodeId) {
         let slot = self.node(node);
-        if slot.phase != Phase::Left || slot.in_flight > 0 {
+        let drained = slot.in_flight == 0 && slot.port.as_ref().is_none_or(Port::is_drained);
+        if slot.phase != Phase::Left || !drained {
             return;
         }
         slot.phase = Phase::Gone;
-        for other in &mut self.nodes {
-            other.view[node.0 as usize] = None;
+        for other in 0..self.nodes.len() {
+            self.nodes[other].view[node.0 as usize] = None;
+            self.disconnect(NodeId(other as u16), node);
         }
         let replaced = self.shared.plan.departures.iter().any(|going| going.node == node && going.replaced);
         if replaced {
@@ -96,6 +103,9 @@ impl World {
                 self.record(other, What::LearnsJoin { node });
                 self.feed(other, Input::NodeJoined(node));
             }
+        }
+        for other in self.up().iter().filter(|&other| other != node) {
+            self.connect(node, other);
         }
         self.start(node);
         // A home that died before stays dead for whoever comes later.

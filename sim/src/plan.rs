@@ -48,7 +48,9 @@ pub(crate) struct Plan {
 /// How quickly threads go on.
 #[derive(Clone, Copy)]
 pub(crate) struct Pace {
-    /// Between two instructions.
+    /// Shortest time from a wake-up, or from one instruction, to the next.
+    pub(crate) step_min: Span,
+    /// Longest such time, pauses apart.
     pub(crate) step: Span,
     /// One in so many steps and retries takes `pause` instead.
     pub(crate) pause_one_in: u32,
@@ -84,10 +86,32 @@ pub(crate) enum How {
     Crashes,
 }
 
+/// Threads that take as long to wake up as an idle core does, and longer than a page takes to be taken
+/// away again: who does not hold it never gets an instruction through.
+const WAKES_SLOWLY: Pace = Pace {
+    step_min: Span::from_us(30),
+    step: Span::from_us(45),
+    pause_one_in: 1 << 20,
+    pause: Span::from_us(45),
+    between_one_in: 2,
+};
+/// A network that such a thread always loses against.
+const QUICK: Net = Net {
+    typical: Span::from_us(4),
+    tail_one_in: None,
+    tail: Span(0),
+    duplicate_one_in: None,
+    loss_one_in: None,
+    damage_one_in: None,
+};
+
 impl Plan {
     /// The scenario of a seed.
     pub(crate) fn draw(rig: Rig, rng: &mut Rng) -> Plan {
         let nodes = match rng.u32(..10) {
+            // Endpoints cost more than the cores do.
+            0..=6 if rig == Rig::Stacked => rng.u16(2..=3),
+            7.. if rig == Rig::Stacked => rng.u16(4..=6),
             0..=4 => rng.u16(2..=3),
             5..=8 => rng.u16(4..=5),
             _ => rng.u16(6..=9),
@@ -99,8 +123,11 @@ impl Plan {
         let locks = (0..pages.len() as u8).filter(|_| rng.u32(..3) == 0).take(2).collect();
         let departures = draw_departures(nodes, &region.homes, rng);
         // A crashing node is a member of the barrier like any other; one that leaves breaks its word.
-        let stays =
-            |node: &NodeId| departures.iter().all(|going| going.node != *node || going.how == How::Crashes);
+        let stays = |node: &NodeId| departures.iter().all(|going| going.node != *node || going.how == How::Crashes);
+        let (pace, net) = match rng.u32(..8) {
+            0 if rig == Rig::Bare => (WAKES_SLOWLY, QUICK),
+            _ => (draw_pace(rng), draw_net(rig, rng)),
+        };
         let barrier_rounds = if rng.u32(..3) == 0 { rng.u32(1..=3) } else { 0 };
         Plan {
             rig,
@@ -113,8 +140,8 @@ impl Plan {
             threads_max: rng.u8(1..=3),
             operations: if nodes > 5 { 6..=10 } else { 8..=24 },
             barrier_rounds,
-            pace: draw_pace(rng),
-            net: draw_net(rig, rng),
+            pace,
+            net,
             evict_one_in: rng.bool().then(|| rng.u32(3..40)),
             prefetch_one_in: (rng.u32(..3) == 0).then(|| rng.u32(3..40)),
             abandons: rng.u32(..3) == 0,
@@ -123,14 +150,13 @@ impl Plan {
     }
 
     /// The fixed scenario of a livelock test: everybody starts at once and adds to one place.
-    pub(crate) fn contended(rig: Rig, nodes: u16, pages: Vec<PageId>, net: Net) -> Plan {
+    pub(crate) fn contended(nodes: u16, pages: Vec<PageId>) -> Plan {
         let homes = vec![NodeId(0)];
         let region =
             RegionInfo { start: PageId(START), pages: 2 * EXTENT_PAGES, placement: Placement::Block, homes };
         let adjacent = if pages.len() > 1 { vec![0] } else { Vec::new() };
-        let pace = Pace { step: Span(300), pause_one_in: 1 << 20, pause: Span(300), between_one_in: 2 };
         Plan {
-            rig,
+            rig: Rig::Bare,
             nodes,
             region,
             pages,
@@ -140,12 +166,21 @@ impl Plan {
             operations: 0..=0,
             barrier_rounds: 0,
             members: NodeSet::EMPTY,
-            pace,
-            net,
+            pace: WAKES_SLOWLY,
+            net: QUICK,
             evict_one_in: None,
             prefetch_one_in: None,
             abandons: false,
             departures: Vec::new(),
+        }
+    }
+
+    /// How long anybody may wait for anything.
+    pub(crate) fn patience(&self) -> Span {
+        match self.rig {
+            // Some thousand hops, and some hundred of the longest holds.
+            Rig::Bare => Span(3_000_000_000 + 1_000 * (self.net.typical.0 + self.net.tail.0)),
+            Rig::Stacked => Span::from_ms(30_000),
         }
     }
 
@@ -220,6 +255,7 @@ fn draw_pace(rng: &mut Rng) -> Pace {
         _ => Span::from_ms(15),
     };
     Pace {
+        step_min: Span(1),
         step: [Span(200), Span::from_us(2), Span::from_us(30)][rng.usize(..3)],
         pause_one_in: rng.u32(4..40),
         pause,
@@ -231,6 +267,7 @@ fn draw_net(rig: Rig, rng: &mut Rng) -> Net {
     let (typical, tail_one_in, tail) = match rng.u32(..5) {
         0 => (Span::from_us(8), None, Span(0)),
         1 => (Span::from_us(100), None, Span(0)),
+        3.. if rig == Rig::Stacked => (Span::from_us(30), Some(20), Span::from_ms(10)),
         2 => (Span::from_us(10), Some(8), Span::from_ms(2)),
         3 => (Span::from_us(20), Some(3), Span::from_ms(20)),
         _ => (Span::from_ms(2), Some(2), Span::from_ms(4)),

@@ -204,7 +204,13 @@ impl Thread {
                 self.next_round += 1;
             } else if self.done < self.operations {
                 self.done += 1;
-                self.expand(plan, rng);
+                if self.done == 1 {
+                    // Everybody's first operation is on the same page: there is something to share.
+                    let instruction = Instruction::Add(Cell { page: 0, index: COUNTER });
+                    self.steps.push_back(Step::Run { instruction, address: 0x40_0800 });
+                } else {
+                    self.expand(plan, rng);
+                }
             } else {
                 return None;
             }

@@ -7,19 +7,20 @@ use std::collections::BinaryHeap;
 use dsm::coherence::{
     BarrierId, Coherence, Failure, Fault, Input, LockId, Message, NodeSet, OpId, Output, Version,
 };
-use dsm::page::{Access, NodeId, PageBuf, PageId, Span, Time};
+use dsm::page::{Access, Epoch, NodeId, PageBuf, PageId, Span, Time};
 use fastrand::Rng;
 use smallvec::SmallVec;
 
+use crate::bare::Parcel;
 use crate::local::{Local, NodeMemory, Shared};
 use crate::oracle::Oracle;
-use crate::plan::{Departure, Plan};
+use crate::plan::{Departure, Plan, Rig};
 use crate::program::{Instruction, State, Step, Thread};
+use crate::slab::Slab;
+use crate::stacked::{Datagram, Port};
 use crate::trace::{Keep, Trace, What};
 use crate::{Options, Report};
 
-/// No instruction, lock or barrier takes longer once nothing is broken.
-const WAIT_MAX: Span = Span::from_ms(30_000);
 /// Events of one run; beyond it something goes round in circles.
 const EVENTS_MAX: u64 = 2_000_000;
 /// The one program of a run, and its one barrier.
@@ -30,9 +31,11 @@ pub(crate) struct World {
     pub(crate) shared: Shared,
     pub(crate) nodes: Vec<Node>,
     queue: BinaryHeap<Reverse<(Time, u64, Event)>>,
-    parcels: Vec<Option<Parcel>>,
-    free_parcels: Vec<u32>,
+    pub(crate) parcels: Slab<Parcel>,
+    pub(crate) datagrams: Slab<Datagram>,
     scheduled: u64,
+    /// Departures, deaths to be learnt and joins that are scheduled.
+    coming_and_going: u32,
     next_op: u64,
     next_incarnation: u32,
     options: Options,
@@ -50,6 +53,10 @@ pub(crate) struct Node {
     /// Messages of this incarnation under way, duplicates not counted.
     pub(crate) in_flight: u32,
     pub(crate) leave_op: Option<OpId>,
+    /// When it began to leave.
+    pub(crate) leaving_since: Option<Time>,
+    /// Its end of the network, in the stacked rig.
+    pub(crate) port: Option<Port>,
     timer_at: Option<Time>,
     /// Newest version of each page that was readable here.
     seen: Vec<Version>,
@@ -71,21 +78,14 @@ pub(crate) enum Phase {
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Event {
     Step { node: NodeId, thread: u8, incarnation: u32 },
-    Deliver { parcel: u32 },
+    Deliver { slot: u32 },
+    Datagram { slot: u32 },
+    PortTimer { node: NodeId, incarnation: u32 },
     Timer { node: NodeId, incarnation: u32 },
     Abandon { node: NodeId, thread: u8, op: OpId, lock: LockId },
     Depart { index: u8 },
     LearnDeath { node: NodeId, dead: NodeId },
     Join { node: NodeId },
-}
-
-struct Parcel {
-    from: (NodeId, u32),
-    to: (NodeId, u32),
-    message: Message,
-    page: Option<PageBuf>,
-    /// Not a duplicate.
-    first: bool,
 }
 
 /// How much a run did; a run that did less than its floor proves nothing.
@@ -106,9 +106,10 @@ impl World {
             shared: Shared { oracle, rng, trace, now: Time(0), plan },
             nodes: Vec::new(),
             queue: BinaryHeap::new(),
-            parcels: Vec::new(),
-            free_parcels: Vec::new(),
+            parcels: Slab::new(),
+            datagrams: Slab::new(),
             scheduled: 0,
+            coming_and_going: 0,
             next_op: 0,
             next_incarnation: 0,
             options,
@@ -123,6 +124,9 @@ impl World {
             node.view.clone_from(&view);
         }
         for node in (0..nodes).map(NodeId) {
+            for peer in (0..node.0).map(NodeId) {
+                world.connect(node, peer);
+            }
             world.start(node);
         }
         for index in 0..world.shared.plan.departures.len() {
@@ -135,10 +139,12 @@ impl World {
     /// A node that has just been started in a slot.
     pub(crate) fn fresh_node(&mut self, me: NodeId) -> Node {
         self.next_incarnation += 1;
+        let incarnation = self.next_incarnation;
         let plan = &self.shared.plan;
         let homes = &plan.region.homes;
         let nearest = if homes.contains(&me) { me } else { homes[me.0 as usize % homes.len()] };
-        let core = Coherence::new(me, nearest, homes[0]);
+        let joined = Epoch(u64::from(self.next_incarnation));
+        let core = Coherence::new(me, joined, nearest, homes[0]);
         #[cfg(feature = "planted")]
         let core = match self.options.plant {
             Some(plant) => core.with_planted(dsm::coherence::Planted::with(plant)),
@@ -148,10 +154,12 @@ impl World {
         Node {
             core,
             phase: Phase::Up,
-            incarnation: self.next_incarnation,
+            incarnation,
             view: Vec::new(),
             in_flight: 0,
             leave_op: None,
+            leaving_since: None,
+            port: (self.shared.plan.rig == Rig::Stacked).then(|| self.fresh_port(incarnation)),
             timer_at: None,
             seen: vec![Version::default(); pages],
             since: SmallVec::from_elem(None, threads.len()),
@@ -183,13 +191,18 @@ impl World {
 
     /// Runs until nothing is due any more, then checks the rest.
     pub(crate) fn run(mut self) -> Result<Report, (String, Vec<String>)> {
-        let mut events = 0;
+        let (mut events, mut checked_at) = (0_u64, Time(0));
         while let Some(Reverse((at, _, event))) = self.queue.pop() {
             self.shared.now = at;
             self.react(event);
             events += 1;
-            if events % 1_024 == 0 {
+            if events.is_multiple_of(256) || at.since(checked_at) > Span::from_ms(1_000) {
+                checked_at = at;
                 self.check_patience(events);
+                // Endpoints have timers for ever; the run is over when nobody has anything to do.
+                if self.shared.plan.rig == Rig::Stacked && self.is_settled() {
+                    break;
+                }
             }
             if self.shared.oracle.broken.is_some() {
                 break;
@@ -219,6 +232,7 @@ impl World {
     }
 
     pub(crate) fn schedule(&mut self, at: Time, event: Event) {
+        self.coming_and_going += u32::from(event.is_about_members());
         self.scheduled += 1;
         self.queue.push(Reverse((at, self.scheduled, event)));
     }
@@ -232,10 +246,11 @@ impl World {
     fn pace(&mut self) -> Span {
         let Shared { plan, rng, .. } = &mut self.shared;
         let longest = if rng.u32(..plan.pace.pause_one_in) == 0 { plan.pace.pause } else { plan.pace.step };
-        Span(1 + rng.u64(..longest.0))
+        Span(rng.u64(plan.pace.step_min.0..=longest.0.max(plan.pace.step_min.0)))
     }
 
     fn react(&mut self, event: Event) {
+        self.coming_and_going -= u32::from(event.is_about_members());
         match event {
             Event::Step { node, thread, incarnation } => {
                 let slot = self.node(node);
@@ -244,7 +259,9 @@ impl World {
                     self.disturb(node);
                 }
             }
-            Event::Deliver { parcel } => self.deliver(parcel),
+            Event::Deliver { slot } => self.deliver(slot),
+            Event::Datagram { slot } => self.receive(slot),
+            Event::PortTimer { node, incarnation } => self.port_timer(node, incarnation),
             Event::Timer { node, incarnation } => {
                 let now = self.shared.now;
                 let slot = self.node(node);
@@ -258,8 +275,10 @@ impl World {
                 }
             }
             Event::Abandon { node, thread, op, lock } => {
-                let threads = &self.node(node).local.threads;
-                if threads.get(thread as usize).is_some_and(|thread| thread.state == State::Waiting(op)) {
+                let slot = self.node(node);
+                let runner = slot.local.threads.get(thread as usize);
+                let waits = runner.is_some_and(|thread| thread.state == State::Waiting(op));
+                if waits && matches!(slot.phase, Phase::Up | Phase::Leaving) {
                     self.record(node, What::AbandonLock { op });
                     self.feed(node, Input::AbandonLock { op, lock });
                 }
@@ -288,8 +307,7 @@ impl World {
             self.work.operations += 1;
             return;
         };
-        let since = slot.since[at].get_or_insert(self.shared.now);
-        let _ = since;
+        slot.since[at].get_or_insert(self.shared.now);
         match step {
             Step::Run { instruction, address } => self.run_or_fault(node, thread, instruction, address),
             Step::Lock(lock) => {
@@ -370,7 +388,7 @@ impl World {
     }
 
     /// Now and then a node is told to hold less, or to fetch ahead.
-    fn disturb(&mut self, node: NodeId) {
+    pub(crate) fn disturb(&mut self, node: NodeId) {
         if self.node(node).phase != Phase::Up {
             return;
         }
@@ -397,6 +415,7 @@ impl World {
                 Output::Done { op, result } => self.done(node, op, result),
             }
         }
+        self.send_batches(node);
         self.check_node(node);
         self.set_timer(node);
     }
@@ -478,61 +497,12 @@ impl World {
         if from == to || page.is_some() != message.carries_page() {
             self.shared.oracle.fail(|| format!("a message is well formed: {from} sends {to} {message:?}"));
         }
-        let Some(to_incarnation) = self.node(from).view[to.0 as usize] else { return };
+        let Some(incarnation) = self.node(from).view[to.0 as usize] else { return };
         self.work.messages += 1;
-        let source = (from, self.node(from).incarnation);
-        let target = (to, to_incarnation);
-        let net = self.shared.plan.net;
-        if crate::plan::Net::happens(net.duplicate_one_in, &mut self.shared.rng) {
-            let late = Span(self.shared.rng.u64(..net.tail.0 * 4 + net.typical.0 * 8));
-            let parcel = Parcel { from: source, to: target, message, page: page.clone(), first: false };
-            self.post(parcel, late);
+        match self.shared.plan.rig {
+            Rig::Bare => self.post_message(from, (to, incarnation), message, page),
+            Rig::Stacked => self.queue(from, to, message, page),
         }
-        self.node(from).in_flight += 1;
-        self.post(Parcel { from: source, to: target, message, page, first: true }, Span(0));
-    }
-
-    fn post(&mut self, parcel: Parcel, late: Span) {
-        let at = self.shared.now + Span(self.shared.plan.net.delay(&mut self.shared.rng).0 + late.0);
-        let slot = match self.free_parcels.pop() {
-            Some(slot) => {
-                self.parcels[slot as usize] = Some(parcel);
-                slot
-            }
-            None => {
-                self.parcels.push(Some(parcel));
-                self.parcels.len() as u32 - 1
-            }
-        };
-        self.schedule(at, Event::Deliver { parcel: slot });
-    }
-
-    fn deliver(&mut self, slot: u32) {
-        let parcel = self.parcels[slot as usize].take().expect("delivered once");
-        self.free_parcels.push(slot);
-        let (from, incarnation) = parcel.from;
-        let to = parcel.to.0;
-        if self.accepts(&parcel) {
-            let message = parcel.message;
-            self.record(to, What::Deliver { from, message });
-            let page = parcel.page.as_ref().map_or(&[][..], PageBuf::as_slice);
-            self.feed(to, Input::Message { from, message, page });
-            self.disturb(to);
-        }
-        let sender = self.node(from);
-        if parcel.first && sender.incarnation == incarnation {
-            sender.in_flight -= 1;
-            self.settle_left(from);
-        }
-    }
-
-    fn accepts(&mut self, parcel: &Parcel) -> bool {
-        let (from, incarnation) = parcel.from;
-        let cut = self.nodes[from.0 as usize].is_dead(incarnation) && self.shared.rng.bool();
-        let receiver = &self.nodes[parcel.to.0.0 as usize];
-        !cut && matches!(receiver.phase, Phase::Up | Phase::Leaving)
-            && receiver.incarnation == parcel.to.1
-            && receiver.view[from.0 as usize] == Some(incarnation)
     }
 
     fn check_node(&mut self, node: NodeId) {
@@ -559,15 +529,35 @@ impl World {
     }
 
     fn check_patience(&mut self, events: u64) {
-        let now = self.shared.now;
-        let waits = |node: &Node| node.since.iter().flatten().any(|&since| now.since(since) > WAIT_MAX);
-        let stuck = self.nodes.iter().position(|node| node.phase == Phase::Up && waits(node));
+        let (now, patience) = (self.shared.now, self.shared.plan.patience());
+        let too_long = |since: &Time| now.since(*since) > patience;
+        let waits = |node: &Node| node.since.iter().flatten().any(too_long);
+        let lingers = |node: &Node| node.leaving_since.as_ref().is_some_and(too_long);
+        let stuck = self.nodes.iter().position(|node| match node.phase {
+            Phase::Up => waits(node),
+            Phase::Leaving | Phase::Left => lingers(node),
+            Phase::Gone => false,
+        });
         if let Some(node) = stuck {
             self.shared.oracle.fail(|| format!("nobody waits for ever: node {node} makes no progress"));
         }
         if events > EVENTS_MAX {
             self.shared.oracle.fail(|| "nobody waits for ever: too many events".to_owned());
         }
+    }
+
+    /// Whether everybody has finished, every message has arrived, and nobody is still to come or go.
+    fn is_settled(&self) -> bool {
+        let settled = |node: &Node| match node.phase {
+            Phase::Gone => true,
+            Phase::Leaving | Phase::Left => false,
+            Phase::Up => {
+                node.local.threads.iter().all(|thread| thread.state == State::Finished)
+                    && node.port.as_ref().is_none_or(Port::is_drained)
+                    && node.core.is_idle()
+            }
+        };
+        self.coming_and_going == 0 && self.datagrams.is_empty() && self.nodes.iter().all(settled)
     }
 
     /// The pages that the run touches.
@@ -582,8 +572,22 @@ impl World {
     }
 }
 
+impl Event {
+    fn is_about_members(&self) -> bool {
+        match self {
+            Event::Depart { .. } | Event::LearnDeath { .. } | Event::Join { .. } => true,
+            Event::Step { .. }
+            | Event::Deliver { .. }
+            | Event::Datagram { .. }
+            | Event::PortTimer { .. }
+            | Event::Timer { .. }
+            | Event::Abandon { .. } => false,
+        }
+    }
+}
+
 impl Node {
-    fn is_dead(&self, incarnation: u32) -> bool {
+    pub(crate) fn is_dead(&self, incarnation: u32) -> bool {
         self.phase == Phase::Gone || self.incarnation != incarnation
     }
 }

@@ -11,10 +11,10 @@ use smallvec::SmallVec;
 use super::instruction::Instructions;
 use super::message::{Body, Req, ToHome, ToNode, Txn, Version};
 use super::placement::{Places, RegionInfo};
-use super::plant::Plant;
+use super::plant::{Plant, Planted};
 use super::table::PageTable;
 use super::{Context, Failure, Fault, NodeSet, OpId};
-use crate::config::coherence::LEAVE_WRITE_BACKS_MAX;
+use crate::config::coherence::{INSTALLED_DELAY_MAX, LEAVE_WRITE_BACKS_MAX};
 use crate::page::{Access, Contents, ExtentId, Memory, NodeId, PAGE_SIZE, PageBuf, PageId, Time};
 
 /// What the node has of a page.
@@ -91,18 +91,19 @@ pub(super) struct Cache {
     instructions: Instructions,
     /// Invalidations and forwards that a hold delays.
     held_up: Vec<(PageId, NodeId, ToNode)>,
-    next_req: u64,
+    last_req: Req,
     writing_back: usize,
     homes_used: NodeSet,
     leaving: Option<Leaving>,
     /// From the wish to leave on, for ever: no page is asked for, and none is held.
     departs: bool,
+    pub(super) planted: Planted,
     /// Unmaps that a planted fault has put off.
     postponed: Vec<PageId>,
 }
 
 impl Cache {
-    pub(super) fn new(nearest_home: NodeId) -> Self {
+    pub(super) fn new(nearest_home: NodeId, first: Req) -> Self {
         Cache {
             nearest_home,
             table: PageTable::new(),
@@ -110,11 +111,12 @@ impl Cache {
             locating: FxHashMap::default(),
             instructions: Instructions::default(),
             held_up: Vec::new(),
-            next_req: 0,
+            last_req: first,
             writing_back: 0,
             homes_used: NodeSet::EMPTY,
             leaving: None,
             departs: false,
+            planted: Planted::default(),
             postponed: Vec::new(),
         }
     }
@@ -196,6 +198,8 @@ impl Cache {
     pub(super) fn evict<M: Memory>(&mut self, ctx: &mut Context<'_, M>, places: &Places, page: PageId) {
         // At home the bytes are the home's; with a dead home there is nowhere to write them back.
         let stays = places.home(page) == Some(ctx.me) || places.orphaned_by(page).is_some();
+        let stays = stays
+            && !(ctx.planted.has(Plant::HomePunchesItsPage) && self.access(page) == Access::Read);
         let outstanding = self.pending.contains_key(&page) && !ctx.planted.has(Plant::NodeDoesNotPinUpgrade);
         // A copy that an upgrade has named stays until the answer: the home may grant without bytes.
         if stays || outstanding || self.is_held(page, ctx.now) {
@@ -263,6 +267,7 @@ impl Cache {
                     }
                 }
             }
+            ToNode::Hurry { .. } => ctx.outbox.send_lazy(from),
             ToNode::LeaveAck => {
                 if let Some(awaited) = self.leaving.as_mut().and_then(|leaving| leaving.awaited.as_mut()) {
                     awaited.remove(from);
@@ -312,8 +317,8 @@ impl Cache {
             }
             return;
         };
-        self.next_req += 1;
-        let req = Req(self.next_req);
+        self.last_req.0 += 1;
+        let req = self.last_req;
         pending.request = Some(Request { req: Some(req), access });
         self.homes_used.insert(home);
         let entry = self.table.entry(page);
@@ -389,8 +394,14 @@ impl Cache {
     /// The page is mapped: tell the home, and everybody here who can go on.
     fn on_installed<M: Memory>(&mut self, ctx: &mut Context<'_, M>, places: &Places, page: PageId, txn: Txn) {
         let home = places.home(page).expect("the request went there");
-        ctx.send(home, ToHome::Installed { page, txn });
         let access = self.access(page);
+        let installed = ToHome::Installed { page, txn };
+        if access == Access::Read {
+            // Other reads run beside it, and a writer asks for it: it need not cost a datagram.
+            ctx.outbox.send_later(ctx.me, home, installed, ctx.now + INSTALLED_DELAY_MAX);
+        } else {
+            ctx.send(home, installed);
+        }
         if let Some(pending) = self.pending.get_mut(&page) {
             pending.request = None;
             pending.waiters.retain(|waiter| {
@@ -536,7 +547,8 @@ impl Cache {
     ) {
         let entry = self.table.entry(page);
         let awaited = matches!(entry.state, State::WritingBack | State::GivenAway);
-        if !awaited || entry.version != version {
+        let same = entry.version == version || ctx.planted.has(Plant::NodeIgnoresWriteBackAckVersion);
+        if !awaited || !same {
             ctx.counters.stale_messages += 1;
             return;
         }
@@ -620,7 +632,7 @@ impl Cache {
 impl Cache {
     fn held_until(&self, page: PageId) -> Time {
         let allows = |page, access| self.access(page) >= access;
-        let held_until = self.instructions.held_until(page, allows);
+        let held_until = self.instructions.held_until(self.planted, page, allows);
         held_until.filter(|_| !self.departs).unwrap_or_default()
     }
 

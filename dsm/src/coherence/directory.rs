@@ -56,6 +56,8 @@ struct Open {
     installs: SmallVec<[(NodeId, Txn); 2]>,
     /// The requester of an unanswered write died: its answer goes to nobody.
     abandoned: bool,
+    /// Its readers have been asked for their INSTALLED.
+    hurried: bool,
     /// INV_ACKs seen; only a planted fault looks at it.
     ack_count: usize,
 }
@@ -159,7 +161,8 @@ impl Directory {
                 (_, None) => false,
                 (None, Some(_)) => true,
                 (Some(open), Some(Queued::Get { from, access: Access::Read, .. })) => {
-                    open.access == Access::Read && open.copy.is_none() && !open.awaits_install(*from)
+                    let has_bytes = open.copy.is_none() || ctx.planted.has(Plant::HomeReadsBeforeDataHome);
+                    open.access == Access::Read && has_bytes && !open.awaits_install(*from)
                 }
                 (Some(_), Some(_)) => false,
             };
@@ -169,6 +172,8 @@ impl Directory {
             } else {
                 if busy.open.is_none() && busy.queue.is_empty() {
                     self.busy.remove(&page);
+                } else if !busy.queue.is_empty() {
+                    busy.hurry(ctx, page);
                 }
                 return;
             }
@@ -271,7 +276,9 @@ impl Directory {
         let entry = self.table.entry(page);
         let Some(open) = self.busy.get_mut(&page).and_then(|busy| busy.open.as_mut()) else { return };
         if open.abandoned {
-            open.unanswered = false;
+            // As if it had been granted and given back: a late duplicate of its invalidations must
+            // find nothing older than itself.
+            (entry.version, open.unanswered) = (open.txn, false);
             return;
         }
         let (from, req, txn) = (open.requester, open.req, open.txn);
@@ -295,8 +302,9 @@ impl Directory {
     fn on_inv_ack<M: Memory>(&mut self, ctx: &mut Context<'_, M>, from: NodeId, page: PageId, txn: Txn) {
         let open = self.busy.get_mut(&page).and_then(|busy| busy.open.as_mut());
         let by_number = ctx.planted.has(Plant::HomeCountsAcksAsNumber);
+        let any_txn = ctx.planted.has(Plant::HomeIgnoresInvAckTxn);
         let awaited =
-            |open: &Open| open.unanswered && (by_number || (open.txn == txn && open.acks.contains(from)));
+            |open: &Open| open.unanswered && (by_number || ((open.txn == txn || any_txn) && open.acks.contains(from)));
         let Some(open) = open.filter(|open| awaited(open)) else {
             ctx.counters.stale_messages += 1;
             return;
@@ -518,6 +526,22 @@ impl Entry {
     }
 }
 
+impl Busy {
+    /// Something waits for the open reads to end: their INSTALLED may be waiting for an occasion.
+    fn hurry<M: Memory>(&mut self, ctx: &mut Context<'_, M>, page: PageId) {
+        let Some(open) = self.open.as_mut().filter(|open| open.access == Access::Read && !open.hurried)
+        else {
+            return;
+        };
+        open.hurried = true;
+        for &(reader, txn) in &open.installs {
+            if reader != ctx.me {
+                ctx.send(reader, ToNode::Hurry { page, txn });
+            }
+        }
+    }
+}
+
 impl Open {
     fn read(requester: NodeId, req: Req, txn: Txn) -> Open {
         Open {
@@ -532,6 +556,7 @@ impl Open {
             forwarded: None,
             installs: SmallVec::new(),
             abandoned: false,
+            hurried: false,
             ack_count: 0,
         }
     }

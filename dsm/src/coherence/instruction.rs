@@ -11,6 +11,7 @@ use rustc_hash::FxHashMap;
 use smallvec::SmallVec;
 
 use super::Fault;
+use super::plant::{Plant, Planted};
 use crate::config::coherence::{FAULTING_THREADS_MAX, HOLD_MAX, HOLD_MIN, INSTRUCTION_PAGES_MAX};
 use crate::page::{Access, PageId, Span, Time};
 
@@ -104,12 +105,21 @@ impl Instructions {
     /// Until when some thread's instruction holds the page, if it does. It holds what it has while it
     /// misses no lower page of its set. While it waits for a higher one it lets nothing go: those who
     /// wait for each other's pages in ascending order never wait in a circle.
-    pub(super) fn held_until(&self, page: PageId, allows: impl Fn(PageId, Access) -> bool) -> Option<Time> {
+    pub(super) fn held_until(
+        &self,
+        planted: Planted,
+        page: PageId,
+        allows: impl Fn(PageId, Access) -> bool,
+    ) -> Option<Time> {
+        let in_any_order = planted.has(Plant::NodeHoldsOutOfOrder);
         let holds = |known: &Instruction| {
             let need = known.needs.iter().find(|need| need.page == page && allows(page, need.access))?;
             let lacks_lower =
                 known.needs.iter().any(|need| need.page < page && !allows(need.page, need.access));
             let waits_above = known.ordered && known.awaited.is_some_and(|awaited| awaited > page);
+            if in_any_order && known.awaited.is_some_and(|awaited| awaited != page) {
+                return Some(Time(u64::MAX));
+            }
             (!lacks_lower).then_some(if waits_above { Time(u64::MAX) } else { need.held_until })
         };
         self.threads.values().filter_map(holds).max()

@@ -19,11 +19,11 @@ use super::{Failure, OpId, Outbox};
 use crate::page::NodeId;
 
 /// Both sides of all locks of a node.
-#[derive(Clone, Default)]
+#[derive(Clone)]
 pub(super) struct Locks {
     tenures: FxHashMap<LockId, Tenure>,
     homes: FxHashMap<LockId, Home>,
-    next_req: u64,
+    last_req: Req,
     leaving: bool,
     dead: NodeSet,
 }
@@ -68,6 +68,16 @@ struct Home {
 }
 
 impl Locks {
+    pub(super) fn new(first: Req) -> Self {
+        Locks {
+            tenures: FxHashMap::default(),
+            homes: FxHashMap::default(),
+            last_req: first,
+            leaving: false,
+            dead: NodeSet::EMPTY,
+        }
+    }
+
     pub(super) fn lock(&mut self, me: NodeId, home: NodeId, outbox: &mut Outbox, op: OpId, lock: LockId) {
         if self.leaving {
             return outbox.done(op, Err(Failure::Leaving));
@@ -111,8 +121,8 @@ impl Locks {
         if self.dead.contains(home) {
             return fail(outbox, waiters, Failure::NodeDied(home));
         }
-        self.next_req += 1;
-        let req = Req(self.next_req);
+        self.last_req.0 += 1;
+        let req = self.last_req;
         self.tenures.insert(lock, Tenure { req, phase: Phase::Waiting, token: 0, next: None, waiters });
         outbox.send(me, home, LockMessage::Request { lock, req });
     }
@@ -147,7 +157,7 @@ impl Locks {
         message: LockMessage,
     ) {
         match message {
-            LockMessage::Request { lock, req } => self.on_request(me, outbox, from, lock, req),
+            LockMessage::Request { lock, req } => self.on_request(me, planted, outbox, from, (lock, req)),
             LockMessage::Forward { lock, tenure, next, next_req } => {
                 let any = planted.has(Plant::LockForwardIgnoresTenure);
                 let found = self.tenures.get_mut(&lock).filter(|found| found.req == tenure || any);
@@ -246,10 +256,17 @@ impl Locks {
 
 /// The home's side.
 impl Locks {
-    fn on_request(&mut self, me: NodeId, outbox: &mut Outbox, from: NodeId, lock: LockId, req: Req) {
+    fn on_request(
+        &mut self,
+        me: NodeId,
+        planted: Planted,
+        outbox: &mut Outbox,
+        from: NodeId,
+        (lock, req): (LockId, Req),
+    ) {
         let home = self.homes.entry(lock).or_default();
         match home.last.iter_mut().find(|slot| slot.0 == from) {
-            Some(slot) if slot.1 >= req => return,
+            Some(slot) if slot.1 >= req && !planted.has(Plant::LockForgetsRequestNumbers) => return,
             Some(slot) => slot.1 = req,
             None => home.last.push((from, req)),
         }

@@ -308,8 +308,9 @@ impl Core {
             .filter(|member| member.id != me && member.id != COORDINATOR)
             .map(|member| (member.id, member.intro.addr))
             .collect();
+        let joined = membership.view().epoch;
         let nearest = self.brain.nearest.filter(|id| membership.view().member(*id).is_some()).unwrap_or(me);
-        self.brain.coherence = Some(Coherence::new(me, nearest, COORDINATOR));
+        self.brain.coherence = Some(Coherence::new(me, joined, nearest, COORDINATOR));
         for (node, addr) in others {
             match self.endpoint.connect(now, addr) {
                 Ok(session) => {

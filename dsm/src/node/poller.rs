@@ -112,12 +112,6 @@ pub(super) fn drain(event: &EventFd) {
     }
 }
 
-/// Whether the socket has a datagram now.
-pub(super) fn is_readable(socket: &impl AsFd) -> bool {
-    let mut fds = [PollFd::new(socket.as_fd(), PollFlags::POLLIN)];
-    ppoll(&mut fds, Some(TimeSpec::from_duration(Duration::ZERO)), None).is_ok_and(|ready| ready > 0)
-}
-
 /// Sleeps until the socket has a datagram (or room, if `for_room`), somebody wakes us, or `timeout`.
 /// True if the socket has reports in its error queue.
 pub(super) fn wait_for_datagram(

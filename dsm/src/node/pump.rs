@@ -287,31 +287,45 @@ impl Inner {
         let mut buffer = receive_buffer();
         let mut section = CoreSection::enter();
         let mut woken = Woken::default();
+        let mut spin_until = Time(0);
         while !self.stopping.load(Ordering::Acquire) {
             let mut locked = self.lock();
             let now = self.now();
-            for token in std::mem::take(&mut woken.ended) {
-                if let Some((node, incarnation)) = locked.watch.ended(token) {
-                    self.process_ended(&mut locked, node, incarnation);
-                }
+            self.take_in(&mut locked, &mut woken, now);
+            if self.receive_burst(&mut locked, &mut buffer) {
+                spin_until = self.now() + SPIN_MAX;
+            } else if now < spin_until && locked.receiver == Receiver::Progress && self.due(&locked) > now {
+                // The peer that has just sent something may well send more: look again, bounded.
+                drop(locked);
+                std::hint::spin_loop();
+                continue;
             }
-            if std::mem::take(&mut woken.socket_error) {
-                while let Some(addr) = self.socket.take_refusal() {
-                    locked.core.endpoint.handle_refused(now, addr);
-                }
-            }
-            let received = self.receive_burst(&mut locked, &mut buffer);
             if locked.receiver == Receiver::Progress {
                 locked.sleep_until = Time(0);
             }
             self.handle(&mut locked, &Found::Nothing, &[]);
             self.report_failed_fault(&mut locked);
-            let (timeout, spin) = self.plan_sleep(&mut locked, now, received);
-            drop(locked);
-            if spin && self.spin_for_datagram() {
+            let now = self.now();
+            if now < spin_until {
                 continue;
             }
+            let timeout = self.plan_sleep(&mut locked, now);
+            drop(locked);
             woken = section.outside(|| self.poller.wait(timeout));
+        }
+    }
+
+    /// What the poller reported: ended processes, errors of the socket.
+    fn take_in(&self, locked: &mut MutexGuard<'_, Locked>, woken: &mut Woken, now: Time) {
+        for token in std::mem::take(&mut woken.ended) {
+            if let Some((node, incarnation)) = locked.watch.ended(token) {
+                self.process_ended(locked, node, incarnation);
+            }
+        }
+        if std::mem::take(&mut woken.socket_error) {
+            while let Some(addr) = self.socket.take_refusal() {
+                locked.core.endpoint.handle_refused(now, addr);
+            }
         }
     }
 
@@ -330,29 +344,16 @@ impl Inner {
         true
     }
 
-    fn plan_sleep(&self, locked: &mut Locked, now: Time, received: bool) -> (Duration, bool) {
+    fn plan_sleep(&self, locked: &mut Locked, now: Time) -> Duration {
         let mut until = (now + SLEEP_MAX).min(self.due(locked));
         if now < locked.active_until {
             until = until.min(now + ACTIVE_TICK);
         }
         locked.progress_until = until;
-        let receives = locked.receiver == Receiver::Progress;
-        if receives {
+        if locked.receiver == Receiver::Progress {
             locked.sleep_until = until;
         }
-        (until.since(now).to_std(), receives && received)
-    }
-
-    /// Looks at the socket for a while before sleeping; true if it may have something.
-    fn spin_for_datagram(&self) -> bool {
-        let until = self.now() + SPIN_MAX;
-        while self.now() < until {
-            if self.stopping.load(Ordering::Acquire) || super::poller::is_readable(&self.socket) {
-                return true;
-            }
-            std::hint::spin_loop();
-        }
-        false
+        until.since(now).to_std()
     }
 
     /// The `thread` backend's faults have no thread of ours that could be told.

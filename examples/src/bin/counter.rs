@@ -21,7 +21,7 @@ fn main() -> ExitCode {
 
 fn counter() -> Outcome {
     let arguments = Arguments::parse();
-    let mut dsm = Dsm::builder().from_env()?.join()?;
+    let dsm = Dsm::builder().from_env()?.join()?;
     let count = dsm.mutex::<u64>("counter.count")?;
 
     // The number may be left from an earlier run: with daemons, shared memory outlives programs.
@@ -40,7 +40,7 @@ fn counter() -> Outcome {
     added?;
 
     let found = *count.lock()?;
-    let traffic = Traffic::between(&before, &dsm.stats()).sum(&mut dsm)?;
+    let traffic = Traffic::between(&before, &dsm.stats()).sum(&dsm)?;
     let expected = arguments.increments * u64::from(dsm.ranks());
     check(found == expected, || format!("the counter is {found}, not {expected}"))?;
     if dsm.is_root() {

@@ -30,7 +30,7 @@ fn main() -> ExitCode {
 fn jacobi() -> Outcome {
     let arguments = Arguments::parse();
     let n = arguments.n as usize;
-    let mut dsm = Dsm::builder().from_env()?.join()?;
+    let dsm = Dsm::builder().from_env()?.join()?;
 
     // Each rank's rows have their home beside it.
     let plates = [
@@ -47,7 +47,7 @@ fn jacobi() -> Outcome {
 
     let (stepped, time) = timed(|| {
         for iteration in 0..arguments.iterations as usize {
-            let (old, new) = (plates[iteration % 2], plates[(iteration + 1) % 2]);
+            let (old, new) = (&plates[iteration % 2], &plates[(iteration + 1) % 2]);
             // SAFETY: all ranks read `old` and write `new` until the barrier, each its own rows.
             let old = unsafe { old.as_slice() };
             // SAFETY: as above.
@@ -58,7 +58,7 @@ fn jacobi() -> Outcome {
         Result::Ok(())
     });
     stepped?;
-    let traffic = Traffic::between(&before, &dsm.stats()).sum(&mut dsm)?;
+    let traffic = Traffic::between(&before, &dsm.stats()).sum(&dsm)?;
 
     if dsm.is_root() {
         let mut plate = vec![0.0; n * n];
@@ -80,6 +80,9 @@ fn jacobi() -> Outcome {
         }
         let ranks = dsm.ranks();
         table.print(&format!("heat, {n} x {n} f64, {} steps, {ranks} ranks", arguments.iterations));
+        // With daemons, regions stay until somebody removes them.
+        dsm.remove(&format!("jacobi.{n}.0"))?;
+        dsm.remove(&format!("jacobi.{n}.1"))?;
     }
     Ok(dsm.leave()?)
 }
@@ -98,7 +101,8 @@ fn step(old: &[f64], new: &mut [f64], n: usize, rows: Range<usize>) {
             continue;
         }
         let line = &mut new[(row - rows.start) * n..][..n];
-        let (above, here, below) = (&old[(row - 1) * n..][..n], &old[row * n..][..n], &old[(row + 1) * n..][..n]);
+        let (above, here, below) =
+            (&old[(row - 1) * n..][..n], &old[row * n..][..n], &old[(row + 1) * n..][..n]);
         for column in 1..n.max(2) - 1 {
             line[column] = (above[column] + below[column] + here[column - 1] + here[column + 1]) / 4.0;
         }

@@ -44,7 +44,7 @@ fn main() -> ExitCode {
 
 fn list() -> Outcome {
     let arguments = Arguments::parse();
-    let mut dsm = Dsm::builder().from_env()?.join()?;
+    let dsm = Dsm::builder().from_env()?.join()?;
     let (rank, ranks) = (u64::from(dsm.rank()), u64::from(dsm.ranks()));
     let each = u64::from(arguments.items);
     let capacity = (1 + each * ranks) as usize;
@@ -74,7 +74,7 @@ fn list() -> Outcome {
     // SAFETY: nobody writes any more.
     let walk = unsafe { list.walk() };
     verify(&walk, each, ranks)?;
-    let traffic = Traffic::between(&before, &dsm.stats()).sum(&mut dsm)?;
+    let traffic = Traffic::between(&before, &dsm.stats()).sum(&dsm)?;
     if dsm.is_root() {
         let mut table = Table::default();
         table.row("items", walk.items);
@@ -83,6 +83,8 @@ fn list() -> Outcome {
         traffic.rows(&mut table);
         table.row("verified", "yes");
         table.print(&format!("a list through plain pointers, {ranks} ranks"));
+        // With daemons, regions stay until somebody removes them.
+        dsm.remove(&format!("list.{capacity}"))?;
     }
     Ok(dsm.leave()?)
 }

@@ -40,7 +40,7 @@ fn main() -> ExitCode {
 fn matmul() -> Outcome {
     let arguments = Arguments::parse();
     let n = arguments.n as usize;
-    let mut dsm = Dsm::builder().from_env()?.join()?;
+    let dsm = Dsm::builder().from_env()?.join()?;
 
     // Collective by name: every rank gets the same memory, at the same address.
     let a = dsm.alloc::<f64>(&format!("matmul.{n}.A"), n * n)?;
@@ -90,7 +90,7 @@ fn matmul() -> Outcome {
         copied?;
         collect = time;
     }
-    let traffic = Traffic::between(&before, &dsm.stats()).sum(&mut dsm)?;
+    let traffic = Traffic::between(&before, &dsm.stats()).sum(&dsm)?;
 
     if dsm.is_root() {
         let mut table = Table::default();
@@ -114,6 +114,10 @@ fn matmul() -> Outcome {
             table.row("verified", "yes");
         }
         table.print(&format!("C = A x B, {n} x {n} f64, {} ranks", dsm.ranks()));
+        // With daemons, regions stay until somebody removes them.
+        for name in ["A", "B", "C"] {
+            dsm.remove(&format!("matmul.{n}.{name}"))?;
+        }
     }
     Ok(dsm.leave()?)
 }

@@ -38,7 +38,7 @@ fn main() -> ExitCode {
 
 fn region() -> Outcome {
     let arguments = Arguments::parse();
-    let mut dsm = Dsm::builder().from_env()?.join()?;
+    let dsm = Dsm::builder().from_env()?.join()?;
     match arguments.command {
         Command::Write { name, len } => {
             let numbers = dsm.alloc::<u64>(&name, len as usize)?;
@@ -54,7 +54,9 @@ fn region() -> Outcome {
             let numbers = dsm.attach::<u64>(&name)?;
             for i in dsm.my_block(numbers.len()) {
                 let found = numbers.get(i);
-                check(found == number(i), || format!("number {i} of region {name} is {found}, not {}", number(i)))?;
+                check(found == number(i), || {
+                    format!("number {i} of region {name} is {found}, not {}", number(i))
+                })?;
             }
             dsm.barrier()?;
             if dsm.is_root() {

@@ -211,9 +211,11 @@ impl Endpoint {
             }
             State::HalfOpen(_) | State::Welcomed(_) => {}
         }
+        let mut age = u64::MAX;
         let session = match std::mem::replace(&mut self.table.slot_mut(index).state, State::Free) {
             State::Welcomed(welcomed) => welcomed.session,
             State::HalfOpen(half) => {
+                age = half.age;
                 let (peer, nonce, mtu_max) = (half.peer, half.hello_nonce, self.config.mtu_max);
                 // Put back, so that the table's count stays right.
                 self.table.slot_mut(index).state = State::HalfOpen(half);
@@ -226,6 +228,7 @@ impl Endpoint {
         let (peer, side) = (*session.peer(), session.side());
         self.table.set(index, State::Live(session));
         self.end_predecessors(now, index, &peer, side);
+        self.forget_older_halves(&peer, age);
         self.events.push_back(Event::Connected {
             session: self.table.handle(index),
             addr: peer.addr,
@@ -251,6 +254,18 @@ impl Endpoint {
                 self.release(now, other, CloseReason::PeerRestarted);
             } else if side == Side::Responder && session.side() == Side::Responder {
                 self.release(now, other, CloseReason::Replaced);
+            }
+        }
+    }
+
+    /// Forgets handshakes that an earlier start of the peer began before this one: its first packet,
+    /// late, would end the session of the start that replaced it.
+    fn forget_older_halves(&mut self, peer: &Peer, age: u64) {
+        for index in self.table.indexes() {
+            let State::HalfOpen(half) = &self.table.slot(index).state else { continue };
+            let earlier = half.age < age && half.peer.incarnation != peer.incarnation;
+            if half.addr == peer.addr && earlier {
+                self.forget(index);
             }
         }
     }

@@ -5,7 +5,7 @@ use crate::config::net::{HALF_OPEN_MAX, SESSIONS_MAX};
 use crate::net::inject::{Chance, InjectorConfig};
 use crate::net::{
     CloseReason, ClusterKey, ConnectError, ConnectRefused, EndpointConfig, Event, OutMessage, Priority,
-    SendError, Side, Version,
+    SendError, Side, TransmitBuf, Version,
 };
 use crate::page::{Incarnation, Span};
 
@@ -177,6 +177,36 @@ fn a_restarted_peer_ends_its_old_session() {
             },
         ]
     );
+}
+
+/// Found by the simulator: the first packet of a start that left before its session opened arrived
+/// after its successor had connected, and ended the successor's session as that of an earlier start.
+#[test]
+fn a_late_first_packet_of_an_earlier_start_does_not_end_the_session_of_the_next() {
+    let mut rig = Rig::new(2, lan(1));
+    rig.nodes[1].endpoint.connect(rig.now, addr(0)).unwrap();
+    let hello = sent(&mut rig, 1);
+    rig.inject(0, addr(1), &hello);
+    let welcome = sent(&mut rig, 0);
+    rig.inject(1, addr(0), &welcome);
+    let late = sent(&mut rig, 1);
+
+    rig.restart(1, 777);
+    let (_, session) = rig.connect(1, 0);
+    rig.inject(0, addr(1), &late);
+    assert_eq!(rig.connected(0, addr(1)), Some(session));
+    assert_eq!(rig.nodes[0].events.len(), 1, "{:?}", rig.nodes[0].events);
+    rig.send(0, session, b"to the living", Priority::Control);
+    rig.run(Span::from_ms(100));
+    assert_eq!(rig.nodes[1].delivered.len(), 1);
+}
+
+/// The next datagram of a node, kept from the network.
+fn sent(rig: &mut Rig, node: usize) -> Vec<u8> {
+    let (mut buf, mut bytes) = (TransmitBuf::default(), Vec::new());
+    let transmit = rig.nodes[node].endpoint.poll_transmit(rig.now, &mut buf);
+    transmit.expect("something to send").copy_into(&mut bytes);
+    bytes
 }
 
 #[test]

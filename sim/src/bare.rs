@@ -1,0 +1,80 @@
+//! The network of the bare rig: every message arrives, after a delay without bound, and some arrive
+//! twice, the second time much later. Nothing is lost: a session would repeat it.
+
+use dsm::coherence::{Input, Message};
+use dsm::page::{NodeId, PageBuf, Span};
+
+use crate::plan::Net;
+use crate::trace::What;
+use crate::world::{Phase, World};
+
+/// A message under way.
+pub(crate) struct Parcel {
+    from: (NodeId, u32),
+    to: (NodeId, u32),
+    message: Message,
+    page: Option<PageBuf>,
+    copy: Copy,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Copy {
+    First,
+    Duplicate,
+}
+
+impl World {
+    /// Sends a message, and perhaps a duplicate of it.
+    pub(crate) fn post_message(
+        &mut self,
+        from: NodeId,
+        to: (NodeId, u32),
+        message: Message,
+        page: Option<PageBuf>,
+    ) {
+        let from = (from, self.node(from).incarnation);
+        let net = self.shared.plan.net;
+        if Net::happens(net.duplicate_one_in, &mut self.shared.rng) {
+            let late = Span(self.shared.rng.u64(..net.tail.0 * 4 + net.typical.0 * 8));
+            let parcel = Parcel { from, to, message, page: page.clone(), copy: Copy::Duplicate };
+            self.post(parcel, late);
+        }
+        self.node(from.0).in_flight += 1;
+        self.post(Parcel { from, to, message, page, copy: Copy::First }, Span(0));
+    }
+
+    fn post(&mut self, parcel: Parcel, late: Span) {
+        let delay = self.shared.plan.net.delay(&mut self.shared.rng);
+        let at = self.shared.now + delay + late;
+        let slot = self.parcels.insert(parcel);
+        self.schedule(at, crate::world::Event::Deliver { slot });
+    }
+
+    pub(crate) fn deliver(&mut self, slot: u32) {
+        let parcel = self.parcels.remove(slot);
+        let (from, incarnation) = parcel.from;
+        let to = parcel.to.0;
+        if self.accepts(&parcel) {
+            let message = parcel.message;
+            self.record(to, What::Deliver { from, message });
+            let page = parcel.page.as_ref().map_or(&[][..], PageBuf::as_slice);
+            self.feed(to, Input::Message { from, message, page });
+            self.disturb(to);
+        }
+        let sender = self.node(from);
+        if parcel.copy == Copy::First && sender.incarnation == incarnation {
+            sender.in_flight -= 1;
+            self.settle_left(from);
+        }
+    }
+
+    /// Messages count between members; of what a node sent before it crashed, some is cut off.
+    fn accepts(&mut self, parcel: &Parcel) -> bool {
+        let (from, incarnation) = parcel.from;
+        let cut = self.nodes[from.0 as usize].is_dead(incarnation) && self.shared.rng.bool();
+        let receiver = &self.nodes[parcel.to.0.0 as usize];
+        !cut && matches!(receiver.phase, Phase::Up | Phase::Leaving)
+            && receiver.incarnation == parcel.to.1
+            && receiver.view[from.0 as usize] == Some(incarnation)
+    }
+}
