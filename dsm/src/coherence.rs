@@ -378,7 +378,9 @@ impl Coherence {
                 }
             }
             Input::ProgramEnded { program } => self.barriers.forget_program(program),
-            Input::NodeLeft(left) => self.barriers.on_node_left(self.me, &mut self.outbox, left),
+            Input::NodeLeft(left) => {
+                self.barriers.on_node_gone(self.me, self.barrier_home, &mut self.outbox, left);
+            }
             Input::NodeDied(dead) => self.on_node_died(now, dead, memory),
             Input::NodeJoined(node) => {
                 self.places.on_node_joined(node);
@@ -473,7 +475,7 @@ impl Coherence {
         let (cache, places, mut ctx) = self.cache_parts(now, memory);
         cache.on_node_died(&mut ctx, places, dead);
         self.locks.on_node_died(self.me, &self.places, &mut self.outbox, dead);
-        self.barriers.on_node_died(self.me, self.barrier_home, &mut self.outbox, dead);
+        self.barriers.on_node_gone(self.me, self.barrier_home, &mut self.outbox, dead);
     }
 
     fn continue_leaving<M: Memory>(&mut self, now: Time, memory: &mut M) {
