@@ -29,9 +29,9 @@ fn every_page_that_moves_is_carried_by_datagrams() {
         }
         dsm.barrier().unwrap();
         if !dsm.is_root() {
-            let before = dsm.stats();
+            let before = dsm.status();
             let sum = (0..data.len()).fold(0u64, |sum, index| sum.wrapping_add(data.get(index)));
-            let (pages, bytes, _) = received(&before, &dsm.stats());
+            let (pages, bytes, _) = received(&before, &dsm.status());
             println!("{pages} pages in {bytes} bytes, sum {sum}");
             assert_eq!(pages, PAGES);
             assert!(bytes >= pages * PAGE, "{pages} pages cannot have come in {bytes} bytes");
@@ -57,7 +57,7 @@ fn what_one_node_sends_the_others_receive() {
         dsm.barrier().unwrap();
         assert!((0..data.len()).all(|index| data.get(index) == index as u64 + 1));
         dsm.barrier().unwrap();
-        let status = dsm.stats();
+        let status = dsm.status();
         dsm.barrier().unwrap();
         dsm.leave().unwrap();
         status
@@ -80,9 +80,9 @@ fn what_one_node_sends_the_others_receive() {
 fn pages_that_nobody_wrote_move_no_bytes() {
     Rig::with_daemons(1, 1).run(|dsm| {
         let data = dsm.alloc_with::<u64>("data", 512 * 500, Placement::OnNode(NodeId(0))).unwrap();
-        let before = dsm.stats();
+        let before = dsm.status();
         assert!((0..500).all(|page| data.get(512 * page) == 0));
-        let (pages, bytes, zeros) = received(&before, &dsm.stats());
+        let (pages, bytes, zeros) = received(&before, &dsm.status());
         assert_eq!((pages, zeros), (0, 500));
         assert!(bytes < 500 * 512 + 65_536, "{bytes} bytes for 500 zero pages");
         dsm.leave().unwrap();

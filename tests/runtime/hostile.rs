@@ -64,7 +64,7 @@ pub(crate) fn attacked(_: Settings) {
                 dsm.barrier().unwrap();
                 rounds += 1;
                 if !goes_on {
-                    let net = dsm.stats().net;
+                    let net = dsm.status().net;
                     dsm.leave().unwrap();
                     return (rounds, net);
                 }
@@ -444,7 +444,7 @@ fn invent(rng: &mut fastrand::Rng) -> Message {
     let access = [Access::Read, Access::Write][rng.usize(0..2)];
     let body = [Body::Zero, Body::Page][rng.usize(0..2)];
     let lock = LockId(page);
-    let barrier = BarrierId { program: rng.u64(0..4), index: 0 };
+    let barrier = BarrierId { program: rng.u64(900..910), index: 0 };
     let token = rng.u64(0..4);
     match rng.u8(0..29) {
         0 => ToHome::GetS { page, req }.into(),

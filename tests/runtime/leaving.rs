@@ -124,6 +124,24 @@ fn a_lock_that_a_rank_had_and_gave_back_outlives_it() {
 }
 
 #[test]
+fn a_barrier_that_a_rank_left_before_anybody_came_is_broken() {
+    let rig = Rig::with_daemons(1, 2);
+    let daemons = rig.start_daemons();
+    let (program, join) = (rig::new_program(), daemons.first().map(Node::local_addr));
+    let leaves = std::thread::spawn({
+        let settings = rig.rank(program, 1, join);
+        move || rig::join(settings).leave().unwrap()
+    });
+    let dsm = rig::join(rig.rank(program, 0, join));
+    leaves.join().expect("leaves");
+    // Whether this rank has heard of it or not.
+    assert!(matches!(dsm.barrier(), Err(Error::NodeDied { .. })));
+    assert!(matches!(dsm.barrier(), Err(Error::NodeDied { .. })));
+    dsm.leave().unwrap();
+    rig::stop(daemons);
+}
+
+#[test]
 fn a_rank_that_waits_at_a_barrier_hears_that_another_has_left() {
     Rig::with_daemons(1, 2).run(|dsm| {
         if dsm.rank() == 1 {

@@ -206,7 +206,7 @@ fn many_regions_have_many_places() {
             assert_eq!(region.get(3), number as u64);
         }
         dsm.barrier().unwrap();
-        let status = dsm.stats();
+        let status = dsm.status();
         dsm.leave().unwrap();
         status
     });
