@@ -133,7 +133,7 @@ impl Rank {
             Command::Retake { lock, count } => Ok(Answer::Times(vec![sync::retake(&self.dsm, lock, count)?])),
             Command::Multiply { region, n } => self.multiply(region, n),
             Command::Traffic => Ok(Answer::Traffic(self.traffic())),
-            Command::Resident => Ok(Answer::Resident(self.dsm.stats().resident_pages)),
+            Command::Resident => Ok(Answer::Resident(self.dsm.status().resident_pages)),
         }
     }
 
@@ -175,7 +175,7 @@ impl Rank {
     }
 
     fn traffic(&self) -> Traffic {
-        let status = self.dsm.stats();
+        let status = self.dsm.status();
         let socket = status.socket;
         Traffic {
             datagrams_in: socket.datagrams_in,

@@ -123,7 +123,8 @@ impl Plan {
         let locks = (0..pages.len() as u8).filter(|_| rng.u32(..3) == 0).take(2).collect();
         let departures = draw_departures(nodes, &region.homes, rng);
         // A crashing node is a member of the barrier like any other; one that leaves breaks its word.
-        let stays = |node: &NodeId| departures.iter().all(|going| going.node != *node || going.how == How::Crashes);
+        let stays =
+            |node: &NodeId| departures.iter().all(|going| going.node != *node || going.how == How::Crashes);
         let (pace, net) = match rng.u32(..8) {
             0 if rig == Rig::Bare => (WAKES_SLOWLY, QUICK),
             _ => (draw_pace(rng), draw_net(rig, rng)),

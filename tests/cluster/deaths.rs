@@ -74,7 +74,9 @@ fn a_killed_daemon_ends_all() {
         let status = bed.status();
         let pid = status["members"]
             .as_array()
-            .and_then(|members| members.iter().find(|m| m["id"] == victim && m["kind"] == "Daemon")?["pid"].as_i64())
+            .and_then(|members| {
+                members.iter().find(|m| m["id"] == victim && m["kind"] == "Daemon")?["pid"].as_i64()
+            })
             .unwrap_or_else(|| panic!("no daemon {victim} in {status:#}"));
         let done = kill_and_wait(pid as i32, going);
         assert_eq!(done.code, 70, "{done:#?}");
@@ -105,7 +107,8 @@ fn an_interrupt_ends_the_ranks_and_a_private_cluster() {
     // The program says when it runs; nothing else would tell that the interrupt finds it running.
     let ready = bed.dir().join("ready");
     nix::unistd::mkfifo(&ready, nix::sys::stat::Mode::S_IRWXU).expect("a pipe");
-    let program = bed.file("endless.sh", &format!("echo > {}\nexec cat /dev/zero > /dev/null\n", ready.display()));
+    let program =
+        bed.file("endless.sh", &format!("echo > {}\nexec cat /dev/zero > /dev/null\n", ready.display()));
     let going = bed.start("dsm", &format!("cluster run --nodes 2 --ranks 1 sh {program}"));
     std::fs::read_to_string(&ready).expect("the program runs");
     going.signal(Signal::SIGINT);
@@ -121,7 +124,10 @@ fn a_second_interrupt_kills() {
     nix::unistd::mkfifo(&ready, nix::sys::stat::Mode::S_IRWXU).expect("a pipe");
     let program = bed.file(
         "stubborn.sh",
-        &format!("trap 'echo > {0}' INT\necho > {0}\nwhile :; do cat /dev/zero > /dev/null; done\n", ready.display()),
+        &format!(
+            "trap 'echo > {0}' INT\necho > {0}\nwhile :; do cat /dev/zero > /dev/null; done\n",
+            ready.display()
+        ),
     );
     let going = bed.start("dsm", &format!("cluster run --nodes 1 sh {program}"));
     std::fs::read_to_string(&ready).expect("the program runs");

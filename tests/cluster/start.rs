@@ -100,7 +100,9 @@ fn with_hosts() -> (Bed, String) {
 #[test]
 fn a_program_runs_on_other_hosts() {
     let (bed, hosts) = with_hosts();
-    bed.dsm(&format!("cluster run --hosts {hosts} --ranks 3 matmul --n 40 --verify")).ok().says(&["verified"]);
+    bed.dsm(&format!("cluster run --hosts {hosts} --ranks 3 matmul --n 40 --verify"))
+        .ok()
+        .says(&["verified"]);
     bed.assert_nothing_left();
 }
 

@@ -198,8 +198,8 @@ impl Cache {
     pub(super) fn evict<M: Memory>(&mut self, ctx: &mut Context<'_, M>, places: &Places, page: PageId) {
         // At home the bytes are the home's; with a dead home there is nowhere to write them back.
         let stays = places.home(page) == Some(ctx.me) || places.orphaned_by(page).is_some();
-        let stays = stays
-            && !(ctx.planted.has(Plant::HomePunchesItsPage) && self.access(page) == Access::Read);
+        let stays =
+            stays && !(ctx.planted.has(Plant::HomePunchesItsPage) && self.access(page) == Access::Read);
         let outstanding = self.pending.contains_key(&page) && !ctx.planted.has(Plant::NodeDoesNotPinUpgrade);
         // A copy that an upgrade has named stays until the answer: the home may grant without bytes.
         if stays || outstanding || self.is_held(page, ctx.now) {

@@ -303,8 +303,9 @@ impl Directory {
         let open = self.busy.get_mut(&page).and_then(|busy| busy.open.as_mut());
         let by_number = ctx.planted.has(Plant::HomeCountsAcksAsNumber);
         let any_txn = ctx.planted.has(Plant::HomeIgnoresInvAckTxn);
-        let awaited =
-            |open: &Open| open.unanswered && (by_number || ((open.txn == txn || any_txn) && open.acks.contains(from)));
+        let awaited = |open: &Open| {
+            open.unanswered && (by_number || ((open.txn == txn || any_txn) && open.acks.contains(from)))
+        };
         let Some(open) = open.filter(|open| awaited(open)) else {
             ctx.counters.stale_messages += 1;
             return;

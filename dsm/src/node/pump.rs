@@ -249,13 +249,7 @@ impl Inner {
     }
 
     /// Sleeps until the operation has ended, this thread must receive, or `deadline` has come.
-    fn park(
-        &self,
-        locked: &mut MutexGuard<'_, Locked>,
-        op: OpId,
-        bell: &Arc<Bell>,
-        deadline: Option<Time>,
-    ) {
+    fn park(&self, locked: &mut MutexGuard<'_, Locked>, op: OpId, bell: &Arc<Bell>, deadline: Option<Time>) {
         let timeout = deadline.map(|deadline| deadline.since(self.now()).to_std());
         locked.core.brain.waits.set_parked(op, Parked::Yes);
         MutexGuard::unlocked(locked, || bell.sleep(timeout));
