@@ -68,6 +68,16 @@ pub struct Fault {
 pub enum Input<'a> {
     /// An application thread cannot go on without a page.
     Fault(Fault),
+    /// The thread of an answered fault is about to try its instruction again. A hint: it tells a loop
+    /// that faults again and again from an instruction that is kept from running.
+    Resumed {
+        /// As in the fault.
+        thread: u64,
+        /// As in the fault.
+        page: PageId,
+        /// As in the fault.
+        access: Access,
+    },
     /// A page will be wanted: ask for it, with nobody waiting. Ignored where a request is under way.
     Prefetch {
         /// The page.
@@ -348,6 +358,7 @@ impl Coherence {
                 let (cache, places, mut ctx) = self.cache_parts(now, memory);
                 cache.fault(&mut ctx, places, fault);
             }
+            Input::Resumed { thread, page, access } => self.cache.resumed(now, thread, page, access),
             Input::Prefetch { page, access } => {
                 let (cache, places, mut ctx) = self.cache_parts(now, memory);
                 cache.prefetch(&mut ctx, places, page, access);

@@ -164,3 +164,27 @@ fn many_threads_of_a_node_may_wait_for_faults_and_locks_at_once() {
         dsm.leave().unwrap();
     });
 }
+
+#[test]
+fn a_flag_goes_back_and_forth() {
+    const TURNS: u64 = 300;
+    let took = Rig::with_daemons(1, 2).run(|dsm| {
+        let flag = dsm.alloc::<u64>("flag", 1).unwrap();
+        dsm.barrier().unwrap();
+        let (flag, rank) = (word(flag.as_mut_ptr()), u64::from(dsm.rank()));
+        let started = std::time::Instant::now();
+        timed(|| {
+            for turn in (rank..2 * TURNS).step_by(2) {
+                while flag.load(Ordering::Acquire) != turn {
+                    std::hint::spin_loop();
+                }
+                flag.store(turn + 1, Ordering::Release);
+            }
+        });
+        let took = started.elapsed();
+        dsm.barrier().unwrap();
+        dsm.leave().unwrap();
+        took
+    });
+    println!("{:?} a turn", took[0] / (2 * TURNS as u32));
+}

@@ -107,8 +107,8 @@ fn reads(ops: &[Op]) -> usize {
 /// Words of a page, and rounds that one page serves.
 const WORDS: usize = 512;
 const PAGES: usize = 64;
-/// Longest pause of a thread, in microseconds, by turns: from "at once" to "a fault later".
-const PAUSES_US: [u64; 4] = [0, 20, 120, 400];
+/// Longest pause before an access, in microseconds, by chance: from "at once" to "some faults later".
+const PAUSES_US: [u64; 5] = [0, 20, 120, 400, 1000];
 
 fn rounds() -> usize {
     std::env::var("LITMUS_ROUNDS").ok().and_then(|text| text.parse().ok()).unwrap_or(600)
@@ -144,9 +144,8 @@ fn race(shape: &'static Shape, place: Place, nodes: usize) {
                         [x.as_mut_ptr().wrapping_add(slot), y.as_mut_ptr().wrapping_add(slot)]
                     }
                 };
-                let longest = PAUSES_US[round % PAUSES_US.len()];
                 start.wait();
-                let seen = run(shape.threads[thread], words, || pause(&mut rng, longest));
+                let seen = run(shape.threads[thread], words, || pause(&mut rng));
                 results.lock().unwrap().entry((group, round)).or_default().push(
                     std::iter::once(thread as u64).chain(seen).collect(),
                 );
@@ -209,7 +208,8 @@ fn load(word: *mut u64) -> u64 {
     unsafe { AtomicU64::from_ptr(word) }.load(Ordering::Relaxed)
 }
 
-fn pause(rng: &mut fastrand::Rng, longest_us: u64) {
+fn pause(rng: &mut fastrand::Rng) {
+    let longest_us = PAUSES_US[rng.usize(0..PAUSES_US.len())];
     let until = Instant::now() + Duration::from_micros(rng.u64(0..=longest_us));
     while Instant::now() < until {
         spin_loop();
