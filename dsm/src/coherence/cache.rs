@@ -161,7 +161,7 @@ impl Cache {
         if self.departs {
             return ctx.outbox.done(fault.op, Err(Failure::Leaving));
         }
-        self.instructions.note(&fault);
+        self.instructions.note(&fault, ctx.now);
         if self.access(fault.page) >= fault.access {
             ctx.counters.spurious_faults += 1;
             return ctx.outbox.done(fault.op, Ok(0));
@@ -177,6 +177,13 @@ impl Cache {
         let waiter = Waiter { op: fault.op, thread: fault.thread, faulted: fault.page, access };
         self.pending.entry(page).or_default().waiters.push(waiter);
         self.advance(ctx, places, page);
+    }
+
+    /// A thread goes on after a fault; only if the page is still there will its instruction run.
+    pub(super) fn resumed(&mut self, now: Time, thread: u64, page: PageId, access: Access) {
+        if self.access(page) >= access {
+            self.instructions.resumed(thread, page, now);
+        }
     }
 
     pub(super) fn prefetch<M: Memory>(

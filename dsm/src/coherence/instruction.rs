@@ -34,6 +34,8 @@ struct Instruction {
     ordered: bool,
     /// The page that the thread waits for.
     awaited: Option<PageId>,
+    /// When the thread went on with the page that it had faulted on, if it did.
+    resumed: Option<Time>,
 }
 
 /// A page that the instruction needs, and until when it stays if it has come.
@@ -46,7 +48,10 @@ struct Need {
 
 impl Instructions {
     /// Records a fault. What the thread's previous instruction needed is held no longer.
-    pub(super) fn note(&mut self, fault: &Fault) {
+    ///
+    /// The same instruction at a later fault is another run of it (a loop) if the thread had gone on for
+    /// a while: it starts anew. A loop must not be taken for an instruction that never gets its pages.
+    pub(super) fn note(&mut self, fault: &Fault, now: Time) {
         let need = Need { page: fault.page, access: fault.access, held_until: Time(0) };
         let fresh = Instruction {
             address: fault.instruction,
@@ -54,6 +59,7 @@ impl Instructions {
             hold: HOLD_MIN,
             ordered: false,
             awaited: None,
+            resumed: None,
         };
         if self.threads.len() >= FAULTING_THREADS_MAX && !self.threads.contains_key(&fault.thread) {
             self.threads.clear();
@@ -62,7 +68,8 @@ impl Instructions {
             self.threads.insert(fault.thread, fresh);
             return;
         };
-        if known.address != fault.instruction {
+        let has_run = known.resumed.take().is_some_and(|resumed| now > resumed + HOLD_MIN);
+        if known.address != fault.instruction || has_run {
             *known = fresh;
         } else if let Some(need) = known.needs.iter_mut().find(|need| need.page == fault.page) {
             if need.access < fault.access {
@@ -102,6 +109,18 @@ impl Instructions {
         known.awaited = None;
         for need in &mut known.needs {
             need.held_until = until(known.hold);
+        }
+    }
+
+    /// The thread goes on with the page that it faulted on: from now on counts how long it needs the
+    /// page. What it has got for its wake-up is over.
+    pub(super) fn resumed(&mut self, thread: u64, page: PageId, now: Time) {
+        let Some(known) = self.threads.get_mut(&thread) else { return };
+        let is_alone = known.needs.len() == 1;
+        for need in known.needs.iter_mut().filter(|need| need.page == page) {
+            known.resumed = Some(now);
+            let needed = now + HOLD_MIN;
+            need.held_until = if is_alone { needed } else { need.held_until.max(needed) };
         }
     }
 
