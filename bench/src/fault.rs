@@ -1,7 +1,8 @@
 //! `fault`: a load or a store to a page whose home is another process, until the instruction has run.
 //!
 //! Two ranks without daemons, the home at the serving rank (with `--daemon`: the home is a daemon, and
-//! a third rank reads first, so that the daemon has the bytes). The floor is `floor/client.rs` beside
+//! a third rank reads first, so that the daemon has the bytes; an upgrade has two remote sharers then,
+//! which its floor has not). The floor is `floor/client.rs` beside
 //! `floor/server.rs`: the same trap, 64 B and 4,096 B over connected sockets with ordinary buffers, the
 //! copy, the write-protected map; for the upgrade 64 B and 64 B and the page taken out of the server's
 //! view. It runs in all four variants, each side spinning or blocking; the floor of a round is the one
