@@ -194,7 +194,6 @@ impl Plan {
     pub(crate) fn index(&self, page: PageId) -> usize {
         self.pages.iter().position(|&known| known == page).expect("only the plan's pages are touched")
     }
-
 }
 
 fn draw_region(nodes: u16, rng: &mut Rng) -> RegionInfo {

@@ -44,11 +44,7 @@ const SHAPES: [Shape; 9] = [
     Shape { name: "R", threads: &[&[W(X, 1), W(Y, 1)], &[W(Y, 2), R(X)]], finals: true },
     Shape { name: "S", threads: &[&[W(X, 2), W(Y, 1)], &[R(Y), W(X, 1)]], finals: true },
     Shape { name: "WRC", threads: &[&[W(X, 1)], &[R(X), W(Y, 1)], &[R(Y), R(X)]], finals: false },
-    Shape {
-        name: "IRIW",
-        threads: &[&[W(X, 1)], &[W(Y, 1)], &[R(X), R(Y)], &[R(Y), R(X)]],
-        finals: false,
-    },
+    Shape { name: "IRIW", threads: &[&[W(X, 1)], &[W(Y, 1)], &[R(X), R(Y)], &[R(Y), R(X)]], finals: false },
 ];
 
 /// Where the two words of a round are.
@@ -146,9 +142,12 @@ fn race(shape: &'static Shape, place: Place, nodes: usize) {
                 };
                 start.wait();
                 let seen = run(shape.threads[thread], words, || pause(&mut rng));
-                results.lock().unwrap().entry((group, round)).or_default().push(
-                    std::iter::once(thread as u64).chain(seen).collect(),
-                );
+                results
+                    .lock()
+                    .unwrap()
+                    .entry((group, round))
+                    .or_default()
+                    .push(std::iter::once(thread as u64).chain(seen).collect());
                 start.wait();
                 if thread == 0 {
                     let mut parts = results.lock().unwrap().remove(&(group, round)).unwrap();

@@ -18,6 +18,9 @@ use super::plant::{Plant, Planted};
 use crate::config::coherence::{FAULTING_THREADS_MAX, HOLD_MAX, HOLD_MIN, INSTRUCTION_PAGES_MAX};
 use crate::page::{Access, PageId, Span, Time};
 
+/// Address of an instruction that the fault backend cannot tell.
+const UNKNOWN: u64 = 0;
+
 /// What is remembered of every thread that faults.
 #[derive(Clone, Default)]
 pub(super) struct Instructions {
@@ -77,7 +80,9 @@ impl Instructions {
                 need.access = fault.access;
             } else {
                 known.hold = Span((known.hold.0 * 2).min(HOLD_MAX.0));
-                known.ordered = true;
+                // Where the instruction is not known, nothing brings a thread back to the page that
+                // it faulted on after it was given a lower one.
+                known.ordered = fault.instruction != UNKNOWN;
             }
         } else {
             if known.needs.len() == INSTRUCTION_PAGES_MAX {
