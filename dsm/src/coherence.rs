@@ -12,6 +12,7 @@ mod barrier;
 mod cache;
 mod copyset;
 mod directory;
+mod fingerprint;
 mod instruction;
 mod lock;
 mod message;
@@ -68,6 +69,16 @@ pub struct Fault {
 pub enum Input<'a> {
     /// An application thread cannot go on without a page.
     Fault(Fault),
+    /// The thread of an answered fault is about to try its instruction again. A hint: it tells a loop
+    /// that faults again and again from an instruction that is kept from running.
+    Resumed {
+        /// As in the fault.
+        thread: u64,
+        /// As in the fault.
+        page: PageId,
+        /// As in the fault.
+        access: Access,
+    },
     /// A page will be wanted: ask for it, with nobody waiting. Ignored where a request is under way.
     Prefetch {
         /// The page.
@@ -348,6 +359,7 @@ impl Coherence {
                 let (cache, places, mut ctx) = self.cache_parts(now, memory);
                 cache.fault(&mut ctx, places, fault);
             }
+            Input::Resumed { thread, page, access } => self.cache.resumed(now, thread, page, access),
             Input::Prefetch { page, access } => {
                 let (cache, places, mut ctx) = self.cache_parts(now, memory);
                 cache.prefetch(&mut ctx, places, page, access);
@@ -378,7 +390,9 @@ impl Coherence {
                 }
             }
             Input::ProgramEnded { program } => self.barriers.forget_program(program),
-            Input::NodeLeft(left) => self.barriers.on_node_left(self.me, &mut self.outbox, left),
+            Input::NodeLeft(left) => {
+                self.barriers.on_node_gone(self.me, self.barrier_home, &mut self.outbox, left);
+            }
             Input::NodeDied(dead) => self.on_node_died(now, dead, memory),
             Input::NodeJoined(node) => {
                 self.places.on_node_joined(node);
@@ -473,7 +487,7 @@ impl Coherence {
         let (cache, places, mut ctx) = self.cache_parts(now, memory);
         cache.on_node_died(&mut ctx, places, dead);
         self.locks.on_node_died(self.me, &self.places, &mut self.outbox, dead);
-        self.barriers.on_node_died(self.me, self.barrier_home, &mut self.outbox, dead);
+        self.barriers.on_node_gone(self.me, self.barrier_home, &mut self.outbox, dead);
     }
 
     fn continue_leaving<M: Memory>(&mut self, now: Time, memory: &mut M) {

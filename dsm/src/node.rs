@@ -578,6 +578,8 @@ impl FaultSink for Inner {
         self.start_fault(&mut locked, now, op, &fault);
         let outcome = self.wait(&mut locked, (op, &bell), None);
         let fatal = locked.core.brain.fatal.clone();
+        let (thread, page, access) = (u64::from(fault.thread), fault.page, fault.access);
+        locked.core.brain.input(self.now(), Input::Resumed { thread, page, access }, &self.arena);
         drop(locked);
         match (outcome, fatal) {
             (Some(Outcome::Coherence(Ok(_))), _) => {}

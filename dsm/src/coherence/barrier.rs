@@ -1,9 +1,12 @@
 //! Barriers: every member tells the barrier's home, which answers all when the last has come:
 //! 2(n-1) messages, two hops. A barrier with a dead member breaks, for everybody alike.
 
+use std::hash::{Hash, Hasher};
+
 use rustc_hash::FxHashMap;
 
 use super::copyset::NodeSet;
+use super::fingerprint::hash_map;
 use super::message::{BarrierId, BarrierMessage};
 use super::plant::{Plant, Planted};
 use super::{Failure, OpId, Outbox};
@@ -18,18 +21,18 @@ pub(super) struct Barriers {
 }
 
 /// This node's own arrivals.
-#[derive(Clone, Default)]
+#[derive(Clone, Default, Hash)]
 struct Member {
     /// Generations that have ended.
     generation: u64,
     waiting: Option<OpId>,
     members: NodeSet,
-    /// A member that died: this barrier never ends again.
+    /// A member that died or left: this barrier never ends again.
     dead: Option<NodeId>,
 }
 
 /// The home's count.
-#[derive(Clone, Default)]
+#[derive(Clone, Default, Hash)]
 struct Home {
     generation: u64,
     arrived: NodeSet,
@@ -136,11 +139,14 @@ impl Barriers {
         }
     }
 
+    /// A node has died, or left in peace: what waits for it waits in vain.
+    ///
     /// The home alone decides which generations end and which break, so that every member hears the
-    /// same; the others tell it what they know. Only the home's own death ends a wait here.
-    pub(super) fn on_node_died(&mut self, me: NodeId, home: NodeId, outbox: &mut Outbox, dead: NodeId) {
+    /// same; the others tell it what they know. (It may not know the members yet. And a member may hear
+    /// of a leave before it hears of its release.) Only the home's own death ends a wait here.
+    pub(super) fn on_node_gone(&mut self, me: NodeId, home: NodeId, outbox: &mut Outbox, dead: NodeId) {
         self.dead.insert(dead);
-        self.on_node_left(me, outbox, dead);
+        self.break_kept(me, outbox, dead);
         let mut met: Vec<BarrierId> = self.members.keys().copied().collect();
         met.sort_unstable();
         for barrier in met {
@@ -159,15 +165,13 @@ impl Barriers {
         }
     }
 
-    /// A member has left in peace: at its home, what still waits for it waits in vain. (Only the home
-    /// knows whether it left before or after its last barrier ended: a member may hear of the leave
-    /// before it hears of its release.)
-    pub(super) fn on_node_left(&mut self, me: NodeId, outbox: &mut Outbox, left: NodeId) {
+    /// Breaks the barriers that are kept here.
+    fn break_kept(&mut self, me: NodeId, outbox: &mut Outbox, dead: NodeId) {
         let mut kept: Vec<BarrierId> = self.homes.keys().copied().collect();
         kept.sort_unstable();
         for barrier in kept {
-            if self.homes.get(&barrier).is_some_and(|home| home.members.contains(left)) {
-                self.break_barrier(me, outbox, barrier, left);
+            if self.homes.get(&barrier).is_some_and(|home| home.members.contains(dead)) {
+                self.break_barrier(me, outbox, barrier, dead);
             }
         }
     }
@@ -184,6 +188,12 @@ impl Barriers {
         for member in std::mem::take(&mut home.arrived).without(dead).iter() {
             outbox.send(me, member, BarrierMessage::Broken { barrier, generation, dead });
         }
+    }
+
+    pub(super) fn fingerprint(&self, hasher: &mut impl Hasher) {
+        hash_map(&self.members, hasher, |member, mut hasher| member.hash(&mut hasher));
+        hash_map(&self.homes, hasher, |home, mut hasher| home.hash(&mut hasher));
+        self.dead.hash(hasher);
     }
 
     /// Forgets the barriers of a program that has ended.
