@@ -1,2 +1,62 @@
-//! To be written.
-fn main() {}
+//! The `dsm` command: starts and stops clusters, runs programs on them, shows what they do.
+//!
+//! It decides nothing about pages; it starts processes, waits for them by events, and asks the cluster
+//! over the library's `admin` module. Each file is one idea; this one maps a command line to it.
+#![deny(unsafe_code)]
+
+mod args;
+mod cluster;
+mod doctor;
+mod exec;
+mod hosts;
+mod launch;
+mod logs;
+mod output;
+mod process;
+mod program;
+mod regions;
+mod run;
+mod signals;
+mod state;
+mod status;
+mod supervise;
+mod table;
+mod trouble;
+mod wait;
+
+use args::{Arguments, ClusterCommand, Command, RegionsCommand};
+use trouble::Trouble;
+
+fn main() {
+    match args::parse().and_then(dispatch) {
+        Ok(code) => std::process::exit(code),
+        Err(trouble) => {
+            eprintln!("dsm: {trouble}");
+            std::process::exit(trouble.code());
+        }
+    }
+}
+
+/// Runs one command and gives the exit code.
+fn dispatch(arguments: Arguments) -> Result<i32, Trouble> {
+    let state_dir = arguments.state_dir;
+    match arguments.command {
+        Command::Cluster { command } => match command {
+            ClusterCommand::Up(up) => cluster::up(state_dir, &up),
+            ClusterCommand::Status(show) => status::show(state_dir, &show),
+            ClusterCommand::Run(run) => run::run(state_dir, run),
+            ClusterCommand::Logs(which) => logs::show(state_dir, &which),
+            ClusterCommand::Down => cluster::down(state_dir),
+        },
+        Command::Regions { command } => match command {
+            RegionsCommand::Ls { json } => regions::list(state_dir, json),
+            RegionsCommand::Rm { name } => regions::remove(state_dir, &name),
+        },
+        Command::Doctor { json } => doctor::show(json),
+        Command::Version => {
+            println!("dsm {}", env!("CARGO_PKG_VERSION"));
+            Ok(0)
+        }
+        Command::ExecChild(child) => exec::exec_child(child),
+    }
+}

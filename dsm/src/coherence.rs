@@ -24,6 +24,8 @@ mod tests;
 
 use std::collections::VecDeque;
 
+use smallvec::SmallVec;
+
 pub use copyset::NodeSet;
 pub use message::{
     BATCH_MESSAGES_MAX, BarrierId, BarrierMessage, Batch, Body, LockId, LockMessage, Message, Req, ToHome,
@@ -32,6 +34,7 @@ pub use message::{
 pub use placement::{Placement, RegionInfo};
 pub use plant::{Plant, Planted};
 
+use crate::config::coherence::LAZY_MESSAGES_MAX;
 use crate::page::{Access, EXTENT_PAGES, Epoch, ExtentId, Memory, NodeId, PageBuf, PageId, Time};
 use barrier::Barriers;
 use cache::Cache;
@@ -66,6 +69,16 @@ pub struct Fault {
 pub enum Input<'a> {
     /// An application thread cannot go on without a page.
     Fault(Fault),
+    /// The thread of an answered fault is about to try its instruction again. A hint: it tells a loop
+    /// that faults again and again from an instruction that is kept from running.
+    Resumed {
+        /// As in the fault.
+        thread: u64,
+        /// As in the fault.
+        page: PageId,
+        /// As in the fault.
+        access: Access,
+    },
     /// A page will be wanted: ask for it, with nobody waiting. Ignored where a request is under way.
     Prefetch {
         /// The page.
@@ -131,6 +144,8 @@ pub enum Input<'a> {
         /// The program.
         program: u64,
     },
+    /// A member has left in peace: what still waits for it at a barrier waits in vain.
+    NodeLeft(NodeId),
     /// A member is dead. No message of its incarnation is handled after this.
     NodeDied(NodeId),
     /// A fresh incarnation has come to a slot; what its predecessor left behind is forgotten. Given
@@ -237,6 +252,9 @@ struct Context<'a, M: Memory> {
 struct Outbox {
     outputs: VecDeque<Output>,
     local: VecDeque<Message>,
+    /// Messages that nobody waits for yet: each rides on the next message to the same node, or goes
+    /// when it is due or asked for.
+    lazy: SmallVec<[(NodeId, Message, Time); 4]>,
 }
 
 impl Coherence {
@@ -285,6 +303,7 @@ impl Coherence {
             }
         }
         self.continue_leaving(now, memory);
+        self.outbox.send_due(now);
     }
 
     /// The next thing to send or to tell, in order.
@@ -294,7 +313,8 @@ impl Coherence {
 
     /// When to call with [`Input::Timer`] next.
     pub fn poll_timeout(&self) -> Option<Time> {
-        self.cache.poll_timeout()
+        let lazy = self.outbox.lazy.iter().map(|&(_, _, due)| due).min();
+        [self.cache.poll_timeout(), lazy].into_iter().flatten().min()
     }
 
     /// What this core has done so far.
@@ -339,6 +359,7 @@ impl Coherence {
                 let (cache, places, mut ctx) = self.cache_parts(now, memory);
                 cache.fault(&mut ctx, places, fault);
             }
+            Input::Resumed { thread, page, access } => self.cache.resumed(now, thread, page, access),
             Input::Prefetch { page, access } => {
                 let (cache, places, mut ctx) = self.cache_parts(now, memory);
                 cache.prefetch(&mut ctx, places, page, access);
@@ -369,6 +390,9 @@ impl Coherence {
                 }
             }
             Input::ProgramEnded { program } => self.barriers.forget_program(program),
+            Input::NodeLeft(left) => {
+                self.barriers.on_node_gone(self.me, self.barrier_home, &mut self.outbox, left);
+            }
             Input::NodeDied(dead) => self.on_node_died(now, dead, memory),
             Input::NodeJoined(node) => {
                 self.places.on_node_joined(node);
@@ -445,6 +469,7 @@ impl Coherence {
                 | ToNode::Data { page, .. }
                 | ToNode::Grant { page, .. }
                 | ToNode::Inv { page, .. }
+                | ToNode::Hurry { page, .. }
                 | ToNode::WriteBackAck { page, .. }
                 | ToNode::Lost { page, .. } => known(page),
                 ToNode::Located { extent, home } => home_in(extent, home),
@@ -462,7 +487,7 @@ impl Coherence {
         let (cache, places, mut ctx) = self.cache_parts(now, memory);
         cache.on_node_died(&mut ctx, places, dead);
         self.locks.on_node_died(self.me, &self.places, &mut self.outbox, dead);
-        self.barriers.on_node_died(self.me, self.barrier_home, &mut self.outbox, dead);
+        self.barriers.on_node_gone(self.me, self.barrier_home, &mut self.outbox, dead);
     }
 
     fn continue_leaving<M: Memory>(&mut self, now: Time, memory: &mut M) {
@@ -516,7 +541,35 @@ impl Outbox {
         if to == me {
             self.local.push_back(message);
         } else {
+            self.send_lazy(to);
             self.outputs.push_back(Output::Send { to, message, page: None });
+        }
+    }
+
+    /// A message that may wait until `due` for something to ride on.
+    fn send_later(&mut self, me: NodeId, to: NodeId, message: impl Into<Message>, due: Time) {
+        if to == me || self.lazy.len() >= LAZY_MESSAGES_MAX {
+            self.send(me, to, message);
+        } else {
+            self.lazy.push((to, message.into(), due));
+        }
+    }
+
+    /// Sends what waits for an occasion to be sent to `to`.
+    fn send_lazy(&mut self, to: NodeId) {
+        let outputs = &mut self.outputs;
+        self.lazy.retain(|&mut (node, message, _)| {
+            if node == to {
+                outputs.push_back(Output::Send { to, message, page: None });
+            }
+            node != to
+        });
+    }
+
+    /// Sends what has waited long enough.
+    fn send_due(&mut self, now: Time) {
+        while let Some(&(to, _, _)) = self.lazy.iter().find(|&&(_, _, due)| due <= now) {
+            self.send_lazy(to);
         }
     }
 
@@ -524,6 +577,7 @@ impl Outbox {
     fn send_page(&mut self, to: NodeId, message: impl Into<Message>, page: PageBuf) {
         let message = message.into();
         debug_assert!(message.carries_page());
+        self.send_lazy(to);
         self.outputs.push_back(Output::Send { to, message, page: Some(page) });
     }
 

@@ -12,6 +12,8 @@ pub const MESSAGE_LEN_MAX: usize = 1 << 20;
 pub mod net {
     use super::Span;
 
+    /// Bytes asked for a socket's buffers; most systems give less to an ordinary user.
+    pub const SOCKET_BUFFER: usize = 4 << 20;
     /// Packet numbers behind the newest that the duplicate window remembers.
     pub const DUPLICATE_WINDOW: u64 = 8192;
     /// Ranges in one ACK frame.
@@ -113,10 +115,47 @@ pub mod coherence {
     /// Pages of one instruction that makes no progress before it has all: two operands, each across
     /// a page boundary. (String moves and gathers keep what they have done.)
     pub const INSTRUCTION_PAGES_MAX: usize = 4;
+    /// Longest that a reader's INSTALLED waits for a message to ride on.
+    pub const INSTALLED_DELAY_MAX: Span = Span::from_us(200);
+    /// Messages that wait for an occasion; further ones are sent at once.
+    pub const LAZY_MESSAGES_MAX: usize = 64;
     /// Threads whose faulting instruction is remembered; beyond it all are forgotten and learnt anew.
     pub const FAULTING_THREADS_MAX: usize = 1024;
     /// Write-backs under way while a node leaves.
     pub const LEAVE_WRITE_BACKS_MAX: usize = 64;
+}
+
+/// Bounds of a node's shell.
+pub mod node {
+    use super::Span;
+
+    /// Messages kept that a later view must explain, or whose sender is no member yet.
+    pub const EARLY_MESSAGES_MAX: usize = 4096;
+    /// Bytes of them.
+    pub const EARLY_BYTES_MAX: usize = 16 << 20;
+    /// Messages kept for a member whose session has not come yet.
+    pub const UNSENT_MESSAGES_MAX: usize = 4096;
+    /// Datagrams that the progress thread takes in before it looks at the timers again.
+    pub const RECEIVE_BURST: usize = 64;
+    /// Pages in one batch: what fits a datagram of 64 KiB.
+    pub const BATCH_PAGES_MAX: usize = 15;
+    /// Page buffers kept for the next page.
+    pub const PAGE_POOL_MAX: usize = 1024;
+    /// After the last message, timers are looked at every [`ACTIVE_TICK`] for this long, so that a
+    /// thread that hands the socket back need not wake the progress thread.
+    pub const ACTIVE_FOR: Span = Span::from_ms(10);
+    /// See [`ACTIVE_FOR`].
+    pub const ACTIVE_TICK: Span = Span::from_ms(1);
+    /// Longest spin before a thread sleeps: about what waking an idle core costs.
+    pub const SPIN_MAX: Span = Span::from_us(50);
+    /// Shortest spin, so that success can be noticed again.
+    pub const SPIN_MIN: Span = Span::from_us(2);
+    /// Longest sleep of the progress thread.
+    pub const SLEEP_MAX: Span = Span::from_ms(250);
+    /// Longest wait for the acknowledgement of the last messages when a node stops.
+    pub const FLUSH_MAX: Span = Span::from_ms(1_000);
+    /// Longest that a node tries to leave.
+    pub const LEAVE_MAX: Span = Span::from_ms(20_000);
 }
 
 /// Times of the membership protocol.
@@ -129,4 +168,57 @@ pub mod membership {
     pub const DEAD_AFTER: Span = Span::from_ms(3_000);
     /// Longest wait for the other ranks of a program to join.
     pub const JOIN_TIMEOUT: Span = Span::from_ms(30_000);
+}
+
+/// Bounds of the page fault machinery.
+pub mod fault {
+    /// Arenas of one process: the signal handlers search them one by one.
+    pub const ARENAS_MAX: usize = 64;
+    /// Bytes of the stack that a fault is resolved on when the signal came on an alternate stack.
+    /// Untouched pages of it cost nothing.
+    pub const HANDLER_STACK_LEN: usize = 256 << 10;
+    /// Such stacks that an arena keeps: more threads may fault at once, and map one each time.
+    pub const HANDLER_STACKS_MAX: usize = 64;
+    /// Page faults taken from the userfaultfd in one read.
+    pub const EVENTS_MAX: usize = 32;
+    /// Mappings of a process if the kernel does not say: its own default.
+    pub const MAPPINGS_DEFAULT: usize = 65_530;
+    /// Pages that lose their mappings together when those run out: 4 MiB.
+    pub const NEIGHBOURHOOD_PAGES: u64 = 1024;
+    /// Bytes of the private buffer between shared memory and a file.
+    pub const BOUNCE_LEN: usize = 64 << 10;
+}
+
+/// Bounds of remote procedure calls.
+pub mod rpc {
+    use super::Span;
+
+    /// Frames inside each other in one message: how deep a recursive struct may be.
+    pub const DECODE_DEPTH_MAX: usize = 64;
+    /// Memory that the values of one message may take.
+    pub const DECODE_MEMORY_MAX: usize = 16 << 20;
+    /// Calls of this node that wait for one peer; beyond it a call is `Busy` at once.
+    pub const IN_FLIGHT_PEER_MAX: usize = 4096;
+    /// Calls that wait for a worker; beyond it the answer is `Busy`.
+    pub const QUEUE_LEN_MAX: usize = 1024;
+    /// Clients that a server remembers: more than a network has sessions.
+    pub const CLIENTS_MAX: usize = 1024;
+    /// Replies kept for one client until it says that it has them.
+    pub const REPLIES_MAX: usize = 1024;
+    /// Bytes of replies kept for one client.
+    pub const REPLY_BYTES_MAX: usize = 4 << 20;
+    /// Gaps in the sequences seen from one client: its calls in flight, and room for reordering.
+    pub const SEQUENCE_GAPS_MAX: usize = 2 * IN_FLIGHT_PEER_MAX;
+    /// Oneway calls behind the newest that are told from duplicates; older ones are dropped.
+    pub const ONEWAY_WINDOW: u64 = 8192;
+    /// Items of a stream that may wait at the client.
+    pub const STREAM_WINDOW: u64 = 32;
+    /// Between two signs of life of a long call.
+    pub const ALIVE_EVERY: Span = Span::from_ms(1_000);
+    /// Silence after which a client gives a long call up.
+    pub const SILENCE_MAX: Span = Span::from_ms(10_000);
+    /// Bytes of replies that are gathered for one peer before they are sent.
+    pub const GATHER_LEN_MAX: usize = 16 << 10;
+    /// Time in a handler up to which replies of earlier calls may wait for it.
+    pub const QUICK: Span = Span::from_us(20);
 }

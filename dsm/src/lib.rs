@@ -4,11 +4,38 @@
 //! the node that has it, over reliable UDP of its own, and keeps all copies coherent by invalidation.
 #![deny(unsafe_code)]
 
+// Generated stubs name the runtime `dsm::rpc`, here as everywhere.
+extern crate self as dsm;
+
+pub mod admin;
 pub mod codec;
 pub mod coherence;
 pub mod config;
 pub mod error;
+pub mod fault;
+#[allow(unsafe_code)]
+pub mod io;
+mod key;
+pub mod membership;
 pub mod net;
+pub mod node;
 pub mod page;
+pub mod rpc;
+pub mod settings;
+pub mod shared;
+pub mod sync;
 
+pub use coherence::Placement;
 pub use error::{Error, Result};
+pub use fault::{Check, Health, doctor};
+pub use node::{Node, NodeConfig};
+pub use page::{GlobalAddr, NodeId};
+pub use settings::Settings;
+pub use shared::{Builder, Dsm, SharedSlice, Stats};
+pub use sync::{DsmMutex, DsmMutexGuard};
+
+/// What a program needs.
+pub mod prelude {
+    pub use crate::{Dsm, DsmMutex, Error, GlobalAddr, NodeId, Placement, Result, SharedSlice};
+    pub use bytemuck::{Pod, Zeroable};
+}

@@ -1,2 +1,155 @@
-//! To be written.
-fn main() {}
+//! The long-lived process of a host: a node that runs no program. It is home to pages, so shared data
+//! outlive the program that made them; node 0 also coordinates the cluster.
+//!
+//! All of that is the library's. This file turns flags into settings, says when the node is a member,
+//! and ends when it is told to.
+#![deny(unsafe_code)]
+
+mod ready;
+mod stop;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use clap::Parser;
+use dsm::settings::Settings;
+use dsm::{Error, Node, NodeConfig};
+use tracing_subscriber::EnvFilter;
+
+/// Exit code when the node could not become a member.
+const CANNOT_START: i32 = 2;
+/// Exit code of every process of a cluster that ends because another node died.
+const PEER_DIED: i32 = 70;
+
+/// A node of a distributed shared memory that runs no program
+///
+/// Each flag has a variable and a line in dsm.toml: flag over variable over file.
+#[derive(Parser)]
+#[command(name = "node-daemon", version)]
+struct Arguments {
+    /// Address to bind, e.g. 127.0.0.1:0; port 0 is any free one
+    #[arg(long, value_name = "ADDRESS")]
+    bind: Option<String>,
+    /// Address of node 0; without it this node is node 0
+    #[arg(long, value_name = "ADDRESS")]
+    join: Option<String>,
+    /// File with the cluster's key: 64 hexadecimal digits, readable by its owner only
+    #[arg(long, value_name = "FILE")]
+    key_file: Option<PathBuf>,
+    /// Number of this node among the daemons, which is its node id
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    index: u16,
+    /// Most memory in which this node holds pages, e.g. 512MiB
+    #[arg(long, value_name = "SIZE")]
+    memory_max: Option<String>,
+    /// Address of the shared arena, the same on every node
+    #[arg(long, value_name = "ADDRESS")]
+    arena_base: Option<String>,
+    /// Length of the shared arena
+    #[arg(long, value_name = "SIZE")]
+    arena_size: Option<String>,
+    /// Socket buffer to ask for
+    #[arg(long, value_name = "SIZE")]
+    socket_buffer: Option<String>,
+    /// Fault backend: signal, thread or mprotect
+    #[arg(long, value_name = "NAME")]
+    fault: Option<String>,
+    /// What to log: error, warn, info, debug, trace, or a filter like dsm::net=debug
+    #[arg(long, env = "DSM_LOG", default_value = "info")]
+    log: String,
+    /// Descriptor that gets one JSON line when the node is a member, or cannot be one
+    #[arg(long, value_name = "FD")]
+    ready_fd: Option<i32>,
+}
+
+fn main() {
+    let arguments = Arguments::parse();
+    std::process::exit(serve(&arguments));
+}
+
+/// The life of the daemon; gives its exit code.
+fn serve(arguments: &Arguments) -> i32 {
+    // Before the library starts threads: each inherits the mask.
+    let stop = stop::take_over();
+    let node = match start_logging(&arguments.log).and_then(|()| start(arguments)) {
+        Ok(node) => Arc::new(node),
+        Err(error) => {
+            eprintln!("node-daemon: {error}");
+            ready::cannot_start(arguments.ready_fd, &error.to_string());
+            return CANNOT_START;
+        }
+    };
+    if let Err(error) = ready::is_member(arguments.ready_fd, node.local_addr()) {
+        // Whoever started us does not wait any more.
+        eprintln!("node-daemon: tell that the node is ready: {error}");
+        return CANNOT_START;
+    }
+    tracing::info!(node = node.id().0, addr = %node.local_addr(), "member of the cluster");
+    stop.call_on_signal(&node);
+    match node.wait_for_shutdown() {
+        Ok(()) => {
+            tracing::info!("asked to stop");
+            0
+        }
+        Err(error) => {
+            tracing::error!(%error, "ending");
+            eprintln!("node-daemon: {error}");
+            PEER_DIED
+        }
+    }
+}
+
+fn start(arguments: &Arguments) -> Result<Node, Error> {
+    let settings = settings(arguments)?;
+    Node::start(NodeConfig::daemon(settings, arguments.index))
+}
+
+fn settings(arguments: &Arguments) -> Result<Settings, Error> {
+    let mut settings = Settings::from_env()?;
+    let flags = [
+        ("bind", &arguments.bind),
+        ("join", &arguments.join),
+        ("memory_max", &arguments.memory_max),
+        ("arena_base", &arguments.arena_base),
+        ("arena_size", &arguments.arena_size),
+        ("socket_buffer", &arguments.socket_buffer),
+        ("fault", &arguments.fault),
+    ];
+    for (key, value) in flags {
+        if let Some(value) = value {
+            let flag = key.replace('_', "-");
+            settings.apply(key, value).map_err(|error| Error::Invalid(format!("--{flag}: {error}")))?;
+        }
+    }
+    if let Some(path) = &arguments.key_file {
+        settings.key_file = Some(path.clone());
+    }
+    Ok(settings)
+}
+
+/// Log lines go to standard error, which whoever started us has pointed at a file.
+fn start_logging(filter: &str) -> Result<(), Error> {
+    let filter = EnvFilter::builder()
+        .parse(filter)
+        .map_err(|error| Error::Invalid(format!("--log {filter}: {error}")))?;
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(false).init();
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Arguments::command().debug_assert();
+    }
+
+    #[test]
+    fn a_wrong_flag_is_named() {
+        let arguments = Arguments::parse_from(["node-daemon", "--memory-max", "lots"]);
+        let error = settings(&arguments).expect_err("not a size");
+        assert!(error.to_string().starts_with("--memory-max: `lots` is not a size"), "{error}");
+    }
+}

@@ -73,8 +73,7 @@ impl World {
         let (from, incarnation) = parcel.from;
         let cut = self.nodes[from.0 as usize].is_dead(incarnation) && self.shared.rng.bool();
         let receiver = &self.nodes[parcel.to.0.0 as usize];
-        !cut
-            && matches!(receiver.phase, Phase::Up | Phase::Leaving)
+        !cut && matches!(receiver.phase, Phase::Up | Phase::Leaving)
             && receiver.incarnation == parcel.to.1
             && receiver.view[from.0 as usize] == Some(incarnation)
     }

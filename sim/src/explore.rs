@@ -5,12 +5,8 @@
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::rc::Rc;
 
-use dsm::coherence::{
-    Coherence, Fault, Input, Message, OpId, Output, Placement, RegionInfo, Version,
-};
-use dsm::page::{
-    Access, Contents, EXTENT_PAGES, Epoch, Memory, NodeId, PageBuf, PageId, Time,
-};
+use dsm::coherence::{Coherence, Fault, Input, Message, OpId, Output, Placement, RegionInfo, Version};
+use dsm::page::{Access, Contents, EXTENT_PAGES, Epoch, Memory, NodeId, PageBuf, PageId, Time};
 use rustc_hash::{FxHashSet, FxHasher};
 
 /// The page that everybody wants, and its home.
@@ -407,7 +403,11 @@ impl State {
         let mut lines = Vec::new();
         let mut at = self.path.as_ref();
         while let Some(path) = at {
-            lines.push(format!("{:?} {}", path.step, path.what.map_or(String::new(), |what| format!("{what:?}"))));
+            lines.push(format!(
+                "{:?} {}",
+                path.step,
+                path.what.map_or(String::new(), |what| format!("{what:?}"))
+            ));
             at = path.before.as_ref();
         }
         lines.reverse();

@@ -153,7 +153,10 @@ fn run(seeds: std::ops::Range<u64>, options: Options, args: &Args) -> ExitCode {
         }
         if told.elapsed() > Duration::from_secs(2) && !args.json {
             told = Instant::now();
-            eprintln!("{seed} of {end}: {:.0} seeds/s", totals.seeds as f64 / started.elapsed().as_secs_f64());
+            eprintln!(
+                "{seed} of {end}: {:.0} seeds/s",
+                totals.seeds as f64 / started.elapsed().as_secs_f64()
+            );
         }
     }
     totals.tell(started.elapsed(), args.json);

@@ -81,7 +81,9 @@ impl Oracle {
         let (readers, writers) = (entry.readers, entry.writers);
         if writers.len() > 1 || (writers.len() == 1 && !readers.is_empty()) {
             self.fail(|| {
-                format!("one writer or many readers: page {page} has writers {writers:?}, readers {readers:?}")
+                format!(
+                    "one writer or many readers: page {page} has writers {writers:?}, readers {readers:?}"
+                )
             });
         }
     }
@@ -90,7 +92,9 @@ impl Oracle {
     pub(crate) fn loaded(&mut self, node: NodeId, cell: Cell, value: u32) {
         let last = self.pages[cell.page as usize].cells[cell.index as usize];
         if value != last {
-            self.fail(|| format!("a read returns the latest write: {node} read {value} in {cell:?}, not {last}"));
+            self.fail(|| {
+                format!("a read returns the latest write: {node} read {value} in {cell:?}, not {last}")
+            });
         }
     }
 
@@ -144,7 +148,13 @@ impl Oracle {
     }
 
     /// A barrier has ended for one member: like it has for the others, and not before all came.
-    pub(crate) fn barrier_ended(&mut self, node: NodeId, round: u32, members: NodeSet, outcome: Result<(), ()>) {
+    pub(crate) fn barrier_ended(
+        &mut self,
+        node: NodeId,
+        round: u32,
+        members: NodeSet,
+        outcome: Result<(), ()>,
+    ) {
         let barrier = &mut self.barriers[round as usize];
         let before = *barrier.outcome.get_or_insert(outcome);
         let arrived = barrier.arrived;

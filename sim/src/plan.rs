@@ -123,7 +123,8 @@ impl Plan {
         let locks = (0..pages.len() as u8).filter(|_| rng.u32(..3) == 0).take(2).collect();
         let departures = draw_departures(nodes, &region.homes, rng);
         // A crashing node is a member of the barrier like any other; one that leaves breaks its word.
-        let stays = |node: &NodeId| departures.iter().all(|going| going.node != *node || going.how == How::Crashes);
+        let stays =
+            |node: &NodeId| departures.iter().all(|going| going.node != *node || going.how == How::Crashes);
         let (pace, net) = match rng.u32(..8) {
             0 if rig == Rig::Bare => (WAKES_SLOWLY, QUICK),
             _ => (draw_pace(rng), draw_net(rig, rng)),
@@ -193,7 +194,6 @@ impl Plan {
     pub(crate) fn index(&self, page: PageId) -> usize {
         self.pages.iter().position(|&known| known == page).expect("only the plan's pages are touched")
     }
-
 }
 
 fn draw_region(nodes: u16, rng: &mut Rng) -> RegionInfo {

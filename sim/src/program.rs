@@ -42,9 +42,15 @@ pub(crate) enum Instruction {
     StoreAcross(u8),
     AddAcross(u8),
     /// A string move: reads one page, writes another.
-    Copy { from: Cell, to: Cell },
+    Copy {
+        from: Cell,
+        to: Cell,
+    },
     /// A string move whose operands both lie across a boundary: four pages.
-    CopyAcross { from: u8, to: u8 },
+    CopyAcross {
+        from: u8,
+        to: u8,
+    },
     /// Loads into the thread's register.
     Keep(Cell),
     /// Stores the register plus one.

@@ -155,7 +155,8 @@ impl World {
                     return self.flush(node);
                 }
                 port.sessions.push((session, peer, incarnation));
-                let (ready, waiting) = std::mem::take(&mut port.waiting).into_iter().partition(|item| item.0 == peer);
+                let (ready, waiting) =
+                    std::mem::take(&mut port.waiting).into_iter().partition(|item| item.0 == peer);
                 port.waiting = waiting;
                 let ready: Vec<(NodeId, OutMessage, Priority)> = ready;
                 for (to, message, priority) in ready {
@@ -249,7 +250,10 @@ impl World {
         let batch = match Batch::decode(bytes) {
             Ok(batch) => batch,
             Err(error) => {
-                return self.shared.oracle.fail(|| format!("what was sent decodes: {from} to {node}: {error}"));
+                return self
+                    .shared
+                    .oracle
+                    .fail(|| format!("what was sent decodes: {from} to {node}: {error}"));
             }
         };
         for (message, page) in batch.iter() {

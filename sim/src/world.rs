@@ -11,13 +11,13 @@ use dsm::page::{Access, Epoch, NodeId, PageBuf, PageId, Span, Time};
 use fastrand::Rng;
 use smallvec::SmallVec;
 
+use crate::bare::Parcel;
 use crate::local::{Local, NodeMemory, Shared};
 use crate::oracle::Oracle;
-use crate::bare::Parcel;
 use crate::plan::{Departure, Plan, Rig};
+use crate::program::{COUNTER, Cell, Instruction, State, Step, Thread};
 use crate::slab::Slab;
 use crate::stacked::{Datagram, Port};
-use crate::program::{COUNTER, Cell, Instruction, State, Step, Thread};
 use crate::trace::{Keep, Trace, What};
 use crate::{Options, Prize, Report};
 
@@ -225,7 +225,8 @@ impl World {
             Some(what) => Err((what, self.shared.trace.lines())),
             None => {
                 let (trace_events, trace_hash) = self.shared.trace.summary();
-                let lines = if self.options.keep == Keep::All { self.shared.trace.lines() } else { Vec::new() };
+                let lines =
+                    if self.options.keep == Keep::All { self.shared.trace.lines() } else { Vec::new() };
                 Ok(Report {
                     trace_events,
                     trace_hash,
@@ -528,7 +529,8 @@ impl World {
             if let Some(version) = slot.core.copy_version(id) {
                 let seen = std::mem::replace(&mut slot.seen[page as usize], version);
                 if version < seen {
-                    oracle.fail(|| format!("versions never go back: {node} {id:?} {seen:?}, then {version:?}"));
+                    oracle
+                        .fail(|| format!("versions never go back: {node} {id:?} {seen:?}, then {version:?}"));
                 }
             }
         }

@@ -27,7 +27,7 @@ struct Member {
     generation: u64,
     waiting: Option<OpId>,
     members: NodeSet,
-    /// A member that died: this barrier never ends again.
+    /// A member that died or left: this barrier never ends again.
     dead: Option<NodeId>,
 }
 
@@ -139,17 +139,14 @@ impl Barriers {
         }
     }
 
+    /// A node has died, or left in peace: what waits for it waits in vain.
+    ///
     /// The home alone decides which generations end and which break, so that every member hears the
-    /// same; the others tell it what they know. Only the home's own death ends a wait here.
-    pub(super) fn on_node_died(&mut self, me: NodeId, home: NodeId, outbox: &mut Outbox, dead: NodeId) {
+    /// same; the others tell it what they know. (It may not know the members yet. And a member may hear
+    /// of a leave before it hears of its release.) Only the home's own death ends a wait here.
+    pub(super) fn on_node_gone(&mut self, me: NodeId, home: NodeId, outbox: &mut Outbox, dead: NodeId) {
         self.dead.insert(dead);
-        let mut kept: Vec<BarrierId> = self.homes.keys().copied().collect();
-        kept.sort_unstable();
-        for barrier in kept {
-            if self.homes.get(&barrier).is_some_and(|home| home.members.contains(dead)) {
-                self.break_barrier(me, outbox, barrier, dead);
-            }
-        }
+        self.break_kept(me, outbox, dead);
         let mut met: Vec<BarrierId> = self.members.keys().copied().collect();
         met.sort_unstable();
         for barrier in met {
@@ -164,6 +161,17 @@ impl Barriers {
                     let generation = member.generation;
                     outbox.send(me, home, BarrierMessage::Dead { barrier, generation, dead });
                 }
+            }
+        }
+    }
+
+    /// Breaks the barriers that are kept here.
+    fn break_kept(&mut self, me: NodeId, outbox: &mut Outbox, dead: NodeId) {
+        let mut kept: Vec<BarrierId> = self.homes.keys().copied().collect();
+        kept.sort_unstable();
+        for barrier in kept {
+            if self.homes.get(&barrier).is_some_and(|home| home.members.contains(dead)) {
+                self.break_barrier(me, outbox, barrier, dead);
             }
         }
     }

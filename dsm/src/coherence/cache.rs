@@ -16,7 +16,7 @@ use super::placement::{Places, RegionInfo};
 use super::plant::{Plant, Planted};
 use super::table::PageTable;
 use super::{Context, Failure, Fault, NodeSet, OpId};
-use crate::config::coherence::LEAVE_WRITE_BACKS_MAX;
+use crate::config::coherence::{INSTALLED_DELAY_MAX, LEAVE_WRITE_BACKS_MAX};
 use crate::page::{Access, Contents, ExtentId, Memory, NodeId, PAGE_SIZE, PageBuf, PageId, Time};
 
 /// What the node has of a page.
@@ -161,7 +161,7 @@ impl Cache {
         if self.departs {
             return ctx.outbox.done(fault.op, Err(Failure::Leaving));
         }
-        self.instructions.note(&fault);
+        self.instructions.note(&fault, ctx.now);
         if self.access(fault.page) >= fault.access {
             ctx.counters.spurious_faults += 1;
             return ctx.outbox.done(fault.op, Ok(0));
@@ -177,6 +177,13 @@ impl Cache {
         let waiter = Waiter { op: fault.op, thread: fault.thread, faulted: fault.page, access };
         self.pending.entry(page).or_default().waiters.push(waiter);
         self.advance(ctx, places, page);
+    }
+
+    /// A thread goes on after a fault; only if the page is still there will its instruction run.
+    pub(super) fn resumed(&mut self, now: Time, thread: u64, page: PageId, access: Access) {
+        if self.access(page) >= access {
+            self.instructions.resumed(thread, page, now);
+        }
     }
 
     pub(super) fn prefetch<M: Memory>(
@@ -200,8 +207,8 @@ impl Cache {
     pub(super) fn evict<M: Memory>(&mut self, ctx: &mut Context<'_, M>, places: &Places, page: PageId) {
         // At home the bytes are the home's; with a dead home there is nowhere to write them back.
         let stays = places.home(page) == Some(ctx.me) || places.orphaned_by(page).is_some();
-        let stays = stays
-            && !(ctx.planted.has(Plant::HomePunchesItsPage) && self.access(page) == Access::Read);
+        let stays =
+            stays && !(ctx.planted.has(Plant::HomePunchesItsPage) && self.access(page) == Access::Read);
         let outstanding = self.pending.contains_key(&page) && !ctx.planted.has(Plant::NodeDoesNotPinUpgrade);
         // A copy that an upgrade has named stays until the answer: the home may grant without bytes.
         if stays || outstanding || self.is_held(page, ctx.now) {
@@ -269,6 +276,7 @@ impl Cache {
                     }
                 }
             }
+            ToNode::Hurry { .. } => ctx.outbox.send_lazy(from),
             ToNode::LeaveAck => {
                 if let Some(awaited) = self.leaving.as_mut().and_then(|leaving| leaving.awaited.as_mut()) {
                     awaited.remove(from);
@@ -396,8 +404,14 @@ impl Cache {
     /// The page is mapped: tell the home, and everybody here who can go on.
     fn on_installed<M: Memory>(&mut self, ctx: &mut Context<'_, M>, places: &Places, page: PageId, txn: Txn) {
         let home = places.home(page).expect("the request went there");
-        ctx.send(home, ToHome::Installed { page, txn });
         let access = self.access(page);
+        let installed = ToHome::Installed { page, txn };
+        if access == Access::Read {
+            // Other reads run beside it, and a writer asks for it: it need not cost a datagram.
+            ctx.outbox.send_later(ctx.me, home, installed, ctx.now + INSTALLED_DELAY_MAX);
+        } else {
+            ctx.send(home, installed);
+        }
         if let Some(pending) = self.pending.get_mut(&page) {
             pending.request = None;
             pending.waiters.retain(|waiter| {

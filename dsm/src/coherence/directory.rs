@@ -59,6 +59,8 @@ struct Open {
     installs: SmallVec<[(NodeId, Txn); 2]>,
     /// The requester of an unanswered write died: its answer goes to nobody.
     abandoned: bool,
+    /// Its readers have been asked for their INSTALLED.
+    hurried: bool,
     /// INV_ACKs seen; only a planted fault looks at it.
     ack_count: usize,
 }
@@ -173,6 +175,8 @@ impl Directory {
             } else {
                 if busy.open.is_none() && busy.queue.is_empty() {
                     self.busy.remove(&page);
+                } else if !busy.queue.is_empty() {
+                    busy.hurry(ctx, page);
                 }
                 return;
             }
@@ -302,8 +306,9 @@ impl Directory {
         let open = self.busy.get_mut(&page).and_then(|busy| busy.open.as_mut());
         let by_number = ctx.planted.has(Plant::HomeCountsAcksAsNumber);
         let any_txn = ctx.planted.has(Plant::HomeIgnoresInvAckTxn);
-        let awaited =
-            |open: &Open| open.unanswered && (by_number || ((open.txn == txn || any_txn) && open.acks.contains(from)));
+        let awaited = |open: &Open| {
+            open.unanswered && (by_number || ((open.txn == txn || any_txn) && open.acks.contains(from)))
+        };
         let Some(open) = open.filter(|open| awaited(open)) else {
             ctx.counters.stale_messages += 1;
             return;
@@ -531,6 +536,22 @@ impl Entry {
     }
 }
 
+impl Busy {
+    /// Something waits for the open reads to end: their INSTALLED may be waiting for an occasion.
+    fn hurry<M: Memory>(&mut self, ctx: &mut Context<'_, M>, page: PageId) {
+        let Some(open) = self.open.as_mut().filter(|open| open.access == Access::Read && !open.hurried)
+        else {
+            return;
+        };
+        open.hurried = true;
+        for &(reader, txn) in &open.installs {
+            if reader != ctx.me {
+                ctx.send(reader, ToNode::Hurry { page, txn });
+            }
+        }
+    }
+}
+
 impl Open {
     fn read(requester: NodeId, req: Req, txn: Txn) -> Open {
         Open {
@@ -545,6 +566,7 @@ impl Open {
             forwarded: None,
             installs: SmallVec::new(),
             abandoned: false,
+            hurried: false,
             ack_count: 0,
         }
     }

@@ -18,6 +18,9 @@ use super::plant::{Plant, Planted};
 use crate::config::coherence::{FAULTING_THREADS_MAX, HOLD_MAX, HOLD_MIN, INSTRUCTION_PAGES_MAX};
 use crate::page::{Access, PageId, Span, Time};
 
+/// Address of an instruction that the fault backend cannot tell.
+const UNKNOWN: u64 = 0;
+
 /// What is remembered of every thread that faults.
 #[derive(Clone, Default)]
 pub(super) struct Instructions {
@@ -34,6 +37,8 @@ struct Instruction {
     ordered: bool,
     /// The page that the thread waits for.
     awaited: Option<PageId>,
+    /// When the thread went on with the page that it had faulted on, if it did.
+    resumed: Option<Time>,
 }
 
 /// A page that the instruction needs, and until when it stays if it has come.
@@ -46,7 +51,10 @@ struct Need {
 
 impl Instructions {
     /// Records a fault. What the thread's previous instruction needed is held no longer.
-    pub(super) fn note(&mut self, fault: &Fault) {
+    ///
+    /// The same instruction at a later fault is another run of it (a loop) if the thread had gone on for
+    /// a while: it starts anew. A loop must not be taken for an instruction that never gets its pages.
+    pub(super) fn note(&mut self, fault: &Fault, now: Time) {
         let need = Need { page: fault.page, access: fault.access, held_until: Time(0) };
         let fresh = Instruction {
             address: fault.instruction,
@@ -54,6 +62,7 @@ impl Instructions {
             hold: HOLD_MIN,
             ordered: false,
             awaited: None,
+            resumed: None,
         };
         if self.threads.len() >= FAULTING_THREADS_MAX && !self.threads.contains_key(&fault.thread) {
             self.threads.clear();
@@ -62,7 +71,8 @@ impl Instructions {
             self.threads.insert(fault.thread, fresh);
             return;
         };
-        if known.address != fault.instruction {
+        let has_run = known.resumed.take().is_some_and(|resumed| now > resumed + HOLD_MIN);
+        if known.address != fault.instruction || has_run {
             *known = fresh;
         } else if let Some(need) = known.needs.iter_mut().find(|need| need.page == fault.page) {
             if need.access < fault.access {
@@ -70,7 +80,9 @@ impl Instructions {
                 need.access = fault.access;
             } else {
                 known.hold = Span((known.hold.0 * 2).min(HOLD_MAX.0));
-                known.ordered = true;
+                // Where the instruction is not known, nothing brings a thread back to the page that
+                // it faulted on after it was given a lower one.
+                known.ordered = fault.instruction != UNKNOWN;
             }
         } else {
             if known.needs.len() == INSTRUCTION_PAGES_MAX {
@@ -105,6 +117,18 @@ impl Instructions {
         }
     }
 
+    /// The thread goes on with the page that it faulted on: from now on counts how long it needs the
+    /// page. What it has got for its wake-up is over.
+    pub(super) fn resumed(&mut self, thread: u64, page: PageId, now: Time) {
+        let Some(known) = self.threads.get_mut(&thread) else { return };
+        let is_alone = known.needs.len() == 1;
+        for need in known.needs.iter_mut().filter(|need| need.page == page) {
+            known.resumed = Some(now);
+            let needed = now + HOLD_MIN;
+            need.held_until = if is_alone { needed } else { need.held_until.max(needed) };
+        }
+    }
+
     /// Until when some thread's instruction holds the page, if it does. It holds what it has while it
     /// misses no lower page of its set. While it waits for a higher one it lets nothing go: those who
     /// wait for each other's pages in ascending order never wait in a circle.
@@ -117,7 +141,8 @@ impl Instructions {
         let in_any_order = planted.has(Plant::NodeHoldsOutOfOrder);
         let holds = |known: &Instruction| {
             let need = known.needs.iter().find(|need| need.page == page && allows(page, need.access))?;
-            let lacks_lower = known.needs.iter().any(|need| need.page < page && !allows(need.page, need.access));
+            let lacks_lower =
+                known.needs.iter().any(|need| need.page < page && !allows(need.page, need.access));
             let waits_above = known.ordered && known.awaited.is_some_and(|awaited| awaited > page);
             if in_any_order && known.awaited.is_some_and(|awaited| awaited != page) {
                 return Some(Time(u64::MAX));

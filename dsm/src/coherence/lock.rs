@@ -229,7 +229,9 @@ impl Locks {
                 Phase::Held | Phase::Idle => {
                     self.tenures.insert(lock, tenure);
                 }
-                Phase::Waiting | Phase::Returning | Phase::Breaking => fail(outbox, tenure.waiters, Failure::NodeDied(dead)),
+                Phase::Waiting | Phase::Returning | Phase::Breaking => {
+                    fail(outbox, tenure.waiters, Failure::NodeDied(dead))
+                }
             }
         }
         let mut locks: Vec<LockId> = self.homes.keys().copied().collect();

@@ -95,6 +95,8 @@ pub enum ToNode {
     Grant { page: PageId, req: Req, txn: Txn },
     /// Drop copies older than `txn`.
     Inv { page: PageId, txn: Txn },
+    /// Somebody waits for your INSTALLED of this transaction: send it now, if you have not.
+    Hurry { page: PageId, txn: Txn },
     /// The written-back bytes need not be kept any longer.
     WriteBackAck { page: PageId, version: Version },
     /// The page's last bytes died with `dead`.
@@ -220,7 +222,8 @@ mod kind {
     pub(super) const WRITE_BACK_ACK: u8 = 21;
     pub(super) const LOST: u8 = 22;
     pub(super) const LEAVE_ACK: u8 = 23;
-    pub(super) const LOCATED: u8 = 24;
+    pub(super) const HURRY: u8 = 24;
+    pub(super) const LOCATED: u8 = 25;
     pub(super) const LOCK_REQUEST: u8 = 32;
     pub(super) const LOCK_FORWARD: u8 = 33;
     pub(super) const LOCK_GRANT: u8 = 34;
@@ -304,6 +307,7 @@ impl ToNode {
             }
             ToNode::Grant { page, req, txn } => put(w, kind::GRANT, &[page.0, req.0, txn.0]),
             ToNode::Inv { page, txn } => put(w, kind::INV, &[page.0, txn.0]),
+            ToNode::Hurry { page, txn } => put(w, kind::HURRY, &[page.0, txn.0]),
             ToNode::WriteBackAck { page, version } => put(w, kind::WRITE_BACK_ACK, &[page.0, version.0]),
             ToNode::Lost { page, req, txn, dead } => {
                 put(w, kind::LOST, &[page.0, req.0, txn.0]);
@@ -335,6 +339,7 @@ impl ToNode {
             }
             kind::GRANT => ToNode::Grant { page, req: Req(r.u64()?), txn: Txn(r.u64()?) },
             kind::INV => ToNode::Inv { page, txn: Txn(r.u64()?) },
+            kind::HURRY => ToNode::Hurry { page, txn: Txn(r.u64()?) },
             kind::WRITE_BACK_ACK => ToNode::WriteBackAck { page, version: Txn(r.u64()?) },
             kind::LOST => {
                 ToNode::Lost { page, req: Req(r.u64()?), txn: Txn(r.u64()?), dead: decode_node(r)? }

@@ -55,6 +55,18 @@ pub struct SessionHandle {
     generation: u32,
 }
 
+impl SessionHandle {
+    /// The handle as a number, for who must not know this type.
+    pub fn to_bits(self) -> u64 {
+        u64::from(self.generation) << 32 | u64::from(self.index)
+    }
+
+    /// The handle of [`SessionHandle::to_bits`].
+    pub fn from_bits(bits: u64) -> Self {
+        SessionHandle { index: bits as u32, generation: (bits >> 32) as u32 }
+    }
+}
+
 /// Which side sent the hello.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Side {

@@ -1,0 +1,159 @@
+//! `matmul`: the product of two square matrices of doubles, by two processes over shared memory, beside
+//! one process, two threads of one process, and two processes of an Open MPI program (`mpi/matmul.c`).
+//!
+//! All use the same kernel (`gemm/`). All start with A and B at one process and end with C there: the
+//! way of A and B to the second process and of its half of C back is part of the time. Threads need
+//! neither, which is what makes them a floor. Figures are GFLOP/s, so that large is good.
+
+mod mpi;
+
+use std::time::Instant;
+
+use bench_gemm::bench_gemm;
+use dsm::{Dsm, SharedSlice};
+use serde::{Deserialize, Serialize};
+
+use crate::child::{self, Child};
+use crate::cluster::{Cluster, Plan};
+use crate::rank::Command;
+use crate::report::{Report, Series};
+use crate::role::{Part, Role};
+use crate::{Options, Result};
+
+/// What the threads are told: multiply `n` x `n` with so many threads; the seconds.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+pub(crate) struct Threads {
+    n: usize,
+    threads: usize,
+}
+
+/// Runs the benchmark.
+pub(crate) fn run(options: &Options, report: &mut Report) -> Result<()> {
+    report.title("matmul: two processes over shared memory; floors: MPI over TCP, two threads, one process");
+    let n = if options.quick { 1024 } else { 2048 };
+    let mut ours = Plan::ranks(2).start()?;
+    let mut threads: Child<Threads, f64> = Child::start(&Role::new(Part::Threads), &[])?;
+    let mpi = match mpi::compile() {
+        Ok(program) => Some(program),
+        Err(why) => {
+            report.note(&format!("*** NO MPI: {why}; matmul.{n}.vs_mpi is left out ***"));
+            None
+        }
+    };
+    let series = |floor: &str| Series::new(format!("matmul.{n}.{floor}"), "GFLOP/s");
+    let (mut vs_mpi, mut vs_threads) = (series("vs_mpi"), series("vs_threads"));
+    let mut vs_one = series("vs_one_process");
+    let speed = |seconds: f64| 2.0 * (n as f64).powi(3) / 1e9 / seconds;
+    // Frames, caches and the MPI program's pages in the file cache.
+    multiply(&mut ours, n)?;
+    for _ in 0..options.rounds() {
+        let two = speed(threads.ask(&Threads { n, threads: 2 })?);
+        let figure = speed(multiply(&mut ours, n)?);
+        vs_one.push(figure, speed(threads.ask(&Threads { n, threads: 1 })?));
+        vs_threads.push(figure, two);
+        if let Some(program) = &mpi {
+            vs_mpi.push(figure, speed(program.run(n)?));
+        }
+    }
+    for series in [&vs_mpi, &vs_threads, &vs_one] {
+        report.add(series);
+    }
+    drop(ours);
+    run_lossy(options, report)
+}
+
+/// The same under loss, beside itself without: seconds, so that small is good.
+fn run_lossy(options: &Options, report: &mut Report) -> Result<()> {
+    let n = if options.quick { 512 } else { 1024 };
+    let mut clean = Plan::ranks(2).start()?;
+    let mut lossy = Plan::ranks(2).set("net_loss", "1%").start()?;
+    let mut series = Series::new(format!("matmul.{n}.loss1"), "s");
+    multiply(&mut clean, n)?;
+    multiply(&mut lossy, n)?;
+    for _ in 0..options.rounds() {
+        let floor = multiply(&mut clean, n)?;
+        series.push(multiply(&mut lossy, n)?, floor);
+    }
+    report.add(&series);
+    Ok(())
+}
+
+fn multiply(cluster: &mut Cluster, n: usize) -> Result<f64> {
+    let answers = cluster.all(0..2, &Command::Multiply { region: n as u32, n })?;
+    Ok(answers.into_iter().next().ok_or("no rank 0")?.times()?[0])
+}
+
+/// In a rank: multiplies; A, B and C lie one behind the other. Seconds, at rank 0.
+pub(crate) fn shared(dsm: &Dsm, matrices: &SharedSlice<f64>, n: usize) -> Result<f64> {
+    let all = matrices.as_mut_ptr();
+    if dsm.is_root() {
+        // SAFETY: A and B are in the region, and nobody reads them before the barrier.
+        let inputs = unsafe { std::slice::from_raw_parts_mut(all, 2 * n * n) };
+        fill(inputs);
+    }
+    dsm.barrier()?;
+    let start = Instant::now();
+    let rows = dsm.my_block(n);
+    let (a, b, c) = (all.wrapping_add(rows.start * n), all.wrapping_add(n * n), all.wrapping_add(2 * n * n));
+    // SAFETY: all rows are in the region; between the barriers nobody writes A or B, and these rows of
+    // C are this rank's alone.
+    unsafe { bench_gemm(rows.len(), n, n, a, b, c.wrapping_add(rows.start * n)) };
+    dsm.barrier()?;
+    if !dsm.is_root() {
+        return Ok(start.elapsed().as_secs_f64());
+    }
+    let mut collected = vec![0.0; n * n];
+    // SAFETY: C is in the region, and nobody writes it after the barrier.
+    unsafe { std::ptr::copy_nonoverlapping(c, collected.as_mut_ptr(), n * n) };
+    let time = start.elapsed().as_secs_f64();
+    check(&collected, n)?;
+    Ok(time)
+}
+
+/// Values of both inputs: small whole numbers, so that every order of summation gives the same.
+fn fill(values: &mut [f64]) {
+    for (i, value) in values.iter_mut().enumerate() {
+        *value = ((i * 7 + i / 5) % 13) as f64;
+    }
+}
+
+/// A few elements of C, computed the slow way.
+fn check(c: &[f64], n: usize) -> Result<()> {
+    let mut inputs = vec![0.0; 2 * n * n];
+    fill(&mut inputs);
+    let (a, b) = inputs.split_at(n * n);
+    for (row, column) in [(0, 0), (n / 2, 1), (n - 1, n - 1), (n / 3, n / 7)] {
+        let expected: f64 = (0..n).map(|k| a[row * n + k] * b[k * n + column]).sum();
+        if c[row * n + column] != expected {
+            return Err(format!("C[{row}][{column}] is {} and not {expected}", c[row * n + column]).into());
+        }
+    }
+    Ok(())
+}
+
+/// In a child: multiplies in private memory.
+pub(crate) fn serve_threads() -> Result<()> {
+    let mut inputs = Vec::new();
+    let mut c: Vec<f64> = Vec::new();
+    child::serve(|Threads { n, threads }: Threads| {
+        if inputs.len() != 2 * n * n {
+            inputs = vec![0.0; 2 * n * n];
+            fill(&mut inputs);
+            c = vec![1.0; n * n];
+        }
+        let (a, b) = inputs.split_at(n * n);
+        let rows = n.div_ceil(threads);
+        let start = Instant::now();
+        std::thread::scope(|scope| {
+            for (a, c) in a.chunks(rows * n).zip(c.chunks_mut(rows * n)) {
+                // SAFETY: the chunks are whole rows, as many in A as in C, and B is n x n.
+                scope.spawn(move || unsafe {
+                    bench_gemm(a.len() / n, n, n, a.as_ptr(), b.as_ptr(), c.as_mut_ptr())
+                });
+            }
+        });
+        let time = start.elapsed().as_secs_f64();
+        check(&c, n)?;
+        Ok(time)
+    })
+}

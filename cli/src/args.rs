@@ -1,0 +1,232 @@
+//! The command line. What a flag means is said here once, in its help text.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+use clap::error::ErrorKind;
+use clap::{Args, Parser, Subcommand};
+
+use crate::trouble::Trouble;
+
+#[derive(Parser)]
+#[command(
+    name = "dsm",
+    version,
+    about = "Distributed shared memory: clusters, programs, regions",
+    after_help = "Try: dsm cluster run --nodes 4 matmul --n 1024 --verify"
+)]
+pub(crate) struct Arguments {
+    /// Directory of the cluster's key, addresses and logs [default: $XDG_RUNTIME_DIR/dsm or /tmp/dsm-UID]
+    #[arg(long, global = true, env = "DSM_STATE_DIR", value_name = "DIR")]
+    pub(crate) state_dir: Option<PathBuf>,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Subcommand)]
+pub(crate) enum Command {
+    /// Start, use and stop a cluster of node daemons
+    Cluster {
+        #[command(subcommand)]
+        command: ClusterCommand,
+    },
+    /// Named regions of shared memory; they outlive the programs that made them
+    Regions {
+        #[command(subcommand)]
+        command: RegionsCommand,
+    },
+    /// Say what works on this host, what does not, and how to mend it
+    Doctor {
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Print the version
+    Version,
+    /// Prepare a child process and become the program
+    #[command(hide = true)]
+    ExecChild(ExecChild),
+}
+
+#[derive(Subcommand)]
+pub(crate) enum ClusterCommand {
+    /// Start node daemons that stay until `down`
+    Up(Up),
+    /// Show nodes, regions, and what they have done
+    Status(Status),
+    /// Run a program on the running cluster, or on a private one that ends with it
+    Run(Run),
+    /// Show the daemons' logs
+    Logs(Logs),
+    /// Stop the daemons; their regions are gone then
+    Down,
+}
+
+#[derive(Subcommand)]
+pub(crate) enum RegionsCommand {
+    /// List the regions
+    Ls {
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Remove a region that nobody uses
+    Rm {
+        /// Name of the region
+        name: String,
+    },
+}
+
+/// What a new cluster is made of.
+#[derive(Args, Clone, Default)]
+pub(crate) struct Shape {
+    /// Node daemons to start [default: 4, or one for each line of --hosts]
+    #[arg(long, short = 'n', value_name = "N")]
+    pub(crate) nodes: Option<u32>,
+    /// Hosts to start on, in MPI's syntax: `host slots=k` a line; reached over ssh without a password
+    #[arg(long, value_name = "FILE")]
+    pub(crate) hosts: Option<PathBuf>,
+    /// Print the commands that would start everything, and start nothing
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+    /// UDP port of node 0 [default: any free one]
+    #[arg(long, value_name = "PORT")]
+    pub(crate) port: Option<u16>,
+    /// Most memory in which each node holds pages, e.g. 512MiB [default: half of what is free]
+    #[arg(long, value_name = "SIZE", value_parser = size)]
+    pub(crate) memory_max: Option<String>,
+    /// Address of the shared arena, the same on every node
+    #[arg(long, value_name = "ADDRESS", value_parser = size)]
+    pub(crate) arena_base: Option<String>,
+    /// Length of the shared arena
+    #[arg(long, value_name = "SIZE", value_parser = size)]
+    pub(crate) arena_size: Option<String>,
+    /// Socket buffer of every node
+    #[arg(long, value_name = "SIZE", value_parser = size)]
+    pub(crate) socket_buffer: Option<String>,
+}
+
+#[derive(Args)]
+pub(crate) struct Up {
+    #[command(flatten)]
+    pub(crate) shape: Shape,
+    /// Print JSON when all are ready
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Args)]
+pub(crate) struct Status {
+    /// Print JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+    /// Show it again every second until Ctrl-C
+    #[arg(long)]
+    pub(crate) watch: bool,
+}
+
+#[derive(Args)]
+pub(crate) struct Logs {
+    /// Keep showing what is added, until Ctrl-C
+    #[arg(long, short = 'f')]
+    pub(crate) follow: bool,
+    /// Only this node's
+    pub(crate) node: Option<u32>,
+}
+
+#[derive(Args)]
+pub(crate) struct Run {
+    #[command(flatten)]
+    pub(crate) shape: Shape,
+    /// Processes of the program [default: one for each node]
+    #[arg(long, short = 'r', value_name = "R")]
+    pub(crate) ranks: Option<u32>,
+    /// No daemons: the ranks alone form the cluster, and their regions end with them
+    #[arg(long, conflicts_with_all = ["hosts", "private"])]
+    pub(crate) no_daemons: bool,
+    /// A cluster of its own, even if one is running
+    #[arg(long)]
+    pub(crate) private: bool,
+    /// Do not put the rank before each line of output
+    #[arg(long)]
+    pub(crate) no_tag: bool,
+    /// An example's name (matmul, counter, list, jacobi, region) or any program, and its arguments
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true, required = true, value_name = "PROGRAM")]
+    pub(crate) program: Vec<OsString>,
+}
+
+/// How to set up a child before it becomes the program.
+#[derive(Args)]
+pub(crate) struct ExecChild {
+    /// Die when this process, which must be the parent, dies
+    #[arg(long)]
+    pub(crate) parent: Option<i32>,
+    /// Lead a new session, so that no terminal's signals arrive
+    #[arg(long)]
+    pub(crate) session: bool,
+    /// Stay as the program's guard, and end it when standard input closes
+    #[arg(long)]
+    pub(crate) lifeline: bool,
+    /// Start the program in a session of its own and return at once
+    #[arg(long)]
+    pub(crate) detach: bool,
+    /// Append standard error to this file
+    #[arg(long)]
+    pub(crate) stderr: Option<PathBuf>,
+    /// The program and its arguments
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true, required = true)]
+    pub(crate) program: Vec<OsString>,
+}
+
+/// Reads the command line. Help and version are printed and end the process.
+pub(crate) fn parse() -> Result<Arguments, Trouble> {
+    Arguments::try_parse().map_err(|error| match error.kind() {
+        ErrorKind::DisplayHelp
+        | ErrorKind::DisplayVersion
+        | ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => error.exit(),
+        _ => Trouble::start(one_line(&error.to_string())),
+    })
+}
+
+/// What is wrong and what may have been meant, without the summary of the usage.
+fn one_line(error: &str) -> String {
+    let lines = error.lines().map(str::trim).take_while(|line| !line.starts_with("Usage:"));
+    let lines: Vec<&str> = lines.filter(|line| !line.is_empty() && !line.starts_with("For more")).collect();
+    let line = lines.join("; ").replace(":; ", ": ");
+    line.strip_prefix("error: ").unwrap_or(&line).to_owned()
+}
+
+/// Checks a size where it is typed; the daemon reads the same text again.
+fn size(text: &str) -> Result<String, String> {
+    dsm::settings::size(text).map(|_| text.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Arguments::command().debug_assert();
+    }
+
+    #[test]
+    fn a_wrong_flag_is_one_line_with_a_suggestion() {
+        let parsed = Arguments::try_parse_from(["dsm", "cluster", "up", "--node", "3"]);
+        let line = one_line(&parsed.err().map(|error| error.to_string()).unwrap_or_default());
+        assert!(line.starts_with("unexpected argument '--node'"), "{line}");
+        assert!(line.contains("'--nodes'") && !line.contains('\n'), "{line}");
+    }
+
+    #[test]
+    fn flags_after_the_program_belong_to_the_program() {
+        let line = ["dsm", "cluster", "run", "--nodes", "2", "matmul", "--nodes", "7", "--help"];
+        let parsed = Arguments::try_parse_from(line).unwrap_or_else(|error| panic!("{error}"));
+        let Command::Cluster { command: ClusterCommand::Run(run) } = parsed.command else {
+            panic!("not a run");
+        };
+        assert_eq!(run.shape.nodes, Some(2));
+        assert_eq!(run.program, ["matmul", "--nodes", "7", "--help"]);
+    }
+}

@@ -1,0 +1,386 @@
+//! Starting daemons: where each goes, the process that it becomes, and the wait for its word that it is
+//! a member of the cluster. Node 0 is first, because the others need its address; the rest start at once.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io::{IsTerminal, Read, Write};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, ToSocketAddrs};
+use std::os::fd::AsFd;
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use dsm::admin::Admin;
+use indicatif::{ProgressBar, ProgressStyle};
+use serde::Deserialize;
+
+use crate::args::Shape;
+use crate::cluster::ADMIN_TIMEOUT;
+use crate::hosts;
+use crate::process::{Life, Process, Running, beside, join, ssh};
+use crate::signals::Signals;
+use crate::state::{ClusterFile, NodeEntry, State, start_of};
+use crate::trouble::Trouble;
+use crate::wait::{Interest, wait};
+
+/// How long a daemon may take to become a member, an ssh login included.
+const READY_TIMEOUT: Duration = Duration::from_secs(30);
+/// Daemons that one command starts without being told.
+const NODES_DEFAULT: u32 = 4;
+/// Stands in a dry run for the address that node 0 gets.
+const ADDRESS_UNKNOWN: &str = "ADDRESS_OF_NODE_0";
+
+/// Daemons to start.
+pub(crate) struct Plan {
+    /// One for each node; None: this host.
+    hosts: Vec<Option<String>>,
+    port: u16,
+    /// Settings of the whole cluster.
+    environment: BTreeMap<String, String>,
+    key_file: PathBuf,
+    logs: Vec<PathBuf>,
+    program: PathBuf,
+    life: Life,
+}
+
+/// Daemons that are members of their cluster.
+pub(crate) struct Started {
+    pub(crate) daemons: Vec<Running>,
+    pub(crate) cluster: ClusterFile,
+}
+
+/// The line that a daemon writes once.
+#[derive(Deserialize)]
+struct Word {
+    addr: Option<SocketAddr>,
+    pid: Option<i32>,
+    error: Option<String>,
+}
+
+/// A daemon from which a word is awaited.
+struct Awaited {
+    id: u32,
+    running: Running,
+    stdout: std::process::ChildStdout,
+    heard: Vec<u8>,
+}
+
+impl Plan {
+    /// Decides what goes where. Nothing is started, nothing outside is touched.
+    pub(crate) fn new(state: &State, shape: &Shape, life: Life) -> Result<Plan, Trouble> {
+        let hosts = match &shape.hosts {
+            Some(file) => hosts::place(&hosts::read(file)?, shape.nodes)
+                .into_iter()
+                .map(|host| (!hosts::is_local(&host)).then_some(host))
+                .collect(),
+            None => vec![None; shape.nodes.unwrap_or(NODES_DEFAULT) as usize],
+        };
+        // Ranks take slots of the membership too, one each at least.
+        let most = dsm::config::NODES_MAX / 2;
+        if hosts.is_empty() || hosts.len() > most {
+            return Err(Trouble::start(format!("--nodes {}: a number from 1 to {most}", hosts.len())));
+        }
+        let program = beside("node-daemon")?;
+        if !program.exists() {
+            return Err(Trouble::start(format!(
+                "{}: there is no such file; build it with `cargo build --release -p node-daemon`",
+                program.display()
+            )));
+        }
+        Ok(Plan {
+            logs: (0..hosts.len() as u32).map(|id| state.log_file(id)).collect(),
+            hosts,
+            port: shape.port.unwrap_or(0),
+            environment: settings(shape),
+            key_file: state.key_file(),
+            program,
+            life,
+        })
+    }
+
+    /// How many daemons there will be.
+    pub(crate) fn nodes(&self) -> u32 {
+        self.hosts.len() as u32
+    }
+
+    /// What a dry run knows of the cluster.
+    pub(crate) fn imagine(&self) -> ClusterFile {
+        let nowhere = SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0));
+        let entry = |(id, host): (u32, &Option<String>)| NodeEntry {
+            id,
+            host: host.clone(),
+            addr: nowhere,
+            pid: 0,
+            started: None,
+            log: self.logs[id as usize].clone(),
+        };
+        ClusterFile {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            nodes: (0..).zip(&self.hosts).map(entry).collect(),
+            environment: self.environment.clone(),
+        }
+    }
+
+    /// The commands, one a line.
+    pub(crate) fn lines(&self) -> Vec<String> {
+        let mut lines: Vec<String> = self
+            .remote_hosts()
+            .iter()
+            .map(|host| format!("{} < {}", join(&self.key_command(host)), self.key_file.display()))
+            .collect();
+        for id in 0..self.nodes() {
+            let bind =
+                SocketAddr::new(self.bind_ip(id).unwrap_or(Ipv4Addr::UNSPECIFIED.into()), self.port_of(id));
+            lines.push(self.process(id, bind, ADDRESS_UNKNOWN).line());
+        }
+        lines
+    }
+
+    /// Starts all daemons and waits until they are members. If one fails, none is left.
+    pub(crate) fn start(&self, signals: &Signals) -> Result<Started, Trouble> {
+        for host in self.remote_hosts() {
+            self.send_key(host)?;
+        }
+        let progress = Progress::new(u64::from(self.nodes()));
+        let mut ready = Vec::new();
+        ready.extend(self.start_some(0..1, "", signals, &progress)?);
+        let join = ready[0].1.addr.to_string();
+        match self.start_some(1..self.nodes(), &join, signals, &progress) {
+            Ok(others) => ready.extend(others),
+            Err(trouble) => {
+                self.stop_detached(&ready);
+                return Err(trouble);
+            }
+        }
+        ready.sort_by_key(|(_, entry)| entry.id);
+        let (daemons, nodes) = ready.into_iter().unzip();
+        progress.finish();
+        let cluster = ClusterFile { nodes, ..self.imagine() };
+        Ok(Started { daemons, cluster })
+    }
+
+    /// Ends daemons of a start that failed. Those of this host end with their handles; those that live
+    /// by themselves on other hosts must be asked.
+    fn stop_detached(&self, ready: &[(Running, NodeEntry)]) {
+        let remote = self.life == Life::Own && !self.remote_hosts().is_empty();
+        if let (true, Some((_, node))) = (remote, ready.first()) {
+            let stopped =
+                Admin::connect(node.addr, &self.key_file, ADMIN_TIMEOUT).and_then(|mut a| a.shutdown());
+            if let Err(error) = stopped {
+                eprintln!("dsm: could not stop node 0 at {}: {error}", node.addr);
+            }
+        }
+    }
+
+    fn start_some(
+        &self,
+        ids: std::ops::Range<u32>,
+        join: &str,
+        signals: &Signals,
+        progress: &Progress,
+    ) -> Result<Vec<(Running, NodeEntry)>, Trouble> {
+        let mut awaited = Vec::new();
+        for id in ids {
+            let bind = SocketAddr::new(self.bind_ip(id)?, self.port_of(id));
+            let process = self.process(id, bind, join);
+            // A remote child lives as long as this end of its input is open.
+            let stdin = if process.host.is_some() { Stdio::piped() } else { Stdio::null() };
+            let mut running = process.start(stdin, Stdio::piped(), Stdio::inherit())?;
+            let Some(stdout) = running.child.stdout.take() else {
+                return Err(Trouble::start(format!("{}: no pipe", running.name)));
+            };
+            awaited.push(Awaited { id, running, stdout, heard: Vec::new() });
+        }
+        self.await_words(awaited, signals, progress)
+    }
+
+    fn await_words(
+        &self,
+        mut awaited: Vec<Awaited>,
+        signals: &Signals,
+        progress: &Progress,
+    ) -> Result<Vec<(Running, NodeEntry)>, Trouble> {
+        let deadline = Instant::now() + READY_TIMEOUT;
+        let mut ready = Vec::new();
+        while !awaited.is_empty() {
+            // The key of a daemon is its place in the list, that of the signals none.
+            let mut sources = vec![(None, signals.as_fd(), Interest::Read)];
+            for (place, daemon) in awaited.iter().enumerate() {
+                sources.push((Some(place), daemon.stdout.as_fd(), Interest::Read));
+            }
+            let events = wait(&sources, Some(deadline))?;
+            if events.is_empty() {
+                let names: Vec<&str> = awaited.iter().map(|daemon| daemon.running.name.as_str()).collect();
+                return Err(Trouble::start(format!(
+                    "{}: not ready within {} s",
+                    names.join(", "),
+                    READY_TIMEOUT.as_secs()
+                )));
+            }
+            // From the back, so that removing one leaves the others' places.
+            for place in events.into_iter().rev() {
+                let Some(place) = place else {
+                    let signal = signals.next().map_or(0, |signal| signal as i32);
+                    return Err(Trouble::interrupted(signal));
+                };
+                if let Some(word) = awaited[place].listen()? {
+                    let daemon = awaited.swap_remove(place);
+                    let entry = self.entry(daemon.id, &word);
+                    progress.ready(&entry);
+                    ready.push((daemon.running, entry));
+                }
+            }
+        }
+        Ok(ready)
+    }
+
+    fn entry(&self, id: u32, word: &(SocketAddr, i32)) -> NodeEntry {
+        let host = self.hosts[id as usize].clone();
+        NodeEntry {
+            id,
+            started: if host.is_none() { start_of(word.1) } else { None },
+            host,
+            addr: word.0,
+            pid: word.1,
+            log: self.logs[id as usize].clone(),
+        }
+    }
+
+    fn process(&self, id: u32, bind: SocketAddr, join: &str) -> Process {
+        let mut arguments: Vec<std::ffi::OsString> = vec![
+            "--index".into(),
+            id.to_string().into(),
+            "--bind".into(),
+            bind.to_string().into(),
+            "--key-file".into(),
+            self.key_file.clone().into(),
+            "--ready-fd".into(),
+            "1".into(),
+        ];
+        if id != 0 {
+            arguments.extend(["--join".into(), join.into()]);
+        }
+        Process {
+            name: self.name(id),
+            host: self.hosts[id as usize].clone(),
+            program: self.program.clone(),
+            arguments,
+            environment: self.environment.clone(),
+            stderr: Some(self.logs[id as usize].clone()),
+            life: self.life,
+        }
+    }
+
+    fn name(&self, id: u32) -> String {
+        match &self.hosts[id as usize] {
+            Some(host) => format!("node {id} on {host}"),
+            None => format!("node {id}"),
+        }
+    }
+
+    fn port_of(&self, id: u32) -> u16 {
+        if id == 0 { self.port } else { 0 }
+    }
+
+    /// The address at which the other nodes reach this one.
+    fn bind_ip(&self, id: u32) -> Result<IpAddr, Trouble> {
+        let Some(host) = &self.hosts[id as usize] else { return Ok(Ipv4Addr::LOCALHOST.into()) };
+        let name = host.rsplit('@').next().unwrap_or(host);
+        let found = (name, 0).to_socket_addrs().map_err(|e| Trouble::os(format_args!("host {name}"), e))?;
+        let (mut four, mut six): (Vec<_>, Vec<_>) = found.map(|addr| addr.ip()).partition(IpAddr::is_ipv4);
+        four.append(&mut six);
+        four.first().copied().ok_or_else(|| Trouble::start(format!("host {name}: it has no address")))
+    }
+
+    fn remote_hosts(&self) -> BTreeSet<&String> {
+        self.hosts.iter().flatten().collect()
+    }
+
+    /// Puts the key on another host. It travels over ssh's standard input, never in a command line.
+    fn key_command(&self, host: &str) -> Vec<std::ffi::OsString> {
+        let dir = self.key_file.parent().map(PathBuf::from).unwrap_or_default();
+        let logs = join(&[dir.join("logs").into()]);
+        let key = join(&[self.key_file.clone().into()]);
+        ssh(host, &format!("umask 077 && mkdir -p {logs} && cat > {key}.new && mv {key}.new {key}"))
+    }
+
+    fn send_key(&self, host: &str) -> Result<(), Trouble> {
+        let words = self.key_command(host);
+        let key = std::fs::File::open(&self.key_file).map_err(|e| Trouble::os(self.key_file.display(), e))?;
+        let status = Command::new(&words[0]).args(&words[1..]).stdin(key).status();
+        let status = status.map_err(|e| Trouble::os("run ssh", e))?;
+        if status.success() {
+            return Ok(());
+        }
+        Err(Trouble::start(format!(
+            "host {host}: ssh could not put the key there ({status}); try `ssh {host} true`"
+        )))
+    }
+}
+
+impl Awaited {
+    /// Reads what is there. The word, once it is complete; an error if there will be none.
+    fn listen(&mut self) -> Result<Option<(SocketAddr, i32)>, Trouble> {
+        let mut bytes = [0; 4096];
+        let n = self.stdout.read(&mut bytes).unwrap_or(0);
+        self.heard.extend_from_slice(&bytes[..n]);
+        if let Some(end) = self.heard.iter().position(|byte| *byte == b'\n') {
+            let name = &self.running.name;
+            let word: Word = serde_json::from_slice(&self.heard[..end])
+                .map_err(|e| Trouble::start(format!("{name}: not a ready line: {e}")))?;
+            return match (word.error, word.addr, word.pid) {
+                (None, Some(addr), Some(pid)) => Ok(Some((addr, pid))),
+                (Some(error), _, _) => Err(Trouble::start(format!("{name}: {error}"))),
+                (None, _, _) => Err(Trouble::start(format!("{name}: a ready line without an address"))),
+            };
+        }
+        if n > 0 {
+            return Ok(None);
+        }
+        // The end of the pipe is, for a moment, ahead of the end of the process.
+        let ending = self.running.child.wait().map_err(|e| Trouble::os(&self.running.name, e))?;
+        let ending = crate::process::Ending::from(ending);
+        Err(Trouble::start(format!("{}: it {ending} before it was ready", self.running.name)))
+    }
+}
+
+/// The flags that all nodes, daemons and ranks, must agree on.
+fn settings(shape: &Shape) -> BTreeMap<String, String> {
+    let flags = [
+        ("DSM_MEMORY_MAX", &shape.memory_max),
+        ("DSM_ARENA_BASE", &shape.arena_base),
+        ("DSM_ARENA_SIZE", &shape.arena_size),
+        ("DSM_SOCKET_BUFFER", &shape.socket_buffer),
+    ];
+    flags.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value.clone()?))).collect()
+}
+
+/// A bar on a terminal, nothing elsewhere: then the command's result is enough.
+struct Progress {
+    bar: Option<ProgressBar>,
+}
+
+impl Progress {
+    fn new(nodes: u64) -> Progress {
+        let style = ProgressStyle::with_template("dsm: {bar:24} {pos}/{len} nodes ready {msg}");
+        let bar = std::io::stderr().is_terminal().then(|| ProgressBar::new(nodes));
+        if let (Some(bar), Ok(style)) = (&bar, style) {
+            bar.set_style(style);
+            bar.tick();
+        }
+        Progress { bar }
+    }
+
+    fn ready(&self, entry: &NodeEntry) {
+        if let Some(bar) = &self.bar {
+            bar.set_message(format!("(node {} at {})", entry.id, entry.addr));
+            bar.inc(1);
+        }
+    }
+
+    fn finish(&self) {
+        if let Some(bar) = &self.bar {
+            bar.finish_and_clear();
+        }
+        let _ = std::io::stderr().flush();
+    }
+}

@@ -1,0 +1,78 @@
+//! Which file a program's name means: a path, an example beside this executable, or a command in `PATH`.
+
+use std::ffi::OsStr;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+
+use crate::process::beside;
+use crate::trouble::Trouble;
+
+/// The examples, for suggestions.
+const EXAMPLES: [&str; 5] = ["matmul", "counter", "list", "jacobi", "region"];
+/// Differences up to which a name counts as mistyped.
+const TYPING_ERRORS_MAX: usize = 3;
+
+/// Finds the program, as an absolute path so that it is the same file on every host.
+pub(crate) fn find(name: &OsStr) -> Result<PathBuf, Trouble> {
+    let shown = name.to_string_lossy();
+    if shown.contains('/') {
+        let path = std::path::absolute(name).map_err(|e| Trouble::os(&shown, e))?;
+        return match std::fs::metadata(&path) {
+            Err(error) => Err(Trouble::os(format_args!("program {shown}"), error)),
+            Ok(meta) if meta.is_dir() => Err(Trouble::start(format!("program {shown}: it is a directory"))),
+            Ok(_) if !executable(&path) => {
+                Err(Trouble::start(format!("program {shown}: it is not executable")))
+            }
+            Ok(_) => Ok(path),
+        };
+    }
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let in_path = std::env::split_paths(&path).map(|dir| dir.join(name));
+    let here = beside(&shown)?;
+    match std::iter::once(here).chain(in_path).find(|file| executable(file)) {
+        Some(file) => std::path::absolute(&file).map_err(|e| Trouble::os(&shown, e)),
+        None => Err(unknown(&shown)),
+    }
+}
+
+fn executable(path: &Path) -> bool {
+    std::fs::metadata(path).is_ok_and(|meta| meta.is_file() && meta.permissions().mode() & 0o111 != 0)
+}
+
+fn unknown(name: &str) -> Trouble {
+    if EXAMPLES.contains(&name) {
+        return Trouble::start(format!(
+            "program {name}: this example is not built; build it with `cargo build --release -p examples`"
+        ));
+    }
+    let distance = |example: &&&str| dsm::settings::distance(name, example);
+    let hint = match EXAMPLES.iter().min_by_key(distance).filter(|near| distance(near) <= TYPING_ERRORS_MAX) {
+        Some(near) => format!("did you mean the example `{near}`?"),
+        None if Path::new(name).exists() => format!("there is a file of this name here: say `./{name}`"),
+        None => format!("no such example ({}) and no such command in PATH", EXAMPLES.join(", ")),
+    };
+    Trouble::start(format!("program {name}: not found; {hint}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn error(name: &str) -> String {
+        find(OsStr::new(name)).expect_err("no such program").to_string()
+    }
+
+    #[test]
+    fn a_mistyped_example_gets_a_suggestion() {
+        assert!(error("matmull").contains("did you mean the example `matmul`?"));
+        assert!(error("no-such-program-anywhere").contains("no such example (matmul, counter"));
+    }
+
+    #[test]
+    fn a_path_must_be_an_executable_file() {
+        assert!(error("/").contains("directory"));
+        assert!(error("./no/such/file").contains("No such file"));
+        assert!(find(OsStr::new("/bin/sh")).is_ok());
+        assert!(find(OsStr::new("sh")).is_ok());
+    }
+}

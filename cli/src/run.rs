@@ -1,0 +1,272 @@
+//! `cluster run`: on which cluster, with which ranks where, and what is left afterwards (nothing).
+
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::io::IsTerminal;
+use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
+use std::os::fd::{AsFd, AsRawFd};
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+use std::time::Instant;
+
+use nix::fcntl::{FcntlArg, FdFlag, fcntl};
+use nix::sys::signal::Signal;
+
+use crate::args::Run;
+use crate::cluster::STOP_GRACE;
+use crate::launch::{Plan, Started};
+use crate::process::{Life, Process, Running, ssh};
+use crate::program;
+use crate::signals::Signals;
+use crate::state::{ClusterFile, Known, State, damaged};
+use crate::supervise::{Rank, Supervisor};
+use crate::trouble::Trouble;
+use crate::wait::{Interest, wait};
+
+/// Variables that a rank on another host gets from here, by the beginning of their names.
+const REMOTE_VARIABLES: [&str; 2] = ["DSM_", "RUST_"];
+
+/// What the ranks of a program have in common.
+struct Job {
+    program: PathBuf,
+    arguments: Vec<OsString>,
+    ranks: u32,
+    /// Never the number of an earlier program.
+    number: u64,
+    key_file: PathBuf,
+    tag: bool,
+}
+
+/// Runs a program and gives the exit code of its worst rank.
+pub(crate) fn run(state_dir: Option<PathBuf>, run: Run) -> Result<i32, Trouble> {
+    // Everything that can be wrong with the request is found before anything is started.
+    let program = program::find(&run.program[0])?;
+    if run.ranks == Some(0) {
+        return Err(Trouble::start("--ranks 0: a program has at least one rank"));
+    }
+    let signals = Signals::install()?;
+    let running = if run.no_daemons || run.private { None } else { running_cluster(state_dir, &run)? };
+    let state = match running {
+        Some((state, cluster)) => return run_on(&state, cluster, run, program, &signals),
+        None => State::temporary()?,
+    };
+    if !run.shape.dry_run {
+        state.prepare()?;
+    }
+    if run.no_daemons {
+        let ranks = run.ranks.or(run.shape.nodes).unwrap_or(1);
+        let job = Job::new(run, program, ranks, &state)?;
+        return run_alone(&job, &signals);
+    }
+    run_private(&state, run, program, &signals)
+}
+
+/// The cluster of the state directory, if it is up and is the one that was asked for.
+fn running_cluster(state_dir: Option<PathBuf>, run: &Run) -> Result<Option<(State, ClusterFile)>, Trouble> {
+    let state = State::open(state_dir)?;
+    let cluster = match state.known()? {
+        Known::Running(cluster) => cluster,
+        Known::Damaged(_, dead) => return Err(damaged(&dead)),
+        Known::Nothing | Known::Stale => return Ok(None),
+    };
+    let up = cluster.nodes.len();
+    if let Some(nodes) = run.shape.nodes.filter(|nodes| *nodes as usize != up) {
+        return Err(Trouble::start(format!(
+            "the running cluster has {up} nodes, not {nodes}; leave --nodes away, or add --private for a cluster apart"
+        )));
+    }
+    if run.shape.hosts.is_some() {
+        return Err(Trouble::start(
+            "a cluster is running; leave --hosts away, or add --private for a cluster apart",
+        ));
+    }
+    Ok(Some((state, cluster)))
+}
+
+/// On a cluster that was up before and stays.
+fn run_on(
+    state: &State,
+    cluster: ClusterFile,
+    run: Run,
+    program: PathBuf,
+    signals: &Signals,
+) -> Result<i32, Trouble> {
+    let ranks = run.ranks.unwrap_or(cluster.nodes.len() as u32);
+    let dry_run = run.shape.dry_run;
+    let job = Job::new(run, program, ranks, state)?;
+    if dry_run {
+        (0..ranks).for_each(|rank| println!("{}", job.process(rank, &cluster).line()));
+        return Ok(0);
+    }
+    let started = job.start_on(&cluster)?;
+    Supervisor::new(started, &mut Vec::new(), signals).run()
+}
+
+/// On a cluster that is made for this run and ends with it.
+fn run_private(state: &State, run: Run, program: PathBuf, signals: &Signals) -> Result<i32, Trouble> {
+    let plan = Plan::new(state, &run.shape, Life::Ours)?;
+    let ranks = run.ranks.unwrap_or(plan.nodes());
+    let dry_run = run.shape.dry_run;
+    let job = Job::new(run, program, ranks, state)?;
+    if dry_run {
+        plan.lines().iter().for_each(|line| println!("{line}"));
+        let cluster = plan.imagine();
+        (0..ranks).for_each(|rank| println!("{}", job.process(rank, &cluster).line()));
+        return Ok(0);
+    }
+    let Started { mut daemons, cluster } = plan.start(signals)?;
+    let started = job.start_on(&cluster)?;
+    let code = Supervisor::new(started, &mut daemons, signals).run();
+    let failed: Vec<usize> = (0..daemons.len()).filter(|i| daemons[*i].try_end().is_some()).collect();
+    for node in failed {
+        show_end_of_log(&cluster, node);
+    }
+    stop(&mut daemons)?;
+    clear_hosts(state, &cluster);
+    code
+}
+
+/// Without daemons: rank 0 is the coordinator. It inherits a bound socket, so its address is known to
+/// the others before it runs, and no port is fixed.
+fn run_alone(job: &Job, signals: &Signals) -> Result<i32, Trouble> {
+    let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).map_err(|e| Trouble::os("bind 127.0.0.1", e))?;
+    let addr = socket.local_addr().map_err(|e| Trouble::os("bind 127.0.0.1", e))?;
+    let inherit = |flag| {
+        let set = fcntl(socket.as_fd(), FcntlArg::F_SETFD(flag));
+        set.map_err(|e| Trouble::os("pass a socket on", e))
+    };
+    let mut started = Vec::new();
+    for rank in 0..job.ranks {
+        let mut environment = job.environment(rank);
+        if rank > 0 {
+            environment.insert("DSM_JOIN".to_owned(), addr.to_string());
+        } else {
+            environment.insert("DSM_SOCKET_FD".to_owned(), socket.as_raw_fd().to_string());
+        }
+        // Children are started one after the other, so only rank 0 gets it.
+        inherit(if rank == 0 { FdFlag::empty() } else { FdFlag::FD_CLOEXEC })?;
+        started.push(job.start(rank, environment, None)?);
+    }
+    drop(socket);
+    Supervisor::new(started, &mut Vec::new(), signals).run()
+}
+
+impl Job {
+    fn new(run: Run, program: PathBuf, ranks: u32, state: &State) -> Result<Job, Trouble> {
+        // Daemons are members too; the library refuses what is too much together.
+        let most = dsm::config::NODES_MAX as u32;
+        if ranks == 0 || ranks > most {
+            return Err(Trouble::start(format!("{ranks} ranks: a number from 1 to {most}")));
+        }
+        Ok(Job {
+            program,
+            arguments: run.program[1..].to_vec(),
+            ranks,
+            number: getrandom::u64().map_err(|e| Trouble::start(format!("random numbers: {e}")))?,
+            key_file: state.key_file(),
+            tag: !run.no_tag,
+        })
+    }
+
+    fn environment(&self, rank: u32) -> BTreeMap<String, String> {
+        BTreeMap::from([
+            ("DSM_KEY_FILE".to_owned(), self.key_file.display().to_string()),
+            ("DSM_PROGRAM".to_owned(), self.number.to_string()),
+            ("DSM_RANK".to_owned(), rank.to_string()),
+            ("DSM_RANKS".to_owned(), self.ranks.to_string()),
+        ])
+    }
+
+    /// A rank beside its daemon: they go round the daemons in order.
+    fn process(&self, rank: u32, cluster: &ClusterFile) -> Process {
+        let node = &cluster.nodes[rank as usize % cluster.nodes.len()];
+        let mut environment = cluster.environment.clone();
+        if node.host.is_some() {
+            let ours = |name: &str| REMOTE_VARIABLES.iter().any(|prefix| name.starts_with(prefix));
+            environment.extend(std::env::vars().filter(|(name, _)| ours(name)));
+            environment.insert("DSM_BIND".to_owned(), SocketAddr::new(node.addr.ip(), 0).to_string());
+        }
+        environment.append(&mut self.environment(rank));
+        environment.insert("DSM_JOIN".to_owned(), cluster.nodes[0].addr.to_string());
+        environment.insert("DSM_NEAREST".to_owned(), node.id.to_string());
+        self.describe(rank, environment, node.host.clone())
+    }
+
+    fn describe(&self, rank: u32, environment: BTreeMap<String, String>, host: Option<String>) -> Process {
+        Process {
+            name: format!("rank {rank}"),
+            host,
+            program: self.program.clone(),
+            arguments: self.arguments.clone(),
+            environment,
+            stderr: None,
+            life: Life::Ours,
+        }
+    }
+
+    fn start_on(&self, cluster: &ClusterFile) -> Result<Vec<Rank>, Trouble> {
+        let start = |rank| self.connect(rank, &self.process(rank, cluster));
+        (0..self.ranks).map(start).collect()
+    }
+
+    fn start(
+        &self,
+        rank: u32,
+        environment: BTreeMap<String, String>,
+        host: Option<String>,
+    ) -> Result<Rank, Trouble> {
+        self.connect(rank, &self.describe(rank, environment, host))
+    }
+
+    /// Starts a rank with its streams: input goes to rank 0 alone.
+    fn connect(&self, rank: u32, process: &Process) -> Result<Rank, Trouble> {
+        let remote = process.host.is_some();
+        let stdin = match (rank, remote) {
+            // Its input is its lifeline, and stays open as long as we live.
+            (_, true) => Stdio::piped(),
+            (0, false) if std::io::stdin().is_terminal() => Stdio::piped(),
+            (0, false) => Stdio::inherit(),
+            (_, false) => Stdio::null(),
+        };
+        let output = || if self.tag { Stdio::piped() } else { Stdio::inherit() };
+        let running = process.start(stdin, output(), output())?;
+        Rank::new(running, rank)
+    }
+}
+
+/// Ends daemons that are nobody's any more, and waits until they have ended.
+fn stop(daemons: &mut [Running]) -> Result<(), Trouble> {
+    daemons.iter_mut().for_each(|daemon| daemon.signal(Signal::SIGTERM));
+    let deadline = Instant::now() + STOP_GRACE;
+    loop {
+        daemons.iter_mut().for_each(|daemon| {
+            daemon.try_end();
+        });
+        let running: Vec<_> =
+            daemons.iter().filter(|daemon| daemon.runs()).map(|d| ((), d.as_fd(), Interest::Read)).collect();
+        // Those that do not end in time are killed when they are dropped.
+        if running.is_empty() || wait(&running, Some(deadline))?.is_empty() {
+            return Ok(());
+        }
+    }
+}
+
+/// What a daemon said last, when it has ended before its time.
+fn show_end_of_log(cluster: &ClusterFile, node: usize) {
+    let text = std::fs::read_to_string(&cluster.nodes[node].log).unwrap_or_default();
+    if let Some(line) = text.lines().rev().find(|line| !line.trim().is_empty()) {
+        eprintln!("dsm: node {node} said last: {line}");
+    }
+}
+
+/// Removes key and logs of a private cluster from other hosts.
+fn clear_hosts(state: &State, cluster: &ClusterFile) {
+    let hosts: std::collections::BTreeSet<&String> =
+        cluster.nodes.iter().filter_map(|node| node.host.as_ref()).collect();
+    for host in hosts {
+        let line = format!("rm -rf -- {}", crate::process::join(&[state.dir().into()]));
+        let words = ssh(host, &line);
+        // Best effort: the key in it opens nothing any more.
+        let _ = Command::new(&words[0]).args(&words[1..]).stdin(Stdio::null()).status();
+    }
+}

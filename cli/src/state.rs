@@ -1,0 +1,277 @@
+//! The state directory: the cluster's key, the addresses and processes of its daemons, their logs.
+//!
+//! Whoever can read the key can read the shared memory, so the directory is the user's alone and
+//! anything else is refused, not repaired.
+
+use std::collections::BTreeMap;
+use std::fs::{DirBuilder, File, OpenOptions};
+use std::io::{ErrorKind, Write};
+use std::net::SocketAddr;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use dsm::net::ClusterKey;
+use nix::fcntl::{Flock, FlockArg};
+use nix::unistd::Uid;
+use serde::{Deserialize, Serialize};
+
+use crate::trouble::Trouble;
+
+/// One cluster's directory.
+pub(crate) struct State {
+    dir: PathBuf,
+    /// Made for one `run`; it goes away with the value.
+    temporary: bool,
+}
+
+/// What `cluster.json` says.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct ClusterFile {
+    /// Version of the `dsm` command that wrote it.
+    pub(crate) version: String,
+    /// The daemons by node id.
+    pub(crate) nodes: Vec<NodeEntry>,
+    /// Settings that ranks must share with the daemons, as `DSM_*` variables.
+    pub(crate) environment: BTreeMap<String, String>,
+}
+
+/// One daemon.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct NodeEntry {
+    pub(crate) id: u32,
+    /// None: this host.
+    pub(crate) host: Option<String>,
+    pub(crate) addr: SocketAddr,
+    pub(crate) pid: i32,
+    /// Start of the process in clock ticks since boot: with the pid it is never reused. None: not this host.
+    pub(crate) started: Option<u64>,
+    pub(crate) log: PathBuf,
+}
+
+/// What the state directory knows of a cluster, compared with what runs.
+pub(crate) enum Known {
+    /// There is none.
+    Nothing,
+    /// All daemons run, as far as can be seen from here.
+    Running(ClusterFile),
+    /// These nodes do not run, the others do.
+    Damaged(ClusterFile, Vec<u32>),
+    /// No daemon runs any more; the file is a leftover.
+    Stale,
+}
+
+impl State {
+    /// Opens, and makes if need be, the directory that the flag, the variable or the default names.
+    pub(crate) fn open(chosen: Option<PathBuf>) -> Result<State, Trouble> {
+        let dir = chosen.unwrap_or_else(default_dir);
+        // Daemons and remote hosts get this path; it must not depend on where they run.
+        let dir = std::path::absolute(&dir).map_err(|e| Trouble::os(dir.display(), e))?;
+        make_private(&dir)?;
+        Ok(State { dir, temporary: false })
+    }
+
+    /// A fresh directory that is removed when the value is dropped.
+    pub(crate) fn temporary() -> Result<State, Trouble> {
+        let random = getrandom::u64().map_err(|e| Trouble::start(format!("random numbers: {e}")))?;
+        let mut dir = default_dir();
+        dir.as_mut_os_string().push(format!("-run-{random:016x}"));
+        make_private(&dir)?;
+        Ok(State { dir, temporary: true })
+    }
+
+    /// The directory.
+    pub(crate) fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// The file that holds the key.
+    pub(crate) fn key_file(&self) -> PathBuf {
+        self.dir.join("key")
+    }
+
+    /// The log of a daemon.
+    pub(crate) fn log_file(&self, node: u32) -> PathBuf {
+        self.dir.join("logs").join(format!("node-{node}.log"))
+    }
+
+    /// Held while a cluster is started or stopped, so that two commands do not do both at once.
+    pub(crate) fn lock(&self) -> Result<Flock<File>, Trouble> {
+        let path = self.dir.join("lock");
+        let file = OpenOptions::new().create(true).append(true).mode(0o600).open(&path);
+        let file = file.map_err(|e| Trouble::os(path.display(), e))?;
+        Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|_| {
+            Trouble::start(format!("another dsm command is starting or stopping {}", self.dir.display()))
+        })
+    }
+
+    /// Writes a new key and an empty directory of logs.
+    pub(crate) fn prepare(&self) -> Result<(), Trouble> {
+        make_private(&self.dir.join("logs"))?;
+        // A leftover opens nothing any more.
+        let _ = std::fs::remove_file(self.key_file());
+        ClusterKey::generate(&self.key_file())?;
+        Ok(())
+    }
+
+    /// Records the cluster.
+    pub(crate) fn write_cluster(&self, cluster: &ClusterFile) -> Result<(), Trouble> {
+        let text = serde_json::to_string_pretty(cluster)
+            .map_err(|e| Trouble::failed(format!("cluster.json: {e}")))?;
+        self.replace("cluster.json", text.as_bytes())
+    }
+
+    /// Forgets the cluster, its key too.
+    pub(crate) fn forget_cluster(&self) {
+        // Gone already is as good.
+        let _ = std::fs::remove_file(self.dir.join("cluster.json"));
+        let _ = std::fs::remove_file(self.key_file());
+    }
+
+    /// Reads `cluster.json` and looks which of its daemons run.
+    pub(crate) fn known(&self) -> Result<Known, Trouble> {
+        let path = self.dir.join("cluster.json");
+        let text = match std::fs::read_to_string(&path) {
+            Ok(text) => text,
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Known::Nothing),
+            Err(error) => return Err(Trouble::os(path.display(), error)),
+        };
+        let cluster: ClusterFile = serde_json::from_str(&text)
+            .map_err(|e| Trouble::start(format!("{}: {e}; remove it", path.display())))?;
+        let dead: Vec<u32> = cluster.nodes.iter().filter(|n| !n.runs()).map(|n| n.id).collect();
+        Ok(match dead.len() {
+            0 => Known::Running(cluster),
+            n if n == cluster.nodes.len() => Known::Stale,
+            _ => Known::Damaged(cluster, dead),
+        })
+    }
+
+    /// The running cluster, or the reason why there is none.
+    pub(crate) fn running(&self) -> Result<ClusterFile, Trouble> {
+        match self.known()? {
+            Known::Running(cluster) => Ok(cluster),
+            Known::Damaged(_, dead) => Err(damaged(&dead)),
+            Known::Nothing => Err(Trouble::start(format!(
+                "no cluster is running here ({}); start one with `dsm cluster up`",
+                self.dir.display()
+            ))),
+            Known::Stale => Err(Trouble::start(format!(
+                "the cluster of {} has ended, its logs are there; start one with `dsm cluster up`",
+                self.dir.display()
+            ))),
+        }
+    }
+
+    /// Puts a file in place at once, readable by the user only.
+    fn replace(&self, name: &str, bytes: &[u8]) -> Result<(), Trouble> {
+        let new = self.dir.join(format!("{name}.new"));
+        let write = || {
+            let mut file =
+                OpenOptions::new().create(true).write(true).truncate(true).mode(0o600).open(&new)?;
+            file.write_all(bytes)?;
+            std::fs::rename(&new, self.dir.join(name))
+        };
+        write().map_err(|e| Trouble::os(format_args!("write {}", new.display()), e))
+    }
+}
+
+impl Drop for State {
+    fn drop(&mut self) {
+        if self.temporary {
+            // Best effort: it holds a key of a cluster that is gone.
+            let _ = std::fs::remove_dir_all(&self.dir);
+        }
+    }
+}
+
+impl NodeEntry {
+    /// Whether the process runs, as far as can be seen from this host.
+    pub(crate) fn runs(&self) -> bool {
+        match self.started {
+            Some(started) => start_of(self.pid) == Some(started),
+            None => true,
+        }
+    }
+}
+
+/// The error for a cluster of which some daemons are dead.
+pub(crate) fn damaged(dead: &[u32]) -> Trouble {
+    let names: Vec<String> = dead.iter().map(|id| format!("node {id}")).collect();
+    Trouble::start(format!("{} of the cluster died; clear it with `dsm cluster down`", names.join(", ")))
+}
+
+/// When a process of this host was started, in ticks since boot. None: there is no such process.
+pub(crate) fn start_of(pid: i32) -> Option<u64> {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    // The name in parentheses may hold blanks and parentheses; fields are counted behind the last one.
+    let (_, fields) = stat.rsplit_once(')')?;
+    let mut fields = fields.split_whitespace();
+    if matches!(fields.next(), Some("Z" | "X")) {
+        return None;
+    }
+    fields.nth(18)?.parse().ok()
+}
+
+fn default_dir() -> PathBuf {
+    match std::env::var_os("XDG_RUNTIME_DIR") {
+        Some(runtime) if Path::new(&runtime).is_dir() => Path::new(&runtime).join("dsm"),
+        Some(_) | None => std::env::temp_dir().join(format!("dsm-{}", Uid::effective())),
+    }
+}
+
+/// Makes the directory for this user alone, or checks that it is so.
+fn make_private(dir: &Path) -> Result<(), Trouble> {
+    match DirBuilder::new().mode(0o700).create(dir) {
+        Ok(()) => return Ok(()),
+        Err(error) if error.kind() == ErrorKind::AlreadyExists => {}
+        Err(error) => {
+            return Err(Trouble::os(format_args!("make the state directory {}", dir.display()), error));
+        }
+    }
+    // Not through a link: in a directory like /tmp somebody else may have put it there.
+    let meta = std::fs::symlink_metadata(dir).map_err(|e| Trouble::os(dir.display(), e))?;
+    if !meta.is_dir() {
+        return Err(Trouble::start(format!("{}: not a directory", dir.display())));
+    }
+    if meta.uid() != Uid::effective().as_raw() {
+        return Err(Trouble::start(format!(
+            "{}: belongs to user {}; choose another with --state-dir",
+            dir.display(),
+            meta.uid()
+        )));
+    }
+    if meta.mode() & 0o077 != 0 {
+        return Err(Trouble::start(format!(
+            "{0}: others may enter it, and it will hold the cluster's key; chmod 700 {0}",
+            dir.display()
+        )));
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn this_process_runs_and_an_absurd_one_does_not() {
+        assert!(start_of(std::process::id() as i32).is_some());
+        assert_eq!(start_of(i32::MAX), None);
+    }
+
+    #[test]
+    fn a_leftover_of_dead_daemons_is_stale() {
+        let state = State::temporary().unwrap_or_else(|e| panic!("{e}"));
+        assert!(matches!(state.known(), Ok(Known::Nothing)));
+        let node = NodeEntry {
+            id: 0,
+            host: None,
+            addr: SocketAddr::from(([127, 0, 0, 1], 1)),
+            pid: std::process::id() as i32,
+            started: Some(0),
+            log: PathBuf::new(),
+        };
+        let cluster = ClusterFile { version: String::new(), nodes: vec![node], environment: BTreeMap::new() };
+        state.write_cluster(&cluster).unwrap_or_else(|e| panic!("{e}"));
+        assert!(matches!(state.known(), Ok(Known::Stale)));
+    }
+}

@@ -1,0 +1,94 @@
+//! Marks a thread that holds, or is about to take, the lock around a node's core.
+//!
+//! Such a thread must not touch shared memory: its fault would need the very lock that it holds. And
+//! no signal handler may run in it, for a handler is free to touch shared memory. So a section blocks
+//! signals, and a fault inside one ends the process with a message instead of a silent deadlock.
+
+use std::cell::Cell;
+use std::marker::PhantomData;
+
+use nix::sys::signal::{SigSet, SigmaskHow, Signal};
+
+thread_local! {
+    /// Sections of this thread that are open, one inside the other.
+    static SECTIONS: Cell<u32> = const { Cell::new(0) };
+    /// Whether this thread is resolving a fault, with all signals blocked.
+    static IN_FAULT: Cell<bool> = const { Cell::new(false) };
+}
+
+/// While it lives, this thread may hold the core's lock. Enter before locking, drop after unlocking.
+#[must_use]
+pub struct CoreSection {
+    /// The mask to go back to; `None` if signals were blocked already.
+    mask: Option<SigSet>,
+    /// The mark is the thread's: it must not move to another.
+    _not_send: PhantomData<*const ()>,
+}
+
+impl CoreSection {
+    /// Opens a section. Costs two system calls in all, and none while a fault is being resolved.
+    pub fn enter() -> CoreSection {
+        let outermost = SECTIONS.get() == 0 && !IN_FAULT.get();
+        let mask = outermost
+            .then(|| asynchronous().thread_swap_mask(SigmaskHow::SIG_BLOCK).expect("valid arguments"));
+        SECTIONS.set(SECTIONS.get() + 1);
+        CoreSection { mask, _not_send: PhantomData }
+    }
+}
+
+impl CoreSection {
+    /// Runs `work`, which waits for something without the lock, with signals as they were before the
+    /// section: a thread that waits for long must be interruptible.
+    pub fn outside<T>(&mut self, work: impl FnOnce() -> T) -> T {
+        SECTIONS.set(SECTIONS.get() - 1);
+        if let Some(mask) = &self.mask {
+            mask.thread_set_mask().expect("valid arguments");
+        }
+        let result = work();
+        if self.mask.is_some() {
+            asynchronous().thread_swap_mask(SigmaskHow::SIG_BLOCK).expect("valid arguments");
+        }
+        SECTIONS.set(SECTIONS.get() + 1);
+        result
+    }
+}
+
+impl Drop for CoreSection {
+    fn drop(&mut self) {
+        SECTIONS.set(SECTIONS.get() - 1);
+        if let Some(mask) = &self.mask {
+            mask.thread_set_mask().expect("valid arguments");
+        }
+    }
+}
+
+/// While it lives, this thread resolves a fault.
+pub(super) struct FaultSection(());
+
+impl FaultSection {
+    /// The error says why this thread must not fault now.
+    pub(super) fn enter() -> Result<FaultSection, &'static str> {
+        if SECTIONS.get() > 0 {
+            return Err("while it holds the lock of the node's core; this is a bug in the library");
+        }
+        if IN_FAULT.replace(true) {
+            return Err("while it resolves another fault; this is a bug in the library");
+        }
+        Ok(FaultSection(()))
+    }
+}
+
+impl Drop for FaultSection {
+    fn drop(&mut self) {
+        IN_FAULT.set(false);
+    }
+}
+
+/// Every signal but those that a load or store of the thread itself raises: those would kill the
+/// process unseen if they were blocked.
+pub(super) fn asynchronous() -> SigSet {
+    let mut signals = SigSet::all();
+    signals.remove(Signal::SIGBUS);
+    signals.remove(Signal::SIGSEGV);
+    signals
+}

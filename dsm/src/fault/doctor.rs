@@ -1,0 +1,173 @@
+//! What of the fault machinery works on this machine, what does not, and how to mend it. Also the
+//! errors of an arena that cannot be reserved, for they are the same questions asked too late.
+
+use std::io;
+use std::ops::Range;
+
+use nix::errno::Errno;
+use nix::sys::resource::{RLIM_INFINITY, Resource, getrlimit};
+
+use super::backend::{self, MEND_SIGNAL, MEND_THREAD};
+use super::map::AppView;
+use super::probe;
+use crate::config::fault::MAPPINGS_DEFAULT;
+use crate::error::Error;
+
+/// One line of the doctor's report.
+#[derive(Clone, PartialEq, Eq, Debug, serde::Serialize)]
+pub struct Check {
+    /// What was looked at.
+    pub name: &'static str,
+    /// The verdict.
+    pub health: Health,
+    /// What was found.
+    pub found: String,
+    /// What to do about it, if anything.
+    pub mend: Option<String>,
+}
+
+/// A verdict.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, serde::Serialize)]
+pub enum Health {
+    /// As it should be.
+    Ok,
+    /// Works, with a restriction.
+    Limited,
+    /// Does not work.
+    Bad,
+}
+
+/// Examines the machine for an arena of `len` bytes at `base`. Leaves nothing changed.
+pub fn doctor(base: usize, len: usize) -> Vec<Check> {
+    vec![backend(), thread_backend(), unprivileged(), mappings(), address_space(len), arena(base, len)]
+}
+
+fn backend() -> Check {
+    match probe::cycle() {
+        Ok(()) => ok("fault backend", "signal: userfaultfd's whole cycle works".to_owned()),
+        Err(why) => Check {
+            name: "fault backend",
+            health: Health::Limited,
+            found: format!("mprotect, for userfaultfd does not work: {why}"),
+            mend: Some(MEND_SIGNAL.to_owned()),
+        },
+    }
+}
+
+fn thread_backend() -> Check {
+    const NAME: &str = "system calls on shared memory";
+    match backend::probe_thread() {
+        Ok(()) => ok(NAME, "possible with DSM_FAULT=thread".to_owned()),
+        Err(why) => Check {
+            name: NAME,
+            health: Health::Limited,
+            found: format!("only through dsm::io, for DSM_FAULT=thread does not work: {why}"),
+            mend: Some(MEND_THREAD.to_owned()),
+        },
+    }
+}
+
+fn unprivileged() -> Check {
+    const NAME: &str = "vm.unprivileged_userfaultfd";
+    match read_number("/proc/sys/vm/unprivileged_userfaultfd") {
+        Some(value) => ok(NAME, format!("{value} (1 allows DSM_FAULT=thread to every user)")),
+        None => ok(NAME, "not there: this kernel has no userfaultfd, or /proc is hidden".to_owned()),
+    }
+}
+
+fn mappings() -> Check {
+    const NAME: &str = "vm.max_map_count";
+    let count = read_number("/proc/sys/vm/max_map_count").unwrap_or(MAPPINGS_DEFAULT as u64);
+    if count >= MAPPINGS_DEFAULT as u64 {
+        return ok(NAME, count.to_string());
+    }
+    Check {
+        name: NAME,
+        health: Health::Limited,
+        found: format!("{count}: the mprotect backend will often remap"),
+        mend: Some(format!("sysctl -w vm.max_map_count={MAPPINGS_DEFAULT}")),
+    }
+}
+
+fn address_space(len: usize) -> Check {
+    const NAME: &str = "address space limit (RLIMIT_AS)";
+    match limit_below(len) {
+        None => ok(NAME, "large enough".to_owned()),
+        Some(limit) => Check {
+            name: NAME,
+            health: Health::Bad,
+            found: format!("{limit} bytes; an arena of {len} bytes is mapped twice"),
+            mend: Some("ulimit -v unlimited, or a smaller --arena-size".to_owned()),
+        },
+    }
+}
+
+fn arena(base: usize, len: usize) -> Check {
+    const NAME: &str = "arena's addresses";
+    match AppView::reserve(Some(base), len) {
+        Ok(_view) => ok(NAME, format!("{len:#x} bytes at {base:#x} are free")),
+        Err(errno) => Check {
+            name: NAME,
+            health: Health::Bad,
+            found: reserve_error(Some(base), len, errno).to_string(),
+            mend: Some("--arena-base or --arena-size, the same on every node".to_owned()),
+        },
+    }
+}
+
+/// Why the application's view could not be reserved.
+pub(super) fn reserve_error(base: Option<usize>, len: usize, errno: Errno) -> Error {
+    let at = base.map_or_else(String::new, |base| format!(" at {base:#x}"));
+    let what = format!("cannot reserve {len:#x} bytes of addresses{at}");
+    let in_the_way = base.filter(|_| errno == Errno::EEXIST).and_then(|base| {
+        let maps = std::fs::read_to_string("/proc/self/maps").ok()?;
+        mapping_in(&maps, base..base.saturating_add(len)).map(str::to_owned)
+    });
+    match (in_the_way, limit_below(len)) {
+        (Some(line), _) => Error::Invalid(format!(
+            "{what}: this mapping is in the way: {line}; choose another --arena-base, the same on every node"
+        )),
+        (None, Some(limit)) if errno == Errno::ENOMEM => Error::Invalid(over_limit(&what, limit)),
+        _ => Error::os(what, errno),
+    }
+}
+
+/// Why the file or the runtime's view could not be made.
+pub(super) fn store_error(len: usize, error: io::Error) -> Error {
+    let what = format!("cannot map the runtime's view of {len:#x} bytes");
+    match limit_below(len) {
+        Some(limit) if error.raw_os_error() == Some(libc::ENOMEM) => Error::Invalid(over_limit(&what, limit)),
+        _ => Error::os(what, error),
+    }
+}
+
+fn over_limit(what: &str, limit: u64) -> String {
+    format!(
+        "{what}: the address space limit RLIMIT_AS is {limit} bytes and an arena is mapped twice; \
+         raise it (ulimit -v unlimited) or choose a smaller --arena-size"
+    )
+}
+
+/// The limit, if it is too low for two views of `len` bytes.
+fn limit_below(len: usize) -> Option<u64> {
+    let (limit, _) = getrlimit(Resource::RLIMIT_AS).ok()?;
+    (limit != RLIM_INFINITY && limit < 2 * len as u64).then_some(limit)
+}
+
+/// The first line of /proc/self/maps that overlaps `range`.
+fn mapping_in(maps: &str, range: Range<usize>) -> Option<&str> {
+    maps.lines().find(|line| {
+        let ends = line.split_once(' ').and_then(|(addresses, _)| addresses.split_once('-'));
+        let number = |text| usize::from_str_radix(text, 16).ok();
+        let ends = ends.and_then(|(start, end)| Some(number(start)?..number(end)?));
+        ends.is_some_and(|mapping| mapping.start < range.end && range.start < mapping.end)
+    })
+}
+
+fn read_number(path: &str) -> Option<u64> {
+    std::fs::read_to_string(path).ok()?.trim().parse().ok()
+}
+
+fn ok(name: &'static str, found: String) -> Check {
+    Check { name, health: Health::Ok, found, mend: None }
+}

@@ -1,0 +1,562 @@
+//! Who is in the cluster and which regions exist: a value like the coherence protocol, with the same
+//! rule of events in and actions out. One coordinator (daemon 0, or rank 0 without daemons) orders
+//! joins, leaves, deaths and allocations; each change of members is a new view with a higher epoch.
+//!
+//! This is the first version: the coordinator's own death ends the cluster. It is not a consensus
+//! protocol, and it moves no pages.
+
+mod coordinator;
+mod regions;
+#[cfg(test)]
+mod tests;
+
+use std::collections::{BTreeMap, VecDeque};
+use std::net::SocketAddr;
+
+use serde::{Deserialize, Serialize};
+
+use crate::coherence::{NodeSet, Placement, RegionInfo};
+use crate::page::{Epoch, Incarnation, NodeId, PAGE_SIZE, PageId};
+use coordinator::Coordinator;
+
+/// The node that orders all changes.
+pub const COORDINATOR: NodeId = NodeId(0);
+
+/// A session as the shell names it; the core only hands it back.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct LinkId(pub u64);
+
+/// What a node is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub enum Kind {
+    /// Long-lived; keeps homes.
+    Daemon,
+    /// One process of a program.
+    Rank {
+        /// The program's number.
+        program: u64,
+        /// Which rank, below `ranks`.
+        rank: u32,
+        /// Ranks of the program.
+        ranks: u32,
+    },
+}
+
+/// What a node tells of itself when it joins.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Introduction {
+    /// This start of the node.
+    pub incarnation: Incarnation,
+    /// What it is.
+    pub kind: Kind,
+    /// For people: the program's name or `daemon`.
+    pub name: String,
+    /// Where it listens.
+    pub addr: SocketAddr,
+    /// The machine and process namespace; equal exactly where process ids mean the same.
+    pub host: String,
+    /// Its process.
+    pub pid: u32,
+    /// Bytes of pages that it can keep.
+    pub memory_max: u64,
+    /// Address of its arena; all members must agree.
+    pub arena_base: u64,
+    /// Bytes of its arena; all members must agree.
+    pub arena_size: u64,
+    /// A daemon's place among the daemons, so that ids are known beforehand.
+    pub index: Option<u16>,
+}
+
+/// A member of the cluster.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Member {
+    /// Its slot.
+    pub id: NodeId,
+    /// What it told of itself.
+    pub intro: Introduction,
+}
+
+/// The members at one epoch, by ascending id.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct View {
+    /// Grows with every change.
+    pub epoch: Epoch,
+    /// Everybody, the coordinator first.
+    pub members: Vec<Member>,
+    /// The last deaths, each with the epoch of the view that told it first. They stay in later views
+    /// because messages overtake each other, and a newer view replaces an older one unread.
+    pub deaths: VecDeque<(Epoch, Death)>,
+}
+
+/// A region by its name.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct RegionRecord {
+    /// The name, unique in the cluster.
+    pub name: String,
+    /// Length in bytes, as asked for.
+    pub bytes: u64,
+    /// Size of one element in bytes; programs must agree.
+    pub element: u64,
+    /// Where it lies and who keeps it.
+    pub info: RegionInfo,
+    /// The program that made it.
+    pub program: u64,
+}
+
+/// What nodes say about membership and regions.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub enum Control {
+    /// Newcomer to coordinator.
+    Join(Introduction),
+    /// Coordinator to newcomer: no, because.
+    JoinRefused(String),
+    /// Coordinator to newcomer: who you are, and what there is.
+    Joined {
+        /// The newcomer's id.
+        id: NodeId,
+        /// The view with the newcomer in it.
+        view: View,
+        /// All regions.
+        regions: Vec<RegionRecord>,
+    },
+    /// Coordinator to members: the view changed.
+    View(View),
+    /// Member to coordinator: make or find a region.
+    Alloc {
+        /// The asker's number for this request.
+        op: u64,
+        /// The region's name.
+        name: String,
+        /// What it must be like.
+        want: Want,
+    },
+    /// Coordinator to asker.
+    AllocReply {
+        /// The number of the request.
+        op: u64,
+        /// The region, mapped by every member; or why not.
+        result: Result<RegionRecord, String>,
+    },
+    /// Member to coordinator: the region is to go when its last user goes.
+    Remove {
+        /// The asker's number for this request.
+        op: u64,
+        /// The region's name.
+        name: String,
+    },
+    /// Coordinator to asker.
+    RemoveReply {
+        /// The number of the request.
+        op: u64,
+        /// Done, or why not.
+        result: Result<(), String>,
+    },
+    /// Coordinator to members: map this.
+    RegionAdded(RegionRecord),
+    /// Coordinator to members: nobody uses this any longer.
+    RegionGone {
+        /// First page of the region.
+        start: PageId,
+    },
+    /// Member to coordinator: the last two are done.
+    RegionAck {
+        /// First page of the region.
+        start: PageId,
+    },
+    /// Member to coordinator: nothing of the cluster depends on me any more.
+    Leave,
+    /// Coordinator to member: you are out.
+    LeaveAck,
+    /// Member to coordinator: a process of my host has ended without leaving.
+    Died {
+        /// Who.
+        node: NodeId,
+        /// Which start of it.
+        incarnation: Incarnation,
+        /// How that is known.
+        how: String,
+    },
+    /// Coordinator to members: everybody stops.
+    Shutdown {
+        /// Why.
+        reason: String,
+    },
+}
+
+/// What a region that is asked for must be like.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub enum Want {
+    /// Exists already; elements must have this size.
+    Existing {
+        /// Bytes of one element.
+        element: u64,
+    },
+    /// Is made if it does not exist.
+    Any {
+        /// Length in bytes.
+        bytes: u64,
+        /// Bytes of one element.
+        element: u64,
+        /// Where its homes are, if it is made.
+        placement: Placement,
+    },
+}
+
+/// A member that died.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Death {
+    /// Who.
+    pub member: Member,
+    /// How it is known.
+    pub how: String,
+}
+
+/// What the shell must do.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Action {
+    /// Send to a session.
+    SendLink {
+        /// The session.
+        link: LinkId,
+        /// The message.
+        control: Control,
+    },
+    /// Send to a member.
+    Send {
+        /// The member; never this node.
+        to: NodeId,
+        /// The message.
+        control: Control,
+    },
+    /// This node is a member now; [`Membership::me`] tells who.
+    Joined,
+    /// Joining was refused; nothing was changed.
+    JoinRefused(String),
+    /// The view is a new one. Sessions to members that are gone end; newcomers will connect.
+    ViewChanged {
+        /// Members that are new.
+        joined: Vec<Member>,
+        /// Members that left in peace.
+        left: Vec<Member>,
+        /// Members that died.
+        died: Vec<Death>,
+    },
+    /// A region must be mapped; then answer with [`Membership::region_done`].
+    MapRegion(RegionRecord),
+    /// A region must be unmapped; then answer with [`Membership::region_done`].
+    UnmapRegion(RegionRecord),
+    /// A program's ranks are all gone.
+    ProgramEnded {
+        /// The program.
+        program: u64,
+    },
+    /// A request of this node has ended.
+    Done {
+        /// The number given with it.
+        op: u64,
+        /// The region (none for a removal), or why not.
+        result: Result<Option<RegionRecord>, String>,
+    },
+    /// This node has left.
+    Left,
+    /// Everybody stops.
+    Shutdown {
+        /// Why.
+        reason: String,
+    },
+}
+
+/// One node's knowledge of the cluster; the coordinator's part too where it runs.
+#[derive(Clone)]
+pub struct Membership {
+    me: Option<NodeId>,
+    intro: Introduction,
+    view: View,
+    regions: BTreeMap<PageId, RegionRecord>,
+    coordinator: Option<Coordinator>,
+    /// What overtook the coordinator's welcome.
+    early: Vec<Control>,
+    actions: VecDeque<Action>,
+}
+
+impl Membership {
+    /// The coordinator of a new cluster, its first member.
+    pub fn coordinator(intro: Introduction) -> Self {
+        let me = Member { id: COORDINATOR, intro: intro.clone() };
+        Membership {
+            me: Some(COORDINATOR),
+            intro,
+            view: View { epoch: Epoch(1), members: vec![me], deaths: VecDeque::new() },
+            regions: BTreeMap::new(),
+            coordinator: Some(Coordinator::default()),
+            early: Vec::new(),
+            actions: VecDeque::from([Action::Joined]),
+        }
+    }
+
+    /// A node that will join over the session to the coordinator.
+    pub fn newcomer(intro: Introduction, coordinator: LinkId) -> Self {
+        let control = Control::Join(intro.clone());
+        Membership {
+            me: None,
+            intro,
+            view: View::default(),
+            regions: BTreeMap::new(),
+            coordinator: None,
+            early: Vec::new(),
+            actions: VecDeque::from([Action::SendLink { link: coordinator, control }]),
+        }
+    }
+
+    /// This node's id, once it is a member.
+    pub fn me(&self) -> Option<NodeId> {
+        self.me
+    }
+
+    /// Whether this node orders the changes.
+    pub fn is_coordinator(&self) -> bool {
+        self.coordinator.is_some()
+    }
+
+    /// The present view.
+    pub fn view(&self) -> &View {
+        &self.view
+    }
+
+    /// All regions, by ascending address.
+    pub fn regions(&self) -> impl Iterator<Item = &RegionRecord> {
+        self.regions.values()
+    }
+
+    /// Ranks that use a region; known to the coordinator only.
+    pub fn users(&self, start: PageId) -> NodeSet {
+        self.coordinator.as_ref().map_or(NodeSet::EMPTY, |coordinator| coordinator.users(start))
+    }
+
+    /// The next thing to do, in order.
+    pub fn poll_action(&mut self) -> Option<Action> {
+        self.actions.pop_front()
+    }
+
+    /// A control message; `from` is the member that the session belongs to, if it is one.
+    pub fn handle(&mut self, link: LinkId, from: Option<NodeId>, control: Control) {
+        match control {
+            Control::Joined { id, view, regions } if self.me.is_none() => self.on_joined(id, view, regions),
+            Control::JoinRefused(reason) if self.me.is_none() => {
+                self.actions.push_back(Action::JoinRefused(reason));
+            }
+            Control::View(_) | Control::RegionAdded(_) | Control::RegionGone { .. }
+                if self.me.is_none() && from == Some(COORDINATOR) =>
+            {
+                if self.early.len() < EARLY_MAX {
+                    self.early.push(control);
+                }
+            }
+            Control::View(view) if from == Some(COORDINATOR) => self.install(view),
+            Control::AllocReply { op, result } if from == Some(COORDINATOR) => {
+                self.actions.push_back(Action::Done { op, result: result.map(Some) });
+            }
+            Control::RemoveReply { op, result } if from == Some(COORDINATOR) => {
+                self.actions.push_back(Action::Done { op, result: result.map(|()| None) });
+            }
+            Control::RegionAdded(record) if from == Some(COORDINATOR) => self.add_region(record),
+            Control::RegionGone { start } if from == Some(COORDINATOR) => self.drop_region(start),
+            Control::LeaveAck if from == Some(COORDINATOR) => self.actions.push_back(Action::Left),
+            Control::Shutdown { reason } if from == Some(COORDINATOR) => {
+                self.actions.push_back(Action::Shutdown { reason });
+            }
+            Control::Join(_)
+            | Control::Alloc { .. }
+            | Control::Remove { .. }
+            | Control::RegionAck { .. }
+            | Control::Leave
+            | Control::Died { .. } => self.handle_as_coordinator(link, from, control),
+            // From nobody who may say so, or too late.
+            Control::Joined { .. }
+            | Control::JoinRefused(_)
+            | Control::View(_)
+            | Control::AllocReply { .. }
+            | Control::RemoveReply { .. }
+            | Control::RegionAdded(_)
+            | Control::RegionGone { .. }
+            | Control::LeaveAck
+            | Control::Shutdown { .. } => {}
+        }
+    }
+
+    /// Makes or finds a region for this node; ends with [`Action::Done`].
+    pub fn alloc(&mut self, op: u64, name: String, want: Want) {
+        self.ask(Control::Alloc { op, name, want });
+    }
+
+    /// Marks a region for removal; ends with [`Action::Done`].
+    pub fn remove(&mut self, op: u64, name: String) {
+        self.ask(Control::Remove { op, name });
+    }
+
+    /// Removes a region for somebody who is no member; true, or why not.
+    pub fn remove_now(&mut self, name: &str) -> Result<(), String> {
+        let Some(mut coordinator) = self.coordinator.take() else {
+            return Err("only the coordinator removes regions".into());
+        };
+        let result = coordinator.remove(self, name);
+        self.coordinator = Some(coordinator);
+        result
+    }
+
+    /// This node leaves; ends with [`Action::Left`]. Its pages and locks must be given back before.
+    /// The coordinator leaves last.
+    pub fn leave(&mut self) {
+        match &mut self.coordinator {
+            Some(coordinator) => {
+                coordinator.leaving = true;
+                self.leave_if_last();
+            }
+            None => self.ask(Control::Leave),
+        }
+    }
+
+    fn leave_if_last(&mut self) {
+        if self.view.members.len() == 1 {
+            self.actions.push_back(Action::Left);
+        }
+    }
+
+    /// A member's process is known to have ended, or it has been silent for too long.
+    pub fn suspect(&mut self, node: NodeId, incarnation: Incarnation, how: String) {
+        self.ask(Control::Died { node, incarnation, how });
+    }
+
+    /// Tells everybody to stop. Only the coordinator can.
+    pub fn shut_down(&mut self, reason: &str) {
+        if self.is_coordinator() {
+            let reason = reason.to_owned();
+            self.broadcast(&Control::Shutdown { reason: reason.clone() });
+            self.actions.push_back(Action::Shutdown { reason });
+        }
+    }
+
+    /// The shell has mapped or unmapped a region.
+    pub fn region_done(&mut self, start: PageId) {
+        self.ask(Control::RegionAck { start });
+    }
+
+    /// Nodes that keep homes: the daemons, or without daemons the ranks.
+    pub fn homes(&self) -> Vec<NodeId> {
+        let daemons: Vec<NodeId> = self.view.daemons().map(|member| member.id).collect();
+        if daemons.is_empty() { self.view.members.iter().map(|member| member.id).collect() } else { daemons }
+    }
+
+    fn ask(&mut self, control: Control) {
+        if self.is_coordinator() {
+            self.handle_as_coordinator(LinkId(0), self.me, control);
+        } else {
+            self.actions.push_back(Action::Send { to: COORDINATOR, control });
+        }
+    }
+
+    fn handle_as_coordinator(&mut self, link: LinkId, from: Option<NodeId>, control: Control) {
+        if let Some(mut coordinator) = self.coordinator.take() {
+            coordinator.handle(self, link, from, control);
+            self.coordinator = Some(coordinator);
+        }
+    }
+
+    fn on_joined(&mut self, id: NodeId, view: View, regions: Vec<RegionRecord>) {
+        let ours = view.member(id).is_some_and(|member| member.intro.incarnation == self.intro.incarnation);
+        if !ours {
+            return;
+        }
+        self.me = Some(id);
+        self.view = view;
+        self.actions.push_back(Action::Joined);
+        for record in regions {
+            self.regions.insert(record.info.start, record.clone());
+            self.actions.push_back(Action::MapRegion(record));
+        }
+        for control in std::mem::take(&mut self.early) {
+            self.handle(LinkId(0), Some(COORDINATOR), control);
+        }
+    }
+
+    /// Takes a newer view; an older one arrived late and says nothing new.
+    fn install(&mut self, view: View) {
+        if view.epoch <= self.view.epoch {
+            return;
+        }
+        let old = std::mem::replace(&mut self.view, view);
+        let news = self.view.deaths.iter().filter(|(epoch, _)| *epoch > old.epoch);
+        let died: Vec<Death> = news.map(|(_, death)| death.clone()).collect();
+        let is_here = |member: &Member| self.view.incarnation(member.intro.incarnation).is_some();
+        let is_dead = |member: &Member| died.iter().any(|death| death.member == *member);
+        let is_new = |member: &&Member| old.incarnation(member.intro.incarnation).is_none();
+        let joined = self.view.members.iter().filter(is_new).cloned().collect();
+        let is_gone = |member: &&Member| !is_here(member) && !is_dead(member);
+        let left = old.members.iter().filter(is_gone).cloned().collect();
+        self.actions.push_back(Action::ViewChanged { joined, left, died });
+    }
+
+    fn add_region(&mut self, record: RegionRecord) {
+        let start = record.info.start;
+        if self.regions.insert(start, record.clone()).is_none() {
+            self.actions.push_back(Action::MapRegion(record));
+        }
+    }
+
+    fn drop_region(&mut self, start: PageId) {
+        if let Some(record) = self.regions.remove(&start) {
+            self.actions.push_back(Action::UnmapRegion(record));
+        }
+    }
+
+    fn broadcast(&mut self, control: &Control) {
+        for member in self.view.members.iter().filter(|member| Some(member.id) != self.me) {
+            self.actions.push_back(Action::Send { to: member.id, control: control.clone() });
+        }
+    }
+}
+
+impl View {
+    /// The member with this id.
+    pub fn member(&self, id: NodeId) -> Option<&Member> {
+        self.members.iter().find(|member| member.id == id)
+    }
+
+    /// The member with this incarnation.
+    pub fn incarnation(&self, incarnation: Incarnation) -> Option<&Member> {
+        self.members.iter().find(|member| member.intro.incarnation == incarnation)
+    }
+
+    /// The daemons, by ascending id.
+    pub fn daemons(&self) -> impl Iterator<Item = &Member> {
+        self.members.iter().filter(|member| member.intro.kind == Kind::Daemon)
+    }
+
+    /// The ranks of a program.
+    pub fn ranks(&self, of: u64) -> impl Iterator<Item = &Member> {
+        self.members
+            .iter()
+            .filter(move |member| matches!(member.intro.kind, Kind::Rank { program, .. } if program == of))
+    }
+}
+
+impl Member {
+    /// For messages to people: what it is, where and which process.
+    pub fn describe(&self) -> String {
+        let Introduction { kind, name, addr, pid, .. } = &self.intro;
+        match kind {
+            Kind::Daemon => format!("daemon {}, process {pid} at {addr}", self.id.0),
+            Kind::Rank { rank, .. } => format!("rank {rank} of {name}, process {pid} at {addr}"),
+        }
+    }
+}
+
+/// Messages kept that overtook the welcome; the coordinator sends a few for each change meanwhile.
+const EARLY_MAX: usize = 1024;
+/// Deaths that a view tells of.
+const DEATHS_MAX: usize = 32;
+
+/// Whole pages for so many bytes.
+fn pages_for(bytes: u64) -> u64 {
+    bytes.div_ceil(PAGE_SIZE as u64)
+}

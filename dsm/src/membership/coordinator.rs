@@ -1,0 +1,288 @@
+//! The coordinator: gives out ids, keeps the directory of regions, and waits until every member has
+//! mapped a region before it tells anybody that the region exists.
+
+use std::collections::BTreeMap;
+
+use super::regions::{Directory, Removal};
+use super::{
+    Action, COORDINATOR, Control, DEATHS_MAX, Death, Introduction, Kind, LinkId, Member, Membership,
+    RegionRecord, Want,
+};
+use crate::coherence::NodeSet;
+use crate::config::NODES_MAX;
+use crate::page::{Incarnation, NodeId, PageId};
+
+/// State that only the coordinator has.
+#[derive(Clone, Default)]
+pub(super) struct Coordinator {
+    directory: Directory,
+    /// The coordinator itself wants to leave.
+    pub(super) leaving: bool,
+    /// Regions that some members have yet to map or unmap.
+    changing: BTreeMap<PageId, Change>,
+}
+
+/// A region on its way in or out.
+#[derive(Clone)]
+struct Change {
+    record: RegionRecord,
+    /// Members whose acknowledgement is due.
+    due: NodeSet,
+    /// Who asked, each with its own number; empty for a removal.
+    askers: Vec<(NodeId, u64)>,
+    removal: bool,
+}
+
+impl Coordinator {
+    pub(super) fn users(&self, start: PageId) -> NodeSet {
+        self.directory.users(start)
+    }
+
+    pub(super) fn handle(
+        &mut self,
+        shared: &mut Membership,
+        link: LinkId,
+        from: Option<NodeId>,
+        control: Control,
+    ) {
+        match (control, from) {
+            (Control::Join(intro), None) => self.on_join(shared, link, intro),
+            (Control::Alloc { op, name, want }, Some(from)) => self.on_alloc(shared, from, op, name, want),
+            (Control::Remove { op, name }, Some(from)) => {
+                let result = self.remove(shared, &name);
+                self.reply(shared, from, op, result.map(|()| None));
+            }
+            (Control::RegionAck { start }, Some(from)) => self.on_region_ack(shared, from, start),
+            (Control::Leave, Some(from)) => self.on_leave(shared, from),
+            (Control::Died { node, incarnation, how }, Some(_)) => {
+                self.on_died(shared, node, incarnation, how);
+            }
+            // A member that joins again, or a stranger that asks for what only members may.
+            (
+                Control::Join(_)
+                | Control::Alloc { .. }
+                | Control::Remove { .. }
+                | Control::RegionAck { .. }
+                | Control::Leave
+                | Control::Died { .. }
+                | Control::Joined { .. }
+                | Control::JoinRefused(_)
+                | Control::View(_)
+                | Control::AllocReply { .. }
+                | Control::RemoveReply { .. }
+                | Control::RegionAdded(_)
+                | Control::RegionGone { .. }
+                | Control::LeaveAck
+                | Control::Shutdown { .. },
+                _,
+            ) => {}
+        }
+    }
+
+    fn on_join(&mut self, shared: &mut Membership, link: LinkId, intro: Introduction) {
+        let id = match self.admit(shared, &intro) {
+            Ok(id) => id,
+            Err(reason) => {
+                let control = Control::JoinRefused(reason);
+                return shared.actions.push_back(Action::SendLink { link, control });
+            }
+        };
+        let at = shared.view.members.partition_point(|member| member.id < id);
+        let member = Member { id, intro };
+        shared.view.members.insert(at, member.clone());
+        shared.view.epoch.0 += 1;
+        // A region on its way in must be mapped by the newcomer too; on its way out it is gone for it.
+        let removed = |start: &PageId| self.changing.get(start).is_some_and(|change| change.removal);
+        let regions = shared.regions.iter().filter(|(start, _)| !removed(start));
+        let regions = regions.map(|(_, record)| record.clone()).collect();
+        let control = Control::Joined { id, view: shared.view.clone(), regions };
+        shared.actions.push_back(Action::SendLink { link, control });
+        self.publish(shared, Some(id));
+        shared.actions.push_back(Action::ViewChanged {
+            joined: vec![member],
+            left: Vec::new(),
+            died: Vec::new(),
+        });
+    }
+
+    fn admit(&self, shared: &Membership, intro: &Introduction) -> Result<NodeId, String> {
+        let own = &shared.intro;
+        if (intro.arena_base, intro.arena_size) != (own.arena_base, own.arena_size) {
+            return Err(format!(
+                "the cluster's arena is {:#x} bytes at {:#x}, not {:#x} at {:#x}: use the same arena_base and arena_size everywhere",
+                own.arena_size, own.arena_base, intro.arena_size, intro.arena_base,
+            ));
+        }
+        if let Kind::Rank { program, rank, ranks } = intro.kind {
+            if rank >= ranks {
+                return Err(format!("rank {rank} of {ranks} ranks: ranks count from 0"));
+            }
+            for other in shared.view.ranks(program) {
+                let Kind::Rank { rank: taken, ranks: total, .. } = other.intro.kind else { continue };
+                if total != ranks {
+                    return Err(format!(
+                        "{} says the program has {total} ranks, not {ranks}",
+                        other.describe()
+                    ));
+                }
+                if taken == rank {
+                    return Err(format!("{} is there already", other.describe()));
+                }
+            }
+        }
+        let free = |id: &NodeId| shared.view.member(*id).is_none();
+        match (intro.kind, intro.index) {
+            (Kind::Daemon, Some(index)) => {
+                let id = NodeId(index);
+                let usable = (index as usize) < NODES_MAX && free(&id);
+                usable.then_some(id).ok_or_else(|| format!("there is a daemon {index} already"))
+            }
+            (Kind::Daemon, None) | (Kind::Rank { .. }, _) => (0..NODES_MAX as u16)
+                .map(NodeId)
+                .find(free)
+                .ok_or_else(|| format!("the cluster is full: it has {NODES_MAX} nodes")),
+        }
+    }
+
+    /// Tells everybody the view, except a newcomer that has it already.
+    fn publish(&mut self, shared: &mut Membership, except: Option<NodeId>) {
+        let control = Control::View(shared.view.clone());
+        for member in &shared.view.members {
+            if Some(member.id) != except && member.id != COORDINATOR {
+                shared.actions.push_back(Action::Send { to: member.id, control: control.clone() });
+            }
+        }
+    }
+
+    fn on_leave(&mut self, shared: &mut Membership, from: NodeId) {
+        shared.actions.push_back(Action::Send { to: from, control: Control::LeaveAck });
+        if let Some(member) = self.take_out(shared, from) {
+            self.publish(shared, None);
+            shared.actions.push_back(Action::ViewChanged {
+                joined: Vec::new(),
+                left: vec![member.clone()],
+                died: Vec::new(),
+            });
+            self.after_departure(shared, &member);
+        }
+    }
+
+    fn on_died(&mut self, shared: &mut Membership, node: NodeId, incarnation: Incarnation, how: String) {
+        let known = shared.view.member(node).is_some_and(|member| member.intro.incarnation == incarnation);
+        if !known || node == COORDINATOR {
+            return;
+        }
+        if let Some(member) = self.take_out(shared, node) {
+            let death = Death { member: member.clone(), how };
+            let died = vec![death.clone()];
+            shared.view.deaths.push_back((shared.view.epoch, death));
+            if shared.view.deaths.len() > DEATHS_MAX {
+                shared.view.deaths.pop_front();
+            }
+            self.publish(shared, None);
+            shared.actions.push_back(Action::ViewChanged { joined: Vec::new(), left: Vec::new(), died });
+            self.after_departure(shared, &member);
+        }
+    }
+
+    fn take_out(&mut self, shared: &mut Membership, node: NodeId) -> Option<Member> {
+        let at = shared.view.members.iter().position(|member| member.id == node)?;
+        shared.view.epoch.0 += 1;
+        Some(shared.view.members.remove(at))
+    }
+
+    fn after_departure(&mut self, shared: &mut Membership, member: &Member) {
+        for start in self.changing.keys().copied().collect::<Vec<_>>() {
+            self.on_region_ack(shared, member.id, start);
+        }
+        for start in self.directory.user_gone(member.id) {
+            self.start_removal(shared, start);
+        }
+        if self.leaving {
+            shared.leave_if_last();
+        }
+        if let Kind::Rank { program, .. } = member.intro.kind
+            && shared.view.ranks(program).next().is_none()
+        {
+            shared.actions.push_back(Action::ProgramEnded { program });
+        }
+    }
+
+    fn on_alloc(&mut self, shared: &mut Membership, from: NodeId, op: u64, name: String, want: Want) {
+        let program = match shared.view.member(from).map(|member| member.intro.kind) {
+            Some(Kind::Rank { program, .. }) => program,
+            Some(Kind::Daemon) | None => 0,
+        };
+        let homes = shared.homes();
+        let capacity = shared.view.members.iter().filter(|member| homes.contains(&member.id));
+        let capacity: u64 = capacity.map(|member| member.intro.memory_max).sum();
+        let arena = shared.intro.arena_size;
+        match self.directory.alloc(&name, want, (from, program), homes, (capacity, arena)) {
+            Err(reason) => self.reply(shared, from, op, Err(reason)),
+            Ok((record, false)) => match self.changing.get_mut(&record.info.start) {
+                Some(change) => change.askers.push((from, op)),
+                None => self.reply(shared, from, op, Ok(Some(record))),
+            },
+            Ok((record, true)) => {
+                let askers = vec![(from, op)];
+                let due = shared.view.members.iter().map(|member| member.id).collect();
+                let start = record.info.start;
+                self.changing.insert(start, Change { record: record.clone(), due, askers, removal: false });
+                shared.broadcast(&Control::RegionAdded(record.clone()));
+                shared.add_region(record);
+            }
+        }
+    }
+
+    pub(super) fn remove(&mut self, shared: &mut Membership, name: &str) -> Result<(), String> {
+        match self.directory.remove(name)? {
+            Removal::WhenUnused => {}
+            Removal::Now(start) => self.start_removal(shared, start),
+        }
+        Ok(())
+    }
+
+    fn start_removal(&mut self, shared: &mut Membership, start: PageId) {
+        let Some(record) = shared.regions.get(&start).cloned() else { return };
+        let due = shared.view.members.iter().map(|member| member.id).collect();
+        self.changing.insert(start, Change { record, due, askers: Vec::new(), removal: true });
+        shared.broadcast(&Control::RegionGone { start });
+        shared.drop_region(start);
+    }
+
+    fn on_region_ack(&mut self, shared: &mut Membership, from: NodeId, start: PageId) {
+        let Some(change) = self.changing.get_mut(&start) else { return };
+        change.due.remove(from);
+        if !change.due.is_empty() {
+            return;
+        }
+        let Some(change) = self.changing.remove(&start) else { return };
+        if change.removal {
+            self.directory.forget(start);
+        }
+        for (asker, op) in change.askers {
+            self.reply(shared, asker, op, Ok(Some(change.record.clone())));
+        }
+    }
+
+    fn reply(
+        &mut self,
+        shared: &mut Membership,
+        to: NodeId,
+        op: u64,
+        result: Result<Option<RegionRecord>, String>,
+    ) {
+        if to == COORDINATOR {
+            return shared.actions.push_back(Action::Done { op, result });
+        }
+        if shared.view.member(to).is_none() {
+            return;
+        }
+        let control = match result {
+            Ok(Some(record)) => Control::AllocReply { op, result: Ok(record) },
+            Ok(None) => Control::RemoveReply { op, result: Ok(()) },
+            Err(reason) => Control::AllocReply { op, result: Err(reason) },
+        };
+        shared.actions.push_back(Action::Send { to, control });
+    }
+}

@@ -1,0 +1,149 @@
+//! The coordinator's directory of regions: names, sizes, places in the arena, and who uses them.
+
+use std::collections::BTreeMap;
+
+use super::{RegionRecord, Want, pages_for};
+use crate::coherence::{NodeSet, Placement, RegionInfo};
+use crate::page::{EXTENT_PAGES, NodeId, PAGE_SIZE, PageId};
+
+/// Regions by address. The arena's first extent is never given out: address 0 stays "nothing".
+#[derive(Clone, Default)]
+pub(super) struct Directory {
+    regions: BTreeMap<PageId, Entry>,
+}
+
+#[derive(Clone)]
+struct Entry {
+    record: RegionRecord,
+    users: NodeSet,
+    /// To be removed when the last user goes.
+    doomed: bool,
+    /// Being unmapped; its place is not free yet.
+    leaving: bool,
+}
+
+/// What becomes of a region that is to be removed.
+pub(super) enum Removal {
+    /// It has users; it goes with the last of them.
+    WhenUnused,
+    /// Nobody uses it.
+    Now(PageId),
+}
+
+/// Longest name of a region, in bytes.
+const NAME_LEN_MAX: usize = 255;
+
+impl Directory {
+    pub(super) fn users(&self, start: PageId) -> NodeSet {
+        self.regions.get(&start).map_or(NodeSet::EMPTY, |entry| entry.users)
+    }
+
+    /// The region of that name, made if `want` allows; true if it is new.
+    pub(super) fn alloc(
+        &mut self,
+        name: &str,
+        want: Want,
+        (user, program): (NodeId, u64),
+        homes: Vec<NodeId>,
+        (capacity, arena): (u64, u64),
+    ) -> Result<(RegionRecord, bool), String> {
+        if name.is_empty() || name.len() > NAME_LEN_MAX {
+            return Err(format!("a region's name has 1 to {NAME_LEN_MAX} bytes, not {}", name.len()));
+        }
+        if let Some(entry) = self.regions.values_mut().find(|entry| entry.record.name == name) {
+            if entry.leaving {
+                return Err(format!("region `{name}` is being removed"));
+            }
+            agree(&entry.record, want)?;
+            entry.users.insert(user);
+            return Ok((entry.record.clone(), false));
+        }
+        let Want::Any { bytes, element, placement } = want else {
+            return Err(format!("there is no region `{name}`"));
+        };
+        if bytes == 0 {
+            return Err(format!("region `{name}`: a region has at least one byte"));
+        }
+        if let Placement::OnNode(node) = placement
+            && !homes.contains(&node)
+        {
+            return Err(format!("region `{name}`: {node} keeps no homes; those that do: {homes:?}"));
+        }
+        let used: u64 = self.regions.values().map(|entry| entry.record.bytes).sum();
+        if bytes > capacity.saturating_sub(used) {
+            return Err(format!(
+                "region `{name}` of {bytes} bytes is larger than what the homes have left: {} of {capacity} bytes (memory_max of all of them) are taken",
+                used,
+            ));
+        }
+        let pages = pages_for(bytes).next_multiple_of(EXTENT_PAGES);
+        let start = self.find_place(pages, arena).ok_or_else(|| {
+            format!("region `{name}` of {bytes} bytes does not fit the arena of {arena} bytes any more")
+        })?;
+        let info = RegionInfo { start, pages, placement, homes };
+        let record = RegionRecord { name: name.to_owned(), bytes, element, info, program };
+        let users = NodeSet::only(user);
+        let entry = Entry { record: record.clone(), users, doomed: false, leaving: false };
+        self.regions.insert(start, entry);
+        Ok((record, true))
+    }
+
+    /// First fit.
+    fn find_place(&self, pages: u64, arena: u64) -> Option<PageId> {
+        let mut at = EXTENT_PAGES;
+        for (start, entry) in &self.regions {
+            if start.0 - at >= pages {
+                break;
+            }
+            at = start.0 + entry.record.info.pages;
+        }
+        let end = at.checked_add(pages)?.checked_mul(PAGE_SIZE as u64)?;
+        (end <= arena).then_some(PageId(at))
+    }
+
+    pub(super) fn remove(&mut self, name: &str) -> Result<Removal, String> {
+        let found = self.regions.iter_mut().find(|(_, entry)| entry.record.name == name && !entry.leaving);
+        let Some((&start, entry)) = found else {
+            return Err(format!("there is no region `{name}`"));
+        };
+        entry.doomed = true;
+        if !entry.users.is_empty() {
+            return Ok(Removal::WhenUnused);
+        }
+        entry.leaving = true;
+        Ok(Removal::Now(start))
+    }
+
+    /// A node is gone; returns the regions that go with it.
+    pub(super) fn user_gone(&mut self, node: NodeId) -> Vec<PageId> {
+        let mut unused = Vec::new();
+        for (&start, entry) in &mut self.regions {
+            entry.users.remove(node);
+            if entry.doomed && !entry.leaving && entry.users.is_empty() {
+                entry.leaving = true;
+                unused.push(start);
+            }
+        }
+        unused
+    }
+
+    /// The region's place is free again.
+    pub(super) fn forget(&mut self, start: PageId) {
+        self.regions.remove(&start);
+    }
+}
+
+/// Whether the region that is there is the one that is wanted.
+fn agree(record: &RegionRecord, want: Want) -> Result<(), String> {
+    let RegionRecord { name, bytes, element, .. } = record;
+    let (wanted_bytes, wanted_element) = match want {
+        Want::Existing { element } => (*bytes, element),
+        Want::Any { bytes, element, .. } => (bytes, element),
+    };
+    if (*bytes, *element) == (wanted_bytes, wanted_element) {
+        return Ok(());
+    }
+    Err(format!(
+        "region `{name}` exists with {bytes} bytes in elements of {element}, not {wanted_bytes} in elements of {wanted_element}; a region that is left over goes with `dsm regions rm {name}`"
+    ))
+}

@@ -1,0 +1,773 @@
+//! A node: the cores, the memory and the socket under one lock, and the threads that bring events.
+//!
+//! Whoever has an event takes the lock, lets the cores handle it, sends what they put out and drops
+//! the lock; nobody sleeps while holding it. Two kinds of thread bring events: the progress thread,
+//! and every thread that waits for something. This is the only module that names coherence, fault
+//! and net together.
+
+mod core;
+#[allow(unsafe_code)]
+mod exit;
+mod peers;
+#[allow(unsafe_code)]
+mod poller;
+mod pump;
+pub(crate) mod query;
+pub mod status;
+mod waits;
+mod watch;
+
+use std::net::SocketAddr;
+use std::os::fd::{FromRawFd, OwnedFd};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Weak};
+use std::thread::JoinHandle;
+use std::time::Instant;
+
+use crossbeam::queue::ArrayQueue;
+use nix::sys::eventfd::EventFd;
+use nix::sys::signal::{SigSet, SigmaskHow, Signal};
+use parking_lot::{Mutex, MutexGuard};
+
+use self::core::{Core, Fatal};
+use crate::coherence::{BarrierId, Failure, Input, LockId, OpId, Placement};
+use crate::config::membership::JOIN_TIMEOUT;
+use crate::config::node::{FLUSH_MAX, LEAVE_MAX, PAGE_POOL_MAX};
+use crate::error::{Error, Result};
+use crate::fault::{Arena, ArenaOptions, Backend, BackendChoice, CoreSection, FaultSink, PageFault};
+use crate::membership::{Introduction, Kind, Member, RegionRecord, Want};
+use crate::net::inject::{Injector, InjectorConfig};
+use crate::net::udp::{DATAGRAM_MAX, Outlet, UdpSocket};
+use crate::net::{ClusterKey, Endpoint, EndpointConfig, TransmitBuf, Version};
+use crate::page::{Access, GlobalAddr, Incarnation, NodeId, PageId, PagePool, Span, Time};
+use crate::settings::Settings;
+use poller::Poller;
+use pump::{Receiver, Spin};
+use waits::Outcome;
+use watch::Watch;
+
+/// A node of the cluster. Dropping it leaves the cluster.
+pub struct Node {
+    inner: Arc<Inner>,
+    progress: Option<JoinHandle<()>>,
+}
+
+/// What a node is to be.
+#[derive(Clone, Debug)]
+pub struct NodeConfig {
+    /// Addresses, limits and the rest.
+    pub settings: Settings,
+    /// Daemon or rank.
+    pub kind: Kind,
+    /// For people: the program's name, or `daemon`.
+    pub name: String,
+    /// A daemon's place among the daemons: its node id.
+    pub index: Option<u16>,
+    /// Where the arena is mapped: `None` leaves it to the kernel, for several nodes in one process.
+    pub arena_base: Option<usize>,
+}
+
+/// Shared by the node's handle, its threads and the page fault handler.
+struct Inner {
+    lock: Mutex<Locked>,
+    arena: Arena,
+    socket: UdpSocket,
+    addr: SocketAddr,
+    poller: Poller,
+    /// Wakes the waiting thread that receives for the node.
+    receiver_wake: EventFd,
+    clock: Instant,
+    /// Receive buffers that no thread uses.
+    buffers: ArrayQueue<Box<[u8]>>,
+    kind: Kind,
+    stopping: AtomicBool,
+    left: AtomicBool,
+}
+
+struct Locked {
+    core: Core,
+    outlet: Outlet,
+    transmit: TransmitBuf,
+    receiver: Receiver,
+    spin: Spin,
+    watch: Watch,
+    /// When the receiver will look at the timers by itself.
+    sleep_until: Time,
+    /// When the progress thread will look at the timers by itself, whoever receives.
+    progress_until: Time,
+    /// Until then the progress thread looks at the timers often.
+    active_until: Time,
+}
+
+/// How a node goes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Departure {
+    /// The program has come to its end and says so.
+    Leave,
+    /// The process exits without having said so.
+    Exit,
+}
+
+impl NodeConfig {
+    /// A rank of the program that the settings name.
+    pub fn rank(settings: Settings) -> NodeConfig {
+        let Settings { program, rank, ranks, arena_base, .. } = settings;
+        let name = std::env::args_os().next().unwrap_or_default();
+        let name = std::path::Path::new(&name).file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let kind = Kind::Rank { program, rank, ranks };
+        NodeConfig { settings, kind, name, index: None, arena_base: Some(arena_base) }
+    }
+
+    /// The daemon number `index`; daemon 0 founds the cluster.
+    pub fn daemon(settings: Settings, index: u16) -> NodeConfig {
+        let name = "daemon".to_owned();
+        NodeConfig { settings, kind: Kind::Daemon, name, index: Some(index), arena_base: None }
+    }
+}
+
+impl Node {
+    /// Starts a node and joins the cluster: returns when it is a member and has a session to every
+    /// other one, and, for a rank, when all ranks of its program are there. On an error nothing is
+    /// left running.
+    pub fn start(config: NodeConfig) -> Result<Node> {
+        let inner = Inner::new(&config)?;
+        // Before anybody receives: an inherited socket may have other nodes' first words already.
+        inner.begin(config.settings.join);
+        let progress = inner.clone().spawn_progress()?;
+        let node = Node { inner, progress: Some(progress) };
+        node.inner.join(&config)?;
+        if matches!(config.kind, Kind::Rank { .. }) {
+            exit::leave_at_exit(Arc::downgrade(&node.inner));
+        }
+        Ok(node)
+    }
+
+    /// Where the node listens.
+    pub fn local_addr(&self) -> SocketAddr {
+        self.inner.addr
+    }
+
+    /// Its id.
+    pub fn id(&self) -> NodeId {
+        self.inner.with_core(|core| core.brain.membership.as_ref().and_then(|m| m.me())).expect("joined")
+    }
+
+    /// Its status now.
+    pub fn status(&self) -> status::NodeStatus {
+        self.inner.with_core(|core| status::node_status(core, &self.inner))
+    }
+
+    /// Which fault backend runs.
+    pub fn backend(&self) -> Backend {
+        self.inner.arena.backend()
+    }
+
+    /// Makes or finds a region by its name; every member has mapped it on return.
+    pub fn alloc(&self, name: &str, bytes: u64, element: u64, placement: Placement) -> Result<RegionRecord> {
+        self.inner.region(name, Some(Want::Any { bytes, element, placement }))?.ok_or(Error::Left)
+    }
+
+    /// Finds a region by its name.
+    pub fn attach(&self, name: &str, element: u64) -> Result<RegionRecord> {
+        self.inner.region(name, Some(Want::Existing { element }))?.ok_or(Error::Left)
+    }
+
+    /// Marks a region for removal: it goes when the last node that uses it has left.
+    pub fn remove(&self, name: &str) -> Result<()> {
+        self.inner.region(name, None).map(drop)
+    }
+
+    /// Waits until all ranks of the program have called it.
+    pub fn barrier(&self) -> Result<()> {
+        self.inner.barrier(0)
+    }
+
+    /// Takes a lock; returns its fencing token.
+    pub fn lock(&self, lock: LockId) -> Result<u64> {
+        self.inner.call(None, |core, op| core.input(Input::Lock { op, lock }))
+    }
+
+    /// Gives a lock back.
+    pub fn unlock(&self, lock: LockId) {
+        self.inner.cast(Input::Unlock { lock });
+    }
+
+    /// Asks for pages that will be wanted; returns at once.
+    pub fn prefetch(&self, pages: std::ops::Range<u64>, access: Access) {
+        for page in pages {
+            self.inner.cast(Input::Prefetch { page: PageId(page), access });
+        }
+    }
+
+    /// Gives a page up, if nothing needs it now.
+    pub fn evict(&self, page: PageId) {
+        self.inner.cast(Input::Evict { page });
+    }
+
+    /// Where a byte of the arena is mapped in this process.
+    pub fn pointer(&self, addr: GlobalAddr) -> Option<*mut u8> {
+        self.inner.arena.pointer(addr)
+    }
+
+    /// Which byte of the arena a pointer of this process points to.
+    pub fn global(&self, pointer: *const u8) -> Option<GlobalAddr> {
+        self.inner.arena.global(pointer)
+    }
+
+    /// Leaves the cluster: writes back what the node owns and gives its locks back. Without daemons,
+    /// where the ranks hold the memory, it waits until all ranks leave.
+    pub fn leave(&self) -> Result<()> {
+        self.inner.leave(Departure::Leave)
+    }
+
+    /// Waits until somebody asks the cluster to stop. An error names the node whose death ended it.
+    pub fn wait_for_shutdown(&self) -> Result<()> {
+        match self.inner.wait_for_end() {
+            Fatal::Stopped(_) => Ok(()),
+            fatal @ (Fatal::Died { .. } | Fatal::NotJoined(_) | Fatal::Broken(_)) => Err(to_error(&fatal)),
+        }
+    }
+
+    /// Makes [`Node::wait_for_shutdown`] return, here and, from the coordinator, on every node.
+    pub fn request_shutdown(&self) {
+        self.inner.request_shutdown();
+    }
+
+    fn stop(&mut self) {
+        let Some(progress) = self.progress.take() else { return };
+        self.inner.stopping.store(true, Ordering::Release);
+        self.inner.poller.wake();
+        let _ = progress.join();
+    }
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        if self.progress.is_some() {
+            let departure = if std::thread::panicking() { Departure::Exit } else { Departure::Leave };
+            if let Err(error) = self.inner.leave(departure) {
+                tracing::warn!("leaving: {error}");
+            }
+            self.stop();
+        }
+    }
+}
+
+impl Inner {
+    fn new(config: &NodeConfig) -> Result<Arc<Inner>> {
+        let settings = &config.settings;
+        let key = key_of(settings)?;
+        let socket = open_socket(settings)?;
+        let addr = socket.local_addr()?;
+        let pool = PagePool::new(PAGE_POOL_MAX);
+        let arena = Arena::reserve(&ArenaOptions {
+            len: settings.arena_size as u64,
+            base: config.arena_base,
+            backend: backend_of(config)?,
+            mappings_max: None,
+            pool,
+        })?;
+        let incarnation = Incarnation(random()?);
+        let mut endpoint = EndpointConfig::new(key, incarnation, version(), socket.receive_buffer());
+        endpoint.mtu_max = crate::config::net::MTU_LIMIT;
+        let endpoint = Endpoint::new(endpoint, random()?);
+        let intro = introduction(config, incarnation, addr);
+        let injector = InjectorConfig::from_settings(|name| {
+            settings.inject.get(name.strip_prefix("DSM_NET_")?).cloned()
+        })
+        .map_err(|error| Error::Invalid(error.to_string()))?;
+        let locked = Locked {
+            core: Core::new(endpoint, intro, settings.nearest),
+            outlet: Outlet::new(injector.map(Injector::new)),
+            transmit: TransmitBuf::default(),
+            receiver: Receiver::Progress,
+            spin: Spin::default(),
+            watch: Watch::default(),
+            sleep_until: Time(0),
+            progress_until: Time(0),
+            active_until: Time(0),
+        };
+        let inner = Arc::new(Inner {
+            lock: Mutex::new(locked),
+            arena,
+            socket,
+            addr,
+            poller: Poller::new()?,
+            receiver_wake: poller::wake_event()?,
+            clock: Instant::now(),
+            buffers: ArrayQueue::new(16),
+            kind: config.kind,
+            stopping: AtomicBool::new(false),
+            left: AtomicBool::new(false),
+        });
+        inner.poller.arm(&inner.socket);
+        let sink: Weak<Inner> = Arc::downgrade(&inner);
+        inner.arena.deliver_to(sink);
+        Ok(inner)
+    }
+
+    fn spawn_progress(self: Arc<Self>) -> Result<JoinHandle<()>> {
+        // Signals that end a process may still end it while every other thread waits with all of them
+        // blocked; any other handler of the application's runs on the application's own threads.
+        let mut blocked = SigSet::all();
+        for signal in [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP, Signal::SIGQUIT] {
+            blocked.remove(signal);
+        }
+        blocked.remove(Signal::SIGBUS);
+        blocked.remove(Signal::SIGSEGV);
+        let mask = blocked.thread_swap_mask(SigmaskHow::SIG_BLOCK).expect("valid arguments");
+        let thread =
+            std::thread::Builder::new().name("dsm-progress".into()).spawn(move || self.run_progress());
+        mask.thread_set_mask().expect("valid arguments");
+        thread.map_err(|error| Error::os("starting the progress thread", error))
+    }
+
+    /// The lock of the core. Nobody may touch shared memory, or sleep, while it is held.
+    fn lock(&self) -> MutexGuard<'_, Locked> {
+        self.lock.lock()
+    }
+
+    fn now(&self) -> Time {
+        // Not from zero: cores subtract spans from it.
+        Time(self.clock.elapsed().as_nanos() as u64) + Span::from_ms(1_000)
+    }
+
+    fn with_core<T>(&self, look: impl FnOnce(&mut Core) -> T) -> T {
+        let _section = CoreSection::enter();
+        look(&mut self.lock().core)
+    }
+
+    fn begin(&self, join: Option<SocketAddr>) {
+        let _section = CoreSection::enter();
+        self.lock().core.start(self.now(), join);
+    }
+
+    fn join(&self, config: &NodeConfig) -> Result<()> {
+        let join = config.settings.join;
+        let ended = {
+            let _section = CoreSection::enter();
+            let mut locked = self.lock();
+            let now = self.now();
+            let (op, bell) = locked.core.brain.waits.begin();
+            locked.core.brain.joining = Some(op);
+            self.settle(&mut locked, now);
+            if locked.core.brain.fatal.is_some() {
+                locked.core.brain.waits.end(op, Outcome::Membership);
+            }
+            self.wait(&mut locked, (op, &bell), Some(now + JOIN_TIMEOUT))
+        };
+        let with = join.map_or_else(|| self.addr.to_string(), |addr| addr.to_string());
+        self.with_core(|core| {
+            if let Some(fatal) = &core.brain.fatal {
+                return Err(match fatal {
+                    Fatal::NotJoined(reason) => {
+                        Error::Refused(format!("cannot join the cluster at {with}: {reason}"))
+                    }
+                    Fatal::Died { .. } | Fatal::Stopped(_) | Fatal::Broken(_) => to_error(fatal),
+                });
+            }
+            ended.map(drop).ok_or_else(|| Error::Timeout {
+                what: format!("joining the cluster at {with}: {}", core.brain.missing()),
+                after_ms: JOIN_TIMEOUT.0 / 1_000_000,
+            })
+        })
+        .and_then(|()| match self.kind {
+            // Nobody may leave before everybody has seen everybody: a view without it would come
+            // instead of the one that completes the program.
+            Kind::Rank { .. } => self.barrier(FIRST_BARRIER),
+            Kind::Daemon => Ok(()),
+        })
+        .inspect_err(|error| {
+            self.left.store(true, Ordering::Release);
+            self.close(&format!("could not join: {error}"));
+        })
+    }
+
+    /// Starts something and waits for it. The error names the dead node if it fails because of one.
+    fn call(&self, deadline: Option<Span>, start: impl FnOnce(&mut Started<'_>, OpId)) -> Result<u64> {
+        match self.call_raw(deadline, start)? {
+            Outcome::Coherence(Ok(value)) => Ok(value),
+            Outcome::Coherence(Err(failure)) => Err(self.failure(failure)),
+            Outcome::Region(_) | Outcome::Membership => Ok(0),
+        }
+    }
+
+    fn call_raw(
+        &self,
+        deadline: Option<Span>,
+        start: impl FnOnce(&mut Started<'_>, OpId),
+    ) -> Result<Outcome> {
+        let _section = CoreSection::enter();
+        let mut locked = self.lock();
+        if let Some(fatal) = &locked.core.brain.fatal {
+            return Err(to_error(fatal));
+        }
+        let now = self.now();
+        let (op, bell) = locked.core.brain.waits.begin();
+        start(&mut Started { now, core: &mut locked.core, arena: &self.arena }, op);
+        self.settle(&mut locked, now);
+        let outcome = self.wait(&mut locked, (op, &bell), deadline.map(|span| now + span));
+        if let Some(fatal) = &locked.core.brain.fatal {
+            return Err(to_error(fatal));
+        }
+        outcome.ok_or_else(|| Error::Timeout {
+            what: "an operation of the cluster".into(),
+            after_ms: deadline.map_or(0, |span| span.0 / 1_000_000),
+        })
+    }
+
+    /// Gives the coherence core an event that nobody waits for.
+    fn cast(&self, input: Input<'_>) {
+        let _section = CoreSection::enter();
+        let mut locked = self.lock();
+        let now = self.now();
+        locked.core.brain.input(now, input, &self.arena);
+        self.settle(&mut locked, now);
+    }
+
+    fn region(&self, name: &str, want: Option<Want>) -> Result<Option<RegionRecord>> {
+        let outcome = self.call_raw(None, |core, op| {
+            let Some(membership) = &mut core.core.brain.membership else { return };
+            match want {
+                Some(want) => membership.alloc(op.0, name.to_owned(), want),
+                None => membership.remove(op.0, name.to_owned()),
+            }
+        })?;
+        match outcome {
+            Outcome::Region(result) => result.map_err(Error::Refused),
+            Outcome::Coherence(_) | Outcome::Membership => Err(Error::Left),
+        }
+    }
+
+    fn barrier(&self, index: u32) -> Result<()> {
+        let Kind::Rank { program, .. } = self.kind else {
+            return Err(Error::Invalid("a daemon has no barrier".into()));
+        };
+        let barrier = BarrierId { program, index };
+        self.call(None, |core, op| {
+            let members = core.core.brain.ranks;
+            core.input(Input::Barrier { op, barrier, members });
+        })
+        .map(drop)
+    }
+
+    fn leave(&self, departure: Departure) -> Result<()> {
+        if self.left.swap(true, Ordering::AcqRel) {
+            return Ok(());
+        }
+        let without_daemons = self.with_core(|core| {
+            core.brain.membership.as_ref().is_some_and(|m| m.view().daemons().count() == 0)
+        });
+        let result = match (self.kind, departure) {
+            (Kind::Rank { .. }, Departure::Leave) if without_daemons => {
+                // The memory is in the ranks: nobody may go while somebody needs it.
+                self.barrier(LAST_BARRIER)
+            }
+            // Its memory goes with it, so the others cannot go on.
+            (Kind::Rank { .. }, Departure::Exit) if without_daemons => {
+                self.close("its program ended without leaving, and its memory with it");
+                return Ok(());
+            }
+            (Kind::Rank { .. }, Departure::Leave | Departure::Exit) => {
+                self.call(Some(LEAVE_MAX), |core, op| core.input(Input::Leave { op })).map(drop)
+            }
+            (Kind::Daemon, Departure::Leave | Departure::Exit) => Ok(()),
+        };
+        // What others wait for must have arrived before the coordinator tells them that we are gone.
+        self.flush();
+        let result = result.and_then(|()| {
+            self.call(Some(LEAVE_MAX), |core, op| {
+                core.core.brain.leaving = Some(op);
+                if let Some(membership) = &mut core.core.brain.membership {
+                    membership.leave();
+                }
+            })
+            .map(drop)
+        });
+        self.flush();
+        self.close("left");
+        result
+    }
+
+    /// Ends all sessions; the peers are told why.
+    fn close(&self, reason: &str) {
+        let _section = CoreSection::enter();
+        let mut locked = self.lock();
+        let now = self.now();
+        locked.core.close_all(now, reason);
+        self.settle(&mut locked, now);
+    }
+
+    /// Waits until everything sent has been acknowledged, for a bounded time.
+    fn flush(&self) {
+        let until = self.now() + FLUSH_MAX;
+        let _section = CoreSection::enter();
+        let mut locked = self.lock();
+        while locked.core.has_pending() && self.now() < until {
+            let (op, bell) = locked.core.brain.waits.begin();
+            let soon = self.now() + crate::config::node::ACTIVE_TICK;
+            let _ = self.wait(&mut locked, (op, &bell), Some(soon.min(until)));
+        }
+    }
+
+    fn wait_for_end(&self) -> Fatal {
+        let fatal = {
+            let _section = CoreSection::enter();
+            let mut locked = self.lock();
+            loop {
+                if let Some(fatal) = locked.core.brain.fatal.clone() {
+                    break fatal;
+                }
+                let (op, bell) = locked.core.brain.waits.begin();
+                let _ = self.wait(&mut locked, (op, &bell), None);
+            }
+        };
+        // The last word must arrive before this node goes.
+        self.flush();
+        fatal
+    }
+
+    fn request_shutdown(&self) {
+        let _section = CoreSection::enter();
+        let mut locked = self.lock();
+        let now = self.now();
+        let brain = &mut locked.core.brain;
+        match &mut brain.membership {
+            Some(membership) if membership.is_coordinator() => membership.shut_down("the coordinator stops"),
+            Some(_) | None => brain.fatal(Fatal::Stopped("asked to stop".into())),
+        }
+        self.settle(&mut locked, now);
+    }
+
+    fn failure(&self, failure: Failure) -> Error {
+        let name = |node: NodeId| self.with_core(|core| core.brain.name(node));
+        match failure {
+            Failure::NodeDied(node) => Error::NodeDied { node, name: name(node) },
+            Failure::PageLost(node) => {
+                Error::NodeDied { node, name: format!("{}, which had the page's only copy", name(node)) }
+            }
+            Failure::LockBroken(node) => {
+                Error::NodeDied { node, name: format!("{}, which had the lock", name(node)) }
+            }
+            Failure::NoRegion => Error::Invalid("the address is in no region".into()),
+            Failure::Leaving => Error::Left,
+            Failure::Abandoned => Error::Timeout { what: "waiting for a lock".into(), after_ms: 0 },
+            Failure::BarrierMisuse => Error::Invalid(
+                "two threads of one rank at the same barrier, or ranks that disagree about its members"
+                    .into(),
+            ),
+        }
+    }
+
+    fn die_in_fault(&self, fault: &PageFault, why: &str) -> ! {
+        let who = self.with_core(|core| core.brain.intro_name());
+        exit::die(format_args!("{who}: a page fault at {:?} cannot be resolved: {why}", fault.page.start()))
+    }
+}
+
+impl FaultSink for Inner {
+    fn resolve(&self, fault: PageFault) {
+        let _section = CoreSection::enter();
+        let mut locked = self.lock();
+        if let Some(fatal) = locked.core.brain.fatal.clone() {
+            drop(locked);
+            self.die_in_fault(&fault, &describe(&fatal));
+        }
+        let now = self.now();
+        let (op, bell) = locked.core.brain.waits.begin();
+        self.start_fault(&mut locked, now, op, &fault);
+        let outcome = self.wait(&mut locked, (op, &bell), None);
+        let fatal = locked.core.brain.fatal.clone();
+        let (thread, page, access) = (u64::from(fault.thread), fault.page, fault.access);
+        locked.core.brain.input(self.now(), Input::Resumed { thread, page, access }, &self.arena);
+        drop(locked);
+        match (outcome, fatal) {
+            (Some(Outcome::Coherence(Ok(_))), _) => {}
+            (Some(Outcome::Coherence(Err(failure))), None) => {
+                let why = self.failure(failure).to_string();
+                self.die_in_fault(&fault, &why);
+            }
+            (_, Some(fatal)) => self.die_in_fault(&fault, &describe(&fatal)),
+            (_, None) => self.die_in_fault(&fault, "the node has left the cluster"),
+        }
+    }
+
+    fn submit(&self, fault: PageFault) {
+        let _section = CoreSection::enter();
+        let mut locked = self.lock();
+        let now = self.now();
+        let op = locked.core.brain.waits.begin_detached();
+        self.start_fault(&mut locked, now, op, &fault);
+        let failed = locked.core.brain.failed_fault.take();
+        let fatal = locked.core.brain.fatal.clone();
+        drop(locked);
+        if let Some(fatal) = fatal {
+            self.die_in_fault(&fault, &describe(&fatal));
+        }
+        if let Some(failure) = failed {
+            let why = self.failure(failure).to_string();
+            self.die_in_fault(&fault, &why);
+        }
+    }
+}
+
+impl Inner {
+    fn start_fault(&self, locked: &mut MutexGuard<'_, Locked>, now: Time, op: OpId, fault: &PageFault) {
+        let PageFault { page, access, instruction, thread } = *fault;
+        let thread = u64::from(thread);
+        let input = crate::coherence::Fault { op, thread, instruction, page, access };
+        locked.core.brain.input(now, Input::Fault(input), &self.arena);
+        let allowed = locked.core.brain.coherence.as_ref().map_or(Access::None, |core| core.access(page));
+        if allowed >= access {
+            // Another thread's fault was answered first, or the kernel took the mapping: put it back.
+            self.arena.settle(fault);
+        }
+        self.settle(locked, now);
+    }
+}
+
+/// An operation being started, under the lock.
+struct Started<'a> {
+    now: Time,
+    core: &'a mut Core,
+    arena: &'a Arena,
+}
+
+impl Started<'_> {
+    fn input(&mut self, input: Input<'_>) {
+        self.core.brain.input(self.now, input, self.arena);
+    }
+}
+
+impl self::core::Brain {
+    /// For messages to people: who a node is or was.
+    fn name(&self, node: NodeId) -> String {
+        let Some(membership) = &self.membership else { return node.to_string() };
+        let view = membership.view();
+        let dead = view.deaths.iter().map(|(_, death)| &death.member).find(|member| member.id == node);
+        view.member(node).or(dead).map_or_else(|| node.to_string(), Member::describe)
+    }
+
+    fn intro_name(&self) -> String {
+        match self.intro.kind {
+            Kind::Daemon => "daemon".into(),
+            Kind::Rank { rank, .. } => format!("rank {rank} of {}", self.intro.name),
+        }
+    }
+
+    /// What a join still waits for.
+    fn missing(&self) -> String {
+        let Some(membership) = self.membership.as_ref().filter(|m| m.me().is_some()) else {
+            return "the coordinator has not answered".into();
+        };
+        let view = membership.view();
+        if let Kind::Rank { program, ranks, .. } = self.intro.kind {
+            let here: Vec<u32> = view
+                .ranks(program)
+                .filter_map(|member| match member.intro.kind {
+                    Kind::Rank { rank, .. } => Some(rank),
+                    Kind::Daemon => None,
+                })
+                .collect();
+            let missing: Vec<u32> = (0..ranks).filter(|rank| !here.contains(rank)).collect();
+            if !missing.is_empty() {
+                return format!("ranks {missing:?} of {ranks} have not come");
+            }
+        }
+        let silent = view.members.iter().filter(|m| Some(m.id) != membership.me());
+        let silent: Vec<String> =
+            silent.filter(|m| self.peers.session(m.id).is_none()).map(Member::describe).collect();
+        format!("no session with {}", silent.join("; "))
+    }
+}
+
+/// Barrier of the ranks' common start.
+const FIRST_BARRIER: u32 = u32::MAX - 1;
+/// Barrier of the ranks' common end, where they hold the memory.
+const LAST_BARRIER: u32 = u32::MAX;
+
+fn describe(fatal: &Fatal) -> String {
+    match fatal {
+        Fatal::Died { node, name } => format!("{node} died ({name})"),
+        Fatal::NotJoined(reason) => format!("not a member of the cluster: {reason}"),
+        Fatal::Stopped(reason) => format!("the cluster stops: {reason}"),
+        Fatal::Broken(reason) => reason.clone(),
+    }
+}
+
+fn to_error(fatal: &Fatal) -> Error {
+    match fatal {
+        Fatal::Died { node, name } => Error::NodeDied { node: *node, name: name.clone() },
+        Fatal::NotJoined(_) | Fatal::Stopped(_) | Fatal::Broken(_) => Error::Refused(describe(fatal)),
+    }
+}
+
+/// Nodes of one cluster run the same version of the library.
+pub(crate) fn version() -> Version {
+    let hash = env!("CARGO_PKG_VERSION")
+        .bytes()
+        .fold(0xcbf2_9ce4_8422_2325u64, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3));
+    Version::of_library(hash)
+}
+
+fn key_of(settings: &Settings) -> Result<ClusterKey> {
+    match &settings.key_file {
+        Some(path) => ClusterKey::load(path),
+        None if settings.bind.ip().is_loopback() => Ok(ClusterKey::new([0; 32])),
+        None => Err(Error::Invalid(format!(
+            "{} can be reached from other hosts: a cluster beyond loopback needs a key (DSM_KEY_FILE)",
+            settings.bind
+        ))),
+    }
+}
+
+fn open_socket(settings: &Settings) -> Result<UdpSocket> {
+    let buffer = settings.socket_buffer.unwrap_or(crate::config::net::SOCKET_BUFFER);
+    match settings.socket_fd {
+        None => UdpSocket::bind(settings.bind, buffer),
+        Some(fd) => {
+            let inherited = nix::sys::socket::getsockname::<nix::sys::socket::SockaddrStorage>(fd);
+            inherited.map_err(|errno| Error::os(format!("the inherited socket {fd}"), errno))?;
+            UdpSocket::adopt(adopt(fd), buffer)
+        }
+    }
+}
+
+/// Takes over a descriptor that the process inherited for this purpose.
+#[allow(unsafe_code)]
+fn adopt(fd: i32) -> OwnedFd {
+    // SAFETY: the caller has checked that it is an open socket; DSM_SOCKET_FD gives it to this node alone.
+    unsafe { OwnedFd::from_raw_fd(fd) }
+}
+
+fn backend_of(config: &NodeConfig) -> Result<BackendChoice> {
+    match (config.kind, &config.settings.fault) {
+        (Kind::Daemon, _) => Ok(BackendChoice::Only(Backend::None)),
+        (Kind::Rank { .. }, Some(name)) => name.parse(),
+        (Kind::Rank { .. }, None) => Ok(BackendChoice::Auto),
+    }
+}
+
+fn introduction(config: &NodeConfig, incarnation: Incarnation, addr: SocketAddr) -> Introduction {
+    Introduction {
+        incarnation,
+        kind: config.kind,
+        name: config.name.clone(),
+        addr,
+        host: watch::host(),
+        pid: std::process::id(),
+        memory_max: config.settings.memory_max,
+        arena_base: config.settings.arena_base as u64,
+        arena_size: config.settings.arena_size as u64,
+        index: config.index,
+    }
+}
+
+fn random() -> Result<u64> {
+    getrandom::u64().map_err(|error| Error::Refused(format!("random numbers: {error}")))
+}
+
+/// Receive buffers are as long as the longest datagram.
+fn receive_buffer() -> Box<[u8]> {
+    vec![0; DATAGRAM_MAX].into_boxed_slice()
+}

@@ -1,0 +1,603 @@
+//! Everything of a node that lives under its lock: the three cores, and the glue that carries each
+//! one's outputs to the next. Nothing here waits; the caller moves the datagrams.
+
+use std::net::SocketAddr;
+
+use rustc_hash::FxHashMap;
+use smallvec::SmallVec;
+
+use super::peers::{Peers, Unreachable, link};
+use super::query::{Answer, Query};
+use super::waits::{Audience, Outcome, Waits};
+use crate::codec::{decode_control, encode_control};
+use crate::coherence::{
+    BATCH_MESSAGES_MAX, Batch, Coherence, Failure, Input, Message, NodeSet, OpId, Output, encode_batch_head,
+};
+use crate::config::membership::{DEAD_AFTER, HEARTBEAT};
+use crate::config::node::{BATCH_PAGES_MAX, FLUSH_MAX};
+use crate::fault::Arena;
+use crate::membership::{Action, COORDINATOR, Control, Death, Introduction, Kind, Member, Membership};
+use crate::net::{Endpoint, Event, OutMessage, Priority, SessionHandle};
+use crate::page::{NodeId, PageBuf, Time};
+
+/// First byte of every message: whom it is for.
+mod channel {
+    pub(super) const COHERENCE: u8 = 1;
+    pub(super) const CONTROL: u8 = 2;
+    pub(super) const QUERY: u8 = 3;
+    pub(super) const ANSWER: u8 = 4;
+}
+
+/// Why a node cannot go on.
+#[derive(Clone, Debug)]
+pub(super) enum Fatal {
+    /// A node that everything here depends on is dead.
+    Died {
+        /// Who.
+        node: NodeId,
+        /// Its description and how its death is known.
+        name: String,
+    },
+    /// It never became a member.
+    NotJoined(String),
+    /// The cluster stops because somebody asked it to.
+    Stopped(String),
+    /// The memory of this node failed.
+    Broken(String),
+}
+
+/// A node's cores and the glue between them.
+pub(super) struct Core {
+    pub(super) endpoint: Endpoint,
+    pub(super) brain: Brain,
+}
+
+/// The part that reacts to messages; apart from the endpoint, which lends it the bytes.
+pub(super) struct Brain {
+    pub(super) intro: Introduction,
+    pub(super) membership: Option<Membership>,
+    pub(super) coherence: Option<Coherence>,
+    pub(super) peers: Peers,
+    pub(super) waits: Waits,
+    pub(super) fatal: Option<Fatal>,
+    /// Ends when this node and all its peers are ready.
+    pub(super) joining: Option<OpId>,
+    /// Ends when the coordinator has let this node go.
+    pub(super) leaving: Option<OpId>,
+    /// The ranks of this node's program, once all have joined.
+    pub(super) ranks: NodeSet,
+    pub(super) nearest: Option<NodeId>,
+    pub(super) view_changes: u64,
+    /// A page fault that nobody waits for has failed.
+    pub(super) failed_fault: Option<Failure>,
+    coordinator_session: Option<SessionHandle>,
+    /// Sessions under way to members.
+    connecting: FxHashMap<SessionHandle, NodeId>,
+    /// Sessions of members that have left; they end them, or we do when the time has come.
+    departing: Vec<(SessionHandle, Time)>,
+    violators: Vec<SessionHandle>,
+    queries: Vec<(SessionHandle, Query)>,
+    next_heartbeat: Time,
+    /// No silence counts before this moment: this process itself may have been stopped.
+    listening_since: Time,
+}
+
+impl Core {
+    pub(super) fn new(endpoint: Endpoint, intro: Introduction, nearest: Option<NodeId>) -> Self {
+        let brain = Brain {
+            intro,
+            membership: None,
+            coherence: None,
+            peers: Peers::new(),
+            waits: Waits::default(),
+            fatal: None,
+            joining: None,
+            leaving: None,
+            ranks: NodeSet::EMPTY,
+            nearest,
+            view_changes: 0,
+            failed_fault: None,
+            coordinator_session: None,
+            connecting: FxHashMap::default(),
+            departing: Vec::new(),
+            violators: Vec::new(),
+            queries: Vec::new(),
+            next_heartbeat: Time(0),
+            listening_since: Time(0),
+        };
+        Core { endpoint, brain }
+    }
+
+    /// Starts to found a cluster (no address), or to join the one whose coordinator is at `join`.
+    pub(super) fn start(&mut self, now: Time, join: Option<SocketAddr>) {
+        self.brain.listening_since = now;
+        match join {
+            None => self.brain.membership = Some(Membership::coordinator(self.brain.intro.clone())),
+            Some(addr) => match self.endpoint.connect(now, addr) {
+                Ok(session) => self.brain.coordinator_session = Some(session),
+                Err(error) => self.brain.fatal(Fatal::NotJoined(format!("{addr}: {error}"))),
+            },
+        }
+    }
+
+    /// Takes in a datagram.
+    pub(super) fn on_datagram(&mut self, now: Time, from: SocketAddr, datagram: &[u8], arena: &Arena) {
+        let brain = &mut self.brain;
+        self.endpoint.handle_datagram(now, from, datagram, &mut |session, bytes| {
+            brain.deliver(now, session, bytes, arena);
+        });
+    }
+
+    /// Carries outputs around until there are none: afterwards only datagrams are left to send.
+    /// True if there was anything.
+    pub(super) fn settle(&mut self, now: Time, arena: &Arena) -> bool {
+        let mut any = false;
+        loop {
+            let mut moved = false;
+            while let Some(event) = self.endpoint.poll_event() {
+                self.on_event(now, event, arena);
+                moved = true;
+            }
+            while let Some(action) = self.brain.membership.as_mut().and_then(Membership::poll_action) {
+                self.on_action(now, action, arena);
+                moved = true;
+            }
+            moved |= self.send_outputs(now);
+            for session in std::mem::take(&mut self.brain.violators) {
+                self.endpoint.close(
+                    now,
+                    session,
+                    crate::net::CLOSE_VIOLATION,
+                    "message that does not decode",
+                );
+                self.on_closed(session, "it sent a message that does not decode");
+                moved = true;
+            }
+            any |= moved;
+            if !moved {
+                break;
+            }
+        }
+        self.brain.check_joined();
+        any
+    }
+
+    /// Runs the coherence timers and the heartbeat.
+    pub(super) fn tick(&mut self, now: Time, arena: &Arena) {
+        if let Some(coherence) = &mut self.brain.coherence
+            && coherence.poll_timeout().is_some_and(|due| due <= now)
+        {
+            coherence.handle(now, Input::Timer, &mut &*arena);
+        }
+        if now < self.brain.next_heartbeat {
+            return;
+        }
+        if now > self.brain.next_heartbeat + HEARTBEAT + HEARTBEAT {
+            // We ourselves did not run: everybody's silence starts now.
+            self.brain.listening_since = now;
+        }
+        self.brain.next_heartbeat = now + HEARTBEAT;
+        let brain = &mut self.brain;
+        let (expired, kept) =
+            std::mem::take(&mut brain.departing).into_iter().partition(|&(_, until)| until <= now);
+        brain.departing = kept;
+        let expired: Vec<(SessionHandle, Time)> = expired;
+        for (session, _) in expired {
+            self.endpoint.close(now, session, 0, "you have left");
+            brain.peers.closed(session);
+        }
+        let members: SmallVec<[(NodeId, SessionHandle); 8]> = brain.peers.members().collect();
+        for (node, session) in members {
+            self.endpoint.ping(session);
+            let heard = self.endpoint.last_heard(session).unwrap_or(now).max(brain.listening_since);
+            if now.since(heard) > DEAD_AFTER {
+                brain.suspect(node, format!("silent for {} ms", now.since(heard).0 / 1_000_000));
+            }
+        }
+    }
+
+    /// When to call [`Core::tick`] or move datagrams although nothing has happened.
+    pub(super) fn poll_timeout(&self) -> Time {
+        let coherence = self.brain.coherence.as_ref().and_then(Coherence::poll_timeout);
+        let due = [coherence, self.endpoint.poll_timeout()].into_iter().flatten().min();
+        due.map_or(self.brain.next_heartbeat, |due| due.min(self.brain.next_heartbeat))
+    }
+
+    /// Whether a member has yet to acknowledge something.
+    pub(super) fn has_pending(&self) -> bool {
+        let pending = |(_, session)| self.endpoint.pending(session).is_some_and(|count| count > 0);
+        self.brain.peers.members().any(pending)
+    }
+
+    /// Ends all sessions.
+    pub(super) fn close_all(&mut self, now: Time, reason: &str) {
+        let sessions: Vec<SessionHandle> = self.brain.peers.members().map(|(_, session)| session).collect();
+        for session in sessions {
+            self.endpoint.close(now, session, 0, reason);
+        }
+    }
+
+    fn on_event(&mut self, now: Time, event: Event, arena: &Arena) {
+        match event {
+            Event::Connected { session, incarnation, .. } => {
+                self.brain.peers.connected(session, incarnation);
+                if self.brain.coordinator_session == Some(session) {
+                    self.brain.peers.is_coordinator(session);
+                    let newcomer = Membership::newcomer(self.brain.intro.clone(), link(session));
+                    self.brain.membership = Some(newcomer);
+                }
+                self.brain.connecting.remove(&session);
+                self.on_new_view(now, arena);
+            }
+            Event::ConnectFailed { session, addr, error } => {
+                if self.brain.coordinator_session == Some(session) {
+                    self.brain.fatal(Fatal::NotJoined(format!("{addr}: {error}")));
+                } else if let Some(node) = self.brain.connecting.remove(&session) {
+                    self.brain.suspect(node, error.to_string());
+                }
+            }
+            Event::Closed { session, reason } => self.on_closed(session, &reason.to_string()),
+            // A hint that anybody can forge; the heartbeat decides.
+            Event::Refused { .. } => {}
+        }
+    }
+
+    fn on_closed(&mut self, session: SessionHandle, reason: &str) {
+        self.brain.departing.retain(|&(departing, _)| departing != session);
+        if let Some(node) = self.brain.peers.closed(session) {
+            self.brain.suspect(node, format!("its session ended: {reason}"));
+        } else if self.brain.coordinator_session == Some(session) {
+            self.brain.fatal(Fatal::NotJoined(reason.to_owned()));
+        }
+    }
+
+    fn on_action(&mut self, now: Time, action: Action, arena: &Arena) {
+        match action {
+            Action::SendLink { link, control } => {
+                let session = SessionHandle::from_bits(link.0);
+                self.send_to_session(now, session, channel::CONTROL, &control);
+            }
+            Action::Send { to, control } => {
+                let message = typed(channel::CONTROL, &encode_control(&control));
+                self.send(now, to, message, Priority::Control);
+            }
+            Action::Joined => self.on_joined(now, arena),
+            Action::JoinRefused(reason) => self.brain.fatal(Fatal::NotJoined(reason)),
+            Action::ViewChanged { joined, left, died } => {
+                self.on_view_changed(now, (&joined, &left, died), arena);
+            }
+            Action::MapRegion(record) => {
+                let (start, pages) = (record.info.start, record.info.pages);
+                self.brain.input(now, Input::Region(record.info), arena);
+                if let Err(error) = arena.map_region(start, pages) {
+                    self.brain.fatal(Fatal::Broken(format!("region `{}`: {error}", record.name)));
+                }
+                self.brain.region_done(start);
+            }
+            Action::UnmapRegion(record) => {
+                let (start, pages) = (record.info.start, record.info.pages);
+                self.brain.input(now, Input::RegionGone { start }, arena);
+                if let Err(error) = arena.unmap_region(start, pages) {
+                    self.brain.fatal(Fatal::Broken(format!("region `{}`: {error}", record.name)));
+                }
+                self.brain.region_done(start);
+            }
+            Action::ProgramEnded { program } => {
+                self.brain.input(now, Input::ProgramEnded { program }, arena);
+            }
+            Action::Done { op, result } => {
+                self.brain.waits.end(OpId(op), Outcome::Region(result));
+            }
+            Action::Left => {
+                if let Some(op) = self.brain.leaving.take() {
+                    self.brain.waits.end(op, Outcome::Membership);
+                }
+            }
+            Action::Shutdown { reason } => self.brain.fatal(Fatal::Stopped(reason)),
+        }
+    }
+
+    fn on_joined(&mut self, now: Time, arena: &Arena) {
+        let Some(membership) = &self.brain.membership else { return };
+        let me = membership.me().expect("joined");
+        // Whoever was there before us hears of us by our hello; whoever comes later says hello to us.
+        let others: Vec<(NodeId, SocketAddr)> = membership
+            .view()
+            .members
+            .iter()
+            .filter(|member| member.id != me && member.id != COORDINATOR)
+            .map(|member| (member.id, member.intro.addr))
+            .collect();
+        let joined = membership.view().epoch;
+        let nearest = self.brain.nearest.filter(|id| membership.view().member(*id).is_some()).unwrap_or(me);
+        self.brain.coherence = Some(Coherence::new(me, joined, nearest, COORDINATOR));
+        for (node, addr) in others {
+            match self.endpoint.connect(now, addr) {
+                Ok(session) => {
+                    self.brain.connecting.insert(session, node);
+                }
+                Err(error) => self.brain.suspect(node, error.to_string()),
+            }
+        }
+        self.on_new_view(now, arena);
+    }
+
+    /// Sessions may have found their member, and messages that came too early their explanation.
+    fn on_new_view(&mut self, now: Time, arena: &Arena) {
+        if let Some(membership) = &self.brain.membership {
+            for node in self.brain.peers.map(membership.view()) {
+                for (message, priority) in self.brain.peers.take_unsent(node) {
+                    self.send(now, node, message, priority);
+                }
+            }
+        }
+        for (session, bytes) in self.brain.peers.take_early() {
+            self.brain.deliver(now, session, &bytes, arena);
+        }
+    }
+
+    fn on_view_changed(
+        &mut self,
+        now: Time,
+        (joined, left, died): (&[Member], &[Member], Vec<Death>),
+        arena: &Arena,
+    ) {
+        self.brain.view_changes += 1;
+        for member in left {
+            self.brain.input(now, Input::NodeLeft(member.id), arena);
+            if let Some(session) = self.brain.peers.forget(member.id) {
+                self.brain.departing.push((session, now + FLUSH_MAX));
+            }
+        }
+        for death in died {
+            let id = death.member.id;
+            tracing::warn!("{} died: {}", death.member.describe(), death.how);
+            self.brain.input(now, Input::NodeDied(id), arena);
+            if let Some(session) = self.brain.peers.forget(id) {
+                self.endpoint.close(now, session, 0, "you were declared dead");
+            }
+            self.brain.on_death(&death);
+        }
+        // A newcomer may have the slot of somebody who went in the same change.
+        for member in joined {
+            self.brain.input(now, Input::NodeJoined(member.id), arena);
+        }
+        self.on_new_view(now, arena);
+    }
+
+    /// Sends what the coherence core has put out, in batches; true if there was something.
+    fn send_outputs(&mut self, now: Time) -> bool {
+        let mut sends: SmallVec<[(NodeId, Message, Option<PageBuf>); 8]> = SmallVec::new();
+        let mut any = false;
+        while let Some(output) = self.brain.coherence.as_mut().and_then(Coherence::poll_output) {
+            any = true;
+            match output {
+                Output::Send { to, message, page } => sends.push((to, message, page)),
+                Output::Done { op, result } => self.brain.end(op, result),
+            }
+        }
+        while let Some(to) = sends.first().map(|send| send.0) {
+            let mut batch: SmallVec<[(Message, Option<PageBuf>); 8]> = SmallVec::new();
+            let mut pages = 0;
+            sends.retain(|(node, message, page)| {
+                let carried = usize::from(page.is_some());
+                let fits =
+                    *node == to && batch.len() < BATCH_MESSAGES_MAX && pages + carried <= BATCH_PAGES_MAX;
+                if fits {
+                    pages += carried;
+                    batch.push((*message, page.take()));
+                }
+                !fits
+            });
+            self.send_batch(now, to, batch);
+        }
+        any
+    }
+
+    fn send_batch(&mut self, now: Time, to: NodeId, batch: SmallVec<[(Message, Option<PageBuf>); 8]>) {
+        let mut out = OutMessage::default();
+        out.head.push(channel::COHERENCE);
+        let epoch = self.brain.membership.as_ref().map_or_else(Default::default, |m| m.view().epoch);
+        encode_batch_head(&mut out.head, epoch, batch.len());
+        for (message, page) in batch {
+            message.encode(&mut out.head);
+            out.pages.extend(page);
+        }
+        let priority = if out.pages.is_empty() { Priority::Control } else { Priority::Bulk };
+        self.send(now, to, out, priority);
+    }
+
+    fn send(&mut self, now: Time, to: NodeId, message: OutMessage, priority: Priority) {
+        let is_member = self.brain.membership.as_ref().is_some_and(|m| m.view().member(to).is_some());
+        if !is_member && self.brain.peers.session(to).is_none() {
+            // It has gone, and whoever gets its slot next must not get its mail.
+            return;
+        }
+        match self.brain.peers.send(now, &mut self.endpoint, to, message, priority) {
+            Ok(()) => {}
+            Err(Unreachable) => self.brain.suspect(to, "it takes no messages any more".into()),
+        }
+    }
+
+    fn send_to_session<T: serde::Serialize>(
+        &mut self,
+        now: Time,
+        session: SessionHandle,
+        channel: u8,
+        value: &T,
+    ) {
+        let message = typed(channel, &encode_control(value));
+        // A session that is gone needs no answer; its end is an event of its own.
+        let _ = self.endpoint.send(now, session, message, Priority::Control);
+    }
+
+    /// Questions that have come since the last call.
+    pub(super) fn take_queries(&mut self) -> Vec<(SessionHandle, Query)> {
+        std::mem::take(&mut self.brain.queries)
+    }
+
+    /// Carries out what is asked of the coordinator; questions about status are answered by the shell.
+    pub(super) fn command(&mut self, query: Query) -> Answer {
+        let Some(membership) = self.brain.membership.as_mut().filter(|m| m.is_coordinator()) else {
+            return Answer::Done(Err("only the coordinator can do that".into()));
+        };
+        match query {
+            Query::RemoveRegion(name) => Answer::Done(membership.remove_now(&name)),
+            Query::Shutdown => {
+                membership.shut_down("it was asked to");
+                Answer::Done(Ok(()))
+            }
+            Query::Cluster => Answer::Cluster(Box::new(super::status::cluster_status(self))),
+            Query::Status => Answer::Done(Err("answered elsewhere".into())),
+        }
+    }
+
+    /// Answers a question.
+    pub(super) fn send_answer(&mut self, now: Time, session: SessionHandle, answer: &Answer) {
+        self.send_to_session(now, session, channel::ANSWER, answer);
+    }
+}
+
+impl Brain {
+    /// One message of a session.
+    fn deliver(&mut self, now: Time, session: SessionHandle, bytes: &[u8], arena: &Arena) {
+        let understood = match bytes.split_first() {
+            Some((&channel::COHERENCE, rest)) => self.deliver_batch(now, session, bytes, rest, arena),
+            Some((&channel::CONTROL, rest)) => self.deliver_control(session, rest),
+            Some((&channel::QUERY, rest)) => match decode_control(rest) {
+                Ok(query) => {
+                    self.queries.push((session, query));
+                    true
+                }
+                Err(_) => false,
+            },
+            Some(_) | None => false,
+        };
+        if !understood {
+            self.violators.push(session);
+        }
+    }
+
+    fn deliver_control(&mut self, session: SessionHandle, rest: &[u8]) -> bool {
+        let Ok(control) = decode_control::<Control>(rest) else { return false };
+        let from = self.peers.node(session);
+        if let Some(membership) = &mut self.membership {
+            membership.handle(link(session), from, control);
+        }
+        true
+    }
+
+    fn deliver_batch(
+        &mut self,
+        now: Time,
+        session: SessionHandle,
+        bytes: &[u8],
+        rest: &[u8],
+        arena: &Arena,
+    ) -> bool {
+        let Ok(batch) = Batch::decode(rest) else { return false };
+        let known = self.membership.as_ref().map_or_else(Default::default, |m| m.view().epoch);
+        // The sender may name nodes and regions that only a later view explains.
+        let (Some(from), true) = (self.peers.node(session), batch.epoch <= known && self.coherence.is_some())
+        else {
+            return self.peers.keep_early(session, bytes);
+        };
+        for (message, page) in batch.iter() {
+            self.input(now, Input::Message { from, message, page }, arena);
+        }
+        true
+    }
+
+    /// Gives the coherence core an event, if it exists yet.
+    pub(super) fn input(&mut self, now: Time, input: Input<'_>, arena: &Arena) {
+        if let Some(coherence) = &mut self.coherence {
+            coherence.handle(now, input, &mut &*arena);
+        }
+    }
+
+    fn region_done(&mut self, start: crate::page::PageId) {
+        if let Some(membership) = &mut self.membership {
+            membership.region_done(start);
+        }
+    }
+
+    /// Ends an operation of the coherence core.
+    fn end(&mut self, op: OpId, result: Result<u64, Failure>) {
+        let audience = self.waits.end(op, Outcome::Coherence(result));
+        if let (Audience::Detached, Err(failure)) = (audience, result) {
+            self.failed_fault.get_or_insert(failure);
+        }
+    }
+
+    /// A member seems to be dead: the coordinator decides; nobody decides about the coordinator.
+    pub(super) fn suspect(&mut self, node: NodeId, how: String) {
+        let Some(membership) = &mut self.membership else { return };
+        let Some(member) = membership.view().member(node) else { return };
+        if node == COORDINATOR && !membership.is_coordinator() {
+            let name = format!("{}: {how}", member.describe());
+            match self.leaving.take() {
+                // It has nobody left to let go.
+                Some(op) => {
+                    self.waits.end(op, Outcome::Membership);
+                }
+                None => self.fatal(Fatal::Died { node, name }),
+            }
+        } else {
+            let incarnation = member.intro.incarnation;
+            membership.suspect(node, incarnation, how);
+        }
+    }
+
+    /// What a death means for this node: a dead daemon ends all, a dead rank the ranks of its program.
+    fn on_death(&mut self, death: &Death) {
+        let ours = match (death.member.intro.kind, self.intro.kind) {
+            (Kind::Daemon, Kind::Daemon | Kind::Rank { .. }) => true,
+            (Kind::Rank { program: dead, .. }, Kind::Rank { program, .. }) => dead == program,
+            (Kind::Rank { .. }, Kind::Daemon) => false,
+        };
+        let it_is_us = death.member.intro.incarnation == self.intro.incarnation;
+        if ours || it_is_us {
+            let name = format!("{}: {}", death.member.describe(), death.how);
+            self.fatal(Fatal::Died { node: death.member.id, name });
+        }
+    }
+
+    /// The node cannot go on: everybody who waits is told. The first reason stands.
+    pub(super) fn fatal(&mut self, fatal: Fatal) {
+        if self.fatal.is_none() {
+            tracing::error!("{}", super::describe(&fatal));
+            self.fatal = Some(fatal);
+        }
+        for op in self.waits.open() {
+            if self.waits.end(op, Outcome::Membership) == Audience::Detached {
+                self.failed_fault.get_or_insert(Failure::Leaving);
+            }
+        }
+    }
+
+    /// Ends the join when all members have a session and all ranks of the program are there.
+    fn check_joined(&mut self) {
+        let (Some(op), Some(membership)) = (self.joining, &self.membership) else { return };
+        let Some(me) = membership.me() else { return };
+        let view = membership.view();
+        let connected = view.members.iter().all(|m| m.id == me || self.peers.session(m.id).is_some());
+        let complete = match self.intro.kind {
+            Kind::Daemon => true,
+            Kind::Rank { program, ranks, .. } => view.ranks(program).count() == ranks as usize,
+        };
+        if connected && complete {
+            if let Kind::Rank { program, .. } = self.intro.kind {
+                self.ranks = view.ranks(program).map(|member| member.id).collect();
+            }
+            self.joining = None;
+            self.waits.end(op, Outcome::Membership);
+        }
+    }
+}
+
+fn typed(channel: u8, body: &[u8]) -> OutMessage {
+    let mut message = OutMessage::default();
+    message.head.push(channel);
+    message.head.extend_from_slice(body);
+    message
+}

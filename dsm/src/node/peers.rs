@@ -1,0 +1,154 @@
+//! Which session leads to which member, and what waits for a session that has not come yet.
+
+use rustc_hash::FxHashMap;
+
+use crate::config::NODES_MAX;
+use crate::config::node::{EARLY_BYTES_MAX, EARLY_MESSAGES_MAX, UNSENT_MESSAGES_MAX};
+use crate::membership::{COORDINATOR, LinkId, View};
+use crate::net::{Endpoint, OutMessage, Priority, SendError, SessionHandle};
+use crate::page::{Incarnation, NodeId, Time};
+
+struct Peer {
+    incarnation: Incarnation,
+    node: Option<NodeId>,
+}
+
+/// Sessions by member and members by session.
+pub(super) struct Peers {
+    sessions: FxHashMap<SessionHandle, Peer>,
+    of_node: Vec<Option<SessionHandle>>,
+    /// Messages to members whose session has not come yet.
+    unsent: FxHashMap<NodeId, Vec<(OutMessage, Priority)>>,
+    /// Messages of sessions that are no member's yet, or of an epoch that is not known here yet.
+    early: Vec<(SessionHandle, Vec<u8>)>,
+    early_bytes: usize,
+}
+
+/// A message could not be queued: the member is to be given up.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Unreachable;
+
+impl Peers {
+    pub(super) fn new() -> Self {
+        Peers {
+            sessions: FxHashMap::default(),
+            of_node: vec![None; NODES_MAX],
+            unsent: FxHashMap::default(),
+            early: Vec::new(),
+            early_bytes: 0,
+        }
+    }
+
+    /// A session has come up.
+    pub(super) fn connected(&mut self, session: SessionHandle, incarnation: Incarnation) {
+        self.sessions.insert(session, Peer { incarnation, node: None });
+    }
+
+    /// The session that was made to the coordinator's address leads to the coordinator.
+    pub(super) fn is_coordinator(&mut self, session: SessionHandle) {
+        if let Some(peer) = self.sessions.get_mut(&session) {
+            peer.node = Some(COORDINATOR);
+            self.of_node[COORDINATOR.0 as usize] = Some(session);
+        }
+    }
+
+    /// A session is over; returns the member that it led to.
+    pub(super) fn closed(&mut self, session: SessionHandle) -> Option<NodeId> {
+        self.early.retain(|(from, _)| *from != session);
+        self.early_bytes = self.early.iter().map(|(_, bytes)| bytes.len()).sum();
+        let node = self.sessions.remove(&session)?.node?;
+        if self.of_node[node.0 as usize] == Some(session) {
+            self.of_node[node.0 as usize] = None;
+        }
+        Some(node)
+    }
+
+    /// Brings the map up to date with the view; returns the members that have a session since now.
+    pub(super) fn map(&mut self, view: &View) -> Vec<NodeId> {
+        let mut mapped = Vec::new();
+        for (&session, peer) in &mut self.sessions {
+            let member = view.incarnation(peer.incarnation);
+            if let (None, Some(member)) = (peer.node, member) {
+                peer.node = Some(member.id);
+                self.of_node[member.id.0 as usize] = Some(session);
+                mapped.push(member.id);
+            }
+        }
+        mapped.sort_unstable();
+        mapped
+    }
+
+    /// A member is gone; returns the session that led to it.
+    pub(super) fn forget(&mut self, node: NodeId) -> Option<SessionHandle> {
+        self.unsent.remove(&node);
+        let session = self.of_node[node.0 as usize].take()?;
+        self.sessions.remove(&session);
+        Some(session)
+    }
+
+    /// The member that a session leads to.
+    pub(super) fn node(&self, session: SessionHandle) -> Option<NodeId> {
+        self.sessions.get(&session)?.node
+    }
+
+    /// The session that leads to a member.
+    pub(super) fn session(&self, node: NodeId) -> Option<SessionHandle> {
+        *self.of_node.get(node.0 as usize)?
+    }
+
+    /// All sessions to members.
+    pub(super) fn members(&self) -> impl Iterator<Item = (NodeId, SessionHandle)> {
+        self.of_node.iter().enumerate().filter_map(|(node, session)| Some((NodeId(node as u16), (*session)?)))
+    }
+
+    /// Sends to a member, or keeps the message until its session has come.
+    pub(super) fn send(
+        &mut self,
+        now: Time,
+        endpoint: &mut Endpoint,
+        to: NodeId,
+        message: OutMessage,
+        priority: Priority,
+    ) -> Result<(), Unreachable> {
+        let Some(session) = self.session(to) else {
+            let unsent = self.unsent.entry(to).or_default();
+            if unsent.len() >= UNSENT_MESSAGES_MAX {
+                return Err(Unreachable);
+            }
+            unsent.push((message, priority));
+            return Ok(());
+        };
+        match endpoint.send(now, session, message, priority) {
+            Ok(()) => Ok(()),
+            // Closed: the event that says so is on its way, and with it the member's end.
+            Err(SendError::Closed | SendError::NotConnected) => Ok(()),
+            Err(SendError::Full | SendError::TooLong) => Err(Unreachable),
+        }
+    }
+
+    /// What was kept for a member whose session has come.
+    pub(super) fn take_unsent(&mut self, node: NodeId) -> Vec<(OutMessage, Priority)> {
+        self.unsent.remove(&node).unwrap_or_default()
+    }
+
+    /// Keeps a message until the view is known that explains it; false if there is no room.
+    pub(super) fn keep_early(&mut self, session: SessionHandle, bytes: &[u8]) -> bool {
+        let fits = self.early.len() < EARLY_MESSAGES_MAX && self.early_bytes + bytes.len() <= EARLY_BYTES_MAX;
+        if fits {
+            self.early_bytes += bytes.len();
+            self.early.push((session, bytes.to_vec()));
+        }
+        fits
+    }
+
+    /// What was kept, in the order of arrival.
+    pub(super) fn take_early(&mut self) -> Vec<(SessionHandle, Vec<u8>)> {
+        self.early_bytes = 0;
+        std::mem::take(&mut self.early)
+    }
+}
+
+/// The membership core's name for a session.
+pub(super) fn link(session: SessionHandle) -> LinkId {
+    LinkId(session.to_bits())
+}

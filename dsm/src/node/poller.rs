@@ -1,0 +1,141 @@
+//! The system calls of waiting: epoll with nanoseconds, and the end of other processes.
+//!
+//! nix has no epoll_pwait2 and no pidfd_open; both are one call here.
+
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
+use std::time::Duration;
+
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, ppoll};
+use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags};
+use nix::sys::eventfd::{EfdFlags, EventFd};
+use nix::sys::time::TimeSpec;
+
+use crate::error::{Error, Result};
+
+/// Events taken from the kernel at one time.
+const EVENTS_MAX: usize = 16;
+const SOCKET: u64 = u64::MAX;
+const WAKE: u64 = u64::MAX - 1;
+
+/// What the progress thread sleeps on: the socket while it is armed, a wake-up, ends of processes.
+pub(super) struct Poller {
+    epoll: Epoll,
+    wake: EventFd,
+}
+
+/// What woke the progress thread.
+#[derive(Clone, Default, Debug)]
+pub(super) struct Woken {
+    /// Watched processes that have ended, by the token of [`Poller::watch`].
+    pub(super) ended: Vec<u64>,
+    /// The socket has reports in its error queue.
+    pub(super) socket_error: bool,
+}
+
+impl Poller {
+    pub(super) fn new() -> Result<Poller> {
+        let fail = |errno| Error::os("epoll", errno);
+        let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC).map_err(fail)?;
+        let wake = wake_event()?;
+        epoll.add(&wake, EpollEvent::new(EpollFlags::EPOLLIN, WAKE)).map_err(fail)?;
+        Ok(Poller { epoll, wake })
+    }
+
+    /// The progress thread receives from now on. Level-triggered: what came meanwhile wakes it.
+    pub(super) fn arm(&self, socket: &impl AsFd) {
+        let event = EpollEvent::new(EpollFlags::EPOLLIN, SOCKET);
+        match self.epoll.add(socket, event) {
+            Ok(()) | Err(Errno::EEXIST) => {}
+            Err(errno) => panic!("epoll cannot watch the socket: {errno}"),
+        }
+    }
+
+    /// Somebody else receives: datagrams wake the progress thread no longer.
+    pub(super) fn disarm(&self, socket: &impl AsFd) {
+        match self.epoll.delete(socket) {
+            Ok(()) | Err(Errno::ENOENT) => {}
+            Err(errno) => panic!("epoll cannot let the socket go: {errno}"),
+        }
+    }
+
+    /// Reports the end of a process, once, as `token`.
+    pub(super) fn watch(&self, process: &OwnedFd, token: u64) -> Result<()> {
+        let event = EpollEvent::new(EpollFlags::EPOLLIN | EpollFlags::EPOLLONESHOT, token);
+        self.epoll.add(process, event).map_err(|errno| Error::os("watching a process", errno))
+    }
+
+    /// Ends the progress thread's sleep, now or when it next begins.
+    pub(super) fn wake(&self) {
+        self.wake.write(1).expect("an eventfd takes a 1");
+    }
+
+    /// Sleeps until something happens or `timeout` is over.
+    pub(super) fn wait(&self, timeout: Duration) -> Woken {
+        let mut events = [EpollEvent::empty(); EVENTS_MAX];
+        let timeout = TimeSpec::from_duration(timeout);
+        // SAFETY: `EpollEvent` is a transparent `epoll_event`; the kernel writes at most `EVENTS_MAX` of them.
+        let count = unsafe {
+            libc::syscall(
+                libc::SYS_epoll_pwait2,
+                self.epoll.0.as_raw_fd(),
+                events.as_mut_ptr(),
+                EVENTS_MAX,
+                std::ptr::from_ref(timeout.as_ref()),
+                std::ptr::null::<libc::sigset_t>(),
+                0usize,
+            )
+        };
+        let mut woken = Woken::default();
+        for event in events.iter().take(usize::try_from(count).unwrap_or(0)) {
+            match event.data() {
+                SOCKET => woken.socket_error = event.events().contains(EpollFlags::EPOLLERR),
+                WAKE => drain(&self.wake),
+                token => woken.ended.push(token),
+            }
+        }
+        woken
+    }
+}
+
+/// A non-blocking event to wake a sleeper with.
+pub(super) fn wake_event() -> Result<EventFd> {
+    EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)
+        .map_err(|errno| Error::os("eventfd", errno))
+}
+
+/// Forgets the wake-ups so far.
+pub(super) fn drain(event: &EventFd) {
+    match event.read() {
+        Ok(_) | Err(Errno::EAGAIN) => {}
+        Err(errno) => panic!("an eventfd cannot be read: {errno}"),
+    }
+}
+
+/// Sleeps until the socket has a datagram (or room, if `for_room`), somebody wakes us, or `timeout`.
+/// True if the socket has reports in its error queue.
+pub(super) fn wait_for_datagram(
+    socket: &impl AsFd,
+    for_room: bool,
+    wake: &EventFd,
+    timeout: Duration,
+) -> bool {
+    let room = if for_room { PollFlags::POLLOUT } else { PollFlags::empty() };
+    let mut fds =
+        [PollFd::new(socket.as_fd(), PollFlags::POLLIN | room), PollFd::new(wake.as_fd(), PollFlags::POLLIN)];
+    // An interruption only means that the caller looks earlier.
+    let _ = ppoll(&mut fds, Some(TimeSpec::from_duration(timeout)), None);
+    if fds[1].any().unwrap_or(false) {
+        drain(wake);
+    }
+    fds[0].revents().is_some_and(|seen| seen.contains(PollFlags::POLLERR))
+}
+
+/// A descriptor that becomes readable when the process ends; `None` if there is no such process.
+pub(super) fn open_process(pid: u32) -> Option<OwnedFd> {
+    // SAFETY: the call takes two numbers and returns a new descriptor or an error.
+    let fd = unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) };
+    let fd = Errno::result(fd).ok()?;
+    // SAFETY: the kernel has just given this descriptor to us alone.
+    Some(unsafe { OwnedFd::from_raw_fd(fd as i32) })
+}

@@ -1,0 +1,367 @@
+//! Who receives: the progress thread, or a thread that waits for something.
+//!
+//! While a thread waits it receives for the whole node, so that a reply costs one wake-up and not
+//! two; the progress thread steps aside meanwhile. All decisions about who receives are made under
+//! the core's lock, so a reply is never taken by one thread while the other sleeps for it. Waiting
+//! has two steps: a bounded spin, because waking an idle core costs tens of microseconds, then a
+//! sleep. The spin's length follows its own success.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use parking_lot::MutexGuard;
+
+use super::poller::{Woken, wait_for_datagram};
+use super::query::{Answer, Query};
+use super::status::node_status;
+use super::waits::{Bell, Outcome, Parked};
+use super::{Inner, Locked, exit, receive_buffer};
+use crate::coherence::OpId;
+use crate::config::node::{ACTIVE_FOR, ACTIVE_TICK, RECEIVE_BURST, SLEEP_MAX, SPIN_MAX, SPIN_MIN};
+use crate::fault::CoreSection;
+use crate::net::udp::{Received, Sent};
+use crate::page::{Span, Time};
+
+/// The one thread that takes datagrams from the socket.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Receiver {
+    /// The progress thread; the socket is armed in its poller.
+    Progress,
+    /// The thread that waits for this operation.
+    Waiter(OpId),
+}
+
+/// How long to look for a datagram before sleeping.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Spin {
+    budget: Span,
+}
+
+impl Default for Spin {
+    fn default() -> Self {
+        Spin { budget: SPIN_MAX }
+    }
+}
+
+impl Spin {
+    fn hit(&mut self) {
+        self.budget = Span((self.budget.0 * 2).min(SPIN_MAX.0));
+    }
+
+    fn miss(&mut self) {
+        self.budget = Span((self.budget.0 / 2).max(SPIN_MIN.0));
+    }
+}
+
+/// What a receive found, for the thread that must go back to the lock.
+enum Found {
+    Datagram {
+        len: usize,
+        from: std::net::SocketAddr,
+    },
+    Refused(std::net::SocketAddr),
+    /// A timer, a wake-up, or the end of the operation.
+    Nothing,
+}
+
+/// Under the lock.
+impl Inner {
+    /// Carries the cores' outputs around, sends what they want sent, and wakes whom that concerns.
+    pub(super) fn settle(&self, locked: &mut MutexGuard<'_, Locked>, now: Time) {
+        let locked = &mut **locked;
+        loop {
+            let moved = locked.core.settle(now, &self.arena);
+            for (session, query) in locked.core.take_queries() {
+                let answer = match query {
+                    Query::Status => Answer::Status(Box::new(node_status(&mut locked.core, self))),
+                    query @ (Query::Cluster | Query::RemoveRegion(_) | Query::Shutdown) => {
+                        locked.core.command(query)
+                    }
+                };
+                locked.core.send_answer(now, session, &answer);
+            }
+            self.transmit(locked, now);
+            if !moved {
+                break;
+            }
+        }
+        self.follow_view(locked);
+        // Awake, and perhaps the very thread that is here, it looks by itself.
+        let sleeps = locked.sleep_until > Time(0);
+        if let Receiver::Waiter(op) = locked.receiver
+            && sleeps
+            && locked.core.brain.waits.has_ended(op)
+        {
+            self.wake_receiver(locked);
+        }
+        // A sleeping receiver that would look at the timers too late must look earlier.
+        let due = self.due(locked);
+        if due + ACTIVE_TICK < locked.sleep_until {
+            self.wake_receiver(locked);
+        }
+    }
+
+    fn wake_receiver(&self, locked: &mut Locked) {
+        locked.sleep_until = Time(0);
+        match locked.receiver {
+            Receiver::Progress => self.poller.wake(),
+            Receiver::Waiter(_) => {
+                self.receiver_wake.write(1).expect("an eventfd takes a 1");
+            }
+        }
+    }
+
+    fn transmit(&self, locked: &mut Locked, now: Time) {
+        let Locked { core, outlet, transmit, .. } = locked;
+        let mut too_long = Vec::new();
+        let result = loop {
+            match outlet.flush(&self.socket, now) {
+                Ok(Sent::Done | Sent::TooLong) => {}
+                Ok(Sent::Blocked) => break Ok(()),
+                Err(error) => break Err(error),
+            }
+            let Some(datagram) = core.endpoint.poll_transmit(now, transmit) else { break Ok(()) };
+            match outlet.send(&self.socket, now, &datagram) {
+                Ok(Sent::Done | Sent::Blocked) => {}
+                Ok(Sent::TooLong) => too_long.push((datagram.to, datagram.len)),
+                Err(error) => break Err(error),
+            }
+        };
+        for (to, len) in too_long {
+            core.endpoint.handle_too_long(now, to, len);
+        }
+        if let Err(error) = result {
+            core.brain.fatal(super::Fatal::Broken(error.to_string()));
+        }
+    }
+
+    /// When the timers must be looked at.
+    fn due(&self, locked: &Locked) -> Time {
+        let outlet = locked.outlet.poll_timeout().unwrap_or(Time(u64::MAX));
+        locked.core.poll_timeout().min(outlet)
+    }
+
+    fn handle(&self, locked: &mut MutexGuard<'_, Locked>, found: &Found, buffer: &[u8]) {
+        let now = self.now();
+        match *found {
+            Found::Datagram { len, from } => {
+                locked.active_until = now + ACTIVE_FOR;
+                locked.core.on_datagram(now, from, &buffer[..len], &self.arena);
+            }
+            Found::Refused(addr) => locked.core.endpoint.handle_refused(now, addr),
+            Found::Nothing => {}
+        }
+        locked.core.tick(now, &self.arena);
+        self.settle(locked, now);
+    }
+
+    /// Without waiting.
+    fn receive(&self, buffer: &mut [u8]) -> Option<Found> {
+        match self.socket.receive(buffer) {
+            Ok(Received::Datagram { len, from }) => Some(Found::Datagram { len, from }),
+            Ok(Received::Refused { addr }) => Some(Found::Refused(addr)),
+            Ok(Received::Nothing) => None,
+            Err(error) => exit::die(format_args!("{error}")),
+        }
+    }
+}
+
+/// Threads that wait.
+impl Inner {
+    /// Waits until the operation ends, receiving for the node if nobody else who waits does. `None`
+    /// when `deadline` came first; the operation is forgotten then.
+    ///
+    /// The caller's [`CoreSection`] stays: a signal handler that ran in the middle of a wait could fault,
+    /// and its own wait would leave the node without a receiver. Handlers run on other threads, or after.
+    pub(super) fn wait(
+        &self,
+        locked: &mut MutexGuard<'_, Locked>,
+        (op, bell): (OpId, &Arc<Bell>),
+        deadline: Option<Time>,
+    ) -> Option<Outcome> {
+        let mut buffer = None;
+        let outcome = loop {
+            if let Some(outcome) = locked.core.brain.waits.take(op) {
+                break Some(outcome);
+            }
+            if deadline.is_some_and(|deadline| deadline <= self.now()) {
+                locked.core.brain.waits.end(op, Outcome::Membership);
+                locked.core.brain.waits.take(op);
+                break None;
+            }
+            if locked.receiver == Receiver::Progress {
+                locked.receiver = Receiver::Waiter(op);
+                self.poller.disarm(&self.socket);
+            }
+            if locked.receiver == Receiver::Waiter(op) {
+                let buffer = buffer.get_or_insert_with(|| self.buffers.pop().unwrap_or_else(receive_buffer));
+                self.receive_as_waiter(locked, (op, bell), deadline, buffer);
+            } else {
+                self.park(locked, op, bell, deadline);
+            }
+        };
+        if locked.receiver == Receiver::Waiter(op) {
+            self.hand_over(locked);
+        }
+        if let Some(buffer) = buffer {
+            // A full stock lets the buffer go.
+            let _ = self.buffers.push(buffer);
+        }
+        outcome
+    }
+
+    fn receive_as_waiter(
+        &self,
+        locked: &mut MutexGuard<'_, Locked>,
+        (op, bell): (OpId, &Arc<Bell>),
+        deadline: Option<Time>,
+        buffer: &mut [u8],
+    ) {
+        let due = self.due(locked).min(deadline.unwrap_or(Time(u64::MAX)));
+        let (blocked, spin) = (locked.outlet.is_blocked(), locked.spin.budget);
+        locked.sleep_until = due;
+        let (found, spun) = MutexGuard::unlocked(locked, || {
+            let started = self.now();
+            let spin_until = due.min(started + spin);
+            loop {
+                if let Some(found) = self.receive(buffer) {
+                    return (found, true);
+                }
+                if bell.is_done() {
+                    return (Found::Nothing, true);
+                }
+                if self.now() >= spin_until {
+                    break;
+                }
+                std::hint::spin_loop();
+            }
+            let timeout = due.since(self.now()).to_std();
+            let error = wait_for_datagram(&self.socket, blocked, &self.receiver_wake, timeout);
+            let refusal = if error { self.socket.take_refusal() } else { None };
+            (refusal.map(Found::Refused).or_else(|| self.receive(buffer)).unwrap_or(Found::Nothing), false)
+        });
+        locked.sleep_until = Time(0);
+        if spun {
+            locked.spin.hit();
+        } else {
+            locked.spin.miss();
+        }
+        debug_assert_eq!(locked.receiver, Receiver::Waiter(op), "only the receiver itself gives its part up");
+        self.handle(locked, &found, buffer);
+    }
+
+    /// Sleeps until the operation has ended, this thread must receive, or `deadline` has come.
+    fn park(&self, locked: &mut MutexGuard<'_, Locked>, op: OpId, bell: &Arc<Bell>, deadline: Option<Time>) {
+        let timeout = deadline.map(|deadline| deadline.since(self.now()).to_std());
+        locked.core.brain.waits.set_parked(op, Parked::Yes);
+        MutexGuard::unlocked(locked, || bell.sleep(timeout));
+        locked.core.brain.waits.set_parked(op, Parked::No);
+    }
+
+    /// Lets another waiting thread receive, or else the progress thread.
+    fn hand_over(&self, locked: &mut MutexGuard<'_, Locked>) {
+        locked.sleep_until = Time(0);
+        match locked.core.brain.waits.appoint() {
+            Some(next) => locked.receiver = Receiver::Waiter(next),
+            None => {
+                locked.receiver = Receiver::Progress;
+                self.poller.arm(&self.socket);
+                // The progress thread sleeps by its own clock; wake it only for an earlier timer, be it
+                // one of now or one that a later event sets.
+                locked.sleep_until = locked.progress_until;
+                if self.due(locked) + ACTIVE_TICK < locked.sleep_until {
+                    self.wake_receiver(locked);
+                }
+            }
+        }
+    }
+}
+
+/// The progress thread.
+impl Inner {
+    pub(super) fn run_progress(&self) {
+        let mut buffer = receive_buffer();
+        let mut section = CoreSection::enter();
+        let mut woken = Woken::default();
+        let mut spin_until = Time(0);
+        while !self.stopping.load(Ordering::Acquire) {
+            let mut locked = self.lock();
+            let now = self.now();
+            self.take_in(&mut locked, &mut woken, now);
+            if self.receive_burst(&mut locked, &mut buffer) {
+                spin_until = self.now() + SPIN_MAX;
+            } else if now < spin_until && locked.receiver == Receiver::Progress && self.due(&locked) > now {
+                // The peer that has just sent something may well send more: look again, bounded.
+                drop(locked);
+                std::hint::spin_loop();
+                continue;
+            }
+            if locked.receiver == Receiver::Progress {
+                locked.sleep_until = Time(0);
+            }
+            self.handle(&mut locked, &Found::Nothing, &[]);
+            self.report_failed_fault(&mut locked);
+            let now = self.now();
+            if now < spin_until {
+                continue;
+            }
+            let timeout = self.plan_sleep(&mut locked, now);
+            drop(locked);
+            woken = section.outside(|| self.poller.wait(timeout));
+        }
+    }
+
+    /// What the poller reported: ended processes, errors of the socket.
+    fn take_in(&self, locked: &mut MutexGuard<'_, Locked>, woken: &mut Woken, now: Time) {
+        for token in std::mem::take(&mut woken.ended) {
+            if let Some((node, incarnation)) = locked.watch.ended(token) {
+                self.process_ended(locked, node, incarnation);
+            }
+        }
+        if std::mem::take(&mut woken.socket_error) {
+            while let Some(addr) = self.socket.take_refusal() {
+                locked.core.endpoint.handle_refused(now, addr);
+            }
+        }
+    }
+
+    /// Takes in what is there, a bounded number of datagrams; true if there was any.
+    fn receive_burst(&self, locked: &mut MutexGuard<'_, Locked>, buffer: &mut [u8]) -> bool {
+        for count in 0..RECEIVE_BURST {
+            if locked.receiver != Receiver::Progress {
+                return count > 0;
+            }
+            // Under the lock: a waiting thread that takes the socket over must find its reply there.
+            match self.receive(buffer) {
+                Some(found) => self.handle(locked, &found, buffer),
+                None => return count > 0,
+            }
+        }
+        true
+    }
+
+    fn plan_sleep(&self, locked: &mut Locked, now: Time) -> Duration {
+        let mut until = (now + SLEEP_MAX).min(self.due(locked));
+        if now < locked.active_until {
+            until = until.min(now + ACTIVE_TICK);
+        }
+        locked.progress_until = until;
+        if locked.receiver == Receiver::Progress {
+            locked.sleep_until = until;
+        }
+        until.since(now).to_std()
+    }
+
+    /// The `thread` backend's faults have no thread of ours that could be told.
+    fn report_failed_fault(&self, locked: &mut MutexGuard<'_, Locked>) {
+        if let Some(failure) = locked.core.brain.failed_fault.take() {
+            let fatal = locked.core.brain.fatal.clone();
+            let why = MutexGuard::unlocked(locked, || match fatal {
+                Some(fatal) => super::describe(&fatal),
+                None => self.failure(failure).to_string(),
+            });
+            exit::die(format_args!("a page fault cannot be resolved: {why}"));
+        }
+    }
+}

@@ -1,0 +1,181 @@
+//! What a node tells about itself and about the cluster.
+
+use std::net::SocketAddr;
+
+use serde::{Deserialize, Serialize};
+
+use super::Inner;
+use super::core::Core;
+use crate::coherence::{Coherence, Counters as CoherenceCounters, Placement};
+use crate::membership::{Death, Kind, Member, Membership};
+use crate::net::Counters as NetCounters;
+use crate::net::udp::SocketCounters;
+use crate::page::{NodeId, PAGE_SIZE};
+
+/// One node.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct NodeStatus {
+    /// Its id; none before it is a member.
+    pub id: Option<NodeId>,
+    /// Which fault backend runs; `none` in a daemon.
+    pub fault_backend: String,
+    /// Pages that hold memory here.
+    pub resident_pages: u64,
+    /// Faults by loads.
+    pub read_faults: u64,
+    /// Faults by stores.
+    pub write_faults: u64,
+    /// Requests for pages that this node has served as their home.
+    pub faults_served: u64,
+    /// The page protocol's counts.
+    pub coherence: CoherenceCounters,
+    /// The transport's counts.
+    pub net: NetCounters,
+    /// The socket's counts.
+    pub socket: SocketCounters,
+    /// Datagrams that the kernel dropped because the receive buffer was full.
+    pub socket_drops: u64,
+    /// Bytes of the receive buffer.
+    pub receive_buffer: u64,
+    /// Every member that this node has a session with.
+    pub peers: Vec<PeerStatus>,
+    /// Pages whose home is here and whose last bytes died with a node: page number and node. At most
+    /// [`LOST_PAGES_MAX`].
+    pub lost_pages: Vec<(u64, NodeId)>,
+    /// Number of pages lost.
+    pub lost_page_count: u64,
+}
+
+/// Lost pages that a status lists.
+pub const LOST_PAGES_MAX: usize = 1000;
+
+/// A session as one node sees it.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct PeerStatus {
+    /// The member.
+    pub node: NodeId,
+    /// Smoothed round-trip time in microseconds.
+    pub rtt_us: f64,
+    /// Longest datagram that reaches it, in bytes.
+    pub mtu: usize,
+    /// Fragments sent again.
+    pub retransmissions: u64,
+}
+
+/// The cluster as its coordinator knows it.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct ClusterStatus {
+    /// Epoch of the view.
+    pub epoch: u64,
+    /// The members.
+    pub members: Vec<MemberStatus>,
+    /// The regions.
+    pub regions: Vec<RegionStatus>,
+    /// The last nodes that died, and how it is known.
+    pub deaths: Vec<String>,
+}
+
+/// One member.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct MemberStatus {
+    /// Its id.
+    pub id: NodeId,
+    /// What it is.
+    pub kind: Kind,
+    /// Its program's name, or `daemon`.
+    pub name: String,
+    /// Where it listens.
+    pub addr: SocketAddr,
+    /// Its process.
+    pub pid: u32,
+    /// Bytes of pages that it may hold.
+    pub memory_max: u64,
+    /// What it says of itself; filled in by who asks it.
+    pub status: Option<NodeStatus>,
+}
+
+/// One region.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct RegionStatus {
+    /// Its name.
+    pub name: String,
+    /// Bytes as asked for.
+    pub bytes: u64,
+    /// Pages that it takes in the arena.
+    pub pages: u64,
+    /// Its first page.
+    pub start: u64,
+    /// Where its homes are.
+    pub placement: Placement,
+    /// How it is kept coherent; this version has one way.
+    pub mode: String,
+    /// The program that made it.
+    pub program: u64,
+    /// Nodes that use it now.
+    pub users: Vec<NodeId>,
+}
+
+pub(super) fn node_status(core: &mut Core, inner: &Inner) -> NodeStatus {
+    let faults = inner.arena.counts();
+    let coherence = core.brain.coherence.as_ref();
+    let lost = coherence.map(Coherence::lost_pages).unwrap_or_default();
+    let counters = coherence.map(Coherence::counters).unwrap_or_default();
+    let peers = core.brain.peers.members().filter_map(|(node, session)| {
+        Some(PeerStatus {
+            node,
+            rtt_us: core.endpoint.rtt(session)?.0 as f64 / 1e3,
+            mtu: core.endpoint.mtu(session)?,
+            retransmissions: core.endpoint.session_counters(session)?.fragments_retransmitted,
+        })
+    });
+    NodeStatus {
+        id: core.brain.membership.as_ref().and_then(Membership::me),
+        fault_backend: inner.arena.backend().to_string(),
+        resident_pages: inner.arena.backed_pages(),
+        read_faults: faults.reads,
+        write_faults: faults.writes,
+        faults_served: counters.transactions,
+        coherence: counters,
+        net: core.endpoint.counters(),
+        socket: inner.socket.counters(),
+        // Where the kernel cannot tell, the sessions' losses still can.
+        socket_drops: inner.socket.dropped().unwrap_or(0),
+        receive_buffer: inner.socket.receive_buffer() as u64,
+        peers: peers.collect(),
+        lost_page_count: lost.len() as u64,
+        lost_pages: lost.into_iter().take(LOST_PAGES_MAX).map(|(page, node)| (page.0, node)).collect(),
+    }
+}
+
+pub(super) fn cluster_status(core: &Core) -> ClusterStatus {
+    let Some(membership) = &core.brain.membership else {
+        return ClusterStatus { epoch: 0, members: vec![], regions: vec![], deaths: vec![] };
+    };
+    let view = membership.view();
+    let member = |member: &Member| MemberStatus {
+        id: member.id,
+        kind: member.intro.kind,
+        name: member.intro.name.clone(),
+        addr: member.intro.addr,
+        pid: member.intro.pid,
+        memory_max: member.intro.memory_max,
+        status: None,
+    };
+    let regions = membership.regions().map(|record| RegionStatus {
+        name: record.name.clone(),
+        bytes: record.bytes,
+        pages: record.bytes.div_ceil(PAGE_SIZE as u64),
+        start: record.info.start.0,
+        placement: record.info.placement,
+        mode: "seq".into(),
+        program: record.program,
+        users: membership.users(record.info.start).iter().collect(),
+    });
+    let death = |death: &Death| format!("{}: {}", death.member.describe(), death.how);
+    ClusterStatus {
+        epoch: view.epoch.0,
+        members: view.members.iter().map(member).collect(),
+        regions: regions.collect(),
+        deaths: view.deaths.iter().map(|(_, told)| death(told)).collect(),
+    }
+}

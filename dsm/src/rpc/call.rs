@@ -1,0 +1,213 @@
+//! A call that has been started: wait for it, poll it, await it, or drop it, which cancels it. And the
+//! same for a call with a stream of results.
+
+use std::future::Future;
+use std::marker::PhantomData;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use crate::codec::DecodeError;
+use crate::page::Time;
+
+use super::client::{Effects, Next, Outcome, Progress, Ticket, Waiter};
+use super::endpoint::Endpoint;
+use super::error::{Error, ErrorKind, MethodError};
+use super::frame::Status;
+use super::interface::Method;
+use super::transport::PeerId;
+use super::wire::{Decoder, Wire};
+
+/// What calls and streams have in common.
+struct Open {
+    endpoint: Arc<Endpoint>,
+    method: &'static Method,
+    /// `None` when the caller has the outcome.
+    ticket: Option<Ticket>,
+    /// The call could not even be started.
+    refused: Option<Error>,
+    place: Option<(PeerId, Time)>,
+}
+
+/// A call on its way. It runs whether it is polled or not; dropping it cancels it.
+#[must_use = "dropping a call cancels it: wait for it or await it"]
+pub struct Call<T, E = Error> {
+    open: Open,
+    result: PhantomData<fn() -> (T, E)>,
+}
+
+/// The results of a `stream` method, one after the other. Dropping it cancels the call.
+#[must_use = "dropping a stream cancels it: take its items"]
+pub struct Streaming<T, E = Error> {
+    open: Open,
+    result: PhantomData<fn() -> (T, E)>,
+}
+
+impl<T: Wire, E: MethodError> Call<T, E> {
+    pub(super) fn new(
+        endpoint: Arc<Endpoint>,
+        method: &'static Method,
+        started: Result<Ticket, Error>,
+    ) -> Self {
+        Call { open: Open::new(endpoint, method, started), result: PhantomData }
+    }
+
+    /// Blocks the thread until the result is there.
+    pub fn wait(mut self) -> Result<T, E> {
+        loop {
+            let endpoint = self.open.endpoint.clone();
+            let signal = endpoint.signal();
+            if let Some(result) = self.poll_with(Waiter::Thread(signal.clone())) {
+                return result;
+            }
+            self.open.park(&signal);
+        }
+    }
+
+    /// The result, if it is there; at most once.
+    pub fn try_take(&mut self) -> Option<Result<T, E>> {
+        self.poll_with(Waiter::None)
+    }
+
+    /// Whether the result is there.
+    pub fn is_done(&self) -> bool {
+        self.open.ticket.is_none_or(|ticket| self.open.endpoint.client().is_done(ticket))
+    }
+
+    /// How far the server says it is.
+    pub fn progress(&self) -> Option<Progress> {
+        self.open.endpoint.client().progress(self.open.ticket?)
+    }
+
+    fn poll_with(&mut self, waiter: Waiter) -> Option<Result<T, E>> {
+        if let Some(error) = self.open.refused.take() {
+            return Some(Err(error.into()));
+        }
+        let ticket = self.open.ticket.expect("a call gives its result once");
+        let outcome = self.open.endpoint.client().take(ticket, waiter)?;
+        self.open.ticket = None;
+        Some(self.open.result(outcome))
+    }
+}
+
+impl<T: Wire, E: MethodError> Future for Call<T, E> {
+    type Output = Result<T, E>;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        match self.poll_with(Waiter::Task(context.waker().clone())) {
+            Some(result) => Poll::Ready(result),
+            None => Poll::Pending,
+        }
+    }
+}
+
+impl<T: Wire, E: MethodError> Streaming<T, E> {
+    pub(super) fn new(
+        endpoint: Arc<Endpoint>,
+        method: &'static Method,
+        started: Result<Ticket, Error>,
+    ) -> Self {
+        Streaming { open: Open::new(endpoint, method, started), result: PhantomData }
+    }
+
+    /// The next item, for executors: `None` after the end.
+    pub fn poll_next(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<T, E>>> {
+        self.poll_with(Waiter::Task(context.waker().clone()))
+    }
+
+    /// The next item, to be awaited: `None` after the end.
+    pub fn next_item(&mut self) -> impl Future<Output = Option<Result<T, E>>> + '_ {
+        std::future::poll_fn(|context| self.poll_next(context))
+    }
+
+    fn poll_with(&mut self, waiter: Waiter) -> Poll<Option<Result<T, E>>> {
+        if let Some(error) = self.open.refused.take() {
+            return Poll::Ready(Some(Err(error.into())));
+        }
+        let Some(ticket) = self.open.ticket else { return Poll::Ready(None) };
+        let mut effects = Effects::default();
+        let next = self.open.endpoint.client().take_item(ticket, waiter, &mut effects);
+        self.open.endpoint.perform(effects);
+        match next {
+            Next::Item(bytes) => Poll::Ready(Some(decode(&bytes).map_err(|error| self.open.garbled(error)))),
+            Next::Pending => Poll::Pending,
+            Next::End(outcome) => {
+                self.open.ticket = None;
+                let end: Result<(), E> = self.open.result(outcome);
+                Poll::Ready(end.err().map(Err))
+            }
+        }
+    }
+}
+
+/// Blocks the thread for each item.
+impl<T: Wire, E: MethodError> Iterator for Streaming<T, E> {
+    type Item = Result<T, E>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        loop {
+            let signal = self.open.endpoint.signal();
+            if let Poll::Ready(item) = self.poll_with(Waiter::Thread(signal.clone())) {
+                return item;
+            }
+            self.open.park(&signal);
+        }
+    }
+}
+
+impl Open {
+    fn new(endpoint: Arc<Endpoint>, method: &'static Method, started: Result<Ticket, Error>) -> Self {
+        match started {
+            Ok(ticket) => {
+                let place = endpoint.client().place(ticket);
+                Open { endpoint, method, ticket: Some(ticket), refused: None, place }
+            }
+            Err(error) => Open { endpoint, method, ticket: None, refused: Some(error), place: None },
+        }
+    }
+
+    /// Gives the thread away until something happens, at most until the next timer.
+    fn park(&self, signal: &super::Signal) {
+        self.endpoint.flush_batches();
+        let due = self.endpoint.poll_timeout();
+        self.endpoint.transport().wait(signal, due);
+        if due.is_some_and(|due| due <= self.endpoint.now()) {
+            self.endpoint.handle_timeout();
+        }
+    }
+
+    fn result<T: Wire, E: MethodError>(&self, outcome: Outcome) -> Result<T, E> {
+        let (status, body) = outcome?;
+        if status == Status::Thrown {
+            let mut from = Decoder::new(&body);
+            let thrown = E::decode_thrown(&mut from);
+            return Err(thrown.unwrap_or_else(|error| self.garbled(error)));
+        }
+        decode(&body).map_err(|error| self.garbled(error))
+    }
+
+    /// An answer that does not decode.
+    fn garbled<E: MethodError>(&self, error: DecodeError) -> E {
+        let kind = ErrorKind::Remote(format!("the answer does not decode: {error}"));
+        let (peer, started) = self.place.unzip();
+        let spent = started.map_or_else(Default::default, |started| self.endpoint.now().since(started));
+        Error { kind, method: Some(self.method), peer, spent }.into()
+    }
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        if let Some(ticket) = self.ticket {
+            let mut effects = Effects::default();
+            self.endpoint.client().cancel(ticket, &mut effects);
+            self.endpoint.perform(effects);
+        }
+    }
+}
+
+fn decode<T: Wire>(bytes: &[u8]) -> Result<T, DecodeError> {
+    let mut from = Decoder::new(bytes);
+    let value = T::decode(&mut from)?;
+    from.finish()?;
+    Ok(value)
+}

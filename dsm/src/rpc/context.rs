@@ -1,0 +1,146 @@
+//! What a running method sees of its call: who asks, how much time is left, whether anybody still
+//! waits; where it reports progress and puts the items of a stream.
+
+use std::marker::PhantomData;
+
+use crate::page::{Span, Time};
+
+use super::endpoint::Endpoint;
+use super::error::{Error, ErrorKind, MethodError};
+use super::frame::{Frame, FrameKind, ONEWAY, Status};
+use super::interface::Method;
+use super::server::{Job, Permit};
+use super::transport::PeerId;
+use super::wire::Wire;
+
+/// The call that a method is running for.
+pub struct Context<'a> {
+    endpoint: &'a Endpoint,
+    job: &'a Job,
+}
+
+impl<'a> Context<'a> {
+    pub(super) fn new(endpoint: &'a Endpoint, job: &'a Job) -> Self {
+        Context { endpoint, job }
+    }
+
+    /// Who called.
+    pub fn peer(&self) -> PeerId {
+        self.job.from
+    }
+
+    /// What was called.
+    pub fn method(&self) -> &'static Method {
+        self.job.method()
+    }
+
+    /// The node that the call runs on, to call others from inside.
+    pub fn endpoint(&self) -> &'a Endpoint {
+        self.endpoint
+    }
+
+    /// Time until the caller gives up; `None` if it never does.
+    pub fn remaining(&self) -> Option<Span> {
+        self.job.deadline.map(|deadline| deadline.since(self.endpoint.now()))
+    }
+
+    /// Whether nobody waits for the result any more: the call was dropped, its time is over, or the
+    /// caller is dead. A long method looks here from time to time.
+    pub fn is_cancelled(&self) -> bool {
+        let late = self.job.deadline.is_some_and(|deadline: Time| deadline <= self.endpoint.now());
+        let oneway = self.job.flags & ONEWAY != 0;
+        late || (!oneway && self.endpoint.server().is_cancelled(self.job.from, self.job.sequence))
+    }
+
+    /// Tells the caller how far the work is. Fails when nobody waits any more, so that `?` ends the work.
+    pub fn progress(&self, done: u64, total: u64) -> Result<(), Error> {
+        if self.is_cancelled() {
+            return Err(ErrorKind::Cancelled.into());
+        }
+        let number = self.endpoint.server().next_report(self.job.from, self.job.sequence);
+        let Some(number) = number else { return Err(ErrorKind::Cancelled.into()) };
+        let mut body = [0; 16];
+        body[..8].copy_from_slice(&done.to_le_bytes());
+        body[8..].copy_from_slice(&total.to_le_bytes());
+        let mut frame = Frame::new(FrameKind::Progress, self.job.sequence, number);
+        frame.body = &body;
+        // A report that cannot be sent is no reason to stop: the next one says more.
+        let _ = self.endpoint.send(self.job.from, &frame.to_vec());
+        Ok(())
+    }
+}
+
+/// Where a method puts the items of its stream.
+pub struct Sink<'a, T> {
+    context: &'a Context<'a>,
+    sent: u64,
+    item: PhantomData<fn(T)>,
+}
+
+impl<'a, T: Wire> Sink<'a, T> {
+    /// The sink of the call.
+    pub fn new(context: &'a Context<'a>) -> Self {
+        Sink { context, sent: 0, item: PhantomData }
+    }
+
+    /// Sends an item, waiting while the client has no room. Fails when nobody takes items any more.
+    pub fn send(&mut self, item: &T) -> Result<(), Error> {
+        let Context { endpoint, job } = *self.context;
+        loop {
+            let signal = endpoint.signal();
+            let permit = endpoint.server().permit(job.from, job.sequence, self.sent, &signal);
+            let over = job.deadline.is_some_and(|deadline| deadline <= endpoint.now());
+            match permit {
+                Permit::Stop => return Err(ErrorKind::Cancelled.into()),
+                Permit::Send | Permit::Wait if over => return Err(ErrorKind::Deadline.into()),
+                Permit::Send => break,
+                Permit::Wait => endpoint.transport().wait(&signal, job.deadline),
+            }
+        }
+        let mut body = Vec::new();
+        item.encode(&mut body);
+        let mut frame = Frame::new(FrameKind::Item, job.sequence, self.sent);
+        frame.body = &body;
+        let failed = |_| Error::from(ErrorKind::Unreachable { may_have_executed: true });
+        endpoint.send(job.from, &frame.to_vec()).map_err(failed)?;
+        self.sent += 1;
+        Ok(())
+    }
+}
+
+/// Where the dispatcher puts the answer.
+pub struct Reply<'a> {
+    out: &'a mut Vec<u8>,
+    pub(super) status: Status,
+    pub(super) items: u64,
+}
+
+impl<'a> Reply<'a> {
+    pub(super) fn new(out: &'a mut Vec<u8>) -> Self {
+        Reply { out, status: Status::Done, items: 0 }
+    }
+
+    /// The answer of a method with one result.
+    pub fn answer<T: Wire, E: MethodError>(&mut self, result: Result<T, E>) {
+        match result {
+            Ok(value) => value.encode(self.out),
+            Err(error) => self.fail(&error),
+        }
+    }
+
+    /// The end of a stream.
+    pub fn end<T: Wire, E: MethodError>(&mut self, result: Result<(), E>, sink: &Sink<'_, T>) {
+        self.items = sink.sent;
+        if let Err(error) = result {
+            self.fail(&error);
+        }
+    }
+
+    fn fail<E: MethodError>(&mut self, error: &E) {
+        self.status = Status::Thrown;
+        if let Some(error) = error.encode_thrown(self.out) {
+            self.status = if error.kind == ErrorKind::Cancelled { Status::Cancelled } else { Status::Remote };
+            self.out.extend_from_slice(error.to_string().as_bytes());
+        }
+    }
+}

@@ -1,0 +1,259 @@
+//! Calls without stubs: arguments and results as JSON, by the description that a server gives of its
+//! interface. For the command line and for looking in; programs use stubs.
+//!
+//! `bytes` are a text of hexadecimal digits, an enum is its name, a union an object with one key, a
+//! `global<T>` is `{"addr": .., "len": ..}`; the keys of maps are texts. The description comes from a
+//! peer: it is data, bounded like any other, and what it says wrong ends in an error.
+#![expect(
+    clippy::wildcard_enum_match_arm,
+    reason = "over twenty types, `any other` is what is meant; `read`, `write` and `shape` name them all"
+)]
+
+use std::collections::BTreeMap;
+
+use serde::Deserialize;
+use serde_json::{Map, Value, json};
+
+use super::channel::Channel;
+use super::error::{Error, MethodError};
+use super::interface::{Kind, Method};
+use super::wire::{Decoder, Shape, Wire};
+use crate::codec::DecodeError;
+
+mod read;
+mod write;
+
+/// Items of a stream that one call gathers.
+const ITEMS_MAX: usize = 100_000;
+
+/// An interface as a server describes it.
+pub struct Dynamic {
+    description: Description,
+    methods: Vec<&'static Method>,
+}
+
+/// Why a call without stubs gave no result.
+#[derive(Debug, thiserror::Error)]
+pub enum DynamicError {
+    /// The description is not one. Nothing was called.
+    #[error("the description does not read: {0}")]
+    Description(String),
+    /// There is no such method. Nothing was called.
+    #[error("there is no method {0}")]
+    NoMethod(String),
+    /// The arguments do not fit the method. Nothing was called.
+    #[error("{0}")]
+    Arguments(String),
+    /// The method threw a declared error.
+    #[error("thrown: {0}")]
+    Thrown(Value),
+    /// The call failed.
+    #[error("{0}")]
+    Failed(Error),
+}
+
+#[derive(Deserialize)]
+struct Description {
+    name: String,
+    version: u32,
+    methods: Vec<DescribedMethod>,
+    types: BTreeMap<String, TypeDef>,
+}
+
+#[derive(Deserialize)]
+struct DescribedMethod {
+    id: String,
+    name: String,
+    kind: String,
+    arguments: Vec<DescribedField>,
+    returns: Type,
+    throws: Vec<String>,
+    idempotent: bool,
+    longrunning: bool,
+}
+
+#[derive(Deserialize)]
+struct DescribedField {
+    id: u16,
+    name: String,
+    #[serde(rename = "type")]
+    ty: Type,
+}
+
+#[derive(Deserialize)]
+struct Variant {
+    name: String,
+    value: i32,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum TypeDef {
+    Enum(Vec<Variant>),
+    Struct(Vec<DescribedField>),
+    Union(Vec<DescribedField>),
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum Type {
+    Void,
+    Bool,
+    I8,
+    I16,
+    I32,
+    I64,
+    U8,
+    U16,
+    U32,
+    U64,
+    F32,
+    F64,
+    String,
+    Bytes,
+    Named(String),
+    Array(Box<Type>, u32),
+    List(Box<Type>),
+    Map(Box<Type>, Box<Type>),
+    Optional(Box<Type>),
+    /// The element does not matter: what travels is the reference.
+    Global(serde::de::IgnoredAny),
+}
+
+impl Dynamic {
+    /// Reads what `Meta.describe` gave. The names of the methods live as long as the process, as those of
+    /// generated stubs do: make one value for an interface, not one for a call.
+    pub fn new(description: &str) -> Result<Dynamic, DynamicError> {
+        let description: Description = serde_json::from_str(description)
+            .map_err(|error| DynamicError::Description(error.to_string()))?;
+        let interface: &'static str = description.name.clone().leak();
+        let mut methods = Vec::new();
+        for method in &description.methods {
+            let id = u64::from_str_radix(method.id.trim_start_matches("0x"), 16);
+            let kind = match method.kind.as_str() {
+                "unary" => Kind::Unary,
+                "stream" => Kind::Stream,
+                "oneway" => Kind::Oneway,
+                other => return Err(DynamicError::Description(format!("no kind {other}"))),
+            };
+            methods.push(&*Box::leak(Box::new(Method {
+                interface,
+                version: description.version,
+                name: method.name.clone().leak(),
+                id: id.map_err(|error| DynamicError::Description(error.to_string()))?,
+                kind,
+                deadline_us: None,
+                idempotent: method.idempotent,
+                longrunning: method.longrunning,
+            })));
+        }
+        Ok(Dynamic { description, methods })
+    }
+
+    /// Calls a method with an object of arguments by name, and waits. A stream gives an array.
+    pub fn call(&self, channel: &Channel, method: &str, arguments: &Value) -> Result<Value, DynamicError> {
+        let mut pairs = self.description.methods.iter().zip(&self.methods);
+        let Some((described, method)) = pairs.find(|(described, _)| described.name == method) else {
+            return Err(DynamicError::NoMethod(format!("{}.{method}", self.description.name)));
+        };
+        let mut bytes = Vec::new();
+        let object = arguments.as_object().cloned().unwrap_or_default();
+        if !arguments.is_object() && !arguments.is_null() {
+            return Err(DynamicError::Arguments("arguments are an object of names and values".to_owned()));
+        }
+        self.write_arguments(described, &object, &mut bytes).map_err(DynamicError::Arguments)?;
+        let mut call = channel.prepare(method);
+        call.arguments().extend_from_slice(&bytes);
+        match method.kind {
+            Kind::Oneway => call.notify().map(|()| Value::Null).map_err(DynamicError::Failed),
+            Kind::Unary => self.result(described, call.start::<Raw, RawError>().wait()),
+            Kind::Stream => {
+                let items = call.stream::<Raw, RawError>().take(ITEMS_MAX);
+                items
+                    .map(|item| self.result(described, item))
+                    .collect::<Result<Vec<_>, _>>()
+                    .map(Value::Array)
+            }
+        }
+    }
+
+    fn write_arguments(
+        &self,
+        method: &DescribedMethod,
+        object: &Map<String, Value>,
+        out: &mut Vec<u8>,
+    ) -> Result<(), String> {
+        if let Some(stranger) =
+            object.keys().find(|key| method.arguments.iter().all(|known| known.name != **key))
+        {
+            let known: Vec<&str> = method.arguments.iter().map(|field| field.name.as_str()).collect();
+            return Err(format!("{} has no argument {stranger}; it has: {}", method.name, known.join(", ")));
+        }
+        for field in &method.arguments {
+            let value = object.get(&field.name).unwrap_or(&Value::Null);
+            self.write(&field.ty, value, out).map_err(|error| format!("argument {}: {error}", field.name))?;
+        }
+        Ok(())
+    }
+
+    fn result(&self, method: &DescribedMethod, result: Result<Raw, RawError>) -> Result<Value, DynamicError> {
+        let garbled =
+            |error: DecodeError| DynamicError::Failed(Error::remote(format!("the answer: {error}")));
+        match result {
+            Ok(Raw(bytes)) => {
+                let mut from = Decoder::new(&bytes);
+                if matches!(method.returns, Type::Void) {
+                    return Ok(Value::Null);
+                }
+                self.read(&method.returns, &mut from).map_err(garbled)
+            }
+            Err(RawError::Thrown(bytes)) => {
+                let mut from = Decoder::new(&bytes);
+                let tag = usize::from(from.variant().map_err(garbled)?);
+                let name = method.throws.get(tag).ok_or(DecodeError::Bad("thrown type")).map_err(garbled)?;
+                let value = self.read(&Type::Named(name.clone()), &mut from).map_err(garbled)?;
+                Err(DynamicError::Thrown(json!({ name: value })))
+            }
+            Err(RawError::Rpc(error)) => Err(DynamicError::Failed(error)),
+        }
+    }
+}
+
+/// A result as it came.
+struct Raw(Vec<u8>);
+
+enum RawError {
+    Thrown(Vec<u8>),
+    Rpc(Error),
+}
+
+impl Wire for Raw {
+    const SHAPE: Shape = Shape::Bare;
+    fn encode(&self, out: &mut Vec<u8>) {
+        out.extend_from_slice(&self.0);
+    }
+    fn decode(from: &mut Decoder<'_>) -> Result<Self, DecodeError> {
+        Ok(Raw(from.take_rest().to_vec()))
+    }
+}
+
+impl From<Error> for RawError {
+    fn from(error: Error) -> Self {
+        RawError::Rpc(error)
+    }
+}
+
+impl MethodError for RawError {
+    fn encode_thrown(&self, out: &mut Vec<u8>) -> Option<&Error> {
+        match self {
+            RawError::Thrown(bytes) => {
+                out.extend_from_slice(bytes);
+                None
+            }
+            RawError::Rpc(error) => Some(error),
+        }
+    }
+    fn decode_thrown(from: &mut Decoder<'_>) -> Result<Self, DecodeError> {
+        Ok(RawError::Thrown(from.take_rest().to_vec()))
+    }
+}

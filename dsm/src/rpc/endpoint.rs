@@ -1,0 +1,437 @@
+//! The shell of both cores: one per node. It owns their locks, sends what they say, wakes whom they
+//! name, and runs methods in the thread that asks for work, so that the node decides which that is.
+//!
+//! A call from a blocked thread costs two datagrams and, if that thread receives the answer itself (see
+//! [`Transport::wait`]), one wake-up on each side. No lock is held while a method runs.
+
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use parking_lot::{Condvar, Mutex, MutexGuard};
+
+use crate::codec::DecodeError;
+use crate::config::MESSAGE_LEN_MAX;
+use crate::config::rpc::GATHER_LEN_MAX;
+use crate::page::Time;
+
+use super::client::{ClientCore, Effects, Start, Ticket, Waiter};
+use super::context::{Context, Reply};
+use super::error::ErrorKind;
+use super::frame::{CALL_HEADER_LEN, Frame, FrameKind, HEADER_LEN, ONEWAY, Status};
+use super::interface::{Method, Service};
+use super::server::{Counters, Job, ServerCore};
+use super::stats::MethodReading;
+use super::transport::{PeerId, SendError, Signal, Transport};
+use super::wire::Decoder;
+
+thread_local! {
+    // One signal a thread: a thread waits for one thing at a time.
+    static SIGNAL: Arc<Signal> = Arc::new(Signal::for_this_thread());
+}
+
+/// The calls of one node, in both directions.
+pub struct Endpoint {
+    transport: Arc<dyn Transport>,
+    client: Mutex<ClientCore>,
+    server: Mutex<ServerCore>,
+    arrived: Condvar,
+    gathering: AtomicUsize,
+    gathered: Mutex<Vec<(PeerId, Vec<u8>)>>,
+}
+
+/// While it lives, requests to the same peer are gathered and sent together; dropping it sends them.
+pub struct Batch<'a> {
+    endpoint: &'a Endpoint,
+}
+
+impl Endpoint {
+    /// The calls of a node whose messages `transport` carries.
+    pub fn new(transport: Arc<dyn Transport>) -> Arc<Endpoint> {
+        Arc::new(Endpoint {
+            transport,
+            client: Mutex::default(),
+            server: Mutex::default(),
+            arrived: Condvar::new(),
+            gathering: AtomicUsize::new(0),
+            gathered: Mutex::default(),
+        })
+    }
+
+    /// Serves an interface. At most `calls_max` of its calls wait or run at one time; more are `Busy`.
+    /// One interface has one server on a node: a second is a broken program.
+    pub fn serve(&self, service: impl Service, calls_max: usize) {
+        self.server.lock().register(Arc::new(service), calls_max);
+    }
+
+    /// Takes a message of a peer. Answers wake their callers; calls are queued, and their number is
+    /// returned: the caller then sees to it that [`Endpoint::run_ready`] runs, here or in another thread.
+    /// An error is a message that no peer of ours writes: the session should end.
+    pub fn handle_message(&self, from: PeerId, message: &[u8]) -> Result<usize, DecodeError> {
+        let now = self.now();
+        let mut effects = Effects::default();
+        let outcome = self.handle_frames(now, from, message, &mut effects);
+        self.perform(effects);
+        if outcome.is_err() {
+            self.server.lock().counters.violations += 1;
+        }
+        outcome
+    }
+
+    fn handle_frames(
+        &self,
+        now: Time,
+        from: PeerId,
+        message: &[u8],
+        effects: &mut Effects,
+    ) -> Result<usize, DecodeError> {
+        let mut rest = message;
+        let mut queued = 0;
+        while !rest.is_empty() {
+            let (frame, behind) = Frame::decode(rest)?;
+            rest = behind;
+            match frame.kind {
+                FrameKind::Call | FrameKind::Credit | FrameKind::Cancel => {
+                    let mut server = self.server.lock();
+                    let before = server.queue_len();
+                    server.handle_frame(now, from, &frame, effects)?;
+                    let added = server.queue_len().saturating_sub(before);
+                    drop(server);
+                    if added > 0 {
+                        queued += added;
+                        self.arrived.notify_one();
+                    }
+                }
+                FrameKind::Reply | FrameKind::Item | FrameKind::Progress => {
+                    self.client.lock().handle_frame(now, from, &frame, effects)?;
+                }
+            }
+        }
+        Ok(queued)
+    }
+
+    /// This start of the peer is dead. Every call to it ends now.
+    pub fn handle_peer_died(&self, peer: PeerId) {
+        let mut effects = Effects::default();
+        self.client.lock().handle_peer_died(self.now(), peer, &mut effects);
+        self.server.lock().handle_peer_died(peer, &mut effects);
+        self.perform(effects);
+    }
+
+    /// The session with this start of the peer is new; what was on the way is lost. Asks again.
+    pub fn handle_peer_reset(&self, peer: PeerId) {
+        let mut effects = Effects::default();
+        self.client.lock().handle_peer_reset(self.now(), peer, &mut effects);
+        self.perform(effects);
+    }
+
+    /// Ends what is over its time, and shows that long calls live.
+    pub fn handle_timeout(&self) {
+        let now = self.now();
+        let mut effects = Effects::default();
+        self.client.lock().handle_timeout(now, &mut effects);
+        self.server.lock().handle_timeout(now, &mut effects);
+        self.perform(effects);
+    }
+
+    /// When [`Endpoint::handle_timeout`] is due.
+    pub fn poll_timeout(&self) -> Option<Time> {
+        let (client, server) = (self.client.lock().poll_timeout(), self.server.lock().poll_timeout());
+        [client, server].into_iter().flatten().min()
+    }
+
+    /// Runs the calls that are queued, in this thread, until none is left. Answers to one peer are sent
+    /// together, but none waits for a method that may take long. Returns how many calls ran.
+    pub fn run_ready(&self) -> usize {
+        let mut ran = 0;
+        let mut replies = Vec::new();
+        while let Some(job) = self.next_job() {
+            if job.is_slow() {
+                self.flush(&mut replies);
+            }
+            self.run(job, &mut replies);
+            ran += 1;
+        }
+        self.flush(&mut replies);
+        ran
+    }
+
+    /// Waits in this thread for calls, until one is queued or `done` says to stop; see [`super::Workers`].
+    pub(super) fn wait_for_calls(&self, done: impl Fn() -> bool) {
+        let mut server = self.server.lock();
+        while server.queue_len() == 0 && !done() {
+            self.arrived.wait(&mut server);
+        }
+    }
+
+    /// Wakes all threads in [`Endpoint::wait_for_calls`], to ask again whether to stop.
+    pub(super) fn wake_workers(&self) {
+        // The lock: no worker may be between its question and its sleep.
+        let _server = self.server.lock();
+        self.arrived.notify_all();
+    }
+
+    fn next_job(&self) -> Option<Job> {
+        let mut effects = Effects::default();
+        let job = self.server.lock().take_job(self.now(), &mut effects);
+        self.perform(effects);
+        job
+    }
+
+    fn run(&self, job: Job, replies: &mut Vec<(PeerId, Vec<u8>)>) {
+        let method = job.method();
+        let span = tracing::debug_span!("rpc", interface = method.interface, method = method.name, peer = %job.from.node);
+        let _entered = span.enter();
+        let started = self.now();
+        let at = match replies.iter().position(|(peer, _)| *peer == job.from) {
+            Some(at) => at,
+            None => {
+                replies.push((job.from, Vec::new()));
+                replies.len() - 1
+            }
+        };
+        let out = &mut replies[at].1;
+        let start = out.len();
+        out.resize(start + HEADER_LEN, 0);
+        let (status, items) = self.dispatch(&job, out, start + HEADER_LEN);
+        let mut frame = Frame::new(FrameKind::Reply, job.sequence, items);
+        frame.aux = status as u16;
+        let len = out.len() - start - HEADER_LEN;
+        frame.write_header(&mut out[start..], len);
+        job.served.stats[job.method].ran(self.now().since(started), status != Status::Done);
+        let oneway = job.flags & ONEWAY != 0;
+        self.server.lock().finish(job, &out[start..]);
+        if oneway {
+            out.truncate(start);
+        }
+        if out.len() > GATHER_LEN_MAX {
+            self.flush(replies);
+        }
+    }
+
+    /// Runs the method; its answer stands behind `body` in `out`.
+    fn dispatch(&self, job: &Job, out: &mut Vec<u8>, body: usize) -> (Status, u64) {
+        let context = Context::new(self, job);
+        let outcome = std::panic::catch_unwind(AssertUnwindSafe(|| {
+            let mut reply = Reply::new(out);
+            let mut from = Decoder::new(&job.body);
+            let decoded = job.served.service.dispatch(job.method, &context, &mut from, &mut reply);
+            (decoded, reply.status, reply.items)
+        }));
+        let text = match outcome {
+            Ok((Ok(()), status, items)) if out.len() - body <= MESSAGE_LEN_MAX - HEADER_LEN => {
+                return (status, items);
+            }
+            Ok((Ok(()), _, _)) => format!("the answer is longer than {MESSAGE_LEN_MAX} bytes"),
+            Ok((Err(error), _, _)) => {
+                self.server.lock().counters.malformed += 1;
+                format!("the arguments do not decode: {error}")
+            }
+            Err(panic) => format!("the method panicked: {}", panic_text(&*panic)),
+        };
+        out.truncate(body);
+        out.extend_from_slice(text.as_bytes());
+        (Status::Remote, 0)
+    }
+
+    fn flush(&self, replies: &mut Vec<(PeerId, Vec<u8>)>) {
+        for (peer, message) in replies.drain(..) {
+            if !message.is_empty() {
+                // A peer that cannot be reached asks again, or is dead.
+                let _ = self.send(peer, &message);
+            }
+        }
+    }
+
+    /// Gathers the requests that are started until the batch is dropped.
+    pub fn batch(&self) -> Batch<'_> {
+        self.gathering.fetch_add(1, Ordering::Relaxed);
+        Batch { endpoint: self }
+    }
+
+    /// Opens a call and sends its request.
+    pub(super) fn start(&self, start: Start, request: &mut [u8]) -> Result<Ticket, ErrorKind> {
+        let now = self.now();
+        let (peer, deadline) = (start.peer, start.deadline);
+        if request.len() > MESSAGE_LEN_MAX {
+            return Err(ErrorKind::Remote(format!("the arguments are longer than {MESSAGE_LEN_MAX} bytes")));
+        }
+        let mut client = self.client.lock();
+        let earliest = client.poll_timeout();
+        let ticket = client.start(now, start, request)?;
+        drop(client);
+        if let Some(deadline) = deadline
+            && earliest.is_none_or(|earliest| deadline < earliest)
+        {
+            self.transport.timer_at(deadline);
+        }
+        if let Err(error) = self.send_or_gather(peer, request) {
+            let mut effects = Effects::default();
+            self.client.lock().fail(now, ticket, unsent(error), &mut effects);
+            self.perform(effects);
+        }
+        Ok(ticket)
+    }
+
+    /// Sends a call without an answer.
+    pub(super) fn start_oneway(
+        &self,
+        method: &'static Method,
+        peer: PeerId,
+        request: &mut [u8],
+    ) -> Result<(), ErrorKind> {
+        debug_assert!(request.len() >= CALL_HEADER_LEN);
+        if request.len() > MESSAGE_LEN_MAX {
+            return Err(ErrorKind::Remote(format!("the arguments are longer than {MESSAGE_LEN_MAX} bytes")));
+        }
+        self.client.lock().start_oneway(method, peer, request);
+        self.send_or_gather(peer, request).map_err(unsent)
+    }
+
+    fn send_or_gather(&self, peer: PeerId, request: &[u8]) -> Result<(), SendError> {
+        if self.gathering.load(Ordering::Relaxed) == 0 {
+            return self.send(peer, request);
+        }
+        let mut gathered = self.gathered.lock();
+        match gathered.iter_mut().find(|(to, message)| *to == peer && message.len() < GATHER_LEN_MAX) {
+            Some((_, message)) => message.extend_from_slice(request),
+            None => gathered.push((peer, request.to_vec())),
+        }
+        Ok(())
+    }
+
+    /// Sends what batches have gathered so far. A thread does it before it waits.
+    pub fn flush_batches(&self) {
+        if self.gathering.load(Ordering::Relaxed) == 0 && self.gathered.lock().is_empty() {
+            return;
+        }
+        for (peer, message) in std::mem::take(&mut *self.gathered.lock()) {
+            if self.send(peer, &message).is_err() {
+                self.fail_gathered(peer, &message);
+            }
+        }
+    }
+
+    /// A gathered message could not be sent: its calls end as they would have at once.
+    fn fail_gathered(&self, peer: PeerId, message: &[u8]) {
+        let mut effects = Effects::default();
+        let mut rest = message;
+        while let Ok((frame, behind)) = Frame::decode(rest) {
+            rest = behind;
+            let mut client = self.client.lock();
+            if frame.flags & ONEWAY == 0
+                && let Some(ticket) = client.ticket(peer, frame.sequence)
+            {
+                client.fail(
+                    self.now(),
+                    ticket,
+                    ErrorKind::Unreachable { may_have_executed: false },
+                    &mut effects,
+                );
+            }
+        }
+        self.perform(effects);
+    }
+
+    /// Does what a core asked for, without its lock.
+    pub(super) fn perform(&self, mut effects: Effects) {
+        for (peer, message) in effects.sends.drain(..) {
+            // What cannot be sent now is asked for again, or its peer is dead.
+            let _ = self.send(peer, &message);
+        }
+        while let Some((peer, ticket)) = effects.requests.pop() {
+            let mut client = self.client.lock();
+            let Some(request) = client.request(ticket) else { continue };
+            // Under the lock, as the trait allows: this is the rare second attempt.
+            if let Err(error) = self.transport.send(peer, request) {
+                client.fail(self.now(), ticket, unsent(error), &mut effects);
+            }
+        }
+        for waiter in effects.wakes {
+            match waiter {
+                Waiter::None => {}
+                Waiter::Thread(signal) => {
+                    signal.set();
+                    self.transport.notify(&signal);
+                }
+                Waiter::Task(waker) => waker.wake(),
+            }
+        }
+    }
+
+    /// The calling thread's signal, ready for a wait.
+    pub(super) fn signal(&self) -> Arc<Signal> {
+        let signal = SIGNAL.with(Arc::clone);
+        signal.clear();
+        signal
+    }
+
+    /// The time of the transport.
+    pub fn now(&self) -> Time {
+        self.transport.now()
+    }
+
+    /// What happened that nobody asked for.
+    pub fn counters(&self) -> Counters {
+        self.server.lock().counters
+    }
+
+    /// What each method did since the node started.
+    pub fn statistics(&self) -> Vec<(&'static Method, MethodReading)> {
+        let served = self.server.lock().served();
+        let read = |(served, method): (_, &'static Method)| (method, MethodReading::clone(&served));
+        let methods = served.iter().flat_map(|served| {
+            let methods = served.service.interface().methods;
+            served.stats.iter().map(|stats| stats.read()).zip(methods)
+        });
+        methods.map(read).collect()
+    }
+
+    /// The interfaces that are served here.
+    pub fn interfaces(&self) -> Vec<&'static super::Interface> {
+        self.server.lock().served().iter().map(|served| served.service.interface()).collect()
+    }
+
+    pub(super) fn transport(&self) -> &dyn Transport {
+        &*self.transport
+    }
+
+    pub(super) fn server(&self) -> MutexGuard<'_, ServerCore> {
+        self.server.lock()
+    }
+
+    pub(super) fn client(&self) -> MutexGuard<'_, ClientCore> {
+        self.client.lock()
+    }
+
+    pub(super) fn send(&self, peer: PeerId, message: &[u8]) -> Result<(), SendError> {
+        self.transport.send(peer, message)
+    }
+}
+
+impl Drop for Batch<'_> {
+    fn drop(&mut self) {
+        self.endpoint.gathering.fetch_sub(1, Ordering::Relaxed);
+        self.endpoint.flush_batches();
+    }
+}
+
+impl std::fmt::Debug for Endpoint {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Endpoint").finish_non_exhaustive()
+    }
+}
+
+/// Why a request that never left failed.
+fn unsent(error: SendError) -> ErrorKind {
+    match error {
+        SendError::Unreachable => ErrorKind::Unreachable { may_have_executed: false },
+        SendError::Full => ErrorKind::Busy,
+        SendError::TooLong => ErrorKind::Remote(error.to_string()),
+    }
+}
+
+fn panic_text(panic: &(dyn std::any::Any + Send)) -> &str {
+    let text = panic.downcast_ref::<&str>().copied();
+    text.or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("no message")
+}

@@ -1,0 +1,407 @@
+//! The server's side of all calls to a node, as a value: what was seen, what waits, what runs, and the
+//! replies that a client may ask for again. It runs nothing itself: workers take [`Job`]s.
+
+use std::collections::{BTreeSet, VecDeque};
+use std::sync::Arc;
+
+use rustc_hash::FxHashMap;
+
+use crate::codec::DecodeError;
+use crate::config::rpc::{
+    ALIVE_EVERY, CLIENTS_MAX, ONEWAY_WINDOW, QUEUE_LEN_MAX, REPLIES_MAX, REPLY_BYTES_MAX,
+};
+use crate::page::{Span, Time};
+
+use super::client::{Effects, Waiter};
+use super::frame::{Frame, FrameKind, IDEMPOTENT, ONEWAY, Status};
+use super::interface::{Interface, Kind, Method, Service};
+use super::seen::Seen;
+use super::stats::MethodStats;
+use super::transport::{PeerId, Signal};
+
+/// An interface that is served here.
+pub(super) struct Served {
+    pub(super) service: Arc<dyn Service>,
+    /// Calls that may wait or run at one time.
+    pub(super) calls_max: usize,
+    pub(super) stats: Vec<MethodStats>,
+}
+
+/// A call for a worker.
+pub(super) struct Job {
+    pub(super) from: PeerId,
+    pub(super) sequence: u64,
+    pub(super) flags: u8,
+    pub(super) served: Arc<Served>,
+    pub(super) method: usize,
+    pub(super) body: Vec<u8>,
+    pub(super) deadline: Option<Time>,
+}
+
+/// Names a call that somebody waits for.
+type CallId = (PeerId, u64);
+
+struct Running {
+    cancelled: bool,
+    /// Items of the stream that may be sent, counted from the first.
+    credit: u64,
+    waiter: Option<Arc<Signal>>,
+    alive_at: Option<Time>,
+    reports: u64,
+}
+
+#[derive(Default)]
+struct Client {
+    seen: Seen,
+    oneways: Seen,
+    newest_oneway: u64,
+    replies: VecDeque<(u64, Vec<u8>)>,
+    reply_bytes: usize,
+}
+
+/// What happened that nobody asked for, and how often.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub struct Counters {
+    /// Calls that came twice and were not run twice.
+    pub duplicates: u64,
+    /// Calls refused because the queue or the interface was full.
+    pub busy: u64,
+    /// Calls for interfaces, versions or methods that are not here.
+    pub unknown: u64,
+    /// Calls whose arguments did not decode.
+    pub malformed: u64,
+    /// Calls whose time was over, or that were cancelled, before they ran.
+    pub not_run: u64,
+    /// Messages that no client writes.
+    pub violations: u64,
+}
+
+/// All calls to a node.
+#[derive(Default)]
+pub(super) struct ServerCore {
+    pub(super) counters: Counters,
+    methods: FxHashMap<u64, (Arc<Served>, usize)>,
+    families: FxHashMap<u32, Arc<Served>>,
+    occupied: FxHashMap<&'static str, usize>,
+    clients: FxHashMap<PeerId, Client>,
+    queue: VecDeque<Job>,
+    running: FxHashMap<CallId, Running>,
+    alive: BTreeSet<(Time, CallId)>,
+    spare: Vec<Vec<u8>>,
+}
+
+/// What a sink may do next.
+pub(super) enum Permit {
+    Send,
+    Wait,
+    Stop,
+}
+
+impl ServerCore {
+    /// Serves an interface; one of the same name must not be served already.
+    pub(super) fn register(&mut self, service: Arc<dyn Service>, calls_max: usize) {
+        let interface = service.interface();
+        let methods = interface.methods;
+        let stats = methods.iter().map(|_| MethodStats::default()).collect();
+        let served = Arc::new(Served { service, calls_max, stats });
+        for (index, method) in methods.iter().enumerate() {
+            let before = self.methods.insert(method.id, (served.clone(), index));
+            assert!(before.is_none(), "{}.{} is served twice", interface.name, method.name);
+            self.families.insert(Interface::family(method.id), served.clone());
+        }
+    }
+
+    /// The interfaces that are served, by name.
+    pub(super) fn served(&self) -> Vec<Arc<Served>> {
+        let mut list: Vec<Arc<Served>> = self.families.values().cloned().collect();
+        list.sort_by_key(|served| served.service.interface().name);
+        list
+    }
+
+    /// Takes a frame of a client. A new call is queued, or answered at once.
+    pub(super) fn handle_frame(
+        &mut self,
+        now: Time,
+        from: PeerId,
+        frame: &Frame<'_>,
+        effects: &mut Effects,
+    ) -> Result<(), DecodeError> {
+        if self.clients.len() >= CLIENTS_MAX && !self.clients.contains_key(&from) {
+            self.counters.busy += 1;
+            effects.sends.push((from, refusal(frame.sequence, Status::Busy, 0)));
+            return Ok(());
+        }
+        let client = self.clients.entry(from).or_default();
+        match frame.kind {
+            FrameKind::Call => {
+                if client.admit(frame)? {
+                    self.on_new_call(now, from, frame, effects);
+                } else {
+                    self.on_duplicate(now, from, frame, effects);
+                }
+            }
+            FrameKind::Cancel => {
+                // A cancellation that overtakes its call: the call must not run when it comes.
+                client.seen.insert(frame.sequence)?;
+                self.change(from, frame.sequence, effects, |running| running.cancelled = true);
+            }
+            FrameKind::Credit => self.change(from, frame.sequence, effects, |running| {
+                running.credit = running.credit.max(frame.extra);
+            }),
+            FrameKind::Reply | FrameKind::Item | FrameKind::Progress => {
+                return Err(DecodeError::Bad("frame direction"));
+            }
+        }
+        Ok(())
+    }
+
+    fn on_new_call(&mut self, now: Time, from: PeerId, frame: &Frame<'_>, effects: &mut Effects) {
+        let Some((served, index)) = self.methods.get(&frame.extra).cloned() else {
+            self.counters.unknown += 1;
+            let (status, version) = match self.families.get(&Interface::family(frame.extra)) {
+                Some(served) => (Status::BadVersion, served.service.interface().version),
+                None => (Status::Unknown, 0),
+            };
+            return self.refuse(from, frame, status, u64::from(version), effects);
+        };
+        let interface = served.service.interface();
+        let method = &interface.methods[index];
+        let occupied = self.occupied.entry(interface.name).or_default();
+        if self.queue.len() >= QUEUE_LEN_MAX || *occupied >= served.calls_max {
+            self.counters.busy += 1;
+            served.stats[index].busy();
+            return self.refuse(from, frame, Status::Busy, 0, effects);
+        }
+        *occupied += 1;
+        let oneway = frame.flags & ONEWAY != 0;
+        if !oneway {
+            let alive_at = method.longrunning.then(|| now + ALIVE_EVERY);
+            self.alive.extend(alive_at.map(|at| (at, (from, frame.sequence))));
+            let credit = u64::from(frame.aux);
+            let running = Running { cancelled: false, credit, waiter: None, alive_at, reports: 0 };
+            self.running.insert((from, frame.sequence), running);
+        }
+        let mut body = self.spare.pop().unwrap_or_default();
+        body.clear();
+        body.extend_from_slice(frame.body);
+        // The method decides what a call is, not the client's flags; they only choose the sequences.
+        let idempotent = if method.idempotent { IDEMPOTENT } else { 0 };
+        self.queue.push_back(Job {
+            from,
+            sequence: frame.sequence,
+            flags: (frame.flags & ONEWAY) | idempotent,
+            served,
+            method: index,
+            body,
+            deadline: (frame.budget > 0).then(|| now + Span(frame.budget)),
+        });
+    }
+
+    /// A call that was seen: runs already, is answered from memory, or is idempotent and runs again.
+    fn on_duplicate(&mut self, now: Time, from: PeerId, frame: &Frame<'_>, effects: &mut Effects) {
+        self.counters.duplicates += 1;
+        let Some(client) = self.clients.get(&from) else { return };
+        if frame.flags & ONEWAY != 0
+            || client.seen.is_settled(frame.sequence)
+            || self.running.contains_key(&(from, frame.sequence))
+        {
+            return;
+        }
+        if let Some((_, reply)) = client.replies.iter().find(|(sequence, _)| *sequence == frame.sequence) {
+            effects.sends.push((from, reply.clone()));
+            return;
+        }
+        let idempotent = self
+            .methods
+            .get(&frame.extra)
+            .is_some_and(|(served, index)| served.service.interface().methods[*index].idempotent);
+        if idempotent {
+            self.on_new_call(now, from, frame, effects);
+        } else {
+            effects.sends.push((from, refusal(frame.sequence, Status::ReplyLost, 0)));
+        }
+    }
+
+    fn refuse(&mut self, from: PeerId, frame: &Frame<'_>, status: Status, extra: u64, effects: &mut Effects) {
+        if frame.flags & ONEWAY != 0 {
+            return;
+        }
+        let reply = refusal(frame.sequence, status, extra);
+        // Kept like an answer: a copy of the call must not run when there is room again.
+        self.keep(from, frame.sequence, &reply);
+        effects.sends.push((from, reply));
+    }
+
+    fn change(
+        &mut self,
+        from: PeerId,
+        sequence: u64,
+        effects: &mut Effects,
+        change: impl FnOnce(&mut Running),
+    ) {
+        if let Some(running) = self.running.get_mut(&(from, sequence)) {
+            change(running);
+            effects.wakes.extend(running.waiter.take().map(Waiter::Thread));
+        }
+    }
+
+    /// The next call to run. Those that are over are answered and passed over.
+    pub(super) fn take_job(&mut self, now: Time, effects: &mut Effects) -> Option<Job> {
+        while let Some(job) = self.queue.pop_front() {
+            let call = (job.from, job.sequence);
+            let oneway = job.flags & ONEWAY != 0;
+            let cancelled = !oneway && self.running.get(&call).is_none_or(|running| running.cancelled);
+            let late = job.deadline.is_some_and(|deadline| deadline <= now);
+            if !cancelled && !late {
+                return Some(job);
+            }
+            self.counters.not_run += 1;
+            let status = if cancelled { Status::Cancelled } else { Status::Deadline };
+            let reply = refusal(job.sequence, status, 0);
+            if !oneway {
+                effects.sends.push((job.from, reply.clone()));
+            }
+            self.finish(job, &reply);
+        }
+        None
+    }
+
+    /// Calls that wait for a worker.
+    pub(super) fn queue_len(&self) -> usize {
+        self.queue.len()
+    }
+
+    /// The call has been answered with the frame `reply`.
+    pub(super) fn finish(&mut self, job: Job, reply: &[u8]) {
+        if let Some(occupied) = self.occupied.get_mut(job.served.service.interface().name) {
+            *occupied -= 1;
+        }
+        if job.flags & ONEWAY == 0 {
+            if let Some(running) = self.running.remove(&(job.from, job.sequence))
+                && let Some(at) = running.alive_at
+            {
+                self.alive.remove(&(at, (job.from, job.sequence)));
+            }
+            if job.flags & IDEMPOTENT == 0 {
+                self.keep(job.from, job.sequence, reply);
+            }
+        }
+        self.reuse(job.body);
+    }
+
+    fn keep(&mut self, from: PeerId, sequence: u64, reply: &[u8]) {
+        let Some(client) = self.clients.get_mut(&from) else { return };
+        if client.seen.is_settled(sequence) {
+            return;
+        }
+        let mut copy = self.spare.pop().unwrap_or_default();
+        copy.clear();
+        copy.extend_from_slice(reply);
+        client.reply_bytes += copy.len();
+        client.replies.push_back((sequence, copy));
+        while client.replies.len() > REPLIES_MAX || client.reply_bytes > REPLY_BYTES_MAX {
+            let Some((_, old)) = client.replies.pop_front() else { return };
+            client.reply_bytes -= old.len();
+        }
+    }
+
+    fn reuse(&mut self, buffer: Vec<u8>) {
+        if self.spare.len() < REPLIES_MAX && buffer.capacity() <= 1 << 14 {
+            self.spare.push(buffer);
+        }
+    }
+
+    /// Whether item number `index` of a stream may be sent; else `signal` is set when that changes.
+    pub(super) fn permit(&mut self, from: PeerId, sequence: u64, index: u64, signal: &Arc<Signal>) -> Permit {
+        match self.running.get_mut(&(from, sequence)) {
+            None => Permit::Stop,
+            Some(running) if running.cancelled => Permit::Stop,
+            Some(running) if index < running.credit => Permit::Send,
+            Some(running) => {
+                running.waiter = Some(signal.clone());
+                Permit::Wait
+            }
+        }
+    }
+
+    /// Whether nobody waits for the call any more.
+    pub(super) fn is_cancelled(&self, from: PeerId, sequence: u64) -> bool {
+        self.running.get(&(from, sequence)).is_none_or(|running| running.cancelled)
+    }
+
+    /// The number of the next report about a call.
+    pub(super) fn next_report(&mut self, from: PeerId, sequence: u64) -> Option<u64> {
+        let running = self.running.get_mut(&(from, sequence))?;
+        running.reports += 1;
+        Some(running.reports)
+    }
+
+    /// The peer has ended: nobody waits for its calls, and what it did can come no more.
+    pub(super) fn handle_peer_died(&mut self, peer: PeerId, effects: &mut Effects) {
+        for (_, running) in self.running.iter_mut().filter(|((from, _), _)| *from == peer) {
+            running.cancelled = true;
+            effects.wakes.extend(running.waiter.take().map(Waiter::Thread));
+        }
+        self.clients.remove(&peer);
+    }
+
+    /// Tells the clients of long calls that they live.
+    pub(super) fn handle_timeout(&mut self, now: Time, effects: &mut Effects) {
+        while let Some((at, call)) = self.alive.first().copied()
+            && at <= now
+        {
+            self.alive.pop_first();
+            let Some(running) = self.running.get_mut(&call) else { continue };
+            running.alive_at = Some(now + ALIVE_EVERY);
+            self.alive.insert((now + ALIVE_EVERY, call));
+            effects.sends.push((call.0, Frame::new(FrameKind::Progress, call.1, 0).to_vec()));
+        }
+    }
+
+    /// When [`ServerCore::handle_timeout`] is due.
+    pub(super) fn poll_timeout(&self) -> Option<Time> {
+        self.alive.first().map(|(at, _)| *at)
+    }
+}
+
+impl Client {
+    /// Whether the call is new. Replies that the client has settled are let go.
+    fn admit(&mut self, frame: &Frame<'_>) -> Result<bool, DecodeError> {
+        if frame.flags & ONEWAY != 0 {
+            self.newest_oneway = self.newest_oneway.max(frame.sequence);
+            self.oneways.raise(self.newest_oneway.saturating_sub(ONEWAY_WINDOW));
+            return self.oneways.insert(frame.sequence);
+        }
+        if frame.settled > frame.sequence {
+            return Err(DecodeError::Bad("settled"));
+        }
+        self.seen.raise(frame.settled);
+        while let Some((sequence, _)) = self.replies.front()
+            && self.seen.is_settled(*sequence)
+        {
+            if let Some((_, reply)) = self.replies.pop_front() {
+                self.reply_bytes -= reply.len();
+            }
+        }
+        self.seen.insert(frame.sequence)
+    }
+}
+
+impl Job {
+    /// What is called.
+    pub(super) fn method(&self) -> &'static Method {
+        &self.served.service.interface().methods[self.method]
+    }
+
+    /// Whether it may hold its worker for long, so that nothing should wait for it.
+    pub(super) fn is_slow(&self) -> bool {
+        let method = self.method();
+        method.longrunning || method.kind == Kind::Stream || self.served.stats[self.method].is_slow()
+    }
+}
+
+fn refusal(sequence: u64, status: Status, extra: u64) -> Vec<u8> {
+    let mut frame = Frame::new(FrameKind::Reply, sequence, extra);
+    frame.aux = status as u16;
+    frame.to_vec()
+}

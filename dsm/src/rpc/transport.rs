@@ -1,0 +1,101 @@
+//! What carries the calls. The node implements [`Transport`] over its reliable UDP sessions; an
+//! in-process one is in [`super::local`].
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::Thread;
+use std::time::Duration;
+
+use crate::page::{GlobalAddr, Incarnation, NodeId, Time};
+
+/// One start of a node. A restarted node is another peer: nothing of the old one is taken for its own.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct PeerId {
+    /// The node.
+    pub node: NodeId,
+    /// Which of its starts.
+    pub incarnation: Incarnation,
+}
+
+/// A message that was not queued. Nothing was sent.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum SendError {
+    /// There is no session with this start of the node, and none is being made.
+    #[error("no session with this peer")]
+    Unreachable,
+    /// The queue to the peer is full.
+    #[error("the queue to the peer is full")]
+    Full,
+    /// Longer than [`crate::config::MESSAGE_LEN_MAX`].
+    #[error("message too long")]
+    TooLong,
+}
+
+/// Carries messages between nodes, in any order, each exactly once, or reports the peer's end through
+/// [`super::Endpoint::handle_peer_died`] or [`super::Endpoint::handle_peer_reset`]. The implementer gives
+/// what arrives to [`super::Endpoint::handle_message`].
+pub trait Transport: Send + Sync + 'static {
+    /// The time, by the clock of all calls of this node.
+    fn now(&self) -> Time;
+
+    /// Queues one message; never blocks, and may be called under a lock. The bytes are copied.
+    fn send(&self, to: PeerId, message: &[u8]) -> Result<(), SendError>;
+
+    /// Gives the calling thread away until the signal is set or `until` has come; may return early. An
+    /// implementation with sockets receives here: whoever waits, polls.
+    fn wait(&self, signal: &Signal, until: Option<Time>) {
+        if signal.is_set() {
+            return;
+        }
+        match until {
+            None => std::thread::park(),
+            Some(until) => std::thread::park_timeout(Duration::from_nanos(until.since(self.now()).0)),
+        }
+    }
+
+    /// Wakes the thread that waits for the signal, which is set already.
+    fn notify(&self, signal: &Signal) {
+        signal.thread.unpark();
+    }
+
+    /// [`super::Endpoint::handle_timeout`] is due at `at`, earlier than was known.
+    fn timer_at(&self, at: Time) {
+        let _ = at;
+    }
+}
+
+/// Says who serves what, and where shared memory lives.
+pub trait Registry: Send + Sync + 'static {
+    /// The nodes that serve the interface, in a stable order.
+    fn servers(&self, interface: &str) -> Vec<PeerId>;
+    /// The node that is home of the address.
+    fn home(&self, addr: GlobalAddr) -> Option<NodeId>;
+}
+
+/// What a blocked thread waits for.
+#[derive(Debug)]
+pub struct Signal {
+    thread: Thread,
+    set: AtomicBool,
+}
+
+impl Signal {
+    /// A signal for the calling thread, not set.
+    pub fn for_this_thread() -> Signal {
+        Signal { thread: std::thread::current(), set: AtomicBool::new(false) }
+    }
+
+    /// Whether what the thread waits for has happened.
+    pub fn is_set(&self) -> bool {
+        self.set.load(Ordering::Acquire)
+    }
+
+    /// Sets the signal; [`Transport::notify`] must follow.
+    pub(super) fn set(&self) {
+        self.set.store(true, Ordering::Release);
+    }
+
+    /// Makes the signal ready for another wait of the same thread.
+    pub(super) fn clear(&self) {
+        self.set.store(false, Ordering::Release);
+    }
+}

@@ -1,0 +1,264 @@
+//! What a program or daemon is told from outside: `DSM_*` variables over `dsm.toml`, with units in the
+//! names and an error for every key that is not known. Flags of the commands end up here too.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+
+use crate::error::{Error, Result};
+use crate::page::NodeId;
+
+/// Settings of a node. Sizes are bytes.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Settings {
+    /// Address of the coordinator (daemon 0, or rank 0 without daemons). None: a cluster of one.
+    pub join: Option<SocketAddr>,
+    /// Address to bind; port 0 lets the system choose.
+    pub bind: SocketAddr,
+    /// File with the cluster's key, 64 hexadecimal digits.
+    pub key_file: Option<PathBuf>,
+    /// Number of the program, the same for all its ranks, never reused.
+    pub program: u64,
+    /// This rank, below `ranks`.
+    pub rank: u32,
+    /// Ranks of the program.
+    pub ranks: u32,
+    /// The daemon on this host: home of what this rank touches first.
+    pub nearest: Option<NodeId>,
+    /// An inherited, bound UDP socket to use instead of binding one.
+    pub socket_fd: Option<i32>,
+    /// Fault backend; None: the best that works here.
+    pub fault: Option<String>,
+    /// Address at which the arena is mapped, the same on every node of a cluster.
+    pub arena_base: usize,
+    /// Length of the arena.
+    pub arena_size: usize,
+    /// Most memory that this node holds pages in.
+    pub memory_max: u64,
+    /// Socket buffer to ask for; None: as large as the system gives.
+    pub socket_buffer: Option<usize>,
+    /// `DSM_NET_LOSS` and its kin, for the loss injector, without the prefix.
+    pub inject: BTreeMap<String, String>,
+}
+
+/// Where the arena lies unless told otherwise.
+pub const ARENA_BASE: usize = 0x2000_0000_0000;
+/// How long the arena is unless told otherwise.
+pub const ARENA_SIZE: usize = 1 << 40;
+
+impl Default for Settings {
+    fn default() -> Self {
+        Settings {
+            join: None,
+            bind: SocketAddr::from(([127, 0, 0, 1], 0)),
+            key_file: None,
+            program: 0,
+            rank: 0,
+            ranks: 1,
+            nearest: None,
+            socket_fd: None,
+            fault: None,
+            arena_base: ARENA_BASE,
+            arena_size: ARENA_SIZE,
+            memory_max: default_memory_max(),
+            socket_buffer: None,
+            inject: BTreeMap::new(),
+        }
+    }
+}
+
+/// The settings by their name in `dsm.toml`; the variable is the same in capitals after `DSM_`.
+const KEYS: [&str; 21] = [
+    "join",
+    "bind",
+    "key_file",
+    "program",
+    "rank",
+    "ranks",
+    "nearest",
+    "socket_fd",
+    "fault",
+    "arena_base",
+    "arena_size",
+    "memory_max",
+    "socket_buffer",
+    "net_loss",
+    "net_dup",
+    "net_reorder",
+    "net_corrupt",
+    "net_delay",
+    "net_seed",
+    "log",
+    "state_dir",
+];
+
+impl Settings {
+    /// The process's environment over the file named by `DSM_CONFIG`, or `dsm.toml` here if it exists.
+    pub fn from_env() -> Result<Settings> {
+        let file = std::env::var_os("DSM_CONFIG").map(PathBuf::from);
+        let text = match &file {
+            Some(path) => Some(read(path)?),
+            None => std::fs::read_to_string("dsm.toml").ok(),
+        };
+        let path = file.unwrap_or_else(|| PathBuf::from("dsm.toml"));
+        let mut settings = Settings::default();
+        if let Some(text) = text {
+            settings.apply_file(&path, &text)?;
+        }
+        for (name, value) in std::env::vars() {
+            if let Some(key) = name.strip_prefix("DSM_") {
+                settings.apply_variable(&name, key, &value)?;
+            }
+        }
+        Ok(settings)
+    }
+
+    fn apply_variable(&mut self, name: &str, key: &str, value: &str) -> Result<()> {
+        let key = key.to_lowercase();
+        if key == "config" {
+            return Ok(());
+        }
+        self.apply(&key, value).map_err(|error| Error::Invalid(format!("{name}: {error}")))
+    }
+
+    /// Applies the keys of a settings file.
+    pub fn apply_file(&mut self, path: &Path, text: &str) -> Result<()> {
+        let table: toml::Table =
+            text.parse().map_err(|error| Error::Invalid(format!("{}: {error}", path.display())))?;
+        for (key, value) in table {
+            let value = match value {
+                toml::Value::String(text) => text,
+                toml::Value::Integer(number) => number.to_string(),
+                toml::Value::Float(number) => number.to_string(),
+                toml::Value::Boolean(_)
+                | toml::Value::Datetime(_)
+                | toml::Value::Array(_)
+                | toml::Value::Table(_) => {
+                    return Err(Error::Invalid(format!("{}: {key}: a text or a number", path.display())));
+                }
+            };
+            self.apply(&key, &value)
+                .map_err(|error| Error::Invalid(format!("{}: {key}: {error}", path.display())))?;
+        }
+        Ok(())
+    }
+
+    /// Sets one key from text.
+    pub fn apply(&mut self, key: &str, value: &str) -> std::result::Result<(), String> {
+        match key {
+            "join" => self.join = Some(address(value)?),
+            "bind" => self.bind = address(value)?,
+            "key_file" => self.key_file = Some(PathBuf::from(value)),
+            "program" => self.program = number(value)?,
+            "rank" => self.rank = number(value)?,
+            "ranks" => self.ranks = number(value)?,
+            "nearest" => self.nearest = Some(NodeId(number(value)?)),
+            "socket_fd" => self.socket_fd = Some(number(value)?),
+            "fault" => self.fault = Some(value.to_owned()),
+            "arena_base" => self.arena_base = size(value)? as usize,
+            "arena_size" => self.arena_size = size(value)? as usize,
+            "memory_max" => self.memory_max = size(value)?,
+            "socket_buffer" => self.socket_buffer = Some(size(value)? as usize),
+            "net_loss" | "net_dup" | "net_reorder" | "net_corrupt" | "net_delay" | "net_seed" => {
+                let kind = key.trim_start_matches("net_").to_uppercase();
+                self.inject.insert(kind, value.to_owned());
+            }
+            // Read by the commands and programs, not by the library.
+            "log" | "state_dir" => {}
+            _ => return Err(unknown(key)),
+        }
+        Ok(())
+    }
+}
+
+/// Half of what the machine has free, in bytes.
+fn default_memory_max() -> u64 {
+    let meminfo = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
+    let free_kib = meminfo
+        .lines()
+        .find_map(|line| line.strip_prefix("MemAvailable:"))
+        .and_then(|rest| rest.split_whitespace().next()?.parse::<u64>().ok());
+    free_kib.map_or(1 << 30, |kib| kib * 1024 / 2)
+}
+
+fn read(path: &Path) -> Result<String> {
+    std::fs::read_to_string(path).map_err(|error| Error::os(format!("read {}", path.display()), error))
+}
+
+fn address(value: &str) -> std::result::Result<SocketAddr, String> {
+    value.parse().map_err(|_| format!("`{value}` is not an address like 127.0.0.1:7400"))
+}
+
+fn number<T: std::str::FromStr>(value: &str) -> std::result::Result<T, String> {
+    value.parse().map_err(|_| format!("`{value}` is not a number that fits"))
+}
+
+/// Parses a size: bytes, `0x` hexadecimal, or with KiB, MiB, GiB or TiB behind.
+pub fn size(value: &str) -> std::result::Result<u64, String> {
+    let bad = || format!("`{value}` is not a size like 4096, 64MiB or 0x200000000000");
+    if let Some(digits) = value.strip_prefix("0x") {
+        return u64::from_str_radix(&digits.replace('_', ""), 16).map_err(|_| bad());
+    }
+    let split = value.find(|c: char| !c.is_ascii_digit()).unwrap_or(value.len());
+    let (digits, unit) = value.split_at(split);
+    let shift = match unit.trim() {
+        "" | "B" => 0,
+        "K" | "KiB" => 10,
+        "M" | "MiB" => 20,
+        "G" | "GiB" => 30,
+        "T" | "TiB" => 40,
+        _ => return Err(bad()),
+    };
+    let number: u64 = digits.parse().map_err(|_| bad())?;
+    number.checked_mul(1 << shift).ok_or_else(bad)
+}
+
+fn unknown(key: &str) -> String {
+    let near = KEYS.iter().min_by_key(|known| distance(key, known)).filter(|known| distance(key, known) <= 3);
+    match near {
+        Some(known) => format!("no such setting; did you mean `{known}`?"),
+        None => format!("no such setting; there are: {}", KEYS.join(", ")),
+    }
+}
+
+/// Levenshtein distance, for suggestions.
+pub fn distance(a: &str, b: &str) -> usize {
+    let b: Vec<char> = b.chars().collect();
+    let mut row: Vec<usize> = (0..=b.len()).collect();
+    for (i, from) in a.chars().enumerate() {
+        let mut diagonal = row[0];
+        row[0] = i + 1;
+        for (j, to) in b.iter().enumerate() {
+            let substitute = diagonal + usize::from(from != *to);
+            diagonal = row[j + 1];
+            row[j + 1] = substitute.min(diagonal + 1).min(row[j] + 1);
+        }
+    }
+    row[b.len()]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_have_units() {
+        assert_eq!(size("4096"), Ok(4096));
+        assert_eq!(size("64MiB"), Ok(64 << 20));
+        assert_eq!(size("0x2000_0000_0000"), Ok(0x2000_0000_0000));
+        assert!(size("64 parsecs").is_err());
+        assert!(size("99999999999TiB").is_err());
+    }
+
+    #[test]
+    fn an_unknown_key_is_an_error_with_a_suggestion() {
+        let error = Settings::default().apply("net_los", "5%").unwrap_err();
+        assert!(error.contains("net_loss"), "{error}");
+    }
+
+    #[test]
+    fn a_settings_file_names_the_bad_key() {
+        let error = Settings::default().apply_file(Path::new("dsm.toml"), "rank = \"x\"").unwrap_err();
+        assert!(error.to_string().contains("dsm.toml: rank"), "{error}");
+    }
+}

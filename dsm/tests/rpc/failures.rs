@@ -1,0 +1,310 @@
+//! What goes wrong between nodes, each in an order of events that the test wrote down.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+
+use dsm::page::{GlobalAddr, Span};
+use dsm::rpc::local::LocalRegistry;
+use dsm::rpc::{Channel, ErrorKind, Global, Policy, Workers};
+use proptest::prelude::*;
+
+use super::support::{Counting, Pair, peer};
+use crate::calculator::*;
+
+#[test]
+fn a_deadline_ends_the_wait_and_names_method_peer_and_time() {
+    let pair = Pair::by_hand();
+    let mut call = pair.calls().divide(1, 1);
+    pair.network.advance(Span::from_ms(499));
+    assert!(call.try_take().is_none());
+    pair.network.advance(Span::from_ms(1));
+    let Some(Err(CalculatorDivideError::Rpc(error))) = call.try_take() else { panic!("not over") };
+    assert_eq!(error.kind, ErrorKind::Deadline);
+    assert_eq!(error.to_string(), "Calculator.divide at node 1: deadline passed after 500.000 ms");
+}
+
+#[test]
+fn a_call_whose_time_is_over_in_the_queue_does_not_run() {
+    let pair = Pair::by_hand();
+    let calls = CalculatorCalls::new(pair.channel().with_deadline(Span::from_ms(5)));
+    let call = calls.func1(1);
+    pair.deliver();
+    pair.network.advance(Span::from_ms(5));
+    assert_eq!(pair.server_end.run_ready(), 0);
+    assert_eq!(pair.runs(), 0);
+    assert_eq!(pair.server_end.counters().not_run, 1);
+    assert_eq!(call.wait().unwrap_err().kind, ErrorKind::Deadline);
+}
+
+#[test]
+fn dropping_a_call_cancels_it_at_the_server() {
+    let pair = Pair::by_hand();
+    let call = pair.calls().func1(1);
+    pair.deliver();
+    drop(call);
+    pair.deliver();
+    pair.network.settle();
+    assert_eq!(pair.server_end.run_ready(), 0);
+    assert_eq!(pair.runs(), 0);
+}
+
+#[test]
+fn a_cancellation_that_overtakes_its_call_keeps_it_from_running() {
+    let pair = Pair::by_hand();
+    drop(pair.calls().func1(1));
+    let messages = pair.network.take_queue(|_| true);
+    assert_eq!(messages.len(), 2);
+    messages.iter().rev().for_each(|message| _ = pair.network.deliver(message).unwrap());
+    assert_eq!(pair.server_end.run_ready(), 0);
+    assert_eq!(pair.runs(), 0);
+}
+
+#[test]
+fn a_running_stream_stops_when_its_client_drops_it() {
+    let pair = Pair::by_hand();
+    let worker = Workers::start(&pair.server_end, 1).unwrap();
+    let mut stream = pair.calls().count(i32::MAX);
+    pair.deliver();
+    // The worker sends a window of items, then waits for credit.
+    while pair.counting.items.load(Ordering::SeqCst) < 32 {
+        std::thread::yield_now();
+    }
+    pair.deliver();
+    assert_eq!(stream.next(), Some(Ok(0)));
+    assert_eq!(pair.counting.items.load(Ordering::SeqCst), 32, "no more than the window");
+    drop(stream);
+    pair.deliver();
+    // Joins the worker: it ends only because the stream saw the cancellation.
+    drop(worker);
+    assert_eq!(pair.counting.items.load(Ordering::SeqCst), 32);
+}
+
+#[test]
+fn a_full_server_answers_busy_and_recovers() {
+    let pair = Pair::with_limit(8);
+    let calls: Vec<_> = (0..1000).map(|_| pair.calls().func1(1)).collect();
+    pair.network.settle();
+    pair.network.settle();
+    let outcomes: Vec<_> = calls.into_iter().map(|call| call.wait().map_err(|error| error.kind)).collect();
+    assert!(outcomes.iter().all(Result::is_ok), "one at a time there is always room");
+
+    let calls: Vec<_> = (0..1000).map(|_| pair.calls().func1(1)).collect();
+    pair.deliver();
+    assert_eq!(pair.server_end.run_ready(), 8);
+    pair.network.settle();
+    let outcomes: Vec<_> = calls.into_iter().map(|call| call.wait().map_err(|error| error.kind)).collect();
+    assert_eq!(outcomes.iter().filter(|outcome| **outcome == Err(ErrorKind::Busy)).count(), 992);
+    assert_eq!(pair.runs(), 1008);
+    assert_eq!(pair.server_end.counters().busy, 992);
+}
+
+#[test]
+fn the_death_of_the_server_ends_calls_at_once() {
+    let pair = Pair::by_hand();
+    let call = pair.calls().func1(1);
+    let idle = pair.calls();
+    pair.deliver();
+    pair.network.kill(pair.server);
+    let error = call.wait().unwrap_err();
+    assert_eq!(error.kind, ErrorKind::ServerDied { may_have_executed: true });
+    let later = idle.func1(1).wait().unwrap_err();
+    assert_eq!(later.kind, ErrorKind::Unreachable { may_have_executed: false });
+    assert_eq!(pair.client_end.poll_timeout(), None);
+}
+
+#[test]
+fn only_an_idempotent_call_goes_to_another_server_after_a_death() {
+    let pair = Pair::by_hand();
+    let (third, third_end) = peer(&pair.network, 2, 12);
+    third_end.serve(CalculatorServer(Counting::default()), 8);
+    let registry = Arc::new(LocalRegistry::default().with("Calculator", &[pair.server, third]));
+    let fresh =
+        || CalculatorCalls::new(Channel::named(&pair.client_end, registry.clone(), Policy::RoundRobin));
+    let (idempotent, other) = (fresh().echo(b"again"), fresh().func1(1));
+    pair.deliver();
+    pair.network.kill(pair.server);
+    pair.network.settle();
+    assert_eq!(idempotent.wait().unwrap(), b"again");
+    assert_eq!(other.wait().unwrap_err().kind, ErrorKind::ServerDied { may_have_executed: true });
+    let unsent = fresh().func1(1);
+    pair.network.settle();
+    assert_eq!(unsent.wait(), Ok(1), "what never left may go to anybody");
+}
+
+#[test]
+fn a_reply_that_was_lost_with_its_session_comes_from_the_cache() {
+    let pair = Pair::by_hand();
+    let mut call = pair.calls().func1(5);
+    pair.deliver();
+    pair.server_end.run_ready();
+    pair.network.take_queue(|_| true);
+    pair.client_end.handle_peer_reset(pair.server);
+    pair.network.settle();
+    assert_eq!(call.try_take(), Some(Ok(5)));
+    assert_eq!(pair.runs(), 5, "executed once");
+    assert_eq!(pair.server_end.counters().duplicates, 1);
+}
+
+#[test]
+fn a_request_that_was_lost_with_its_session_is_sent_again() {
+    let pair = Pair::by_hand();
+    let mut call = pair.calls().func1(5);
+    pair.network.take_queue(|_| true);
+    pair.client_end.handle_peer_reset(pair.server);
+    pair.network.settle();
+    assert_eq!(call.try_take(), Some(Ok(5)));
+    assert_eq!(pair.runs(), 5);
+}
+
+#[test]
+fn a_long_call_shows_that_it_lives_and_is_given_up_in_silence() {
+    let pair = Pair::by_hand();
+    let mut call = pair.calls().train(Global::new(GlobalAddr(0), 1));
+    pair.deliver();
+    for _ in 0..30 {
+        pair.network.advance(Span::from_ms(1_000));
+        pair.deliver();
+    }
+    assert!(call.try_take().is_none(), "half a minute in the queue, and alive");
+    for _ in 0..11 {
+        pair.network.advance(Span::from_ms(1_000));
+        pair.network.take_queue(|_| true);
+    }
+    let error = call.try_take().unwrap().unwrap_err();
+    assert_eq!(error.kind, ErrorKind::Unreachable { may_have_executed: true });
+}
+
+#[test]
+fn other_versions_and_interfaces_are_named() {
+    static NEWER: dsm::rpc::Method =
+        dsm::rpc::Method { version: 3, id: CALCULATOR.methods[0].id ^ 1, ..method(0) };
+    static STRANGER: dsm::rpc::Method = dsm::rpc::Method { interface: "Other", id: 77, ..method(0) };
+    let pair = Pair::driven();
+    let version = pair.channel().prepare(&NEWER).start::<i32, dsm::rpc::Error>().wait().unwrap_err();
+    assert_eq!(version.kind, ErrorKind::BadVersion { client: 3, server: Some(2) });
+    assert!(version.to_string().contains("the client speaks version 3, the server version 2"));
+    let stranger = pair.channel().prepare(&STRANGER).start::<i32, dsm::rpc::Error>().wait().unwrap_err();
+    assert_eq!(stranger.kind, ErrorKind::BadVersion { client: 2, server: None });
+    assert_eq!(pair.server_end.counters().unknown, 2);
+}
+
+const fn method(_: usize) -> dsm::rpc::Method {
+    dsm::rpc::Method {
+        interface: "Calculator",
+        version: 2,
+        name: "func1",
+        id: 0,
+        kind: dsm::rpc::Kind::Unary,
+        deadline_us: None,
+        idempotent: false,
+        longrunning: false,
+    }
+}
+
+#[test]
+fn a_thousand_callers_at_eight_workers_are_all_answered() {
+    let pair = Pair::with_limit(64);
+    let workers = Workers::start(&pair.server_end, 8).unwrap();
+    let (done, acknowledged, busy) = (AtomicBool::new(false), AtomicUsize::new(0), AtomicUsize::new(0));
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !done.load(Ordering::SeqCst) {
+                pair.deliver();
+                std::thread::yield_now();
+            }
+        });
+        let callers: Vec<_> = (0..10)
+            .map(|_| {
+                scope.spawn(|| {
+                    let calls: Vec<_> = (0..100).map(|_| pair.calls().func1(1)).collect();
+                    for call in calls {
+                        match call.wait() {
+                            Ok(_) => acknowledged.fetch_add(1, Ordering::SeqCst),
+                            Err(error) => {
+                                assert_eq!(error.kind, ErrorKind::Busy);
+                                busy.fetch_add(1, Ordering::SeqCst)
+                            }
+                        };
+                    }
+                })
+            })
+            .collect();
+        callers.into_iter().for_each(|caller| caller.join().unwrap());
+        done.store(true, Ordering::SeqCst);
+    });
+    drop(workers);
+    assert_eq!(acknowledged.load(Ordering::SeqCst) + busy.load(Ordering::SeqCst), 1000);
+    assert_eq!(pair.runs(), acknowledged.load(Ordering::SeqCst) as i64, "counter equals acknowledged calls");
+}
+
+/// What happens to the first message on its way, or to the session.
+#[derive(Clone, Copy, Debug)]
+enum Fate {
+    Deliver(usize),
+    Twice(usize),
+    Lose(usize),
+    Call,
+    Oneway,
+    Cancel,
+    Reset,
+    Work,
+}
+
+fn fate() -> impl Strategy<Value = Fate> {
+    prop_oneof![
+        4 => (0usize..50).prop_map(Fate::Deliver),
+        2 => (0usize..50).prop_map(Fate::Twice),
+        1 => (0usize..50).prop_map(Fate::Lose),
+        4 => Just(Fate::Call),
+        1 => Just(Fate::Oneway),
+        1 => Just(Fate::Cancel),
+        1 => Just(Fate::Reset),
+        3 => Just(Fate::Work),
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 300, ..ProptestConfig::default() })]
+
+    /// Messages reordered, doubled, and lost with their sessions: no increment happens twice, and every
+    /// acknowledged one has happened.
+    #[test]
+    fn whatever_happens_to_messages_no_call_runs_twice(fates in proptest::collection::vec(fate(), 1..200)) {
+        let pair = Pair::by_hand();
+        let (mut calls, mut asked, mut cancelled) = (Vec::new(), 0i64, 0i64);
+        for fate in fates {
+            let queued = pair.network.take_queue(|_| true);
+            let pick = |at: usize| (!queued.is_empty()).then(|| at % queued.len());
+            let mut kept = Vec::new();
+            let chosen = match fate {
+                Fate::Deliver(at) | Fate::Twice(at) | Fate::Lose(at) => pick(at),
+                Fate::Call | Fate::Oneway | Fate::Cancel | Fate::Reset | Fate::Work => None,
+            };
+            for (at, envelope) in queued.iter().enumerate() {
+                match fate {
+                    _ if Some(at) != chosen => kept.push(envelope.clone()),
+                    Fate::Twice(_) => kept.extend([envelope.clone(), envelope.clone()]),
+                    Fate::Deliver(_) => _ = pair.network.deliver(envelope).unwrap(),
+                    Fate::Lose(_) | Fate::Call | Fate::Oneway | Fate::Cancel | Fate::Reset | Fate::Work => {}
+                }
+            }
+            match fate {
+                Fate::Call => { asked += 1; calls.push(pair.calls().func1(1)); }
+                Fate::Oneway => { asked += 1; cancelled += 1; pair.calls().note("1").unwrap(); }
+                Fate::Cancel => { cancelled += i64::from(calls.pop().is_some()); }
+                Fate::Reset => pair.client_end.handle_peer_reset(pair.server),
+                Fate::Work => _ = pair.server_end.run_ready(),
+                Fate::Deliver(_) | Fate::Twice(_) | Fate::Lose(_) => {}
+            }
+            kept.iter().for_each(|envelope| pair.network.put_back(envelope.clone()));
+        }
+        // The last session holds: everything that is asked for again is answered.
+        pair.client_end.handle_peer_reset(pair.server);
+        pair.network.settle();
+        pair.server_end.run_ready();
+        pair.network.settle();
+        let acknowledged = calls.into_iter().map(|mut call| call.try_take().expect("answered")).filter(Result::is_ok).count();
+        prop_assert!(pair.runs() >= acknowledged as i64);
+        prop_assert!(pair.runs() <= acknowledged as i64 + cancelled, "asked {asked}");
+    }
+}

@@ -1,0 +1,177 @@
+//! `C = A x B`: rank 0 fills A and B, every rank multiplies a block of rows, rank 0 reads C.
+//!
+//! Nobody sends anything: A and B come to the ranks, and C to rank 0, because their pages are touched.
+
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::Parser;
+use dsm::prelude::*;
+use examples::{Outcome, Table, Traffic, check, timed};
+
+/// Multiply two matrices in shared memory
+#[derive(Parser)]
+#[command(name = "matmul", version)]
+struct Arguments {
+    /// Rows and columns of the matrices
+    #[arg(long, default_value_t = 1024, value_parser = clap::value_parser!(u32).range(1..=65_536))]
+    n: u32,
+    /// Compare C with a product made by rank 0 alone, in its private memory
+    #[arg(long)]
+    verify: bool,
+    /// Do not time a product made by rank 0 alone
+    #[arg(long)]
+    no_baseline: bool,
+    /// Seed of the random matrices
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+}
+
+/// A product made by one process, for comparison.
+struct Alone {
+    c: Vec<f64>,
+    time: Duration,
+}
+
+fn main() -> ExitCode {
+    examples::main("matmul", matmul)
+}
+
+fn matmul() -> Outcome {
+    let arguments = Arguments::parse();
+    let n = arguments.n as usize;
+    let dsm = Dsm::builder().from_env()?.join()?;
+
+    // Collective by name: every rank gets the same memory, at the same address.
+    let a = dsm.alloc::<f64>(&format!("matmul.{n}.A"), n * n)?;
+    let b = dsm.alloc::<f64>(&format!("matmul.{n}.B"), n * n)?;
+    // The rows of C lie where they are written.
+    let c = dsm.alloc_with::<f64>(&format!("matmul.{n}.C"), n * n, Placement::Block)?;
+
+    let mut alone = None;
+    let mut fill = Duration::ZERO;
+    if dsm.is_root() {
+        let (private_a, private_b) = (random(n, arguments.seed), random(n, !arguments.seed));
+        if arguments.verify || !arguments.no_baseline {
+            alone = Some(multiply_alone(&private_a, &private_b, n));
+        }
+        let (filled, time) = timed(|| a.copy_in(0, &private_a).and_then(|()| b.copy_in(0, &private_b)));
+        filled?;
+        fill = time;
+    }
+    dsm.barrier()?;
+    let before = dsm.stats();
+
+    let rows = dsm.my_block(n);
+    let mine = rows.start * n..rows.end * n;
+    // SAFETY: nobody writes A and B after the barrier above.
+    let (whole_a, whole_b) = unsafe { (a.as_slice(), b.as_slice()) };
+    // SAFETY: these rows of C are this rank's alone until the barrier below.
+    let my_c = unsafe { &mut c.as_mut_slice()[mine.clone()] };
+
+    // Touching is fetching. The product would do it too; done apart, it can be timed apart.
+    let (fetched, fetch) = timed(|| {
+        if !rows.is_empty() {
+            touch(&whole_a[mine.clone()]);
+            touch(whole_b);
+        }
+        dsm.barrier()
+    });
+    fetched?;
+    let ((), multiply) = timed(|| product(&whole_a[mine], whole_b, my_c, rows.len(), n));
+    let (waited, wait) = timed(|| dsm.barrier());
+    waited?;
+
+    let mut result = Vec::new();
+    let mut collect = Duration::ZERO;
+    if dsm.is_root() {
+        result = vec![0.0; n * n];
+        let (copied, time) = timed(|| c.copy_out(0, &mut result));
+        copied?;
+        collect = time;
+    }
+    let traffic = Traffic::between(&before, &dsm.stats()).sum(&dsm)?;
+
+    if dsm.is_root() {
+        let mut table = Table::default();
+        table.time("fill A and B (rank 0)", fill);
+        table.time("fetch A and B by page faults", fetch);
+        table.time("multiply", multiply);
+        table.time("wait for the slowest rank", wait);
+        table.time("collect C by page faults", collect);
+        let total = fetch + multiply + wait + collect;
+        table.time("product in all", total);
+        table.row("rate", format!("{:.2} GFLOP/s", 2.0 * (n as f64).powi(3) / total.as_secs_f64() / 1e9));
+        if let Some(alone) = alone.as_ref().filter(|_| !arguments.no_baseline) {
+            table.time("one process alone", alone.time);
+            let ratio = |time: Duration| format!("{:.2} x", alone.time.as_secs_f64() / time.as_secs_f64());
+            table.row("speed-up of the multiplication", ratio(multiply + wait));
+            table.row("speed-up in all", ratio(total));
+        }
+        traffic.rows(&mut table);
+        if let Some(alone) = alone.filter(|_| arguments.verify) {
+            verify(&result, &alone.c, n)?;
+            table.row("verified", "yes");
+        }
+        table.print(&format!("C = A x B, {n} x {n} f64, {} ranks", dsm.ranks()));
+        // With daemons, regions stay until somebody removes them.
+        for name in ["A", "B", "C"] {
+            dsm.remove(&format!("matmul.{n}.{name}"))?;
+        }
+    }
+    Ok(dsm.leave()?)
+}
+
+/// Random numbers in [-1, 1), the same for the same seed.
+fn random(n: usize, seed: u64) -> Vec<f64> {
+    let mut generator = fastrand::Rng::with_seed(seed);
+    (0..n * n).map(|_| generator.f64() * 2.0 - 1.0).collect()
+}
+
+fn multiply_alone(a: &[f64], b: &[f64], n: usize) -> Alone {
+    let mut c = vec![0.0; n * n];
+    let ((), time) = timed(|| product(a, b, &mut c, n, n));
+    Alone { c, time }
+}
+
+/// `c = a x b`, where a and c have `rows` rows and b is n x n, all in row order.
+fn product(a: &[f64], b: &[f64], c: &mut [f64], rows: usize, n: usize) {
+    assert!(a.len() == rows * n && b.len() == n * n && c.len() == rows * n);
+    let stride = n as isize;
+    // SAFETY: the lengths are checked above, and `c` is borrowed for writing by this call alone.
+    unsafe {
+        matrixmultiply::dgemm(
+            rows,
+            n,
+            n,
+            1.0,
+            a.as_ptr(),
+            stride,
+            1,
+            b.as_ptr(),
+            stride,
+            1,
+            0.0,
+            c.as_mut_ptr(),
+            stride,
+            1,
+        );
+    }
+}
+
+/// Reads one number of each page, and uses it so that the reads stay.
+fn touch(values: &[f64]) {
+    let page = 4096 / size_of::<f64>();
+    let ends = values.iter().step_by(page).chain(values.last());
+    std::hint::black_box(ends.sum::<f64>());
+}
+
+fn verify(c: &[f64], expected: &[f64], n: usize) -> Outcome {
+    // Sums of n products of numbers below 1, in an order that the kernel may choose.
+    let tolerance = n as f64 * 1e-14;
+    let worst = c.iter().zip(expected).position(|(got, want)| !((got - want).abs() <= tolerance));
+    check(worst.is_none(), || {
+        let at = worst.unwrap_or(0);
+        format!("C[{}][{}] is {}, not {}", at / n, at % n, c[at], expected[at])
+    })
+}

@@ -1,0 +1,91 @@
+//! Whole files: what the generator writes for accepted input, and what it says about rejected input.
+//! `UPDATE_GOLDEN=1 cargo test -p rpcgen` writes them anew; the difference is then reviewed as code.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use rpcgen::diagnostic::Style;
+
+fn directory(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests").join(name)
+}
+
+fn files(name: &str) -> Vec<PathBuf> {
+    let entries = std::fs::read_dir(directory(name)).unwrap().map(|entry| entry.unwrap().path());
+    let mut files: Vec<_> = entries.filter(|path| path.extension().is_some_and(|end| end == "idl")).collect();
+    files.sort();
+    assert!(!files.is_empty());
+    files
+}
+
+/// Compares with the golden file, or writes it.
+fn compare(golden: &Path, now: &str) {
+    if std::env::var_os("UPDATE_GOLDEN").is_some() {
+        std::fs::write(golden, now).unwrap();
+        return;
+    }
+    let before = std::fs::read_to_string(golden).unwrap_or_default();
+    assert!(before == now, "{} differs; now:\n{now}", golden.display());
+}
+
+#[test]
+fn accepted_files_give_the_golden_stubs() {
+    for file in files("accepted") {
+        let schema = rpcgen::read(&file).unwrap_or_else(|problems| panic!("{problems}"));
+        compare(&file.with_extension("rs"), &rpcgen::generate(&schema));
+    }
+}
+
+#[test]
+fn the_runtimes_own_interface_has_its_stubs_checked_in() {
+    let file = directory("../../dsm/src/rpc/meta.idl");
+    let schema = rpcgen::read(&file).unwrap_or_else(|problems| panic!("{problems}"));
+    compare(&file.with_file_name("meta_stubs.rs"), &rpcgen::generate(&schema));
+}
+
+#[test]
+fn rejected_files_are_told_every_error_at_once() {
+    std::env::set_current_dir(directory("rejected")).unwrap();
+    for file in files("rejected") {
+        let name = Path::new(file.file_name().unwrap());
+        let Err(problems) = rpcgen::read(name) else { panic!("{} was accepted", name.display()) };
+        compare(&file.with_extension("stderr"), &problems.render(Style::Plain));
+    }
+}
+
+#[test]
+fn rustfmt_leaves_the_stubs_alone() {
+    for file in files("accepted") {
+        let stubs = file.with_extension("rs");
+        let outcome = Command::new("rustfmt")
+            .args(["--edition", "2024", "--check", "--config-path", "/dev/null"])
+            .arg(&stubs)
+            .output();
+        // A machine without rustfmt can still build and test the rest.
+        let Ok(outcome) = outcome else { return };
+        assert!(outcome.status.success(), "{}", String::from_utf8_lossy(&outcome.stdout));
+    }
+}
+
+#[test]
+fn formatting_keeps_the_meaning_and_settles_at_once() {
+    for file in files("accepted") {
+        let text = std::fs::read_to_string(&file).unwrap();
+        let once = rpcgen::format_source("x.idl", &text).unwrap();
+        assert_eq!(once, text, "{} is laid out as fmt does it", file.display());
+        let squeezed =
+            text.split_inclusive('\n').map(|line| line.trim_start_matches(' ')).collect::<String>();
+        let again = rpcgen::format_source("x.idl", &squeezed).unwrap();
+        assert_eq!(again, text, "{} without its indentation", file.display());
+    }
+}
+
+#[test]
+fn formatting_keeps_comments_and_mends_spaces() {
+    let text =
+        "interface X:1{// why\nint f( int a,int b );/* after */\n\n\n\n/// doc\nstream   int g( );}\n// end";
+    let expected = "interface X : 1 { // why\n    int f(int a, int b); /* after */\n\n    /// doc\n    stream int g();\n}\n// end\n";
+    let once = rpcgen::format_source("x.idl", text).unwrap();
+    assert_eq!(once, expected);
+    assert_eq!(rpcgen::format_source("x.idl", &once).unwrap(), once);
+}

@@ -1,0 +1,105 @@
+//! Any bytes as an interface file: an answer, never a panic, never a wait without end.
+
+use std::path::Path;
+
+use proptest::prelude::*;
+use rpcgen::schema::Schema;
+
+fn read_text(text: &str) -> Result<Schema, rpcgen::diagnostic::Problems> {
+    rpcgen::check::check(Path::new("hostile.idl"), &mut |_| Ok(text.to_owned()))
+}
+
+/// Reads, and does with the result what the command line would do.
+fn survive(text: &str) {
+    match read_text(text) {
+        Ok(schema) => {
+            rpcgen::generate(&schema);
+            assert!(rpcgen::breaking_changes(&schema, &schema).is_empty());
+            let once = rpcgen::format_source("hostile.idl", text).expect("what compiles can be laid out");
+            assert_eq!(rpcgen::format_source("hostile.idl", &once).unwrap(), once, "settled");
+            assert!(read_text(&once).is_ok(), "laid out, it still compiles:\n{once}");
+        }
+        Err(problems) => assert!(!problems.render(rpcgen::diagnostic::Style::Plain).is_empty()),
+    }
+}
+
+const WORDS: [&str; 40] = [
+    "interface",
+    "struct",
+    "enum",
+    "union",
+    "const",
+    "import",
+    "stream",
+    "oneway",
+    "throws",
+    "int",
+    "unsigned",
+    "long",
+    "list",
+    "map",
+    "optional",
+    "global",
+    "string",
+    "void",
+    "A",
+    "b",
+    "@",
+    "deadline",
+    "(",
+    ")",
+    "{",
+    "}",
+    "[",
+    "]",
+    "<",
+    ">",
+    ",",
+    ";",
+    ":",
+    "=",
+    "-",
+    "500ms",
+    "0x1F",
+    "\"text\"",
+    "/// doc\n",
+    "/* c */",
+];
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 512, ..ProptestConfig::default() })]
+
+    #[test]
+    fn any_text_is_answered(text in "\\PC{0,200}") {
+        survive(&text);
+    }
+
+    #[test]
+    fn any_row_of_words_is_answered(words in proptest::collection::vec(proptest::sample::select(&WORDS[..]), 0..120)) {
+        survive(&words.join(" "));
+    }
+
+    #[test]
+    fn a_good_file_with_one_byte_changed_is_answered(at in 0usize..2600, byte in 0u8..128) {
+        let mut text = include_str!("accepted/calculator.idl").replace("import \"geometry.idl\";", "").into_bytes();
+        let at = at % text.len();
+        text[at] = byte;
+        survive(&String::from_utf8_lossy(&text));
+    }
+}
+
+#[test]
+fn depth_and_length_are_bounded() {
+    survive(&"list<".repeat(100_000));
+    survive(&format!("struct S {{ int{} x; }};", "[]".repeat(100_000)));
+    survive(&"{".repeat(500_000));
+    survive(&"interface {".repeat(50_000));
+    survive(&"\"".repeat(1 << 19));
+    survive(&"x".repeat((1 << 20) + 1));
+}
+
+#[test]
+fn a_file_of_nothing_but_mistakes_reports_a_bounded_number() {
+    let problems = read_text(&"$ ".repeat(400_000)).unwrap_err();
+    assert_eq!(problems.len(), rpcgen::diagnostic::PROBLEMS_MAX);
+}

@@ -1,0 +1,44 @@
+#!/bin/sh
+# Builds what is missing, then hands over to the `dsm` command, which does everything.
+set -eu
+
+usage() {
+    cat <<'TEXT'
+usage: scripts/cluster.sh up|status|run|logs|down|doctor [FLAGS]
+
+  run --nodes 4 matmul --n 1024 --verify   four node daemons, four ranks, one result, nothing left
+  up --nodes 4 [--hosts FILE] [--dry-run]  daemons that stay
+  run PROGRAM ARGS..                       a program on them, or on a private cluster
+  status [--json] [--watch]                nodes, regions, what they did
+  logs [-f] [NODE]                         what the daemons say
+  down                                     stop them
+  doctor                                   what works on this host
+
+Each has --help. CARGO_TARGET_DIR is honoured; DSM_BUILD=0 uses what is built.
+TEXT
+}
+
+case "${1:-}" in
+    up | status | run | logs | down | doctor) ;;
+    -h | --help | help) usage; exit 0 ;;
+    *) usage >&2; exit 2 ;;
+esac
+
+root=$(CDPATH='' cd -- "$(dirname -- "$0")/.." && pwd)
+target=${CARGO_TARGET_DIR:-$root/target}
+if [ "${DSM_BUILD:-1}" != 0 ]; then
+    # Cargo says something only when there is something to build.
+    (cd "$root" && cargo build --release --quiet --locked -p dsm-cli -p node-daemon -p examples) || {
+        echo "cluster.sh: the build failed" >&2
+        exit 2
+    }
+fi
+case "$target" in
+    /*) ;;
+    *) target=$root/$target ;;
+esac
+
+case "$1" in
+    doctor) exec "$target/release/dsm" "$@" ;;
+    *) exec "$target/release/dsm" cluster "$@" ;;
+esac

@@ -1,0 +1,254 @@
+//! What every test needs: the binaries, built once; a directory of its own; commands with a time limit;
+//! and the certainty that nothing is left running.
+
+use std::fs::Permissions;
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::mpsc;
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::{Pid, Uid};
+
+/// No command of a test takes as long, on however busy a machine.
+const LIMIT: Duration = Duration::from_secs(120);
+/// The user that has no privileges, for tests that run as root.
+const NOBODY: u32 = 65_534;
+
+/// A test's place: state directory, environment, and processes that are known by a mark.
+pub(crate) struct Bed {
+    dir: PathBuf,
+    binaries: PathBuf,
+    mark: String,
+    variables: Vec<(String, String)>,
+    user: Option<u32>,
+}
+
+/// What a command did.
+#[derive(Debug)]
+pub(crate) struct Done {
+    pub(crate) code: i32,
+    pub(crate) out: String,
+    pub(crate) err: String,
+}
+
+/// A command that runs.
+pub(crate) struct Going {
+    pub(crate) pid: u32,
+    line: String,
+    done: mpsc::Receiver<Done>,
+}
+
+impl Bed {
+    /// A fresh place.
+    pub(crate) fn new() -> Bed {
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        let mark = format!("{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
+        let dir = std::env::temp_dir().join(format!("dsm-test-{mark}"));
+        std::fs::create_dir(&dir).expect("a directory for the test");
+        std::fs::set_permissions(&dir, Permissions::from_mode(0o700)).expect("private");
+        Bed { dir, binaries: built().to_owned(), mark, variables: Vec::new(), user: None }
+    }
+
+    /// The same as a user who may do nothing special. Without root, that is who we are already.
+    pub(crate) fn unprivileged() -> Bed {
+        let mut bed = Bed::new();
+        if Uid::effective().is_root() {
+            let binaries = bed.dir.join("bin");
+            std::fs::create_dir(&binaries).expect("a directory");
+            for name in ["dsm", "node-daemon", "matmul"] {
+                std::fs::copy(bed.binaries.join(name), binaries.join(name)).expect("copy a binary");
+            }
+            std::os::unix::fs::chown(&bed.dir, Some(NOBODY), Some(NOBODY)).expect("give away");
+            bed.binaries = binaries;
+            bed.user = Some(NOBODY);
+        }
+        bed
+    }
+
+    /// Sets a variable for all commands from here on.
+    pub(crate) fn set(mut self, name: &str, value: &str) -> Bed {
+        self.variables.push((name.to_owned(), value.to_owned()));
+        self
+    }
+
+    /// The test's own directory.
+    pub(crate) fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// The state directory of its cluster.
+    pub(crate) fn state(&self) -> PathBuf {
+        self.dir.join("dsm")
+    }
+
+    /// Writes a file into the test's directory.
+    pub(crate) fn file(&self, name: &str, text: &str) -> String {
+        let path = self.dir.join(name);
+        std::fs::write(&path, text).expect("write a file");
+        path.display().to_string()
+    }
+
+    /// Runs the `dsm` command with these words.
+    pub(crate) fn dsm(&self, line: &str) -> Done {
+        self.start("dsm", line).wait()
+    }
+
+    /// Runs one of the built programs.
+    pub(crate) fn start(&self, program: &str, line: &str) -> Going {
+        let mut command = Command::new(self.binaries.join(program));
+        command.args(line.split_whitespace());
+        self.start_command(command, &format!("{program} {line}"))
+    }
+
+    fn start_command(&self, mut command: Command, line: &str) -> Going {
+        // Variables of whoever runs the tests must not reach the programs.
+        for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("DSM_")) {
+            command.env_remove(name);
+        }
+        command.env("XDG_RUNTIME_DIR", &self.dir).env("TEST_MARK", &self.mark).current_dir(&self.dir);
+        command.envs(self.variables.iter().map(|(name, value)| (name, value)));
+        if let Some(user) = self.user {
+            command.uid(user).gid(user);
+        }
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let child = command.spawn().unwrap_or_else(|error| panic!("{line}: {error}"));
+        let pid = child.id();
+        let (send, done) = mpsc::channel();
+        std::thread::spawn(move || send.send(wait(child)));
+        Going { pid, line: line.to_owned(), done }
+    }
+
+    /// Processes of this test that run, by their mark.
+    pub(crate) fn processes(&self) -> Vec<i32> {
+        let wanted = format!("TEST_MARK={}", self.mark);
+        let entries = std::fs::read_dir("/proc").expect("/proc").flatten();
+        let pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok());
+        pids.filter(|pid| {
+            let environment = std::fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
+            environment.split(|byte| *byte == 0).any(|variable| variable == wanted.as_bytes())
+        })
+        .collect()
+    }
+
+    /// Fails if a process of this test runs, or a private state directory is left.
+    pub(crate) fn assert_nothing_left(&self) {
+        assert_eq!(self.processes(), [] as [i32; 0], "processes left running");
+        let entries = std::fs::read_dir(&self.dir).expect("the test's directory").flatten();
+        let names: Vec<_> = entries.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect();
+        let left: Vec<&String> = names.iter().filter(|name| name.starts_with("dsm-run-")).collect();
+        assert!(left.is_empty(), "left behind: {left:?}");
+    }
+
+    /// The cluster's status, as JSON.
+    pub(crate) fn status(&self) -> serde_json::Value {
+        let done = self.dsm("cluster status --json").ok();
+        serde_json::from_str(&done.out).expect("JSON")
+    }
+
+    /// Asks for the status until `found` gives something. Each question waits for its answer, so this
+    /// is no busy loop; it ends after the limit of a command.
+    pub(crate) fn status_until<T>(&self, found: impl Fn(&serde_json::Value) -> Option<T>) -> T {
+        let until = Instant::now() + LIMIT;
+        loop {
+            let status = self.status();
+            if let Some(value) = found(&status) {
+                return value;
+            }
+            assert!(Instant::now() < until, "the cluster never got there: {status:#}");
+        }
+    }
+}
+
+impl Drop for Bed {
+    fn drop(&mut self) {
+        // After a failed test too; by their ids, which carry this test's mark.
+        for pid in self.processes() {
+            let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
+        }
+        if std::thread::panicking() {
+            eprintln!("the test's files are in {}", self.dir.display());
+        } else {
+            let _ = std::fs::remove_dir_all(&self.dir);
+        }
+    }
+}
+
+impl Going {
+    /// Waits for its end.
+    pub(crate) fn wait(self) -> Done {
+        self.wait_up_to(LIMIT)
+    }
+
+    /// Waits for its end; fails if it takes longer.
+    pub(crate) fn wait_up_to(self, limit: Duration) -> Done {
+        if let Ok(done) = self.done.recv_timeout(limit) {
+            return done;
+        }
+        let _ = kill(Pid::from_raw(self.pid as i32), Signal::SIGKILL);
+        let done = self.done.recv_timeout(LIMIT);
+        panic!("`{}` has not ended within {limit:?}: {done:#?}", self.line);
+    }
+
+    /// Sends it a signal.
+    pub(crate) fn signal(&self, signal: Signal) {
+        kill(Pid::from_raw(self.pid as i32), signal).expect("it runs");
+    }
+}
+
+impl Done {
+    /// Fails unless it went well.
+    pub(crate) fn ok(self) -> Done {
+        assert_eq!(self.code, 0, "{self:#?}");
+        self
+    }
+
+    /// Fails unless it ended with this code and one line on standard error that says all of `words`.
+    pub(crate) fn refused(self, words: &[&str]) -> Done {
+        assert_eq!(self.code, 2, "{self:#?}");
+        assert_eq!(self.err.lines().count(), 1, "one line: {self:#?}");
+        self.says(words)
+    }
+
+    /// Fails unless standard error has a line with all of `words`.
+    pub(crate) fn says(self, words: &[&str]) -> Done {
+        let said = self.err.lines().chain(self.out.lines());
+        let all = |line: &str| words.iter().all(|word| line.contains(word));
+        assert!(said.into_iter().any(all), "no line with {words:?} in {self:#?}");
+        self
+    }
+}
+
+fn wait(child: Child) -> Done {
+    let output = child.wait_with_output().expect("the child's output");
+    let signal = output.status.signal().map(|signal| 128 + signal);
+    Done {
+        code: output.status.code().or(signal).unwrap_or(-1),
+        out: String::from_utf8_lossy(&output.stdout).into_owned(),
+        err: String::from_utf8_lossy(&output.stderr).into_owned(),
+    }
+}
+
+/// Builds what the tests start, with the profile of the tests, and gives the directory.
+fn built() -> &'static Path {
+    static BUILT: OnceLock<PathBuf> = OnceLock::new();
+    BUILT.get_or_init(|| {
+        // .../target/debug/deps/cluster-0123456789abcdef
+        let this = std::env::current_exe().expect("this test's file");
+        let profile = this.parent().and_then(Path::parent).expect("a profile's directory");
+        let target = profile.parent().expect("a target directory");
+        let mut command = Command::new(std::env::var_os("CARGO").unwrap_or("cargo".into()));
+        command.args(["build", "--quiet", "-p", "dsm-cli", "-p", "node-daemon", "-p", "examples"]);
+        command.arg("--target-dir").arg(target).current_dir(env!("CARGO_MANIFEST_DIR"));
+        if profile.ends_with("release") {
+            command.arg("--release");
+        }
+        let status = command.status().expect("cargo");
+        assert!(status.success(), "the programs do not build");
+        profile.to_owned()
+    })
+}

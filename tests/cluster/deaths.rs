@@ -1,0 +1,137 @@
+//! When a process of the cluster is killed, everyone affected ends soon, with a line that names it.
+
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use serde_json::Value;
+
+use crate::bed::{Bed, Done, Going};
+
+/// Within which all that a death affects has ended.
+const SOON: Duration = Duration::from_secs(5);
+/// A program that is busy until it is stopped.
+const ENDLESS: &str = "counter --increments 1000000000";
+
+/// Process ids of the ranks in a status, if there are `ranks` of them.
+fn rank_pids(status: &Value, ranks: usize) -> Option<Vec<i32>> {
+    let members = status["members"].as_array()?;
+    let found: Vec<(u64, i32)> = members
+        .iter()
+        .filter_map(|member| {
+            let rank = member["kind"]["Rank"]["rank"].as_u64()?;
+            Some((rank, member["pid"].as_i64()? as i32))
+        })
+        .collect();
+    let pid = |rank: u64| found.iter().find(|(found, _)| *found == rank).map(|(_, pid)| *pid);
+    (0..ranks as u64).map(pid).collect()
+}
+
+/// A cluster with an endless program on it; gives the ranks' processes.
+fn busy(bed: &Bed, nodes: u32, ranks: usize) -> (Going, Vec<i32>) {
+    bed.dsm(&format!("cluster up --nodes {nodes}")).ok();
+    let going = bed.start("dsm", &format!("cluster run --ranks {ranks} {ENDLESS}"));
+    let pids = bed.status_until(|status| rank_pids(status, ranks));
+    (going, pids)
+}
+
+fn kill_and_wait(pid: i32, going: Going) -> Done {
+    kill(Pid::from_raw(pid), Signal::SIGKILL).expect("it runs");
+    let killed = Instant::now();
+    let done = going.wait_up_to(SOON + Duration::from_secs(5));
+    assert!(killed.elapsed() < SOON, "took {:?}: {done:#?}", killed.elapsed());
+    done
+}
+
+#[test]
+fn a_killed_rank_ends_the_others_and_not_the_cluster() {
+    let bed = Bed::new();
+    let (going, pids) = busy(&bed, 2, 3);
+    let done = kill_and_wait(pids[1], going);
+    assert_eq!(done.code, 137, "{done:#?}");
+    let done = done.says(&["rank 1 was killed by SIGKILL"]);
+    for survivor in ["[0] ", "[2] "] {
+        assert!(
+            done.err.lines().any(|line| line.starts_with(survivor) && line.contains("rank 1")),
+            "{survivor} does not name the dead: {done:#?}"
+        );
+    }
+    let status = bed.status_until(|status| {
+        let members = status["members"].as_array()?;
+        (members.len() == 2).then(|| status.clone())
+    });
+    assert!(status["deaths"].to_string().contains("rank 1"), "{status:#}");
+    bed.dsm("cluster run matmul --n 20 --verify").ok();
+    bed.dsm("cluster down").ok();
+    bed.assert_nothing_left();
+}
+
+#[test]
+fn a_killed_daemon_ends_all() {
+    for victim in [0, 1] {
+        let bed = Bed::new();
+        let (going, _) = busy(&bed, 2, 2);
+        let status = bed.status();
+        let pid = status["members"]
+            .as_array()
+            .and_then(|members| {
+                members.iter().find(|m| m["id"] == victim && m["kind"] == "Daemon")?["pid"].as_i64()
+            })
+            .unwrap_or_else(|| panic!("no daemon {victim} in {status:#}"));
+        let done = kill_and_wait(pid as i32, going);
+        assert_eq!(done.code, 70, "{done:#?}");
+        done.says(&["[0] ", &format!("node {victim}")]);
+        // The other daemon ends by itself, too; the state directory is cleared of both.
+        bed.dsm("cluster down").ok();
+        bed.assert_nothing_left();
+    }
+}
+
+#[test]
+fn the_commands_own_death_ends_all_that_it_started() {
+    let bed = Bed::new();
+    bed.dsm("cluster up --nodes 1").ok();
+    let going = bed.start("dsm", &format!("cluster run --ranks 2 {ENDLESS}"));
+    bed.status_until(|status| rank_pids(status, 2));
+    going.signal(Signal::SIGKILL);
+    let done = going.wait_up_to(SOON);
+    assert_eq!(done.code, 137, "{done:#?}");
+    bed.status_until(|status| (status["members"].as_array()?.len() == 1).then_some(()));
+    bed.dsm("cluster down").ok();
+    bed.assert_nothing_left();
+}
+
+#[test]
+fn an_interrupt_ends_the_ranks_and_a_private_cluster() {
+    let bed = Bed::new();
+    // The program says when it runs; nothing else would tell that the interrupt finds it running.
+    let ready = bed.dir().join("ready");
+    nix::unistd::mkfifo(&ready, nix::sys::stat::Mode::S_IRWXU).expect("a pipe");
+    let program =
+        bed.file("endless.sh", &format!("echo > {}\nexec cat /dev/zero > /dev/null\n", ready.display()));
+    let going = bed.start("dsm", &format!("cluster run --nodes 2 --ranks 1 sh {program}"));
+    std::fs::read_to_string(&ready).expect("the program runs");
+    going.signal(Signal::SIGINT);
+    let done = going.wait_up_to(SOON);
+    assert_eq!(done.code, 130, "{done:#?}");
+    bed.assert_nothing_left();
+}
+
+#[test]
+fn a_second_interrupt_kills() {
+    let bed = Bed::new();
+    let ready = bed.dir().join("ready");
+    nix::unistd::mkfifo(&ready, nix::sys::stat::Mode::S_IRWXU).expect("a pipe");
+    let program = bed.file(
+        "stubborn.sh",
+        &format!("trap 'echo > {0}' INT\necho > {0}\nwhile :; do :; done\n", ready.display()),
+    );
+    let going = bed.start("dsm", &format!("cluster run --nodes 1 sh {program}"));
+    std::fs::read_to_string(&ready).expect("the program runs");
+    going.signal(Signal::SIGINT);
+    std::fs::read_to_string(&ready).expect("the program has caught the first");
+    going.signal(Signal::SIGINT);
+    let done = going.wait_up_to(SOON);
+    assert_eq!(done.code, 137, "{done:#?}");
+    bed.assert_nothing_left();
+}

@@ -1,0 +1,9 @@
+//! The whole system as its users have it: the `dsm` command, daemons and programs as processes, on one
+//! host. Each test has a directory and processes of its own, and leaves neither behind.
+
+mod bed;
+mod deaths;
+mod programs;
+mod regions;
+mod start;
+mod usage;

@@ -1,0 +1,43 @@
+//! Regions outlive the program that made them, and go when somebody says so.
+
+use crate::bed::Bed;
+
+#[test]
+fn a_later_program_finds_what_an_earlier_one_wrote() {
+    let bed = Bed::new();
+    bed.dsm("cluster up --nodes 3").ok();
+    bed.dsm("cluster run region write data --len 40001").ok();
+    let status = bed.status();
+    assert_eq!(status["members"].as_array().map(Vec::len), Some(3), "only daemons are left: {status:#}");
+    for ranks in [1, 2, 4] {
+        let checked = bed.dsm(&format!("cluster run --ranks {ranks} region check data")).ok();
+        checked.says(&["holds the 40001 numbers"]);
+    }
+    bed.dsm("regions ls").ok().says(&["data", "312.5 KiB", "79"]);
+    bed.dsm("regions rm data").ok();
+    bed.dsm("regions ls").ok().says(&["no regions"]);
+    bed.dsm("cluster run --ranks 1 region check data").says(&["there is no region `data`"]);
+    bed.dsm("cluster down").ok();
+    bed.assert_nothing_left();
+}
+
+#[test]
+fn two_programs_must_agree_on_the_size() {
+    let bed = Bed::new();
+    bed.dsm("cluster up --nodes 1").ok();
+    bed.dsm("cluster run region write data --len 1000").ok();
+    let done = bed.dsm("cluster run region write data --len 2000");
+    assert_eq!(done.code, 2, "{done:#?}");
+    done.says(&["[0] region: ", "data"]);
+    bed.dsm("cluster down").ok();
+    bed.assert_nothing_left();
+}
+
+#[test]
+fn a_region_beyond_the_homes_memory_is_refused() {
+    let bed = Bed::new();
+    let done = bed.dsm("cluster run --nodes 2 --memory-max 1MiB region write data --len 10000000");
+    assert_eq!(done.code, 2, "{done:#?}");
+    done.says(&["[0] region: ", "data"]);
+    bed.assert_nothing_left();
+}

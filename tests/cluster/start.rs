@@ -1,0 +1,125 @@
+//! Starting and stopping: what a run hands to its ranks and takes from them, clusters that stay, other
+//! hosts, and what is left when something was there before.
+
+use std::os::unix::fs::PermissionsExt;
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+use crate::bed::Bed;
+
+#[test]
+fn ranks_get_directory_environment_and_tags() {
+    let bed = Bed::new().set("COLOUR", "red");
+    let program = bed.file("tell.sh", "echo $DSM_RANK of $DSM_RANKS, $COLOUR, $PWD; echo trouble >&2\n");
+    let done = bed.dsm(&format!("cluster run --no-daemons --ranks 3 sh {program}")).ok();
+    let mut lines: Vec<&str> = done.out.lines().collect();
+    lines.sort_unstable();
+    let expected: Vec<String> =
+        (0..3).map(|rank| format!("[{rank}] {rank} of 3, red, {}", bed.dir().display())).collect();
+    assert_eq!(lines, expected);
+    assert_eq!(done.err.matches("] trouble").count(), 3);
+    let done = bed.dsm(&format!("cluster run --no-daemons --no-tag sh {program}")).ok();
+    assert!(done.out.starts_with("0 of 1, red"), "{done:#?}");
+}
+
+#[test]
+fn the_exit_code_is_the_worst_ranks() {
+    let bed = Bed::new();
+    let program = bed.file("end.sh", "exit $DSM_RANK\n");
+    assert_eq!(bed.dsm(&format!("cluster run --no-daemons --ranks 4 sh {program}")).code, 3);
+    let program = bed.file("die.sh", "kill -TERM $$\n");
+    let done = bed.dsm(&format!("cluster run --no-daemons sh {program}"));
+    assert_eq!(done.code, 143);
+    done.says(&["rank 0 was killed by SIGTERM"]);
+}
+
+#[test]
+fn what_a_rank_leaves_in_its_group_is_ended() {
+    let bed = Bed::new();
+    let program = bed.file("leave.sh", "cat /dev/zero > /dev/null &\necho started\n");
+    bed.dsm(&format!("cluster run --no-daemons --ranks 2 sh {program}")).ok();
+    bed.assert_nothing_left();
+}
+
+#[test]
+fn a_cluster_goes_up_and_down() {
+    let bed = Bed::new();
+    let up = bed.dsm("cluster up --nodes 2 --json").ok();
+    let cluster: serde_json::Value = serde_json::from_str(&up.out).expect("JSON");
+    assert_eq!(cluster["nodes"].as_array().map(Vec::len), Some(2));
+    bed.dsm("cluster status").ok().says(&["daemon", "127.0.0.1:"]);
+    bed.dsm("cluster logs 1").ok().says(&["node 1:", "member of the cluster"]);
+    bed.dsm("cluster up --nodes 2").refused(&["a cluster of 2 nodes is up already"]);
+    bed.dsm("cluster run --nodes 3 matmul --n 4").refused(&["the running cluster has 2 nodes, not 3"]);
+    bed.dsm("cluster run --private --nodes 3 matmul --n 4").ok();
+    bed.dsm("cluster down").ok().says(&["stopped 2 nodes"]);
+    bed.assert_nothing_left();
+    bed.dsm("cluster down").ok().says(&["no cluster is running here"]);
+}
+
+#[test]
+fn what_dead_daemons_left_is_in_nobodys_way() {
+    let bed = Bed::new();
+    bed.dsm("cluster up --nodes 1").ok();
+    for pid in bed.processes() {
+        kill(Pid::from_raw(pid), Signal::SIGKILL).expect("it runs");
+    }
+    bed.status_refused();
+    bed.dsm("cluster run --nodes 1 matmul --n 4 --verify").ok();
+    bed.dsm("cluster up --nodes 1").ok().says(&["the cluster that was here has ended"]);
+    bed.dsm("cluster down").ok().says(&["stopped 1 node"]);
+    bed.assert_nothing_left();
+}
+
+#[test]
+fn a_dry_run_prints_the_commands_and_starts_nothing() {
+    let bed = Bed::new();
+    let hosts = bed.file("hosts", "127.0.0.2 slots=2\n127.0.0.3 # the other\n");
+    let done = bed.dsm(&format!("cluster run --hosts {hosts} --dry-run matmul --n 8")).ok();
+    let lines: Vec<&str> = done.out.lines().collect();
+    // A key for each host, three daemons, three ranks.
+    assert_eq!(lines.len(), 2 + 3 + 3, "{done:#?}");
+    assert!(lines.iter().all(|line| line.starts_with("ssh -T -o BatchMode=yes 127.0.0.")), "{done:#?}");
+    assert!(lines[4].contains("127.0.0.3") && lines[4].contains("--index 2"), "{done:#?}");
+    assert!(lines[7].contains("DSM_RANK=2") && lines[7].contains("matmul --n 8"), "{done:#?}");
+    bed.assert_nothing_left();
+}
+
+/// Other hosts without other hosts: addresses of the loopback network, and an `ssh` that runs the command
+/// here, as sshd would, through a shell.
+fn with_hosts() -> (Bed, String) {
+    let bed = Bed::new();
+    let ssh = bed.file("ssh", "#!/bin/sh\nfor last; do :; done\nexec sh -c \"$last\"\n");
+    std::fs::set_permissions(&ssh, PermissionsExt::from_mode(0o755)).expect("executable");
+    let hosts = bed.file("hosts", "127.0.0.2\n127.0.0.3\n");
+    let path = format!("{}:{}", bed.dir().display(), std::env::var("PATH").unwrap_or_default());
+    (bed.set("PATH", &path), hosts)
+}
+
+#[test]
+fn a_program_runs_on_other_hosts() {
+    let (bed, hosts) = with_hosts();
+    bed.dsm(&format!("cluster run --hosts {hosts} --ranks 3 matmul --n 40 --verify"))
+        .ok()
+        .says(&["verified"]);
+    bed.assert_nothing_left();
+}
+
+#[test]
+fn a_cluster_on_other_hosts_goes_up_and_down() {
+    let (bed, hosts) = with_hosts();
+    bed.dsm(&format!("cluster up --hosts {hosts}")).ok().says(&["127.0.0.3"]);
+    bed.dsm("cluster run region write data").ok();
+    bed.dsm("cluster run region check data").ok();
+    bed.dsm("cluster logs 0").ok().says(&["member of the cluster"]);
+    bed.dsm("cluster down").ok();
+    bed.status_refused();
+}
+
+impl Bed {
+    fn status_refused(&self) {
+        let done = self.dsm("cluster status");
+        assert_eq!(done.code, 2, "{done:#?}");
+    }
+}

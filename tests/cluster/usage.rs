@@ -1,0 +1,117 @@
+//! What is wrong is said in one line, with exit code 2, and nothing is left running.
+
+use std::net::UdpSocket;
+use std::os::unix::fs::PermissionsExt;
+
+use crate::bed::Bed;
+
+#[test]
+fn wrong_flags_are_named() {
+    let bed = Bed::new();
+    for (line, words) in [
+        ("cluster up --node 3", ["'--node'", "'--nodes'"]),
+        ("cluster up --nodes three", ["three", "--nodes"]),
+        ("cluster run --nodes 0 matmul", ["--nodes 0", "1 to"]),
+        ("cluster run --ranks 0 matmul", ["--ranks 0", "at least one"]),
+        ("cluster run --memory-max lots matmul", ["lots", "not a size"]),
+        ("cluster run", ["not provided", "<PROGRAM>"]),
+        ("cluster up --hosts no-such-file", ["hosts file", "no-such-file"]),
+        ("cluster run matmull", ["matmull", "did you mean the example `matmul`"]),
+        ("cluster run ./matmul", ["./matmul", "No such file"]),
+        ("cluster run /tmp", ["/tmp", "directory"]),
+        ("cluster status", ["no cluster is running here", "dsm cluster up"]),
+        ("cluster logs 3", ["no log", "node 3"]),
+        ("regions ls", ["no cluster is running here", "dsm cluster up"]),
+    ] {
+        bed.dsm(line).refused(&words);
+    }
+    bed.assert_nothing_left();
+}
+
+#[test]
+fn a_bad_hosts_file_is_named_with_its_line() {
+    let bed = Bed::new();
+    for (text, words) in [
+        ("red\nblue slots=x\n", ["line 2", "slots=x"]),
+        ("red\n# and\nred\n", ["line 3", "already on line 1"]),
+        ("slots=3\n", ["line 1", "host's name"]),
+        ("\n", ["no host in it", "slots=2"]),
+        ("localhost\nred\n", ["localhost", "another machine"]),
+    ] {
+        let hosts = bed.file("hosts", text);
+        bed.dsm(&format!("cluster up --hosts {hosts}")).refused(&words);
+    }
+    bed.assert_nothing_left();
+}
+
+#[test]
+fn a_port_in_use_is_named() {
+    let bed = Bed::new();
+    let taken = UdpSocket::bind("127.0.0.1:0").expect("a socket");
+    let port = taken.local_addr().expect("bound").port();
+    for command in [format!("cluster up --port {port}"), format!("cluster run --port {port} matmul --n 4")] {
+        bed.dsm(&command).refused(&["node 0", &port.to_string(), "in use"]);
+    }
+    bed.assert_nothing_left();
+}
+
+#[test]
+fn an_unknown_setting_is_named_with_a_suggestion() {
+    let bed = Bed::new().set("DSM_NET_LOS", "5%");
+    bed.dsm("cluster run --nodes 1 matmul --n 4").refused(&["DSM_NET_LOS", "did you mean `net_loss`"]);
+    bed.assert_nothing_left();
+}
+
+#[test]
+fn a_state_directory_that_others_may_enter_is_refused() {
+    let bed = Bed::new();
+    std::fs::create_dir(bed.state()).expect("made");
+    std::fs::set_permissions(bed.state(), PermissionsExt::from_mode(0o755)).expect("opened");
+    bed.dsm("cluster up").refused(&["others may enter it", "chmod 700"]);
+    bed.assert_nothing_left();
+}
+
+#[test]
+fn a_key_that_is_missing_or_open_is_named() {
+    let bed = Bed::new();
+    bed.dsm("cluster up --nodes 1").ok();
+    let key = bed.state().join("key");
+    std::fs::set_permissions(&key, PermissionsExt::from_mode(0o644)).expect("opened");
+    bed.dsm("cluster status").refused(&["key", "chmod 600"]);
+    let done = bed.dsm("cluster run matmul --n 4");
+    assert_eq!(done.code, 2, "{done:#?}");
+    done.says(&["[0] matmul: ", "chmod 600"]);
+    std::fs::remove_file(&key).expect("removed");
+    bed.dsm("cluster status").refused(&["key", "No such file"]);
+    // Without the key nobody can ask it to stop; it is stopped by force.
+    bed.dsm("cluster down").ok().says(&["stopping its processes"]);
+    bed.assert_nothing_left();
+}
+
+#[test]
+fn a_daemon_with_another_key_is_not_let_in() {
+    let bed = Bed::new();
+    bed.dsm("cluster up --nodes 1").ok();
+    let status = bed.status();
+    let addr = status["members"][0]["addr"].as_str().expect("an address").to_owned();
+    let key = bed.file("other-key", &"5a".repeat(32));
+    std::fs::set_permissions(&key, PermissionsExt::from_mode(0o600)).expect("closed");
+    let done = bed.start("node-daemon", &format!("--index 1 --join {addr} --key-file {key}")).wait();
+    assert_eq!(done.code, 2, "{done:#?}");
+    done.says(&["node-daemon: ", &addr, "no answer"]);
+    bed.dsm("cluster down").ok();
+    bed.assert_nothing_left();
+}
+
+#[test]
+fn a_node_that_never_answers_is_named() {
+    let bed = Bed::new();
+    let silent = UdpSocket::bind("127.0.0.1:0").expect("a socket");
+    let addr = silent.local_addr().expect("bound").to_string();
+    let key = bed.file("key", &"5a".repeat(32));
+    std::fs::set_permissions(&key, PermissionsExt::from_mode(0o600)).expect("closed");
+    let done = bed.start("node-daemon", &format!("--index 1 --join {addr} --key-file {key}")).wait();
+    assert_eq!(done.code, 2, "{done:#?}");
+    done.says(&["node-daemon: ", &addr, "no answer"]);
+    bed.assert_nothing_left();
+}

@@ -1,0 +1,182 @@
+//! Processes of a test: this binary started again, to be stopped, killed, or to end by itself.
+//!
+//! A child runs [`the_child_plays_its_role`], which is an empty test for everybody else. It tells of
+//! its progress in lines on standard output, and goes on when it is told to on standard input.
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::SocketAddr;
+use std::process::{Command, ExitStatus, Stdio};
+use std::sync::mpsc;
+use std::time::{Duration, Instant};
+
+use dsm::{Dsm, Node, NodeConfig, Settings};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+use crate::rig;
+
+/// Marks the lines that are for the parent among those of the test harness.
+const MARK: &str = "@ ";
+const ROLE: &str = "RUNTIME_TEST_ROLE";
+const SETTINGS: [&str; 8] =
+    ["join", "program", "rank", "ranks", "nearest", "fault", "arena_size", "memory_max"];
+
+/// What a child is to do.
+pub(crate) type Role = fn(Settings);
+
+/// A child that is killed when dropped.
+pub(crate) struct Child {
+    process: std::process::Child,
+    lines: mpsc::Receiver<String>,
+    errors: mpsc::Receiver<String>,
+}
+
+impl Child {
+    /// Starts a child in the role that `roles` knows by this name.
+    pub(crate) fn start(role: &str, settings: &Settings) -> Child {
+        let mut command = Command::new(std::env::current_exe().expect("this program"));
+        command.args(["child::the_child_plays_its_role", "--exact", "--nocapture", "--test-threads=1"]);
+        command.env(ROLE, role);
+        for (key, value) in exported(settings) {
+            command.env(format!("RUNTIME_TEST_{}", key.to_uppercase()), value);
+        }
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut process = command.spawn().expect("a child starts");
+        let (sender, lines) = mpsc::channel();
+        let output = BufReader::new(process.stdout.take().expect("piped"));
+        std::thread::spawn(move || {
+            for line in output.lines().map_while(Result::ok) {
+                // The harness writes no line end after the name of its test.
+                if let Some((_, told)) = line.split_once(MARK) {
+                    let _ = sender.send(told.to_owned());
+                }
+            }
+        });
+        let (sender, errors) = mpsc::channel();
+        let mut stderr = process.stderr.take().expect("piped");
+        std::thread::spawn(move || {
+            let mut text = String::new();
+            let _ = stderr.read_to_string(&mut text);
+            let _ = sender.send(text);
+        });
+        Child { process, lines, errors }
+    }
+
+    /// Waits for the child's next line; panics if it is another one.
+    pub(crate) fn expect(&self, line: &str) {
+        let told = self.lines.recv_timeout(Duration::from_secs(20));
+        assert_eq!(told.as_deref(), Ok(line), "{}", self.complaint());
+    }
+
+    /// Waits for the child's next line.
+    pub(crate) fn line(&self) -> String {
+        self.lines
+            .recv_timeout(Duration::from_secs(20))
+            .unwrap_or_else(|_| panic!("the child says nothing: {}", self.complaint()))
+    }
+
+    /// Lets the child go on.
+    pub(crate) fn tell(&mut self, word: &str) {
+        writeln!(self.process.stdin.as_mut().expect("piped"), "{word}").expect("the child listens");
+    }
+
+    pub(crate) fn signal(&self, signal: Signal) {
+        kill(self.pid(), signal).expect("the child exists");
+    }
+
+    pub(crate) fn pid(&self) -> Pid {
+        Pid::from_raw(self.process.id() as i32)
+    }
+
+    /// Waits for the child's end; panics after `longest`.
+    pub(crate) fn end_within(&mut self, longest: Duration) -> (ExitStatus, String) {
+        let until = Instant::now() + longest;
+        loop {
+            if let Some(status) = self.process.try_wait().expect("a child of ours") {
+                return (status, self.errors.recv().unwrap_or_default());
+            }
+            assert!(Instant::now() < until, "the child hangs");
+            std::thread::yield_now();
+        }
+    }
+
+    fn complaint(&self) -> String {
+        self.errors.recv_timeout(Duration::from_millis(200)).unwrap_or_default()
+    }
+}
+
+impl Drop for Child {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+/// Tells the parent.
+pub(crate) fn say(line: &str) {
+    println!("{MARK}{line}");
+}
+
+/// Waits until the parent says something; its end is the child's end.
+pub(crate) fn listen() -> String {
+    let mut line = String::new();
+    if std::io::stdin().read_line(&mut line).unwrap_or(0) == 0 {
+        std::process::exit(0);
+    }
+    line.trim().to_owned()
+}
+
+/// Settings as text, for the environment.
+fn exported(settings: &Settings) -> Vec<(&'static str, String)> {
+    let join = settings.join.map(|addr: SocketAddr| addr.to_string());
+    let nearest = settings.nearest.map(|node| node.0.to_string());
+    let values = [
+        join,
+        Some(settings.program.to_string()),
+        Some(settings.rank.to_string()),
+        Some(settings.ranks.to_string()),
+        nearest,
+        settings.fault.clone(),
+        Some(settings.arena_size.to_string()),
+        Some(settings.memory_max.to_string()),
+    ];
+    SETTINGS.into_iter().zip(values).filter_map(|(key, value)| Some((key, value?))).collect()
+}
+
+#[test]
+fn the_child_plays_its_role() {
+    let Ok(role) = std::env::var(ROLE) else { return };
+    let mut settings = rig::small();
+    for key in SETTINGS {
+        if let Ok(value) = std::env::var(format!("RUNTIME_TEST_{}", key.to_uppercase())) {
+            settings.apply(key, &value).expect("exported by the parent");
+        }
+    }
+    let play: Role = match role.as_str() {
+        "daemon" => daemon,
+        "owner" => crate::death::owner,
+        "reader" => crate::death::reader,
+        "locker" => crate::death::locker,
+        "joiner" => crate::death::joiner,
+        "panicker" => crate::leaving::panicker,
+        "forker" => crate::process::forker,
+        "interrupted" => crate::process::interrupted,
+        "allocations" => crate::allocation::measure,
+        "attacked" => crate::hostile::attacked,
+        _ => panic!("no such role: {role}"),
+    };
+    play(settings);
+}
+
+/// A daemon; its index is the rank's number.
+fn daemon(settings: Settings) {
+    let index = settings.rank as u16;
+    let node = Node::start(NodeConfig::daemon(settings, index)).expect("a daemon starts");
+    say(&node.local_addr().to_string());
+    listen();
+}
+
+/// Joins as a rank.
+pub(crate) fn join(settings: Settings) -> Dsm {
+    rig::join(settings)
+}

@@ -1,0 +1,310 @@
+//! A node that dies while others wait: everybody affected learns who it was, soon, and nobody hangs.
+
+use std::sync::mpsc;
+use std::time::{Duration, Instant};
+
+use dsm::{Dsm, Error, Node, NodeId, Placement, Settings};
+use nix::sys::signal::Signal;
+
+use crate::child::{self, Child, listen, say};
+use crate::rig::{self, Rig, until};
+
+/// The published bound.
+const TOLD_WITHIN: Duration = Duration::from_secs(5);
+/// Exit code of a process whose memory is gone.
+const MEMORY_GONE: i32 = 70;
+
+/// Owns a page, and tells.
+pub(crate) fn owner(settings: Settings) {
+    let dsm = child::join(settings);
+    let data = dsm.alloc::<u64>("data", 512).unwrap();
+    data.set(0, 5);
+    say("owns");
+    listen();
+}
+
+/// Reads a page when told to, and says so just before.
+pub(crate) fn reader(settings: Settings) {
+    let dsm = child::join(settings);
+    let data = dsm.alloc_with::<u64>("data", 512, placement()).unwrap();
+    say("ready");
+    listen();
+    say("reads");
+    say(&format!("read {}", data.get(0)));
+    listen();
+}
+
+/// Takes a lock and keeps it.
+pub(crate) fn locker(settings: Settings) {
+    let dsm = child::join(settings);
+    let mutex = dsm.mutex::<u64>("mutex").unwrap();
+    let _guard = mutex.lock().unwrap();
+    say("locked");
+    listen();
+}
+
+/// Only joins.
+pub(crate) fn joiner(settings: Settings) {
+    say("joins");
+    let _dsm = child::join(settings);
+    say("joined");
+    listen();
+}
+
+/// Where the readers' region is, if the parent says.
+fn placement() -> Placement {
+    match std::env::var("RUNTIME_TEST_HOME").ok().and_then(|home| home.parse().ok()) {
+        Some(home) => Placement::OnNode(NodeId(home)),
+        None => Placement::FirstTouch,
+    }
+}
+
+/// The result of something that runs in another thread, and how long after `since` it came.
+struct Running<T>(mpsc::Receiver<T>);
+
+impl<T: Send + 'static> Running<T> {
+    fn start(work: impl FnOnce() -> T + Send + 'static) -> Running<T> {
+        let (sender, receiver) = mpsc::channel();
+        std::thread::spawn(move || {
+            // The test may have failed already.
+            let _ = sender.send(work());
+        });
+        Running(receiver)
+    }
+
+    fn end_in_time(&self) -> T {
+        self.0.recv_timeout(TOLD_WITHIN).expect("everybody is told in time")
+    }
+}
+
+#[track_caller]
+fn assert_names<T>(result: Result<T, Error>, name: &str) {
+    match result {
+        Err(Error::NodeDied { name: who, .. }) => assert!(who.contains(name), "{who} is not {name}"),
+        Err(error) => panic!("{error}"),
+        Ok(_) => panic!("the death went unnoticed"),
+    }
+}
+
+/// A daemon, rank 0 of a program of two in this process, and rank 1 as a child.
+struct Pair {
+    daemons: Vec<Node>,
+    dsm: Dsm,
+    child: Child,
+}
+
+fn pair(role: &'static str) -> Pair {
+    let rig = Rig::with_daemons(1, 2);
+    let daemons = rig.start_daemons();
+    let (program, join) = (rig::new_program() + 1_000_000, Some(daemons[0].local_addr()));
+    let child = Child::start(role, &rig.rank(program, 1, join));
+    let dsm = rig::join(rig.rank(program, 0, join));
+    Pair { daemons, dsm, child }
+}
+
+/// Waits until the node has sent something since `before` and its thread cannot have gone further.
+fn until_it_has_asked(daemon: &Node, before: u64) {
+    until("the question reaches the daemon", || daemon.status().net.messages_in > before);
+}
+
+#[test]
+fn a_lock_wait_ends_when_the_holder_dies() {
+    let Pair { daemons, dsm, child } = pair("locker");
+    child.expect("locked");
+    let mutex = dsm.mutex::<u64>("mutex").unwrap();
+    let before = daemons[0].status().net.messages_in;
+    let waits = Running::start(move || mutex.lock().map(|guard| *guard));
+    until_it_has_asked(&daemons[0], before);
+    child.signal(Signal::SIGKILL);
+    assert_names(waits.end_in_time(), "rank 1");
+    assert_names(dsm.barrier(), "rank 1");
+    rig::stop(daemons);
+}
+
+#[test]
+fn a_barrier_wait_ends_when_a_member_dies() {
+    let Pair { daemons, dsm, child } = pair("joiner");
+    child.expect("joins");
+    child.expect("joined");
+    let before = daemons[0].status().net.messages_in;
+    let waits = Running::start(move || dsm.barrier());
+    until_it_has_asked(&daemons[0], before);
+    child.signal(Signal::SIGKILL);
+    assert_names(waits.end_in_time(), "rank 1");
+    rig::stop(daemons);
+}
+
+#[test]
+fn an_allocation_ends_when_a_member_dies_that_has_yet_to_map_it() {
+    let Pair { daemons, dsm, child } = pair("joiner");
+    child.expect("joins");
+    child.expect("joined");
+    child.signal(Signal::SIGSTOP);
+    let before = daemons[0].status().net.messages_in;
+    let waits = Running::start(move || dsm.alloc::<u64>("data", 100).map(drop));
+    until_it_has_asked(&daemons[0], before);
+    child.signal(Signal::SIGKILL);
+    assert_names(waits.end_in_time(), "rank 1");
+    rig::stop(daemons);
+}
+
+#[test]
+fn a_join_ends_when_another_rank_dies_that_waits_too() {
+    let rig = Rig::with_daemons(1, 3);
+    let daemons = rig.start_daemons();
+    let (program, join) = (rig::new_program() + 1_000_000, Some(daemons[0].local_addr()));
+    let child = Child::start("joiner", &rig.rank(program, 1, join));
+    let settings = rig.rank(program, 0, join);
+    let waits = Running::start(move || Dsm::builder().settings(settings).arena_anywhere().join().map(drop));
+    until("both have joined", || daemons[0].status().peers.len() == 2);
+    child.signal(Signal::SIGKILL);
+    assert_names(waits.end_in_time(), "rank 1");
+    rig::stop(daemons);
+}
+
+/// A child reads a page whose owner is stopped, then killed.
+fn owner_dies_during_a_fault(backend: &str) {
+    let rig = Rig::with_daemons(1, 2).set("fault", backend);
+    let daemons = rig.start_daemons();
+    let (program, join) = (rig::new_program() + 1_000_000, Some(daemons[0].local_addr()));
+    let owner = Child::start("owner", &rig.rank(program, 1, join));
+    let mut reader = Child::start("reader", &rig.rank(program, 0, join));
+    owner.expect("owns");
+    reader.expect("ready");
+    owner.signal(Signal::SIGSTOP);
+    let before = daemons[0].status().faults_served;
+    reader.tell("read");
+    reader.expect("reads");
+    until("the fault reaches the home", || daemons[0].status().faults_served > before);
+    owner.signal(Signal::SIGKILL);
+    let (status, errors) = reader.end_within(TOLD_WITHIN);
+    assert_eq!(status.code(), Some(MEMORY_GONE), "{errors}");
+    assert!(errors.contains("rank 1") && errors.contains("died"), "{errors}");
+    assert!(daemons[0].status().lost_page_count == 1);
+    rig::stop(daemons);
+}
+
+#[test]
+fn a_fault_wait_ends_when_the_owner_dies() {
+    owner_dies_during_a_fault("signal");
+}
+
+#[test]
+fn a_fault_wait_through_mprotect_ends_when_the_owner_dies() {
+    owner_dies_during_a_fault("mprotect");
+}
+
+#[test]
+fn a_fault_wait_in_the_kernel_ends_when_the_owner_dies() {
+    if crate::backends::thread_backend_works() {
+        owner_dies_during_a_fault("thread");
+    }
+}
+
+/// Two daemons as children; `dies` is stopped, then killed while a child reads a page with its home there.
+fn home_dies_during_a_fault(backend: &str, dies: usize) {
+    let rig = Rig::with_daemons(2, 1).set("fault", backend);
+    let first = Child::start("daemon", &rig.rank(0, 0, None));
+    let join = Some(first.line().parse().expect("an address"));
+    let second = Child::start("daemon", &rig.rank(0, 1, join));
+    second.line();
+    let daemons = [first, second];
+    let settings = rig.rank(rig::new_program() + 1_000_000, 0, join);
+    let settings = Settings { nearest: Some(NodeId(dies as u16)), ..settings };
+    let mut reader = Child::start("reader", &settings);
+    reader.expect("ready");
+    daemons[dies].signal(Signal::SIGSTOP);
+    reader.tell("read");
+    reader.expect("reads");
+    let started = Instant::now();
+    daemons[dies].signal(Signal::SIGKILL);
+    let (status, errors) = reader.end_within(TOLD_WITHIN);
+    assert_eq!(status.code(), Some(MEMORY_GONE), "{errors}");
+    assert!(errors.contains(&format!("daemon {dies}")), "{errors}");
+    assert!(started.elapsed() < TOLD_WITHIN);
+}
+
+#[test]
+fn a_fault_wait_ends_when_the_home_dies() {
+    home_dies_during_a_fault("signal", 1);
+}
+
+#[test]
+fn a_fault_wait_ends_when_the_coordinator_dies() {
+    home_dies_during_a_fault("signal", 0);
+}
+
+#[test]
+fn a_fault_wait_in_the_kernel_ends_when_the_coordinator_dies() {
+    if crate::backends::thread_backend_works() {
+        home_dies_during_a_fault("thread", 0);
+    }
+}
+
+/// What rank 0 of a program of two waits for while the coordinator dies.
+fn coordinator_dies(wait: impl FnOnce(Dsm) -> Result<(), Error> + Send + 'static) {
+    let rig = Rig::with_daemons(1, 2);
+    let daemon = Child::start("daemon", &rig.rank(0, 0, None));
+    let join = Some(daemon.line().parse().expect("an address"));
+    let program = rig::new_program() + 1_000_000;
+    let locker = Child::start("locker", &rig.rank(program, 1, join));
+    let dsm = rig::join(rig.rank(program, 0, join));
+    locker.expect("locked");
+    let (asked, question) = mpsc::channel();
+    let waits = Running::start(move || {
+        // The handle moves into the wait; its status cannot be asked meanwhile.
+        asked.send(()).expect("the test listens");
+        wait(dsm)
+    });
+    question.recv().expect("the thread runs");
+    daemon.signal(Signal::SIGKILL);
+    assert_names(waits.end_in_time(), "daemon 0");
+    drop(locker);
+}
+
+#[test]
+fn every_wait_ends_when_the_coordinator_dies() {
+    coordinator_dies(|dsm| dsm.mutex::<u64>("mutex")?.lock().map(drop));
+    coordinator_dies(|dsm| dsm.barrier());
+    coordinator_dies(|dsm| {
+        loop {
+            dsm.alloc::<u64>(&format!("data {}", fastrand::u64(..)), 1)?;
+        }
+    });
+}
+
+#[test]
+fn a_silent_node_is_declared_dead_and_named() {
+    let Pair { daemons, dsm, child } = pair("joiner");
+    child.expect("joins");
+    child.expect("joined");
+    let waits = Running::start(move || dsm.barrier());
+    child.signal(Signal::SIGSTOP);
+    assert_names(waits.end_in_time(), "rank 1");
+    rig::stop(daemons);
+}
+
+#[test]
+fn daemons_and_other_programs_survive_a_dead_rank() {
+    let Pair { daemons, dsm, child } = pair("locker");
+    child.expect("locked");
+    let victim = child.pid();
+    let rig = Rig::with_daemons(1, 2);
+    let join = daemons.first().map(Node::local_addr);
+    let results = rig.run_program(join, move |other| {
+        let data = other.alloc::<u64>("other", 512).unwrap();
+        other.barrier().unwrap();
+        if other.is_root() {
+            nix::sys::signal::kill(victim, Signal::SIGKILL).unwrap();
+            until("the death is known", || dsm.barrier().is_err());
+        }
+        other.barrier().unwrap();
+        data.set(other.rank() as usize, 7);
+        other.barrier().unwrap();
+        let sum = data.get(0) + data.get(1);
+        other.leave().unwrap();
+        sum
+    });
+    assert_eq!(results, [14, 14]);
+    rig::stop(daemons);
+}

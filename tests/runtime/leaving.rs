@@ -1,0 +1,207 @@
+//! Joins and leaves while others compute, in every order.
+
+use dsm::{Error, Node, Settings};
+
+use crate::child::{self, Child, listen, say};
+use crate::rig::{self, Rig};
+
+#[test]
+fn programs_come_and_go_while_another_computes() {
+    let rig = Rig::with_daemons(2, 2);
+    let daemons = rig.start_daemons();
+    let join = daemons.first().map(Node::local_addr);
+    let visitors = std::thread::spawn({
+        let rig = rig.clone();
+        move || {
+            for visit in 0..6u64 {
+                rig.run_program(join, move |dsm| {
+                    let data = dsm.alloc::<u64>("visitors", 2000).unwrap();
+                    assert_eq!(data.get(dsm.rank() as usize), visit);
+                    data.set(dsm.rank() as usize, visit + 1);
+                    // Without a last barrier: ranks leave when they have done.
+                    dsm.leave().unwrap();
+                });
+            }
+        }
+    });
+    rig.run_program(join, |dsm| {
+        let data = dsm.alloc::<u64>("data", 2000).unwrap();
+        for round in 1..=40u64 {
+            for index in dsm.my_block(data.len()) {
+                data.set(index, round);
+            }
+            dsm.barrier().unwrap();
+            assert!((0..data.len()).all(|index| data.get(index) == round));
+            dsm.barrier().unwrap();
+        }
+        dsm.leave().unwrap();
+    });
+    visitors.join().expect("the visitors end well");
+    rig::stop(daemons);
+}
+
+#[test]
+fn ranks_may_be_more_or_fewer_than_daemons() {
+    for (daemons, ranks) in [(1, 1), (3, 1), (4, 2), (1, 5), (3, 8)] {
+        Rig::with_daemons(daemons, ranks).run(|dsm| {
+            let data = dsm.alloc::<u64>("data", 512 * 40).unwrap();
+            for index in dsm.my_block(data.len()) {
+                data.set(index, index as u64);
+            }
+            dsm.barrier().unwrap();
+            assert!((0..data.len()).step_by(31).all(|index| data.get(index) == index as u64));
+            dsm.leave().unwrap();
+        });
+    }
+}
+
+#[test]
+fn a_rank_that_leaves_writes_back_what_the_others_read_later() {
+    Rig::with_daemons(1, 2).run(|dsm| {
+        let data = dsm.alloc::<u64>("data", 512 * 100).unwrap();
+        if dsm.rank() == 1 {
+            for index in 0..data.len() {
+                data.set(index, index as u64 + 3);
+            }
+            dsm.barrier().unwrap();
+            return dsm.leave().unwrap();
+        }
+        dsm.barrier().unwrap();
+        assert!((0..data.len()).all(|index| data.get(index) == index as u64 + 3));
+        dsm.leave().unwrap();
+    });
+}
+
+#[test]
+fn dropping_the_handles_leaves_like_leave_does() {
+    for rig in [Rig::with_daemons(1, 3), Rig::without_daemons(3)] {
+        rig.run(|dsm| {
+            let data = dsm.alloc::<u64>("data", 512 * 8).unwrap();
+            for index in dsm.my_block(data.len()) {
+                data.set(index, 1);
+            }
+            dsm.barrier().unwrap();
+            assert!((0..data.len()).all(|index| data.get(index) == 1));
+        });
+    }
+}
+
+#[test]
+fn a_lock_that_its_holder_took_along_is_broken_for_the_others() {
+    Rig::with_daemons(1, 2).run(|dsm| {
+        let mutex = dsm.mutex::<u64>("mutex").unwrap();
+        if dsm.rank() == 1 {
+            let guard = mutex.lock().unwrap();
+            dsm.barrier().unwrap();
+            std::mem::forget(guard);
+            return dsm.leave().unwrap();
+        }
+        dsm.barrier().unwrap();
+        match mutex.lock() {
+            Err(Error::NodeDied { name, .. }) => assert!(name.contains("lock"), "{name}"),
+            Err(error) => panic!("{error}"),
+            Ok(_) => panic!("the lock was given back"),
+        }
+        dsm.leave().unwrap();
+    });
+}
+
+#[test]
+fn a_lock_that_a_rank_had_and_gave_back_outlives_it() {
+    Rig::with_daemons(2, 4).run(|dsm| {
+        let mutex = dsm.mutex::<u64>("mutex").unwrap();
+        for _ in 0..20 {
+            *mutex.lock().unwrap() += 1;
+        }
+        if dsm.rank() > 0 {
+            dsm.barrier().unwrap();
+            return dsm.leave().unwrap();
+        }
+        dsm.barrier().unwrap();
+        assert_eq!(*mutex.lock().unwrap(), 80);
+        dsm.leave().unwrap();
+    });
+}
+
+#[test]
+fn a_barrier_that_a_rank_left_before_anybody_came_is_broken() {
+    let rig = Rig::with_daemons(1, 2);
+    let daemons = rig.start_daemons();
+    let (program, join) = (rig::new_program(), daemons.first().map(Node::local_addr));
+    let leaves = std::thread::spawn({
+        let settings = rig.rank(program, 1, join);
+        move || rig::join(settings).leave().unwrap()
+    });
+    let dsm = rig::join(rig.rank(program, 0, join));
+    leaves.join().expect("leaves");
+    // Whether this rank has heard of it or not.
+    assert!(matches!(dsm.barrier(), Err(Error::NodeDied { .. })));
+    assert!(matches!(dsm.barrier(), Err(Error::NodeDied { .. })));
+    dsm.leave().unwrap();
+    rig::stop(daemons);
+}
+
+#[test]
+fn a_rank_that_waits_at_a_barrier_hears_that_another_has_left() {
+    Rig::with_daemons(1, 2).run(|dsm| {
+        if dsm.rank() == 1 {
+            return dsm.leave().unwrap();
+        }
+        assert!(matches!(dsm.barrier(), Err(Error::NodeDied { .. })));
+        dsm.leave().unwrap();
+    });
+}
+
+#[test]
+fn a_panicking_rank_gives_its_pages_back() {
+    let rig = Rig::with_daemons(1, 2);
+    let daemons = rig.start_daemons();
+    let program = rig::new_program() + 1_000_000;
+    let join = daemons.first().map(Node::local_addr);
+    let mut child = Child::start("panicker", &rig.rank(program, 1, join));
+    let dsm = rig::join(rig.rank(program, 0, join));
+    let data = dsm.alloc::<u64>("data", 512 * 4).unwrap();
+    child.expect("wrote");
+    child.tell("panic");
+    let (status, errors) = child.end_within(std::time::Duration::from_secs(10));
+    assert_eq!(status.code(), Some(101), "{errors}");
+    assert!((0..data.len()).all(|index| data.get(index) == 8));
+    assert!(dsm.barrier().is_err());
+    dsm.leave().unwrap();
+    rig::stop(daemons);
+}
+
+#[test]
+fn a_panicking_rank_that_held_the_memory_is_named() {
+    let rig = Rig::without_daemons(2);
+    let program = rig::new_program() + 1_000_000;
+    let socket = std::net::UdpSocket::bind("127.0.0.1:0").expect("a socket");
+    let root = socket.local_addr().expect("an address");
+    let mut settings = rig.rank(program, 0, None);
+    settings.socket_fd = Some(std::os::fd::IntoRawFd::into_raw_fd(socket));
+    let mut child = Child::start("panicker", &rig.rank(program, 1, Some(root)));
+    let dsm = rig::join(settings);
+    child.expect("wrote");
+    child.tell("panic");
+    let died = |result: Result<(), Error>| match result {
+        Err(Error::NodeDied { name, .. }) => name.contains("rank 1"),
+        Err(error) => panic!("{error}"),
+        Ok(()) => false,
+    };
+    assert!(died(dsm.barrier()));
+    assert!(died(dsm.mutex::<u64>("mutex").map(drop)));
+    let (status, errors) = child.end_within(std::time::Duration::from_secs(10));
+    assert_eq!(status.code(), Some(101), "{errors}");
+}
+
+/// Writes, then panics.
+pub(crate) fn panicker(settings: Settings) {
+    let dsm = child::join(settings);
+    let data = dsm.alloc::<u64>("data", 512 * 4).unwrap();
+    for index in 0..data.len() {
+        data.set(index, 8);
+    }
+    say("wrote");
+    listen();
+    panic!("as told");
+}

@@ -1,0 +1,18 @@
+//! Several nodes in one process: real page faults, real sockets, the library as programs use it.
+//! Where the end of a process is part of the story, this binary starts itself as a child.
+
+mod child;
+mod rig;
+
+mod accounting;
+mod allocation;
+mod backends;
+mod contention;
+mod death;
+mod hostile;
+mod leaving;
+mod litmus;
+mod loss;
+mod memory;
+mod process;
+mod regions;

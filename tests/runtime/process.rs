@@ -1,0 +1,154 @@
+//! What programs do besides computing: fork, start others, handle signals.
+
+use std::process::Command;
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicPtr, AtomicU64, Ordering};
+use std::time::Duration;
+
+use dsm::{Node, Settings, SharedSlice};
+use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction};
+use nix::sys::wait::{WaitStatus, waitpid};
+use nix::unistd::{ForkResult, fork};
+
+use crate::child::{self, Child, listen, say};
+use crate::rig::{self, Rig, until};
+
+#[test]
+fn other_programs_can_be_started_while_threads_fault() {
+    Rig::with_daemons(1, 2).run(|dsm| {
+        let data = dsm.alloc::<u64>("data", 512 * 8).unwrap();
+        dsm.barrier().unwrap();
+        std::thread::scope(|scope| {
+            let faults = scope.spawn(|| {
+                for round in 0..200usize {
+                    // SAFETY: a word of the region, accessed atomically only.
+                    let word =
+                        unsafe { AtomicU64::from_ptr(data.as_mut_ptr().wrapping_add(512 * (round % 8))) };
+                    word.fetch_add(1, Ordering::Relaxed);
+                }
+            });
+            for _ in 0..5 {
+                let output = Command::new("echo").arg("started").output().expect("starts");
+                assert_eq!(output.stdout, b"started\n");
+            }
+            faults.join().expect("no panic");
+        });
+        dsm.barrier().unwrap();
+        assert_eq!((0..8).map(|page| data.get(512 * page)).sum::<u64>(), 400);
+        dsm.leave().unwrap();
+    });
+}
+
+#[test]
+fn a_forked_child_can_neither_read_shared_memory_nor_leave_for_its_parent() {
+    let rig = Rig::with_daemons(1, 2);
+    let daemons = rig.start_daemons();
+    let (program, join) = (rig::new_program() + 1_000_000, daemons.first().map(Node::local_addr));
+    let mut child = Child::start("forker", &rig.rank(program, 1, join));
+    let dsm = rig::join(rig.rank(program, 0, join));
+    let data = dsm.alloc::<u64>("data", 512).unwrap();
+    data.set(0, 3);
+    dsm.barrier().unwrap();
+    // The other rank forks now, and both of its children end.
+    dsm.barrier().unwrap();
+    assert_eq!(data.get(1), 4);
+    dsm.leave().unwrap();
+    let (status, errors) = child.end_within(Duration::from_secs(20));
+    assert!(status.success(), "{errors}");
+    assert!(errors.contains("forked"), "{errors}");
+    rig::stop(daemons);
+}
+
+/// Forks twice: one child touches shared memory, the other exits as programs do.
+pub(crate) fn forker(settings: Settings) {
+    let dsm = child::join(settings);
+    let data = dsm.alloc::<u64>("data", 512).unwrap();
+    dsm.barrier().unwrap();
+    assert_eq!(data.get(0), 3);
+    let touches = in_fork(|| data.get(0));
+    assert!(matches!(touches, WaitStatus::Signaled(..)), "{touches:?}");
+    let exits = in_fork(|| {
+        // SAFETY: ends the process, exit handlers included.
+        unsafe { libc::exit(7) }
+    });
+    assert!(matches!(exits, WaitStatus::Exited(_, 7)), "{exits:?}");
+    data.set(1, 4);
+    dsm.barrier().unwrap();
+    dsm.leave().unwrap();
+}
+
+fn in_fork<T>(work: impl FnOnce() -> T) -> WaitStatus {
+    // SAFETY: the child touches memory, writes a line or exits, and nothing else.
+    match unsafe { fork() }.expect("forks") {
+        ForkResult::Child => {
+            work();
+            // SAFETY: ends the process at once.
+            unsafe { libc::_exit(0) }
+        }
+        ForkResult::Parent { child } => waitpid(child, None).expect("a child of ours"),
+    }
+}
+
+#[test]
+fn a_signal_handler_that_faults_in_the_middle_of_a_wait_does_not_stop_it() {
+    let rig = Rig::with_daemons(1, 2);
+    let daemons = rig.start_daemons();
+    let (program, join) = (rig::new_program() + 1_000_000, daemons.first().map(Node::local_addr));
+    let mut child = Child::start("interrupted", &rig.rank(program, 1, join));
+    let dsm = rig::join(rig.rank(program, 0, join));
+    let data = dsm.alloc::<u64>("data", 512).unwrap();
+    let mutex = dsm.mutex::<u64>("mutex").unwrap();
+    data.set(0, 6);
+    let guard = mutex.lock().unwrap();
+    let before = daemons[0].status().net.messages_in;
+    dsm.barrier().unwrap();
+    until("the other rank asks for the lock", || daemons[0].status().net.messages_in > before + 2);
+    child.tell("interrupt");
+    child.expect("interrupted");
+    drop(guard);
+    child.expect("locked");
+    child.expect("handled 6");
+    dsm.barrier().unwrap();
+    dsm.leave().unwrap();
+    let (status, errors) = child.end_within(Duration::from_secs(20));
+    assert!(status.success(), "{errors}");
+    rig::stop(daemons);
+}
+
+static WORD: AtomicPtr<u64> = AtomicPtr::new(std::ptr::null_mut());
+static HANDLED: AtomicU64 = AtomicU64::new(0);
+static DATA: OnceLock<SharedSlice<u64>> = OnceLock::new();
+
+extern "C" fn on_user_signal(_: i32) {
+    // SAFETY: a word of a region that lives as long as the process.
+    let word = unsafe { AtomicU64::from_ptr(WORD.load(Ordering::Relaxed)) };
+    HANDLED.store(word.load(Ordering::Relaxed), Ordering::Relaxed);
+}
+
+/// Waits for a lock in one thread, which another one interrupts.
+pub(crate) fn interrupted(settings: Settings) {
+    let dsm = child::join(settings);
+    let data = dsm.alloc::<u64>("data", 512).unwrap();
+    let mutex = dsm.mutex::<u64>("mutex").unwrap();
+    WORD.store(data.as_mut_ptr(), Ordering::Relaxed);
+    DATA.get_or_init(|| data);
+    let action = SigAction::new(SigHandler::Handler(on_user_signal), SaFlags::SA_RESTART, SigSet::empty());
+    // SAFETY: the handler only loads a word of shared memory, which the library allows.
+    unsafe { sigaction(Signal::SIGUSR1, &action) }.expect("a handler");
+    dsm.barrier().unwrap();
+    let waits = std::thread::spawn(move || {
+        drop(mutex.lock().unwrap());
+        say("locked");
+    });
+    listen();
+    let thread = std::os::unix::thread::JoinHandleExt::as_pthread_t(&waits);
+    // SAFETY: the thread has not been joined yet.
+    assert_eq!(unsafe { libc::pthread_kill(thread, libc::SIGUSR1) }, 0);
+    say("interrupted");
+    waits.join().expect("no panic");
+    until("the handler has run", || HANDLED.load(Ordering::Relaxed) > 0);
+    say(&format!("handled {}", HANDLED.load(Ordering::Relaxed)));
+    dsm.barrier().unwrap();
+    dsm.leave().unwrap();
+    std::process::exit(0);
+}
