@@ -1,7 +1,7 @@
 //! No page moves but in datagrams: the bytes on the sockets against the pages moved.
 
-use dsm::Placement;
 use dsm::NodeId;
+use dsm::Placement;
 use dsm::node::status::NodeStatus;
 
 use crate::rig::Rig;
@@ -67,8 +67,7 @@ fn what_one_node_sends_the_others_receive() {
         + after.coherence.pages_sent
         - before.coherence.pages_sent;
     let came: u64 = ranks.iter().map(|status| status.coherence.pages_received).sum();
-    let bytes: u64 = ranks.iter().map(|status| status.socket.bytes_out).sum::<u64>()
-        + after.socket.bytes_out
+    let bytes: u64 = ranks.iter().map(|status| status.socket.bytes_out).sum::<u64>() + after.socket.bytes_out
         - before.socket.bytes_out;
     assert!(came >= 100, "each rank reads the other's half");
     assert!(sent >= came);

@@ -266,8 +266,10 @@ fn coordinator_dies(wait: impl FnOnce(Dsm) -> Result<(), Error> + Send + 'static
 fn every_wait_ends_when_the_coordinator_dies() {
     coordinator_dies(|dsm| dsm.mutex::<u64>("mutex")?.lock().map(drop));
     coordinator_dies(|dsm| dsm.barrier());
-    coordinator_dies(|dsm| loop {
-        dsm.alloc::<u64>(&format!("data {}", fastrand::u64(..)), 1)?;
+    coordinator_dies(|dsm| {
+        loop {
+            dsm.alloc::<u64>(&format!("data {}", fastrand::u64(..)), 1)?;
+        }
     });
 }
 

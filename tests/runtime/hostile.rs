@@ -122,7 +122,11 @@ impl Wire {
     fn open() -> Option<Wire> {
         // SAFETY: makes a descriptor or fails.
         let fd = unsafe {
-            libc::socket(libc::AF_INET, libc::SOCK_RAW | libc::SOCK_NONBLOCK | libc::SOCK_CLOEXEC, libc::IPPROTO_UDP)
+            libc::socket(
+                libc::AF_INET,
+                libc::SOCK_RAW | libc::SOCK_NONBLOCK | libc::SOCK_CLOEXEC,
+                libc::IPPROTO_UDP,
+            )
         };
         if fd < 0 {
             return None;
@@ -154,7 +158,9 @@ impl Wire {
         packet.extend(((payload.len() + 8) as u16).to_be_bytes());
         packet.extend([0, 0]);
         packet.extend(payload);
-        let SocketAddr::V4(addr) = SocketAddr::from(([127, 0, 0, 1], to)) else { unreachable!("an IPv4 address") };
+        let SocketAddr::V4(addr) = SocketAddr::from(([127, 0, 0, 1], to)) else {
+            unreachable!("an IPv4 address")
+        };
         let addr = libc_address(addr);
         // SAFETY: the kernel reads the packet and the address. What does not fit is not sent.
         let _ = unsafe {
@@ -302,7 +308,10 @@ impl Rogue {
     fn connect(&mut self, addr: SocketAddr) -> SessionHandle {
         let session = self.endpoint.connect(self.now(), addr).expect("a first attempt");
         self.pump_until("a session", |rogue| {
-            rogue.events.iter().any(|event| matches!(event, Event::Connected { session: s, .. } if *s == session))
+            rogue
+                .events
+                .iter()
+                .any(|event| matches!(event, Event::Connected { session: s, .. } if *s == session))
         });
         session
     }

@@ -22,7 +22,8 @@ fn other_programs_can_be_started_while_threads_fault() {
             let faults = scope.spawn(|| {
                 for round in 0..200usize {
                     // SAFETY: a word of the region, accessed atomically only.
-                    let word = unsafe { AtomicU64::from_ptr(data.as_mut_ptr().wrapping_add(512 * (round % 8))) };
+                    let word =
+                        unsafe { AtomicU64::from_ptr(data.as_mut_ptr().wrapping_add(512 * (round % 8))) };
                     word.fetch_add(1, Ordering::Relaxed);
                 }
             });

@@ -184,9 +184,7 @@ fn a_place_that_is_used_again_reads_zero() {
     let daemons = rig.start_daemons();
     for _ in 0..4 {
         rig.run_program(daemons.first().map(Node::local_addr), fill);
-        rig::until("the region is gone", || {
-            daemons.iter().all(|daemon| daemon.status().resident_pages == 0)
-        });
+        rig::until("the region is gone", || daemons.iter().all(|daemon| daemon.status().resident_pages == 0));
     }
     rig::stop(daemons);
 }
