@@ -110,8 +110,12 @@ fn reads(ops: &[Op]) -> usize {
 /// Words of a page, and rounds that one page serves.
 const WORDS: usize = 512;
 const PAGES: usize = 64;
-/// Time between the accesses of an interleaving, in microseconds: from "at once" to "after some faults".
-const STEPS_US: [u64; 8] = [0, 0, 15, 30, 60, 150, 300, 600];
+/// Time between the accesses of an interleaving, in microseconds: from "at once" to "after a fault".
+const STEPS_US: [u64; 4] = [0, 15, 60, 150];
+/// Aimed steps grow up to this many times their length.
+const SLOWER_MAX: u64 = 7;
+/// The same for rounds that aim at a rare outcome: up to "after some faults".
+const AIMED_STEPS_US: [u64; 4] = [60, 200, 400, 800];
 
 fn rounds() -> usize {
     std::env::var("LITMUS_ROUNDS").ok().and_then(|text| text.parse().ok()).unwrap_or(400)
@@ -150,9 +154,14 @@ fn race(shape: &'static Shape, place: Place, nodes: usize) {
                 };
                 // The same choices in every thread.
                 let mut rng = fastrand::Rng::with_seed(round as u64);
-                let step_us = STEPS_US[rng.usize(0..STEPS_US.len())];
-                let any = &every[rng.usize(0..every.len())];
-                let turns = if round % 2 == 0 { any.clone() } else { aim.lock().unwrap().clone() };
+                // Once there were enough rounds, all aim, ever more slowly: a busy machine is a slow one.
+                let slow = (round * groups / wanted) as u64;
+                let (turns, steps) = if round % 2 == 0 && slow == 0 {
+                    (every[rng.usize(0..every.len())].clone(), STEPS_US)
+                } else {
+                    (aim.lock().unwrap().clone(), AIMED_STEPS_US)
+                };
+                let step_us = steps[rng.usize(0..steps.len())] * (1 + slow.min(SLOWER_MAX));
                 let times = times(&turns, thread, step_us, &mut rng);
                 start.wait();
                 let seen = run(shape.threads[thread], words, &times);
