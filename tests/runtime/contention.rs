@@ -165,6 +165,8 @@ fn many_threads_of_a_node_may_wait_for_faults_and_locks_at_once() {
     });
 }
 
+/// Polling shows how long pages are held for an instruction that has long run: a hold that took the
+/// loop for an instruction that starves made it 5 ms a turn and more.
 #[test]
 fn a_flag_goes_back_and_forth() {
     const TURNS: u64 = 300;

@@ -2,12 +2,12 @@
 //! thread a node, relaxed atomics through raw pointers.
 //!
 //! What is allowed is not listed but computed: the outcomes of all interleavings. Each round has words
-//! of its own, so nothing is reset. The threads of a round start together, with random pauses before
-//! each access, and a run goes on until every allowed outcome was seen in one round of a hundred:
-//! no run passes by never racing. `LITMUS_ROUNDS=10000` makes the long run; it is a variable of
-//! this test alone.
+//! of its own, so nothing is reset. A round aims at an interleaving by pauses that are about as long as
+//! a fault takes, and hits another one as often: every second one at the outcome that came most seldom
+//! so far. A run goes on until every allowed outcome was seen in one round of a hundred: no run passes
+//! by never racing. `LITMUS_ROUNDS=10000` makes the long run.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::hint::spin_loop;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Barrier, Mutex};
@@ -58,42 +58,49 @@ enum Place {
 type Outcome = Vec<u64>;
 
 impl Shape {
-    /// The outcomes of all interleavings.
-    fn allowed(&self) -> BTreeSet<Outcome> {
-        let mut found = BTreeSet::new();
+    /// All interleavings, each as the threads in the order of their turns, by outcome.
+    fn interleavings(&self) -> BTreeMap<Outcome, Vec<Vec<usize>>> {
+        let mut found = BTreeMap::new();
         let reads = self.threads.iter().map(|ops| vec![0; reads(ops)]).collect();
-        self.interleave(&mut vec![0; self.threads.len()], [0, 0], reads, &mut found);
+        self.interleave(&mut Vec::new(), [0, 0], reads, &mut found);
         found
     }
 
     fn interleave(
         &self,
-        at: &mut Vec<usize>,
+        turns: &mut Vec<usize>,
         memory: [u64; 2],
         results: Vec<Vec<u64>>,
-        found: &mut BTreeSet<Outcome>,
+        found: &mut BTreeMap<Outcome, Vec<Vec<usize>>>,
     ) {
         let mut ended = true;
         for thread in 0..self.threads.len() {
-            let Some(&op) = self.threads[thread].get(at[thread]) else { continue };
+            let at = turns.iter().filter(|turn| **turn == thread).count();
+            let Some(&op) = self.threads[thread].get(at) else { continue };
             ended = false;
             let (mut memory, mut results) = (memory, results.clone());
             match op {
                 W(word, value) => memory[word] = value,
-                R(word) => results[thread][reads(&self.threads[thread][..at[thread]])] = memory[word],
+                R(word) => results[thread][reads(&self.threads[thread][..at])] = memory[word],
             }
-            at[thread] += 1;
-            self.interleave(at, memory, results, found);
-            at[thread] -= 1;
+            turns.push(thread);
+            self.interleave(turns, memory, results, found);
+            turns.pop();
         }
         if ended {
             let mut outcome = results.concat();
             if self.finals {
                 outcome.extend(memory);
             }
-            found.insert(outcome);
+            found.entry(outcome).or_default().push(turns.clone());
         }
     }
+}
+
+/// When a thread is to make its accesses in a round that aims at these turns.
+fn times(turns: &[usize], thread: usize, step_us: u64, rng: &mut fastrand::Rng) -> Vec<Duration> {
+    let ours = (1u64..).zip(turns).filter(|(_, turn)| **turn == thread);
+    ours.map(|(place, _)| Duration::from_micros(place * step_us - rng.u64(0..=step_us / 2))).collect()
 }
 
 fn reads(ops: &[Op]) -> usize {
@@ -103,11 +110,15 @@ fn reads(ops: &[Op]) -> usize {
 /// Words of a page, and rounds that one page serves.
 const WORDS: usize = 512;
 const PAGES: usize = 64;
-/// Longest pause before an access, in microseconds, by chance: from "at once" to "some faults later".
-const PAUSES_US: [u64; 5] = [0, 20, 120, 400, 1000];
+/// Time between the accesses of an interleaving, in microseconds: from "at once" to "after a fault".
+const STEPS_US: [u64; 4] = [0, 15, 60, 150];
+/// Aimed steps grow up to this many times their length.
+const SLOWER_MAX: u64 = 7;
+/// The same for rounds that aim at a rare outcome: up to "after some faults".
+const AIMED_STEPS_US: [u64; 4] = [60, 200, 400, 800];
 
 fn rounds() -> usize {
-    std::env::var("LITMUS_ROUNDS").ok().and_then(|text| text.parse().ok()).unwrap_or(600)
+    std::env::var("LITMUS_ROUNDS").ok().and_then(|text| text.parse().ok()).unwrap_or(400)
 }
 
 /// Runs a shape on as many pairs (or triples, ...) of nodes as there are; checks what came out.
@@ -118,7 +129,9 @@ fn race(shape: &'static Shape, place: Place, nodes: usize) {
     let start = Arc::new(Barrier::new(groups * threads));
     let results: Arc<Mutex<BTreeMap<(usize, usize), Vec<Vec<u64>>>>> = Arc::default();
     let histogram: Arc<Mutex<BTreeMap<Outcome, usize>>> = Arc::default();
-    let allowed = Arc::new(shape.allowed());
+    let allowed = Arc::new(shape.interleavings());
+    let every: Vec<Vec<usize>> = allowed.values().flatten().cloned().collect();
+    let aim: Arc<Mutex<Vec<usize>>> = Arc::new(Mutex::new(every[0].clone()));
     let done = Arc::new(AtomicU64::new(0));
     let verdict = (histogram.clone(), allowed.clone());
     let program = move |dsm: Dsm| {
@@ -127,7 +140,6 @@ fn race(shape: &'static Shape, place: Place, nodes: usize) {
         let x = dsm.alloc_with::<u64>("x", WORDS * PAGES, on(0)).unwrap();
         let y = dsm.alloc_with::<u64>("y", WORDS * PAGES, on(second)).unwrap();
         let (group, thread) = (dsm.rank() as usize / threads, dsm.rank() as usize % threads);
-        let mut rng = fastrand::Rng::with_seed(u64::from(dsm.rank()));
         dsm.barrier().unwrap();
         if group < groups {
             for round in 0..most {
@@ -140,8 +152,19 @@ fn race(shape: &'static Shape, place: Place, nodes: usize) {
                         [x.as_mut_ptr().wrapping_add(slot), y.as_mut_ptr().wrapping_add(slot)]
                     }
                 };
+                // The same choices in every thread.
+                let mut rng = fastrand::Rng::with_seed(round as u64);
+                // Once there were enough rounds, all aim, ever more slowly: a busy machine is a slow one.
+                let slow = (round * groups / wanted) as u64;
+                let (turns, steps) = if round % 2 == 0 && slow == 0 {
+                    (every[rng.usize(0..every.len())].clone(), STEPS_US)
+                } else {
+                    (aim.lock().unwrap().clone(), AIMED_STEPS_US)
+                };
+                let step_us = steps[rng.usize(0..steps.len())] * (1 + slow.min(SLOWER_MAX));
+                let times = times(&turns, thread, step_us, &mut rng);
                 start.wait();
-                let seen = run(shape.threads[thread], words, || pause(&mut rng));
+                let seen = run(shape.threads[thread], words, &times);
                 results
                     .lock()
                     .unwrap()
@@ -160,9 +183,12 @@ fn race(shape: &'static Shape, place: Place, nodes: usize) {
                     *histogram.entry(outcome).or_default() += 1;
                     let total: usize = histogram.values().sum();
                     let seen = |outcome| histogram.get(outcome).is_some_and(|count| count * 100 >= total);
-                    if total >= wanted && allowed.iter().all(seen) {
+                    if total >= wanted && allowed.keys().all(seen) {
                         done.store(1, Ordering::Relaxed);
                     }
+                    let count = |outcome: &Outcome| histogram.get(outcome).copied().unwrap_or(0);
+                    let rarest = allowed.iter().min_by_key(|(outcome, _)| count(outcome)).expect("some");
+                    aim.lock().unwrap().clone_from(&rarest.1[round % rarest.1.len()]);
                 }
                 start.wait();
                 if done.load(Ordering::Relaxed) == 1 {
@@ -180,19 +206,21 @@ fn race(shape: &'static Shape, place: Place, nodes: usize) {
     let took = started.elapsed().as_secs_f64();
     println!("{} {place:?} on {nodes} nodes: {total} rounds in {took:.1} s: {histogram:?}", shape.name);
     for outcome in histogram.keys() {
-        assert!(allowed.contains(outcome), "{} {place:?}: forbidden {outcome:?}", shape.name);
+        assert!(allowed.contains_key(outcome), "{} {place:?}: forbidden {outcome:?}", shape.name);
     }
-    for outcome in allowed.iter() {
+    for outcome in allowed.keys() {
         let count = histogram.get(outcome).copied().unwrap_or(0);
         assert!(count * 100 >= total, "{} {place:?}: {outcome:?} came {count} times only", shape.name);
     }
 }
 
-/// Carries out a thread's accesses; returns what its loads saw.
-fn run(ops: &[Op], words: [*mut u64; 2], mut pause: impl FnMut()) -> Vec<u64> {
-    let mut seen = Vec::new();
-    for &op in ops {
-        pause();
+/// Carries out a thread's accesses, none before its time; returns what its loads saw.
+fn run(ops: &[Op], words: [*mut u64; 2], times: &[Duration]) -> Vec<u64> {
+    let (mut seen, started) = (Vec::new(), Instant::now());
+    for (&op, time) in ops.iter().zip(times) {
+        while started.elapsed() < *time {
+            spin_loop();
+        }
         match op {
             // SAFETY: a word of the region, aligned, accessed atomically by everybody.
             W(word, value) => unsafe { AtomicU64::from_ptr(words[word]) }.store(value, Ordering::Relaxed),
@@ -205,14 +233,6 @@ fn run(ops: &[Op], words: [*mut u64; 2], mut pause: impl FnMut()) -> Vec<u64> {
 fn load(word: *mut u64) -> u64 {
     // SAFETY: a word of the region, aligned, accessed atomically by everybody.
     unsafe { AtomicU64::from_ptr(word) }.load(Ordering::Relaxed)
-}
-
-fn pause(rng: &mut fastrand::Rng) {
-    let longest_us = PAUSES_US[rng.usize(0..PAUSES_US.len())];
-    let until = Instant::now() + Duration::from_micros(rng.u64(0..=longest_us));
-    while Instant::now() < until {
-        spin_loop();
-    }
 }
 
 fn race_everywhere(nodes: usize) {

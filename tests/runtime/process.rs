@@ -100,9 +100,10 @@ fn a_signal_handler_that_faults_in_the_middle_of_a_wait_does_not_stop_it() {
     let mutex = dsm.mutex::<u64>("mutex").unwrap();
     data.set(0, 6);
     let guard = mutex.lock().unwrap();
-    let before = daemons[0].status().net.messages_in;
     dsm.barrier().unwrap();
-    until("the other rank asks for the lock", || daemons[0].status().net.messages_in > before + 2);
+    let before = daemons[0].status().net.messages_in;
+    child.tell("lock");
+    until("the other rank asks for the lock", || daemons[0].status().net.messages_in > before);
     child.tell("interrupt");
     child.expect("interrupted");
     drop(guard);
@@ -136,6 +137,7 @@ pub(crate) fn interrupted(settings: Settings) {
     // SAFETY: the handler only loads a word of shared memory, which the library allows.
     unsafe { sigaction(Signal::SIGUSR1, &action) }.expect("a handler");
     dsm.barrier().unwrap();
+    listen();
     let waits = std::thread::spawn(move || {
         drop(mutex.lock().unwrap());
         say("locked");
