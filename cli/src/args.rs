@@ -180,11 +180,16 @@ pub(crate) struct ExecChild {
 
 /// Reads the command line. Help and version are printed and end the process.
 pub(crate) fn parse() -> Result<Arguments, Trouble> {
-    Arguments::try_parse().map_err(|error| match error.kind() {
-        ErrorKind::DisplayHelp
-        | ErrorKind::DisplayVersion
-        | ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => error.exit(),
-        _ => Trouble::start(one_line(&error.to_string())),
+    let asked_for = [
+        ErrorKind::DisplayHelp,
+        ErrorKind::DisplayVersion,
+        ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand,
+    ];
+    Arguments::try_parse().map_err(|error| {
+        if asked_for.contains(&error.kind()) {
+            error.exit();
+        }
+        Trouble::start(one_line(&error.to_string()))
     })
 }
 

@@ -22,10 +22,18 @@ struct Log {
     partial: Vec<u8>,
 }
 
+/// Where logs are.
+struct Places {
+    /// On this host, by node.
+    local: Vec<(u32, PathBuf)>,
+    /// Nodes whose logs are on other hosts.
+    remote: Vec<NodeEntry>,
+}
+
 /// Shows the logs; with `--follow` what is added, too.
 pub(crate) fn show(state_dir: Option<PathBuf>, which: &Logs) -> Result<i32, Trouble> {
     let state = State::open(state_dir)?;
-    let (local, remote) = find(&state, which.node)?;
+    let Places { local, remote } = find(&state, which.node)?;
     for node in &remote {
         show_remote(node)?;
     }
@@ -44,8 +52,7 @@ pub(crate) fn show(state_dir: Option<PathBuf>, which: &Logs) -> Result<i32, Trou
     follow(&mut logs, &local)
 }
 
-/// Logs on this host by path, and the nodes whose logs are elsewhere.
-fn find(state: &State, only: Option<u32>) -> Result<(Vec<(u32, PathBuf)>, Vec<NodeEntry>), Trouble> {
+fn find(state: &State, only: Option<u32>) -> Result<Places, Trouble> {
     let wanted = |id: u32| only.is_none_or(|only| only == id);
     let mut remote = Vec::new();
     if let Known::Running(cluster) | Known::Damaged(cluster, _) = state.known()? {
@@ -58,7 +65,7 @@ fn find(state: &State, only: Option<u32>) -> Result<(Vec<(u32, PathBuf)>, Vec<No
         let node = only.map_or(String::new(), |id| format!(" of node {id}"));
         return Err(Trouble::start(format!("there is no log{node} in {}", state.dir().display())));
     }
-    Ok((local, remote))
+    Ok(Places { local, remote })
 }
 
 fn show_remote(node: &NodeEntry) -> Result<(), Trouble> {

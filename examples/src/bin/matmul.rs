@@ -64,8 +64,10 @@ fn matmul() -> Outcome {
 
     let rows = dsm.my_block(n);
     let mine = rows.start * n..rows.end * n;
-    // SAFETY: nobody writes A and B after the barrier above.
-    let (whole_a, whole_b) = unsafe { (a.as_slice(), b.as_slice()) };
+    // SAFETY: nobody writes A after the barrier above.
+    let whole_a = unsafe { a.as_slice() };
+    // SAFETY: nor B.
+    let whole_b = unsafe { b.as_slice() };
     // SAFETY: these rows of C are this rank's alone until the barrier below.
     let my_c = unsafe { &mut c.as_mut_slice()[mine.clone()] };
 
@@ -169,7 +171,8 @@ fn touch(values: &[f64]) {
 fn verify(c: &[f64], expected: &[f64], n: usize) -> Outcome {
     // Sums of n products of numbers below 1, in an order that the kernel may choose.
     let tolerance = n as f64 * 1e-14;
-    let worst = c.iter().zip(expected).position(|(got, want)| !((got - want).abs() <= tolerance));
+    let near = |got: f64, want: f64| (got - want).abs() <= tolerance;
+    let worst = c.iter().zip(expected).position(|(got, want)| !near(*got, *want));
     check(worst.is_none(), || {
         let at = worst.unwrap_or(0);
         format!("C[{}][{}] is {}, not {}", at / n, at % n, c[at], expected[at])
