@@ -121,13 +121,16 @@ fn rounds() -> usize {
     std::env::var("LITMUS_ROUNDS").ok().and_then(|text| text.parse().ok()).unwrap_or(400)
 }
 
+/// What each thread of each group saw, round by round.
+type Results = BTreeMap<(usize, usize), Vec<Vec<u64>>>;
+
 /// Runs a shape on as many pairs (or triples, ...) of nodes as there are; checks what came out.
 fn race(shape: &'static Shape, place: Place, nodes: usize) {
     let threads = shape.threads.len();
     let groups = nodes / threads;
     let (wanted, most) = (rounds(), rounds().max(2000) * 4);
     let start = Arc::new(Barrier::new(groups * threads));
-    let results: Arc<Mutex<BTreeMap<(usize, usize), Vec<Vec<u64>>>>> = Arc::default();
+    let results: Arc<Mutex<Results>> = Arc::default();
     let histogram: Arc<Mutex<BTreeMap<Outcome, usize>>> = Arc::default();
     let allowed = Arc::new(shape.interleavings());
     let every: Vec<Vec<usize>> = allowed.values().flatten().cloned().collect();
