@@ -306,7 +306,8 @@ fn a_page_nobody_wrote_moves_no_bytes() {
     rig.fault(A, P, Read);
     rig.deliver(A, H);
     let data = rig.deliver(H, A);
-    let zero = ToNode::Data { page: P, req: Req(1), txn: Txn(1), version: Txn(0), access: Read, body: Body::Zero };
+    let zero =
+        ToNode::Data { page: P, req: Req(1), txn: Txn(1), version: Txn(0), access: Read, body: Body::Zero };
     assert_eq!((data.to_node(), data.page), (zero, Option::None));
 }
 

@@ -201,7 +201,9 @@ fn a_first_touch_from_a_node_whose_home_the_region_does_not_have_finds_one_that_
     let fault = crate::coherence::Fault { op: OpId(1), thread: 1, instruction: 1, page: P, access: Read };
     core.handle(crate::page::Time(0), Input::Fault(fault), &mut memory);
     let Some(crate::coherence::Output::Send { message, .. }) = core.poll_output() else { panic!("it asks") };
-    let crate::coherence::Message::ToHome(ToHome::Locate { nearest, .. }) = message else { panic!("{message:?}") };
+    let crate::coherence::Message::ToHome(ToHome::Locate { nearest, .. }) = message else {
+        panic!("{message:?}")
+    };
     assert!(homes.contains(&nearest), "another would be refused, and never answered");
 }
 

@@ -1,7 +1,9 @@
 //! Locks and barriers: who is let in, in which order, and what the others hear when somebody is gone.
 
 use super::rig::{A, B, C, H, P, Rig};
-use crate::coherence::{BarrierId, BarrierMessage, Failure, Input, LockId, LockMessage, Message, NodeSet, OpId};
+use crate::coherence::{
+    BarrierId, BarrierMessage, Failure, Input, LockId, LockMessage, Message, NodeSet, OpId,
+};
 use crate::page::{Epoch, NodeId};
 
 const LOCK: LockId = LockId(P);

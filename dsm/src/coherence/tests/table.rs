@@ -20,11 +20,8 @@ struct Bench {
 
 impl Bench {
     fn new(me: NodeId) -> Bench {
-        let mut bench = Bench {
-            core: Coherence::new(me, Epoch(0), H, H),
-            memory: Bytes::default(),
-            now: Time(0),
-        };
+        let mut bench =
+            Bench { core: Coherence::new(me, Epoch(0), H, H), memory: Bytes::default(), now: Time(0) };
         bench.feed(Input::Region(region(Placement::OnNode(H), vec![H])));
         bench
     }
@@ -185,11 +182,7 @@ fn home_states() -> Vec<(&'static str, Bench)> {
     let owned = after(&fresh, &[(A, get_m(1)), (A, installed(1))]);
     let shared = after(
         &owned,
-        &[
-            (B, get_s(1)),
-            (A, ToHome::DataHome { page: P, txn: Txn(2), body: Body::Page }),
-            (B, installed(2)),
-        ],
+        &[(B, get_s(1)), (A, ToHome::DataHome { page: P, txn: Txn(2), body: Body::Page }), (B, installed(2))],
     );
     let mut lost = owned.clone();
     lost.feed(Input::NodeDied(A));
@@ -243,7 +236,12 @@ fn the_home_s_reactions() {
 }
 
 impl Bench {
-    fn home_reaction(&self, state: &str, name: &str, input: impl FnOnce(&mut Bench) -> Vec<String>) -> String {
+    fn home_reaction(
+        &self,
+        state: &str,
+        name: &str,
+        input: impl FnOnce(&mut Bench) -> Vec<String>,
+    ) -> String {
         let mut bench = self.clone();
         bench.memory.log.clear();
         let before = bench.core.counters();
@@ -253,8 +251,10 @@ impl Bench {
         let trouble = trouble(before, bench.core.counters());
         let entry = format!("{owner:?} {copyset:?} v{}", version.0);
         let busy = if bench.core.is_idle() { "" } else { "busy" };
-        let line =
-            format!("{state:<14} {name:<22} {entry:<22} {busy:<4} [{memory}] [{}] {trouble}", said.join(", "));
+        let line = format!(
+            "{state:<14} {name:<22} {entry:<22} {busy:<4} [{memory}] [{}] {trouble}",
+            said.join(", ")
+        );
         line.trim_end().to_owned()
     }
 }
