@@ -127,6 +127,21 @@ fn a_waiting_writer_makes_the_readers_hurry() {
 }
 
 #[test]
+fn a_hurry_that_overtakes_the_page_is_remembered() {
+    let mut rig = Rig::new(4);
+    rig.write(A, P, 7);
+    rig.fault(B, P, Read);
+    rig.deliver(B, H);
+    rig.fault(C, P, Write);
+    rig.deliver(C, H);
+    rig.deliver(H, B);
+    rig.deliver(H, A);
+    rig.deliver(A, H);
+    rig.deliver(A, B);
+    assert!(matches!(rig.take(B, H).to_home(), ToHome::Installed { .. }), "at once");
+}
+
+#[test]
 fn reads_overlap_while_the_home_s_bytes_are_current() {
     let mut rig = Rig::new(3);
     rig.fault(A, P, Read);
