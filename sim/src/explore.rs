@@ -229,7 +229,10 @@ impl State {
             Step::Load(id) => self.begin(id, Access::Read),
             Step::Store(id) => self.begin(id, Access::Write),
             Step::Retry(id) => match self.node(id).thread {
-                Thread::Woken(access) => self.run(id, access),
+                Thread::Woken(access) => {
+                    self.feed(id, Input::Resumed { thread: 1, page: PAGE, access })?;
+                    self.run(id, access)
+                }
                 Thread::Free | Thread::Waiting(_) | Thread::Leaving | Thread::Left => Ok(()),
             },
             Step::Deliver(at) => {

@@ -65,7 +65,7 @@ impl World {
     pub(crate) fn has_left(&mut self, node: NodeId) {
         self.record(node, What::Left);
         self.node(node).phase = Phase::Left;
-        self.shared.oracle.gone(node);
+        self.shared.oracle.left(node);
         self.settle_left(node);
     }
 
@@ -80,6 +80,10 @@ impl World {
         for other in 0..self.nodes.len() {
             self.nodes[other].view[node.0 as usize] = None;
             self.disconnect(NodeId(other as u16), node);
+        }
+        for other in self.up().iter() {
+            self.record(other, What::LearnsLeave { node });
+            self.feed(other, Input::NodeLeft(node));
         }
         let replaced = self.shared.plan.departures.iter().any(|going| going.node == node && going.replaced);
         if replaced {

@@ -14,6 +14,8 @@ pub(crate) struct Oracle {
     barrier_home: NodeId,
     /// Slots in which a node has died.
     dead: NodeSet,
+    /// Slots whose node has left.
+    leavers: NodeSet,
     /// Slots whose node left in the middle of a critical section.
     deserters: NodeSet,
     next_value: u32,
@@ -47,6 +49,7 @@ impl Oracle {
             barriers: vec![Barrier::default(); rounds as usize],
             barrier_home,
             dead: NodeSet::EMPTY,
+            leavers: NodeSet::EMPTY,
             deserters: NodeSet::EMPTY,
             next_value: 1 << 16,
             broken: None,
@@ -170,7 +173,8 @@ impl Oracle {
     /// An operation may fail only because of something that has happened.
     pub(crate) fn failed(&mut self, node: NodeId, failure: Failure) {
         let has_cause = match failure {
-            Failure::NodeDied(dead) | Failure::PageLost(dead) => self.dead.contains(dead),
+            Failure::NodeDied(gone) => self.dead.contains(gone) || self.leavers.contains(gone),
+            Failure::PageLost(dead) => self.dead.contains(dead),
             Failure::LockBroken(dead) => self.dead.contains(dead) || self.deserters.contains(dead),
             Failure::Leaving | Failure::Abandoned => true,
             Failure::NoRegion | Failure::BarrierMisuse => false,
@@ -192,6 +196,12 @@ impl Oracle {
             page.writers.remove(node);
             page.holder.take_if(|(holder, _)| *holder == node);
         }
+    }
+
+    /// A node has left: barriers that count on it fail.
+    pub(crate) fn left(&mut self, node: NodeId) {
+        self.leavers.insert(node);
+        self.gone(node);
     }
 
     /// A node leaves while one of its threads is in a critical section.

@@ -122,9 +122,11 @@ impl Plan {
             (1..pages.len()).filter(|&i| pages[i].0 == pages[i - 1].0 + 1).map(|i| i as u8 - 1).collect();
         let locks = (0..pages.len() as u8).filter(|_| rng.u32(..3) == 0).take(2).collect();
         let departures = draw_departures(nodes, &region.homes, rng);
-        // A crashing node is a member of the barrier like any other; one that leaves breaks its word.
-        let stays =
-            |node: &NodeId| departures.iter().all(|going| going.node != *node || going.how == How::Crashes);
+        // Who leaves may have given its word to come to the barriers, and break it.
+        let all_meet = rng.bool();
+        let meets = |node: &NodeId| {
+            all_meet || departures.iter().all(|going| going.node != *node || going.how == How::Crashes)
+        };
         let (pace, net) = match rng.u32(..8) {
             0 if rig == Rig::Bare => (WAKES_SLOWLY, QUICK),
             _ => (draw_pace(rng), draw_net(rig, rng)),
@@ -133,7 +135,7 @@ impl Plan {
         Plan {
             rig,
             nodes,
-            members: (0..nodes).map(NodeId).filter(stays).collect(),
+            members: (0..nodes).map(NodeId).filter(meets).collect(),
             region,
             pages,
             adjacent,

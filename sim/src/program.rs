@@ -5,7 +5,7 @@
 use std::collections::VecDeque;
 
 use dsm::coherence::{LockId, OpId};
-use dsm::page::{Access, PAGE_SIZE};
+use dsm::page::{Access, PAGE_SIZE, PageId};
 use fastrand::Rng;
 use smallvec::SmallVec;
 
@@ -101,6 +101,8 @@ pub(crate) struct Thread {
     pub(crate) state: State,
     pub(crate) steps: VecDeque<Step>,
     pub(crate) register: u32,
+    /// The fault that was answered and has not been gone on from.
+    pub(crate) woken: Option<(PageId, Access)>,
     /// The lock that it is in the critical section of.
     pub(crate) holds: Option<LockId>,
     /// Whether barriers still make sense to this thread.
@@ -165,6 +167,7 @@ impl Thread {
             state: State::Ready,
             steps: VecDeque::new(),
             register: 0,
+            woken: None,
             holds: None,
             meets: true,
             sites,
@@ -184,6 +187,7 @@ impl Thread {
             state: State::Ready,
             steps,
             register: 0,
+            woken: None,
             holds: None,
             meets: false,
             sites: SmallVec::new(),

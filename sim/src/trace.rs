@@ -26,6 +26,7 @@ pub(crate) enum What {
     Install { page: PageId, access: Access },
     Read { page: PageId },
     Discard { page: PageId },
+    Resumed { thread: u64, page: PageId },
     Timer,
     Evict { page: PageId },
     Prefetch { page: PageId, access: Access },
@@ -38,6 +39,7 @@ pub(crate) enum What {
     Crashed,
     LearnsDeath { dead: NodeId },
     Joined,
+    LearnsLeave { node: NodeId },
     LearnsJoin { node: NodeId },
 }
 

@@ -313,6 +313,14 @@ impl World {
         if runner.state != State::Ready {
             return;
         }
+        if let Some((page, access)) = runner.woken.take() {
+            let thread_id = runner.id;
+            if self.resume(node, thread, thread_id, page, access) {
+                return;
+            }
+        }
+        let slot = &mut self.nodes[node.0 as usize];
+        let runner = &mut slot.local.threads[at];
         let Some(step) = runner.step(&self.shared.plan, &mut self.shared.rng) else {
             runner.state = State::Finished;
             slot.since[at] = None;
@@ -354,6 +362,19 @@ impl World {
         }
     }
 
+    /// Says, most of the time, that a thread goes on after its fault; its instruction follows soon.
+    fn resume(&mut self, node: NodeId, at: u8, thread: u64, page: PageId, access: Access) -> bool {
+        if self.shared.rng.u32(..4) == 0 {
+            return false;
+        }
+        self.record(node, What::Resumed { thread, page });
+        self.feed(node, Input::Resumed { thread, page, access });
+        let soon = Span(self.shared.rng.u64(..3_000));
+        let after = if self.shared.rng.u32(..8) == 0 { self.pace() } else { soon };
+        self.schedule_step(node, at, after);
+        true
+    }
+
     /// Whether every member of the barrier is the one that the program began with, as far as is known.
     fn all_live(&mut self, node: NodeId) -> bool {
         let members = self.shared.plan.members;
@@ -373,6 +394,7 @@ impl World {
                 let op = self.wait(node, thread);
                 let page = self.shared.plan.pages[page as usize];
                 let fault = Fault { op, thread: id, instruction: address, page, access };
+                self.node(node).local.threads[thread as usize].woken = Some((page, access));
                 self.record(node, What::Fault(fault));
                 self.feed(node, Input::Fault(fault));
             }
@@ -493,6 +515,7 @@ impl World {
         }
         let leaving = self.node(node).phase == Phase::Leaving;
         let runner = &mut self.node(node).local.threads[at];
+        runner.woken = None;
         runner.meets &= !matches!(step, Step::Barrier(_));
         runner.steps.clear();
         if leaving {

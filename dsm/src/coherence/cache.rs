@@ -55,6 +55,8 @@ struct Request {
     /// `None` while the home is being located.
     req: Option<Req>,
     access: Access,
+    /// Somebody waits for the INSTALLED that follows.
+    hurried: bool,
 }
 
 /// What a forward asks of the owner.
@@ -276,7 +278,14 @@ impl Cache {
                     }
                 }
             }
-            ToNode::Hurry { .. } => ctx.outbox.send_lazy(from),
+            ToNode::Hurry { page, .. } => {
+                ctx.outbox.send_lazy(from);
+                // It may have overtaken the page itself, which can come from farther away.
+                let request = self.pending.get_mut(&page).and_then(|pending| pending.request.as_mut());
+                if let Some(request) = request {
+                    request.hurried = true;
+                }
+            }
             ToNode::LeaveAck => {
                 if let Some(awaited) = self.leaving.as_mut().and_then(|leaving| leaving.awaited.as_mut()) {
                     awaited.remove(from);
@@ -316,7 +325,7 @@ impl Cache {
         }
         let pending = self.pending.entry(page).or_default();
         let Some(home) = places.home(page) else {
-            pending.request = Some(Request { req: None, access });
+            pending.request = Some(Request { req: None, access, hurried: false });
             let extent = page.extent();
             let waiting = self.locating.entry(extent).or_default();
             waiting.push(page);
@@ -329,7 +338,7 @@ impl Cache {
         };
         self.last_req.0 += 1;
         let req = self.last_req;
-        pending.request = Some(Request { req: Some(req), access });
+        pending.request = Some(Request { req: Some(req), access, hurried: false });
         self.homes_used.insert(home);
         let entry = self.table.entry(page);
         let have = (entry.state == State::Shared).then_some(entry.version);
@@ -406,7 +415,9 @@ impl Cache {
         let home = places.home(page).expect("the request went there");
         let access = self.access(page);
         let installed = ToHome::Installed { page, txn };
-        if access == Access::Read {
+        let request = self.pending.get(&page).and_then(|pending| pending.request);
+        let hurried = request.is_some_and(|request| request.hurried);
+        if access == Access::Read && !hurried {
             // Other reads run beside it, and a writer asks for it: it need not cost a datagram.
             ctx.outbox.send_later(ctx.me, home, installed, ctx.now + INSTALLED_DELAY_MAX);
         } else {

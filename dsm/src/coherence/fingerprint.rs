@@ -12,6 +12,9 @@ impl Coherence {
     /// Adds this core's state to `hasher`. All outputs must have been polled.
     pub fn fingerprint(&self, now: Time, hasher: &mut impl Hasher) {
         assert!(self.outbox.outputs.is_empty() && self.outbox.local.is_empty(), "outputs wait");
+        for &(to, message, due) in &self.outbox.lazy {
+            (to, message, due.since(now)).hash(hasher);
+        }
         self.places.fingerprint(hasher);
         self.directory.fingerprint(hasher);
         self.cache.fingerprint(now, hasher);

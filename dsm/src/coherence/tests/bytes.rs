@@ -33,7 +33,7 @@ fn samples() -> Vec<Message> {
         all.push(LockMessage::Return { lock, req, token: 7, broken: flag }.into());
         all.push(LockMessage::ProbeReply { lock, req, reached: flag }.into());
     }
-    let rest: [Message; 22] = [
+    let rest: [Message; 23] = [
         ToHome::GetS { page, req }.into(),
         ToHome::InvAck { page, txn }.into(),
         ToHome::Installed { page, txn }.into(),
@@ -42,6 +42,7 @@ fn samples() -> Vec<Message> {
         ToHome::Locate { extent: ExtentId(2), nearest: node }.into(),
         ToNode::Grant { page, req, txn }.into(),
         ToNode::Inv { page, txn }.into(),
+        ToNode::Hurry { page, txn }.into(),
         ToNode::WriteBackAck { page, version }.into(),
         ToNode::Lost { page, req, txn, dead: node }.into(),
         ToNode::LeaveAck.into(),

@@ -69,9 +69,11 @@ fn an_upgrade_that_overtakes_installed_waits_in_the_queue() {
     rig.fault(A, P, Read);
     rig.deliver(A, H);
     rig.deliver(H, A);
-    let installed = rig.take(A, H);
     rig.fault(A, P, Write);
+    let installed = rig.take(A, H);
+    assert!(matches!(installed.to_home(), ToHome::Installed { .. }), "it rides on the upgrade");
     rig.deliver(A, H);
+    rig.network.retain(|parcel| !matches!(parcel.message, Message::ToNode(ToNode::Hurry { .. })));
     assert!(rig.network.is_empty());
     rig.give(&installed);
     rig.settle();
@@ -87,13 +89,56 @@ fn installed_that_overtakes_the_owner_s_bytes_leaves_the_transaction_open() {
     rig.deliver(H, A);
     let data_home = rig.take(A, H);
     rig.deliver(A, B);
-    rig.deliver(B, H);
     rig.fault(C, P, Read);
     rig.deliver(C, H);
+    rig.deliver(H, B);
+    assert!(matches!(rig.deliver(B, H).to_home(), ToHome::Installed { .. }), "somebody waits: at once");
     assert!(rig.network.is_empty(), "the home's bytes are old until DATA_HOME is in");
     rig.give(&data_home);
     rig.settle();
     assert_eq!(rig.byte(C, P), 7);
+}
+
+#[test]
+fn a_reader_s_installed_waits_for_an_occasion_but_not_for_ever() {
+    let mut rig = Rig::new(2);
+    rig.fault(A, P, Read);
+    rig.deliver(A, H);
+    rig.deliver(H, A);
+    assert!(rig.network.is_empty(), "nobody waits for it");
+    assert!(!rig.cores[0].is_idle());
+    rig.settle();
+    assert!(rig.cores[0].is_idle(), "it went when it was due");
+}
+
+#[test]
+fn a_waiting_writer_makes_the_readers_hurry() {
+    let mut rig = Rig::new(3);
+    rig.fault(A, P, Read);
+    rig.deliver(A, H);
+    rig.deliver(H, A);
+    rig.fault(B, P, Write);
+    rig.deliver(B, H);
+    let before = rig.now;
+    assert!(matches!(rig.deliver(H, A).to_node(), ToNode::Hurry { .. }));
+    assert!(matches!(rig.deliver(A, H).to_home(), ToHome::Installed { .. }));
+    assert!(matches!(rig.take(H, A).to_node(), ToNode::Inv { .. }));
+    assert_eq!(rig.now, before);
+}
+
+#[test]
+fn a_hurry_that_overtakes_the_page_is_remembered() {
+    let mut rig = Rig::new(4);
+    rig.write(A, P, 7);
+    rig.fault(B, P, Read);
+    rig.deliver(B, H);
+    rig.fault(C, P, Write);
+    rig.deliver(C, H);
+    rig.deliver(H, B);
+    rig.deliver(H, A);
+    rig.deliver(A, H);
+    rig.deliver(A, B);
+    assert!(matches!(rig.take(B, H).to_home(), ToHome::Installed { .. }), "at once");
 }
 
 #[test]

@@ -57,6 +57,21 @@ fn a_hold_doubles_whenever_the_same_instruction_loses_the_page_again() {
     assert_eq!(last, HOLD_MAX);
 }
 
+/// A loop that polls a flag faults at one instruction again and again; it has run each time.
+#[test]
+fn a_loop_that_went_on_between_its_faults_starts_anew() {
+    let mut rig = Rig::new(3);
+    for _ in 0..5 {
+        let arrived = taken_and_wanted(&mut rig);
+        assert_eq!(rig.cores[1].poll_timeout(), Some(arrived + HOLD_MIN));
+        rig.feed(A, Input::Resumed { thread: 1, page: P, access: Write });
+        rig.settle();
+        rig.now = rig.now + HOLD_MAX;
+        rig.feed(B, Input::Evict { page: P });
+        rig.settle();
+    }
+}
+
 #[test]
 fn a_prefetched_page_is_not_held() {
     let mut rig = Rig::new(3);
@@ -160,9 +175,10 @@ fn a_second_invalidation_waits_as_well_and_is_answered_too() {
     rig.fault(A, P, Read);
     rig.deliver(A, H);
     rig.deliver(H, A);
-    rig.deliver(A, H);
     rig.fault(B, P, Write);
     rig.deliver(B, H);
+    let _hurry = rig.deliver(H, A);
+    rig.deliver(A, H);
     let inv = rig.deliver(H, A);
     rig.give(&inv);
     assert_eq!(rig.mapped(A, P), Read);

@@ -133,9 +133,10 @@ fn the_node_s_reactions() {
     let mut lines = Vec::new();
     for (state, bench) in node_states() {
         let outstanding = if state == "S+w" { 2 } else { 1 };
-        let messages: [(&str, ToNode); 13] = [
+        let messages: [(&str, ToNode); 14] = [
             ("INV newer", ToNode::Inv { page: P, txn: Txn(6) }),
             ("INV older", ToNode::Inv { page: P, txn: Txn(3) }),
+            ("HURRY", ToNode::Hurry { page: P, txn: Txn(5) }),
             ("FWD_S of v", forward(Access::Read, 6, 4)),
             ("FWD_S of another v", forward(Access::Read, 6, 3)),
             ("FWD_M of v", forward(Access::Write, 6, 4)),
