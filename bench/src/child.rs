@@ -7,12 +7,16 @@ use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::process::{Child as Process, ChildStdin, ChildStdout, Command, Stdio};
 
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::Signal;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::Result;
 use crate::role::Role;
+
+/// Longest wait for an answer, in milliseconds: whoever takes longer hangs.
+const ANSWER_MAX_MS: u16 = 60_000;
 
 /// A process that takes commands `C` and answers with `R`.
 pub(crate) struct Child<C, R> {
@@ -55,6 +59,12 @@ impl<C: Serialize, R: DeserializeOwned> Child<C, R> {
 
     /// Waits for an answer.
     pub(crate) fn hear(&mut self) -> Result<R> {
+        if self.answers.buffer().is_empty() {
+            let mut fds = [PollFd::new(self.answers.get_ref().as_fd(), PollFlags::POLLIN)];
+            if poll(&mut fds, PollTimeout::from(ANSWER_MAX_MS))? == 0 {
+                return Err(format!("{} has not answered for {ANSWER_MAX_MS} ms", self.name).into());
+            }
+        }
         let mut line = String::new();
         if self.answers.read_line(&mut line)? == 0 {
             return Err(format!("{} has ended: {}", self.name, self.process.wait()?).into());

@@ -1,7 +1,8 @@
 //! `fault`: a load or a store to a page whose home is another process, until the instruction has run.
 //!
 //! Two ranks without daemons, the home at the serving rank (with `--daemon`: the home is a daemon, and
-//! a third rank reads first, so that the daemon has the bytes). The floor is `floor/client.rs` beside
+//! a third rank reads first, so that the daemon has the bytes; an upgrade has two remote sharers then,
+//! which its floor has not). The floor is `floor/client.rs` beside
 //! `floor/server.rs`: the same trap, 64 B and 4,096 B over connected sockets with ordinary buffers, the
 //! copy, the write-protected map; for the upgrade 64 B and 64 B and the page taken out of the server's
 //! view. It runs in all four variants, each side spinning or blocking; the floor of a round is the one
@@ -84,18 +85,32 @@ impl Case {
 pub(crate) fn run(options: &Options, faults: &FaultOptions, report: &mut Report) -> Result<()> {
     let chosen = if faults.backend.is_empty() { &Mechanism::ALL[..] } else { &faults.backend };
     let mut load = Load::start()?;
+    let mut result = Ok(());
     for mechanism in chosen {
         report.title(&format!(
             "fault, {} backend: microseconds until the instruction has run; floor: the same without protocol",
             mechanism.name()
         ));
-        let mut floors = Floors::start(*mechanism, options)?;
-        let mut ours = Ours::start(*mechanism, faults.daemon)?;
-        for case in CASES {
-            run_case(case, options, &mut load, &mut floors, &mut ours, report)?;
+        // One backend that fails does not hide the figures of the others.
+        if let Err(error) = run_backend(*mechanism, options, faults, &mut load, report) {
+            report.note(&format!("*** the {} backend FAILED: {error} ***", mechanism.name()));
+            load.set(Work::Rest)?;
+            result = Err(error);
         }
     }
-    Ok(())
+    result
+}
+
+fn run_backend(
+    mechanism: Mechanism,
+    options: &Options,
+    faults: &FaultOptions,
+    load: &mut Load,
+    report: &mut Report,
+) -> Result<()> {
+    let mut floors = Floors::start(mechanism, options)?;
+    let mut ours = Ours::start(mechanism, faults.daemon)?;
+    CASES.iter().try_for_each(|case| run_case(*case, options, load, &mut floors, &mut ours, report))
 }
 
 fn run_case(

@@ -43,11 +43,9 @@ pub(crate) fn exec_child(setup: ExecChild) -> Result<i32, Trouble> {
     let Some((program, arguments)) = setup.program.split_first() else {
         return Err(Trouble::start("no program"));
     };
-    let mut command = Command::new(program);
-    command.args(arguments);
     let cannot = |error| Trouble::os(format_args!("run {}", program.to_string_lossy()), error);
     if setup.lifeline {
-        return guard(&mut command, cannot);
+        return guard(&setup, cannot);
     }
     if setup.detach {
         // Through this executable again, which can lead a session where a group's leader cannot.
@@ -56,16 +54,19 @@ pub(crate) fn exec_child(setup: ExecChild) -> Result<i32, Trouble> {
         detached.stdin(Stdio::null()).spawn().map_err(cannot)?;
         return Ok(0);
     }
-    Err(cannot(command.exec()))
+    Err(cannot(Command::new(program).args(arguments).exec()))
 }
 
 /// Runs the program until it ends by itself or standard input closes, and gives its exit code.
-fn guard(command: &mut Command, cannot: impl Fn(std::io::Error) -> Trouble) -> Result<i32, Trouble> {
+fn guard(setup: &ExecChild, cannot: impl Fn(std::io::Error) -> Trouble) -> Result<i32, Trouble> {
     #[derive(Clone, Copy, PartialEq)]
     enum Event {
         Ended,
         Input,
     }
+    // Through this executable again, so that the program does not outlive its guard.
+    let mut command = Command::new(this_executable()?);
+    command.args(["exec-child", "--parent", &std::process::id().to_string(), "--"]).args(&setup.program);
     let mut child = command.stdin(Stdio::null()).process_group(0).spawn().map_err(cannot)?;
     let group = Pid::from_raw(child.id() as i32);
     let pidfd = pidfd_open(rustix::process::Pid::from_child(&child), PidfdFlags::empty())

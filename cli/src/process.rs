@@ -48,8 +48,18 @@ pub(crate) struct Running {
     pub(crate) name: String,
     pub(crate) child: Child,
     pidfd: OwnedFd,
+    place: Place,
     ending: Option<Ending>,
     released: bool,
+}
+
+/// Where a process runs, seen from here.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Place {
+    /// The child is the program.
+    Here,
+    /// The child is a connection to it.
+    There,
 }
 
 /// How a process ended.
@@ -67,7 +77,8 @@ impl Process {
         let child = command.spawn().map_err(|e| Trouble::os(format_args!("start {}", self.name), e))?;
         let pidfd = pidfd_open(rustix::process::Pid::from_child(&child), PidfdFlags::empty())
             .map_err(|e| Trouble::os(format_args!("watch {}", self.name), e))?;
-        Ok(Running { name: self.name.clone(), child, pidfd, ending: None, released: false })
+        let place = if self.host.is_none() { Place::Here } else { Place::There };
+        Ok(Running { name: self.name.clone(), child, pidfd, place, ending: None, released: false })
     }
 
     /// The command as one would type it.
@@ -143,9 +154,12 @@ impl Process {
 }
 
 impl Running {
-    /// Sends a signal to the process and all in its group; nothing if it has ended.
-    pub(crate) fn signal(&self, signal: Signal) {
-        if self.ending.is_none() {
+    /// Sends a signal to the process and all in its group; nothing if it has ended. A process of another
+    /// host is asked to end by whatever signal, through its lifeline: signals do not travel over ssh.
+    pub(crate) fn signal(&mut self, signal: Signal) {
+        if self.place == Place::There && signal != Signal::SIGKILL {
+            drop(self.child.stdin.take());
+        } else if self.ending.is_none() {
             // The process is not reaped yet, so its number is still its own. It may have ended: no matter.
             let pid = Pid::from_raw(self.child.id() as i32);
             if killpg(pid, signal).is_err() {

@@ -236,7 +236,7 @@ impl Job {
 
 /// Ends daemons that are nobody's any more, and waits until they have ended.
 fn stop(daemons: &mut [Running]) -> Result<(), Trouble> {
-    daemons.iter().for_each(|daemon| daemon.signal(Signal::SIGTERM));
+    daemons.iter_mut().for_each(|daemon| daemon.signal(Signal::SIGTERM));
     let deadline = Instant::now() + STOP_GRACE;
     loop {
         daemons.iter_mut().for_each(|daemon| {

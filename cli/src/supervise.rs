@@ -247,8 +247,8 @@ impl<'a> Supervisor<'a> {
         }
     }
 
-    fn send(&self, signal: Signal) {
-        self.ranks.iter().for_each(|rank| rank.running.signal(signal));
+    fn send(&mut self, signal: Signal) {
+        self.ranks.iter_mut().for_each(|rank| rank.running.signal(signal));
     }
 
     /// The worst code of the ranks that ended by themselves; of all, if none of those says anything.

@@ -12,6 +12,7 @@ mod barrier;
 mod cache;
 mod copyset;
 mod directory;
+mod fingerprint;
 mod instruction;
 mod lock;
 mod message;

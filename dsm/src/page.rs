@@ -162,6 +162,12 @@ impl PartialEq for PageBuf {
 
 impl Eq for PageBuf {}
 
+impl std::hash::Hash for PageBuf {
+    fn hash<H: std::hash::Hasher>(&self, state: &mut H) {
+        self.as_slice().hash(state);
+    }
+}
+
 impl fmt::Debug for PageBuf {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "PageBuf({:02x?}..)", &self.as_slice()[..8])

@@ -5,6 +5,7 @@
 //! al., SIGMOD 2021.)
 
 mod bare;
+mod explore;
 mod local;
 mod members;
 mod oracle;
@@ -21,6 +22,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use dsm::page::Time;
 use fastrand::Rng;
 
+pub use explore::{Bounds, Explored, explore};
 use plan::Plan;
 pub use plan::Rig;
 pub use trace::Keep;
@@ -80,13 +82,48 @@ impl Options {
     }
 }
 
+/// What the nodes of a livelock test fight over.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Prize {
+    /// A counter in one page.
+    Word,
+    /// Eight bytes of which four lie in one page and four in the next, in another extent.
+    Straddle,
+}
+
 /// Runs one seed.
 pub fn run_seed(seed: u64, options: Options) -> Result<Report, Box<Violation>> {
-    let run = || {
+    guarded(seed, options, || {
         let mut rng = Rng::with_seed(seed);
         let plan = Plan::draw(options.rig, &mut rng);
         World::new(plan, rng, options).run()
-    };
+    })
+}
+
+/// Runs a fight: one thread on each of `nodes` nodes adds `times` times to the same place. Threads wake
+/// up as slowly as an idle core does, and the network is quicker than that.
+pub fn run_contention(
+    seed: u64,
+    options: Options,
+    nodes: u16,
+    prize: Prize,
+    times: u32,
+) -> Result<Report, Box<Violation>> {
+    guarded(seed, options, || {
+        let edge = dsm::page::EXTENT_PAGES - 1;
+        let pages = vec![Plan::page(edge), Plan::page(edge + 1)];
+        let plan = Plan::contended(nodes, pages);
+        let mut world = World::new(plan, Rng::with_seed(seed), options);
+        world.contend(prize, times);
+        world.run()
+    })
+}
+
+fn guarded(
+    seed: u64,
+    options: Options,
+    run: impl FnOnce() -> Result<Report, (String, Vec<String>)>,
+) -> Result<Report, Box<Violation>> {
     let violation = |what, lines| Box::new(Violation { seed, rig: options.rig, what, lines });
     // A core that panics breaks a rule of its own; the seed is reported like any other.
     match catch_unwind(AssertUnwindSafe(run)) {

@@ -152,10 +152,10 @@ impl Plan {
 
     /// The fixed scenario of a livelock test: everybody starts at once and adds to one place.
     pub(crate) fn contended(nodes: u16, pages: Vec<PageId>) -> Plan {
-        let homes = vec![NodeId(0)];
+        let homes = vec![NodeId(0), NodeId(1)];
         let region =
-            RegionInfo { start: PageId(START), pages: 2 * EXTENT_PAGES, placement: Placement::Block, homes };
-        let adjacent = if pages.len() > 1 { vec![0] } else { Vec::new() };
+            RegionInfo { start: PageId(START), pages: 2 * EXTENT_PAGES, placement: Placement::Cyclic, homes };
+        let adjacent = vec![0];
         Plan {
             rig: Rig::Bare,
             nodes,
@@ -193,11 +193,6 @@ impl Plan {
     /// A page's index in `pages`.
     pub(crate) fn index(&self, page: PageId) -> usize {
         self.pages.iter().position(|&known| known == page).expect("only the plan's pages are touched")
-    }
-
-    /// Whether the run has no crash, so that nothing may fail.
-    pub(crate) fn is_calm(&self) -> bool {
-        self.departures.iter().all(|going| going.how == How::Leaves)
     }
 }
 

@@ -176,7 +176,7 @@ impl Thread {
         }
     }
 
-    /// A thread that adds to one place, again and again.
+    /// A thread that runs one instruction, again and again.
     pub(crate) fn adding(id: u64, instruction: Instruction, times: u32) -> Self {
         let steps = (0..times).map(|_| Step::Run { instruction, address: 0x40_1000 }).collect();
         Thread {

@@ -15,11 +15,11 @@ use crate::bare::Parcel;
 use crate::local::{Local, NodeMemory, Shared};
 use crate::oracle::Oracle;
 use crate::plan::{Departure, Plan, Rig};
-use crate::program::{Instruction, State, Step, Thread};
+use crate::program::{COUNTER, Cell, Instruction, State, Step, Thread};
 use crate::slab::Slab;
 use crate::stacked::{Datagram, Port};
 use crate::trace::{Keep, Trace, What};
-use crate::{Options, Report};
+use crate::{Options, Prize, Report};
 
 /// Events of one run; beyond it something goes round in circles.
 const EVENTS_MAX: u64 = 2_000_000;
@@ -186,6 +186,18 @@ impl World {
         for thread in 0..self.node(node).local.threads.len() {
             let after = self.pace();
             self.schedule_step(node, thread as u8, after);
+        }
+    }
+
+    /// Gives every node one thread that adds to the same place.
+    pub(crate) fn contend(&mut self, prize: Prize, times: u32) {
+        let instruction = match prize {
+            Prize::Word => Instruction::Add(Cell { page: 0, index: COUNTER }),
+            Prize::Straddle => Instruction::AddAcross(0),
+        };
+        for node in &mut self.nodes {
+            let id = node.local.threads[0].id;
+            node.local.threads = vec![Thread::adding(id, instruction, times)];
         }
     }
 

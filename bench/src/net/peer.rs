@@ -16,7 +16,7 @@ use crate::{Result, child};
 /// Messages sent ahead of their acknowledgement.
 const AHEAD_BYTES: usize = 8 << 20;
 /// Longest that a command may take: a bound for a broken transport, not a pace.
-const COMMAND_MAX: Duration = Duration::from_secs(120);
+const COMMAND_MAX: Duration = Duration::from_secs(50);
 /// How long the side that hears the last word answers the other's last packets.
 const LINGER: Duration = Duration::from_millis(20);
 /// How long the other side waits for the acknowledgement of that word, which may be lost for good.

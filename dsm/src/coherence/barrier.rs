@@ -1,9 +1,12 @@
 //! Barriers: every member tells the barrier's home, which answers all when the last has come:
 //! 2(n-1) messages, two hops. A barrier with a dead member breaks, for everybody alike.
 
+use std::hash::{Hash, Hasher};
+
 use rustc_hash::FxHashMap;
 
 use super::copyset::NodeSet;
+use super::fingerprint::hash_map;
 use super::message::{BarrierId, BarrierMessage};
 use super::plant::{Plant, Planted};
 use super::{Failure, OpId, Outbox};
@@ -18,7 +21,7 @@ pub(super) struct Barriers {
 }
 
 /// This node's own arrivals.
-#[derive(Clone, Default)]
+#[derive(Clone, Default, Hash)]
 struct Member {
     /// Generations that have ended.
     generation: u64,
@@ -29,7 +32,7 @@ struct Member {
 }
 
 /// The home's count.
-#[derive(Clone, Default)]
+#[derive(Clone, Default, Hash)]
 struct Home {
     generation: u64,
     arrived: NodeSet,
@@ -185,6 +188,12 @@ impl Barriers {
         for member in std::mem::take(&mut home.arrived).without(dead).iter() {
             outbox.send(me, member, BarrierMessage::Broken { barrier, generation, dead });
         }
+    }
+
+    pub(super) fn fingerprint(&self, hasher: &mut impl Hasher) {
+        hash_map(&self.members, hasher, |member, mut hasher| member.hash(&mut hasher));
+        hash_map(&self.homes, hasher, |home, mut hasher| home.hash(&mut hasher));
+        self.dead.hash(hasher);
     }
 
     /// Forgets the barriers of a program that has ended.

@@ -4,10 +4,12 @@
 //! for it. Invalidations and forwards are served at once in every state; only a hold delays them.
 
 use std::collections::VecDeque;
+use std::hash::{Hash, Hasher};
 
 use rustc_hash::FxHashMap;
 use smallvec::SmallVec;
 
+use super::fingerprint::hash_map;
 use super::instruction::Instructions;
 use super::message::{Body, Req, ToHome, ToNode, Txn, Version};
 use super::placement::{Places, RegionInfo};
@@ -18,7 +20,7 @@ use crate::config::coherence::{INSTALLED_DELAY_MAX, LEAVE_WRITE_BACKS_MAX};
 use crate::page::{Access, Contents, ExtentId, Memory, NodeId, PAGE_SIZE, PageBuf, PageId, Time};
 
 /// What the node has of a page.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Hash)]
 enum State {
     /// Nothing mapped.
     #[default]
@@ -33,14 +35,14 @@ enum State {
     GivenAway,
 }
 
-#[derive(Clone, Default)]
+#[derive(Clone, Default, PartialEq, Hash)]
 struct Entry {
     state: State,
     version: Version,
 }
 
 /// What is under way for a page; pages at rest have none.
-#[derive(Clone, Default)]
+#[derive(Clone, Default, Hash)]
 struct Pending {
     request: Option<Request>,
     /// The bytes of a page that is being written back.
@@ -48,7 +50,7 @@ struct Pending {
     waiters: SmallVec<[Waiter; 2]>,
 }
 
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Hash)]
 struct Request {
     /// `None` while the home is being located.
     req: Option<Req>,
@@ -63,7 +65,7 @@ struct Forward {
     access: Access,
 }
 
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Hash)]
 struct Waiter {
     op: OpId,
     thread: u64,
@@ -72,7 +74,7 @@ struct Waiter {
     access: Access,
 }
 
-#[derive(Clone)]
+#[derive(Clone, Hash)]
 struct Leaving {
     op: OpId,
     /// Pages not looked at yet.
@@ -627,6 +629,15 @@ impl Cache {
         if let Some(awaited) = self.leaving.as_mut().and_then(|leaving| leaving.awaited.as_mut()) {
             awaited.remove(dead);
         }
+    }
+
+    pub(super) fn fingerprint(&self, now: Time, hasher: &mut impl Hasher) {
+        self.table.fingerprint(hasher);
+        hash_map(&self.pending, hasher, |pending, mut hasher| pending.hash(&mut hasher));
+        hash_map(&self.locating, hasher, |pages, mut hasher| pages.hash(&mut hasher));
+        self.instructions.fingerprint(now, hasher);
+        (&self.held_up, self.last_req, self.writing_back, self.homes_used).hash(hasher);
+        (&self.leaving, self.departs, &self.postponed).hash(hasher);
     }
 
     pub(super) fn forget_region(&mut self, region: &RegionInfo) {

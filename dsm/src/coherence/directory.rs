@@ -4,11 +4,14 @@
 //! after a forwarded read, the owner's bytes have come home. Reads overlap: while the open transaction
 //! is a read and the home's bytes are current, further reads start beside it. No request is refused.
 
+use std::hash::{Hash, Hasher};
+
 use rustc_hash::FxHashMap;
 use smallvec::SmallVec;
 
 use super::Context;
 use super::copyset::NodeSet;
+use super::fingerprint::hash_map;
 use super::message::{Body, Req, ToHome, ToNode, Txn, Version};
 use super::placement::RegionInfo;
 use super::plant::Plant;
@@ -16,7 +19,7 @@ use super::table::PageTable;
 use crate::page::{Access, Contents, EXTENT_PAGES, Memory, NodeId, PageBuf, PageId};
 
 /// What the home knows of a page at rest.
-#[derive(Clone, Default)]
+#[derive(Clone, Default, PartialEq, Hash)]
 struct Entry {
     /// Set implies an empty copyset.
     owner: Option<NodeId>,
@@ -31,13 +34,13 @@ struct Entry {
 }
 
 /// A page with an open transaction or a queue.
-#[derive(Clone, Default)]
+#[derive(Clone, Default, Hash)]
 struct Busy {
     open: Option<Open>,
     queue: SmallVec<[Queued; 2]>,
 }
 
-#[derive(Clone)]
+#[derive(Clone, Hash)]
 struct Open {
     access: Access,
     requester: NodeId,
@@ -62,7 +65,7 @@ struct Open {
     ack_count: usize,
 }
 
-#[derive(Clone)]
+#[derive(Clone, Hash)]
 enum Queued {
     Get { from: NodeId, req: Req, access: Access, have: Option<Version> },
     WriteBack { from: NodeId, version: Version, bytes: Option<PageBuf> },
@@ -364,6 +367,12 @@ impl Directory {
             Some(_) => self.drain(ctx, page),
             None => ctx.counters.stale_messages += 1,
         }
+    }
+
+    pub(super) fn fingerprint(&self, hasher: &mut impl Hasher) {
+        self.table.fingerprint(hasher);
+        hash_map(&self.busy, hasher, |busy, mut hasher| busy.hash(&mut hasher));
+        hash_map(&self.leaving, hasher, |left, mut hasher| left.hash(&mut hasher));
     }
 
     pub(super) fn forget_region(&mut self, region: &RegionInfo) {

@@ -7,13 +7,19 @@
 //! others would deadlock, so a page is held only while no lower page of the same instruction is
 //! missing, and once a page was lost again the set is asked for in ascending order.
 
+use std::hash::{Hash, Hasher};
+
 use rustc_hash::FxHashMap;
 use smallvec::SmallVec;
 
 use super::Fault;
+use super::fingerprint::hash_map;
 use super::plant::{Plant, Planted};
 use crate::config::coherence::{FAULTING_THREADS_MAX, HOLD_MAX, HOLD_MIN, INSTRUCTION_PAGES_MAX};
 use crate::page::{Access, PageId, Span, Time};
+
+/// Address of an instruction that the fault backend cannot tell.
+const UNKNOWN: u64 = 0;
 
 /// What is remembered of every thread that faults.
 #[derive(Clone, Default)]
@@ -74,7 +80,9 @@ impl Instructions {
                 need.access = fault.access;
             } else {
                 known.hold = Span((known.hold.0 * 2).min(HOLD_MAX.0));
-                known.ordered = true;
+                // Where the instruction is not known, nothing brings a thread back to the page that
+                // it faulted on after it was given a lower one.
+                known.ordered = fault.instruction != UNKNOWN;
             }
         } else {
             if known.needs.len() == INSTRUCTION_PAGES_MAX {
@@ -142,6 +150,15 @@ impl Instructions {
             (!lacks_lower).then_some(if waits_above { Time(u64::MAX) } else { need.held_until })
         };
         self.threads.values().filter_map(holds).max()
+    }
+
+    pub(super) fn fingerprint(&self, now: Time, hasher: &mut impl Hasher) {
+        hash_map(&self.threads, hasher, |known, mut hasher| {
+            (known.address, known.hold, known.ordered, known.awaited).hash(&mut hasher);
+            for need in &known.needs {
+                (need.page, need.access, need.held_until.since(now)).hash(&mut hasher);
+            }
+        });
     }
 
     /// Takes a page that nobody can have any more out of every set.

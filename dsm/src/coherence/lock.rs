@@ -8,10 +8,12 @@
 //! token that only grows. A lock whose holder died is broken for good; recovery is not built yet.
 
 use std::collections::VecDeque;
+use std::hash::{Hash, Hasher};
 
 use rustc_hash::FxHashMap;
 
 use super::copyset::NodeSet;
+use super::fingerprint::hash_map;
 use super::message::{LockId, LockMessage, Req};
 use super::placement::{Places, RegionInfo};
 use super::plant::{Plant, Planted};
@@ -29,7 +31,7 @@ pub(super) struct Locks {
 }
 
 /// The requester's side: this node waits for the lock or has it.
-#[derive(Clone)]
+#[derive(Clone, Hash)]
 struct Tenure {
     req: Req,
     phase: Phase,
@@ -40,7 +42,7 @@ struct Tenure {
     waiters: VecDeque<OpId>,
 }
 
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
 enum Phase {
     /// Requested.
     Waiting,
@@ -55,7 +57,7 @@ enum Phase {
 }
 
 /// The home's side.
-#[derive(Clone, Default)]
+#[derive(Clone, Default, Hash)]
 struct Home {
     /// From the node that last was known to have the lock to the queue's end.
     chain: VecDeque<(NodeId, Req)>,
@@ -246,6 +248,12 @@ impl Locks {
             home.last.retain(|slot| slot.0 != node);
             home.chain.retain(|slot| slot.0 != node);
         }
+    }
+
+    pub(super) fn fingerprint(&self, hasher: &mut impl Hasher) {
+        hash_map(&self.tenures, hasher, |tenure, mut hasher| tenure.hash(&mut hasher));
+        hash_map(&self.homes, hasher, |home, mut hasher| home.hash(&mut hasher));
+        (self.last_req, self.leaving, self.dead).hash(hasher);
     }
 
     pub(super) fn forget_region(&mut self, region: &RegionInfo) {

@@ -1,8 +1,11 @@
 //! Where homes are: regions, their placement, and the manager who decides the extents that no formula does.
 
+use std::hash::{Hash, Hasher};
+
 use rustc_hash::FxHashMap;
 
 use super::copyset::NodeSet;
+use super::fingerprint::hash_map;
 use crate::page::{EXTENT_PAGES, ExtentId, NodeId, PageId};
 
 /// Which node is the home of a page.
@@ -123,6 +126,11 @@ impl Places {
 
     pub(super) fn on_node_joined(&mut self, node: NodeId) {
         self.dead.remove(node);
+    }
+
+    pub(super) fn fingerprint(&self, hasher: &mut impl Hasher) {
+        (&self.regions, self.dead).hash(hasher);
+        hash_map(&self.located, hasher, |home, mut hasher| home.hash(&mut hasher));
     }
 
     /// Remembers a manager's decision. The first one stands.

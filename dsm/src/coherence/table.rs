@@ -1,6 +1,8 @@
 //! One entry for each page that was ever touched, in chunks of an extent: a scan of memory touches
 //! one hash bucket per 64 pages, and an untouched terabyte costs nothing.
 
+use std::hash::{Hash, Hasher};
+
 use rustc_hash::FxHashMap;
 
 use crate::page::{EXTENT_PAGES, ExtentId, PageId};
@@ -38,6 +40,19 @@ impl<T: Default + Clone> PageTable<T> {
             .into_iter()
             .flat_map(|extent| (0..EXTENT_PAGES).map(move |i| PageId(extent.0 * EXTENT_PAGES + i)))
             .collect()
+    }
+
+    /// Hashes what differs from a page that was never touched.
+    pub(super) fn fingerprint(&self, hasher: &mut impl Hasher)
+    where
+        T: Hash + PartialEq,
+    {
+        let fresh = T::default();
+        for page in self.pages() {
+            if let Some(entry) = self.peek(page).filter(|&entry| *entry != fresh) {
+                (page, entry).hash(hasher);
+            }
+        }
     }
 
     /// Forgets the entries of whole extents for which `gone` holds.

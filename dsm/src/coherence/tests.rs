@@ -1,1 +1,1 @@
-
+//! Tests of the page protocol that drive the core by hand.

@@ -164,10 +164,10 @@ impl Core {
 
     /// Runs the coherence timers and the heartbeat.
     pub(super) fn tick(&mut self, now: Time, arena: &Arena) {
-        if let Some(coherence) = &mut self.brain.coherence {
-            if coherence.poll_timeout().is_some_and(|due| due <= now) {
-                coherence.handle(now, Input::Timer, &mut &*arena);
-            }
+        if let Some(coherence) = &mut self.brain.coherence
+            && coherence.poll_timeout().is_some_and(|due| due <= now)
+        {
+            coherence.handle(now, Input::Timer, &mut &*arena);
         }
         if now < self.brain.next_heartbeat {
             return;

@@ -87,10 +87,13 @@ impl Inner {
             }
         }
         self.follow_view(locked);
-        if let Receiver::Waiter(op) = locked.receiver {
-            if locked.core.brain.waits.has_ended(op) {
-                self.wake_receiver(locked);
-            }
+        // Awake, and perhaps the very thread that is here, it looks by itself.
+        let sleeps = locked.sleep_until > Time(0);
+        if let Receiver::Waiter(op) = locked.receiver
+            && sleeps
+            && locked.core.brain.waits.has_ended(op)
+        {
+            self.wake_receiver(locked);
         }
         // A sleeping receiver that would look at the timers too late must look earlier.
         let due = self.due(locked);

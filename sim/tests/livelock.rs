@@ -1,0 +1,42 @@
+//! Fights that a protocol without holds, or with holds in any order, never ends: threads take longer to
+//! wake up than the network takes to carry their page away again.
+
+use dsm::page::Span;
+use sim::{Options, Prize, Report, Rig, run_contention};
+
+const TIMES: u32 = 40;
+
+fn fight(nodes: u16, prize: Prize, seed: u64) -> Report {
+    match run_contention(seed, Options::of(Rig::Bare), nodes, prize, TIMES) {
+        Ok(report) => report,
+        Err(violation) => panic!("seed {seed}: {}\n{}", violation.what, violation.lines.join("\n")),
+    }
+}
+
+#[test]
+fn two_writers_of_one_page_both_make_progress() {
+    for seed in 0..100 {
+        let report = fight(2, Prize::Word, seed);
+        assert_eq!(report.instructions, 2 * u64::from(TIMES));
+        // Each addition costs at most a hand-over and the longest hold.
+        let bound = Span(2 * u64::from(TIMES) * 10_200_000);
+        assert!(report.simulated.0 < bound.0, "seed {seed} took {:?}", report.simulated);
+    }
+}
+
+#[test]
+fn four_nodes_add_to_a_value_that_lies_across_two_pages_with_two_homes() {
+    for seed in 0..100 {
+        let report = fight(4, Prize::Straddle, seed);
+        assert_eq!(report.instructions, 4 * u64::from(TIMES));
+        let bound = Span(4 * u64::from(TIMES) * 20_400_000);
+        assert!(report.simulated.0 < bound.0, "seed {seed} took {:?}", report.simulated);
+    }
+}
+
+#[test]
+fn nine_nodes_add_to_a_value_that_lies_across_two_pages() {
+    for seed in 0..20 {
+        assert_eq!(fight(9, Prize::Straddle, seed).instructions, 9 * u64::from(TIMES));
+    }
+}

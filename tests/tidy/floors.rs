@@ -1,0 +1,137 @@
+//! Floors: who may import whom, downwards only. `fault`, `coherence` and `net` never see each other, and
+//! only `node` names all three. The cores decide and do nothing else.
+
+use crate::source::{Source, assert_none, sources};
+
+/// The modules of the library, each with the modules that it may import beside the words below.
+const MAY_IMPORT: [(&str, &[&str]); 17] = [
+    ("page", &[]),
+    ("config", &[]),
+    ("error", &[]),
+    ("settings", &[]),
+    ("codec", &[]),
+    ("coherence", &[]),
+    ("membership", &["coherence"]),
+    ("net", &[]),
+    ("key", &["net"]),
+    ("io", &[]),
+    ("fault", &["io"]),
+    ("node", &["coherence", "fault", "membership", "net"]),
+    ("rpc", &["net", "key", "node"]),
+    ("shared", &["coherence", "membership", "node", "sync"]),
+    ("sync", &["coherence", "shared"]),
+    ("admin", &["net", "node"]),
+    ("lib", &[]),
+];
+
+/// Floor 0: what every module speaks.
+const WORDS: [&str; 5] = ["page", "config", "error", "settings", "codec"];
+
+/// Modules that decide and do no IO.
+const CORES: [&str; 3] = ["coherence", "membership", "net"];
+
+/// Files below the cores that do the IO.
+const SHELLS: [&str; 1] = ["dsm/src/net/udp.rs"];
+
+/// What a core must not know: clocks, threads, sockets, system calls.
+const OUTSIDE: [&str; 12] = [
+    "std::time",
+    "Instant",
+    "SystemTime",
+    "std::thread",
+    "thread::",
+    "UdpSocket",
+    "socket2",
+    "libc",
+    "nix::",
+    "std::fs",
+    "std::env",
+    "unsafe",
+];
+
+/// Modules of the library that programs do not name: they use the public interface.
+const INSIDE: [&str; 4] = ["coherence", "fault", "codec", "page"];
+
+fn module(source: &Source) -> &str {
+    let path = source.path.strip_prefix("dsm/src/").unwrap_or(&source.path);
+    path.split('/').next().unwrap_or(path).trim_end_matches(".rs")
+}
+
+fn library() -> Vec<Source> {
+    sources("dsm/src").into_iter().filter(|source| !source.is_test() && !source.is_generated()).collect()
+}
+
+/// The modules that a line names after `prefix`, the braces of `use crate::{a, b}` included.
+fn named<'a>(line: &'a str, prefix: &str) -> Vec<&'a str> {
+    let mut names = Vec::new();
+    for (at, _) in line.match_indices(prefix) {
+        let rest = &line[at + prefix.len()..];
+        let list = rest.strip_prefix('{').map_or(rest, |list| list.split('}').next().unwrap_or(list));
+        let items: Vec<&str> = if rest.starts_with('{') { list.split(',').collect() } else { vec![list] };
+        names.extend(items.iter().map(|item| {
+            let item = item.trim();
+            let end = item.find(|c: char| !c.is_ascii_lowercase() && c != '_').unwrap_or(item.len());
+            &item[..end]
+        }));
+    }
+    names
+}
+
+#[test]
+fn modules_import_downwards_only() {
+    let mut findings = Vec::new();
+    for source in library() {
+        let from = module(&source).to_owned();
+        if from == "lib" {
+            continue;
+        }
+        let Some((_, allowed)) = MAY_IMPORT.iter().find(|(name, _)| *name == from) else {
+            findings.push(format!("{}: module `{from}` has no floor yet; give it one here", source.path));
+            continue;
+        };
+        findings.extend(source.refuse(|line| {
+            let modules = MAY_IMPORT.map(|(name, _)| name);
+            let bad = named(line, "crate::").into_iter().find(|to| {
+                modules.contains(to) && *to != from && !WORDS.contains(to) && !allowed.contains(to)
+            })?;
+            Some(format!("`{from}` must not know `{bad}`"))
+        }));
+    }
+    assert_none("floors", &findings);
+}
+
+#[test]
+fn cores_know_no_clock_thread_socket_or_system_call() {
+    let cores = library()
+        .into_iter()
+        .filter(|source| CORES.contains(&module(source)) && !SHELLS.contains(&source.path.as_str()));
+    let findings: Vec<String> = cores
+        .flat_map(|source| {
+            source.refuse(|line| {
+                let found = OUTSIDE.iter().find(|word| line.contains(**word))?;
+                Some(format!("a core must not know `{found}`"))
+            })
+        })
+        .collect();
+    assert_none("cores", &findings);
+}
+
+#[test]
+fn programs_use_the_public_interface() {
+    let programs = ["cli", "node-daemon", "examples"].into_iter().flat_map(sources);
+    let findings: Vec<String> = programs
+        .flat_map(|source| {
+            source.refuse(|line| {
+                let bad = named(line, "dsm::").into_iter().find(|name| INSIDE.contains(name))?;
+                Some(format!("a program must not name `dsm::{bad}`"))
+            })
+        })
+        .collect();
+    assert_none("programs", &findings);
+}
+
+#[test]
+fn named_finds_lists_and_paths() {
+    assert_eq!(named("use crate::{page::PageId, net};", "crate::"), ["page", "net"]);
+    assert_eq!(named("fn f(x: crate::fault::Arena)", "crate::"), ["fault"]);
+}
