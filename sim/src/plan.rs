@@ -145,7 +145,7 @@ impl Plan {
             barrier_rounds,
             pace,
             net,
-            evict_one_in: rng.bool().then(|| rng.u32(3..40)),
+            evict_one_in: [None, Some(rng.u32(2..8)), Some(rng.u32(8..40))][rng.usize(..3)],
             prefetch_one_in: (rng.u32(..3) == 0).then(|| rng.u32(3..40)),
             abandons: rng.u32(..3) == 0,
             departures,

@@ -183,7 +183,7 @@ impl Cache {
 
     /// A thread goes on after a fault; only if the page is still there will its instruction run.
     pub(super) fn resumed(&mut self, now: Time, thread: u64, page: PageId, access: Access) {
-        if self.access(page) >= access {
+        if self.access(page) >= access && !self.planted.has(Plant::NodeDoesNotHold) {
             self.instructions.resumed(thread, page, now);
         }
     }
