@@ -84,6 +84,18 @@ impl Child {
         kill(self.pid(), signal).expect("the child exists");
     }
 
+    /// Stops the child; none of its threads runs on return.
+    pub(crate) fn stop(&self) {
+        self.signal(Signal::SIGSTOP);
+        let stopped = |task: std::fs::DirEntry| {
+            let stat = std::fs::read_to_string(task.path().join("stat")).unwrap_or_default();
+            stat.rsplit_once(") ").is_some_and(|(_, rest)| rest.starts_with('T'))
+        };
+        rig::until("the child stops", || {
+            std::fs::read_dir(format!("/proc/{}/task", self.pid())).expect("it exists").flatten().all(stopped)
+        });
+    }
+
     pub(crate) fn pid(&self) -> Pid {
         Pid::from_raw(self.process.id() as i32)
     }

@@ -102,7 +102,7 @@ fn pair(role: &'static str) -> Pair {
     Pair { daemons, dsm, child }
 }
 
-/// Waits until the node has sent something since `before` and its thread cannot have gone further.
+/// Waits until a question has come to the daemon since `before`; what it depends on is stopped.
 fn until_it_has_asked(daemon: &Node, before: u64) {
     until("the question reaches the daemon", || daemon.status().net.messages_in > before);
 }
@@ -139,7 +139,7 @@ fn an_allocation_ends_when_a_member_dies_that_has_yet_to_map_it() {
     let Pair { daemons, dsm, child } = pair("joiner");
     child.expect("joins");
     child.expect("joined");
-    child.signal(Signal::SIGSTOP);
+    child.stop();
     let before = daemons[0].status().net.messages_in;
     let waits = Running::start(move || dsm.alloc::<u64>("data", 100).map(drop));
     until_it_has_asked(&daemons[0], before);
@@ -171,11 +171,11 @@ fn owner_dies_during_a_fault(backend: &str) {
     let mut reader = Child::start("reader", &rig.rank(program, 0, join));
     owner.expect("owns");
     reader.expect("ready");
-    owner.signal(Signal::SIGSTOP);
-    let before = daemons[0].status().faults_served;
+    owner.stop();
+    let before = daemons[0].status().net.messages_in;
     reader.tell("read");
     reader.expect("reads");
-    until("the fault reaches the home", || daemons[0].status().faults_served > before);
+    until_it_has_asked(&daemons[0], before);
     owner.signal(Signal::SIGKILL);
     let (status, errors) = reader.end_within(TOLD_WITHIN);
     assert_eq!(status.code(), Some(MEMORY_GONE), "{errors}");
@@ -213,7 +213,7 @@ fn home_dies_during_a_fault(backend: &str, dies: usize) {
     let settings = Settings { nearest: Some(NodeId(dies as u16)), ..settings };
     let mut reader = Child::start("reader", &settings);
     reader.expect("ready");
-    daemons[dies].signal(Signal::SIGSTOP);
+    daemons[dies].stop();
     reader.tell("read");
     reader.expect("reads");
     let started = Instant::now();
@@ -279,7 +279,7 @@ fn a_silent_node_is_declared_dead_and_named() {
     child.expect("joins");
     child.expect("joined");
     let waits = Running::start(move || dsm.barrier());
-    child.signal(Signal::SIGSTOP);
+    child.stop();
     assert_names(waits.end_in_time(), "rank 1");
     rig::stop(daemons);
 }
