@@ -9,7 +9,9 @@ use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 
+use nix::sys::prctl::set_child_subreaper;
 use nix::sys::signal::{Signal, kill, killpg};
+use nix::sys::wait::waitpid;
 use nix::unistd::Pid;
 use rustix::process::{PidfdFlags, pidfd_open};
 
@@ -176,8 +178,16 @@ impl Running {
                 self.signal(Signal::SIGKILL);
             }
             self.ending = Some(self.child.wait().map_or(Ending::Code(1), Ending::from));
+            self.reap_group();
         }
         self.ending
+    }
+
+    /// Waits for what was killed in the process's group, as far as it is ours to wait for. Of an
+    /// [`adopt_orphans`] command that is all of it.
+    fn reap_group(&self) {
+        let group = Pid::from_raw(-(self.child.id() as i32));
+        while !self.released && waitpid(group, None).is_ok() {}
     }
 
     /// Whether it runs as far as known.
@@ -211,6 +221,7 @@ impl Drop for Running {
             self.signal(Signal::SIGKILL);
             // Cannot take long: nothing survives SIGKILL.
             let _ = self.child.wait();
+            self.reap_group();
         }
     }
 }
@@ -244,6 +255,11 @@ impl fmt::Display for Ending {
             },
         }
     }
+}
+
+/// Makes processes whose parents end our children, so that their end can be waited for.
+pub(crate) fn adopt_orphans() -> Result<(), Trouble> {
+    set_child_subreaper(true).map_err(|e| Trouble::os("adopt orphaned processes", e))
 }
 
 /// This program's file.

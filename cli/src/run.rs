@@ -15,7 +15,7 @@ use nix::sys::signal::Signal;
 use crate::args::Run;
 use crate::cluster::STOP_GRACE;
 use crate::launch::{Plan, Started};
-use crate::process::{Life, Process, Running, ssh};
+use crate::process::{Life, Process, Running, adopt_orphans, ssh};
 use crate::program;
 use crate::signals::Signals;
 use crate::state::{ClusterFile, Known, State, damaged};
@@ -45,6 +45,7 @@ pub(crate) fn run(state_dir: Option<PathBuf>, run: Run) -> Result<i32, Trouble> 
         return Err(Trouble::start("--ranks 0: a program has at least one rank"));
     }
     let signals = Signals::install()?;
+    adopt_orphans()?;
     let running = if run.no_daemons || run.private { None } else { running_cluster(state_dir, &run)? };
     let state = match running {
         Some((state, cluster)) => return run_on(&state, cluster, run, program, &signals),
