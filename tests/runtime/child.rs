@@ -84,6 +84,18 @@ impl Child {
         kill(self.pid(), signal).expect("the child exists");
     }
 
+    /// Stops the child; none of its threads runs on return.
+    pub(crate) fn stop(&self) {
+        self.signal(Signal::SIGSTOP);
+        let stopped = |task: std::fs::DirEntry| {
+            let stat = std::fs::read_to_string(task.path().join("stat")).unwrap_or_default();
+            stat.rsplit_once(") ").is_some_and(|(_, rest)| rest.starts_with('T'))
+        };
+        rig::until("the child stops", || {
+            std::fs::read_dir(format!("/proc/{}/task", self.pid())).expect("it exists").flatten().all(stopped)
+        });
+    }
+
     pub(crate) fn pid(&self) -> Pid {
         Pid::from_raw(self.process.id() as i32)
     }
@@ -95,9 +107,25 @@ impl Child {
             if let Some(status) = self.process.try_wait().expect("a child of ours") {
                 return (status, self.errors.recv().unwrap_or_default());
             }
-            assert!(Instant::now() < until, "the child hangs");
+            if Instant::now() >= until {
+                let threads = self.threads();
+                let _ = self.process.kill();
+                panic!("the child hangs: {threads:?}: {}", self.complaint());
+            }
             std::thread::yield_now();
         }
+    }
+
+    /// Where each thread of the child is.
+    fn threads(&self) -> Vec<String> {
+        let text = |path| std::fs::read_to_string(path).unwrap_or_default().trim().to_owned();
+        let tasks = std::fs::read_dir(format!("/proc/{}/task", self.pid())).expect("it exists").flatten();
+        let state = |task: std::fs::DirEntry| {
+            let stat = text(task.path().join("stat"));
+            let state = stat.rsplit_once(") ").map_or("?", |(_, rest)| &rest[..1]).to_owned();
+            format!("{} {state} {}", text(task.path().join("comm")), text(task.path().join("wchan")))
+        };
+        tasks.map(state).collect()
     }
 
     fn complaint(&self) -> String {

@@ -56,6 +56,8 @@ enum Place {
 }
 
 type Outcome = Vec<u64>;
+/// What the threads of a group have seen in a round, each behind its number.
+type Parts = BTreeMap<(usize, usize), Vec<Vec<u64>>>;
 
 impl Shape {
     /// All interleavings, each as the threads in the order of their turns, by outcome.
@@ -121,16 +123,13 @@ fn rounds() -> usize {
     std::env::var("LITMUS_ROUNDS").ok().and_then(|text| text.parse().ok()).unwrap_or(400)
 }
 
-/// What each thread of each group saw, round by round.
-type Results = BTreeMap<(usize, usize), Vec<Vec<u64>>>;
-
 /// Runs a shape on as many pairs (or triples, ...) of nodes as there are; checks what came out.
 fn race(shape: &'static Shape, place: Place, nodes: usize) {
     let threads = shape.threads.len();
     let groups = nodes / threads;
     let (wanted, most) = (rounds(), rounds().max(2000) * 4);
     let start = Arc::new(Barrier::new(groups * threads));
-    let results: Arc<Mutex<Results>> = Arc::default();
+    let results: Arc<Mutex<Parts>> = Arc::default();
     let histogram: Arc<Mutex<BTreeMap<Outcome, usize>>> = Arc::default();
     let allowed = Arc::new(shape.interleavings());
     let every: Vec<Vec<usize>> = allowed.values().flatten().cloned().collect();
