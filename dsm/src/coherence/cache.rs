@@ -3,6 +3,9 @@
 //! At most one request of a node is outstanding for one page; everybody else who wants the page waits
 //! for it. Invalidations and forwards are served at once in every state; only a hold delays them.
 
+mod eviction;
+mod leaving;
+
 use std::collections::VecDeque;
 use std::hash::{Hash, Hasher};
 
@@ -16,7 +19,7 @@ use super::placement::{Places, RegionInfo};
 use super::plant::{Plant, Planted};
 use super::table::PageTable;
 use super::{Context, Failure, Fault, NodeSet, OpId};
-use crate::config::coherence::{INSTALLED_DELAY_MAX, LEAVE_WRITE_BACKS_MAX};
+use crate::config::coherence::INSTALLED_DELAY_MAX;
 use crate::page::{Access, Contents, ExtentId, Memory, NodeId, PAGE_SIZE, PageBuf, PageId, Time};
 
 /// What the node has of a page.
@@ -203,47 +206,6 @@ impl Cache {
             self.pending.entry(page).or_default();
             self.request(ctx, places, page, access);
         }
-    }
-
-    /// Drops a shared copy silently, or starts to write an owned page back.
-    pub(super) fn evict<M: Memory>(&mut self, ctx: &mut Context<'_, M>, places: &Places, page: PageId) {
-        // At home the bytes are the home's; with a dead home there is nowhere to write them back.
-        let stays = places.home(page) == Some(ctx.me) || places.orphaned_by(page).is_some();
-        let stays =
-            stays && !(ctx.planted.has(Plant::HomePunchesItsPage) && self.access(page) == Access::Read);
-        let outstanding = self.pending.contains_key(&page) && !ctx.planted.has(Plant::NodeDoesNotPinUpgrade);
-        // A copy that an upgrade has named stays until the answer: the home may grant without bytes.
-        if stays || outstanding || self.is_held(page, ctx.now) {
-            return;
-        }
-        match self.table.peek(page).map_or(State::Invalid, |entry| entry.state) {
-            State::Invalid | State::WritingBack | State::GivenAway => {}
-            State::Shared => {
-                self.table.entry(page).state = State::Invalid;
-                ctx.memory.protect(page, Access::None);
-                ctx.memory.discard(page);
-                ctx.counters.evictions += 1;
-            }
-            State::Modified => self.write_back(ctx, places, page),
-        }
-    }
-
-    fn write_back<M: Memory>(&mut self, ctx: &mut Context<'_, M>, places: &Places, page: PageId) {
-        let Some(home) = places.home(page) else { return };
-        let entry = self.table.entry(page);
-        entry.state = State::WritingBack;
-        let version = entry.version;
-        // Unmap before reading: no store may land after.
-        ctx.memory.protect(page, Access::None);
-        let bytes = ctx.memory.read(page);
-        ctx.memory.discard(page);
-        if !ctx.planted.has(Plant::NodeForgetsWrittenBackBytes) {
-            self.pending.entry(page).or_default().retained = Some(bytes.clone());
-        }
-        self.writing_back += 1;
-        ctx.counters.write_backs += 1;
-        ctx.counters.pages_sent += 1;
-        ctx.outbox.send_page(home, ToHome::WriteBack { page, version, body: Body::Page }, bytes);
     }
 
     pub(super) fn on_message<M: Memory>(
@@ -559,26 +521,6 @@ impl Cache {
         (!stays_here).then(|| ctx.memory.read(page))
     }
 
-    fn on_write_back_ack<M: Memory>(
-        &mut self,
-        ctx: &mut Context<'_, M>,
-        places: &Places,
-        page: PageId,
-        version: Version,
-    ) {
-        let entry = self.table.entry(page);
-        let awaited = matches!(entry.state, State::WritingBack | State::GivenAway);
-        let same = entry.version == version || ctx.planted.has(Plant::NodeIgnoresWriteBackAckVersion);
-        if !awaited || !same {
-            ctx.counters.stale_messages += 1;
-            return;
-        }
-        entry.state = State::Invalid;
-        self.writing_back -= 1;
-        self.pending.entry(page).or_default().retained = None;
-        self.advance(ctx, places, page);
-    }
-
     fn on_lost<M: Memory>(
         &mut self,
         ctx: &mut Context<'_, M>,
@@ -695,62 +637,6 @@ impl Cache {
         let at = self.held_up.iter().position(|&(page, _, _)| !self.is_held(page, now))?;
         let (_, from, message) = self.held_up.remove(at);
         Some((from, message))
-    }
-}
-
-/// Leaving: everything is written back, then every home that was ever asked forgets this node.
-impl Cache {
-    pub(super) fn start_leaving(&mut self, op: OpId) {
-        assert!(self.leaving.is_none(), "a node leaves once");
-        self.departs = true;
-        self.leaving = Some(Leaving { op, pages: None, awaited: None });
-    }
-
-    pub(super) fn continue_leaving<M: Memory>(
-        &mut self,
-        ctx: &mut Context<'_, M>,
-        places: &Places,
-        locks_returned: bool,
-    ) {
-        let Some(mut leaving) = self.leaving.take() else { return };
-        let pages = leaving.pages.get_or_insert_with(|| self.table.pages().into());
-        while self.writing_back < LEAVE_WRITE_BACKS_MAX {
-            let Some(page) = pages.pop_front() else { break };
-            if self.pending.contains_key(&page) && self.access(page) != Access::None {
-                // An upgrade is under way; come back when it is answered.
-                pages.push_back(page);
-                break;
-            }
-            self.evict(ctx, places, page);
-        }
-        let drained = pages.is_empty() && self.pending.is_empty() && self.held_up.is_empty();
-        // A page that an outstanding request brought in after its turn.
-        if drained && leaving.awaited.is_none() && locks_returned {
-            let left_over: VecDeque<PageId> = self.table.pages().into_iter().collect();
-            let owned = |page: &PageId| {
-                self.access(*page) != Access::None
-                    && places.home(*page) != Some(ctx.me)
-                    && places.orphaned_by(*page).is_none()
-            };
-            let left_over: VecDeque<PageId> = left_over.into_iter().filter(owned).collect();
-            if !left_over.is_empty() {
-                leaving.pages = Some(left_over);
-                self.leaving = Some(leaving);
-                return self.continue_leaving(ctx, places, locks_returned);
-            }
-            let homes = self.homes_used.without(ctx.me);
-            for home in homes.iter() {
-                ctx.send(home, ToHome::Leave);
-            }
-            leaving.awaited = Some(homes);
-        }
-        let acknowledged = leaving.awaited.is_some_and(NodeSet::is_empty)
-            || (leaving.awaited.is_some() && ctx.planted.has(Plant::NodeLeavesWithoutAck));
-        if acknowledged {
-            ctx.outbox.done(leaving.op, Ok(0));
-        } else {
-            self.leaving = Some(leaving);
-        }
     }
 }
 
