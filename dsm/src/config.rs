@@ -193,6 +193,8 @@ pub mod fault {
 pub mod rpc {
     use super::Span;
 
+    /// Threads of a node that run calls, unless its settings say otherwise.
+    pub const WORKERS: usize = 4;
     /// Frames inside each other in one message: how deep a recursive struct may be.
     pub const DECODE_DEPTH_MAX: usize = 64;
     /// Memory that the values of one message may take.

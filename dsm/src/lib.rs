@@ -31,7 +31,7 @@ pub use fault::{Check, Health, doctor};
 pub use node::{Node, NodeConfig};
 pub use page::{GlobalAddr, NodeId};
 pub use settings::Settings;
-pub use shared::{Builder, Dsm, SharedSlice, Stats};
+pub use shared::{Builder, Dsm, Globals, SharedSlice, Stats};
 pub use sync::{DsmMutex, DsmMutexGuard};
 
 /// What a program needs.

@@ -13,6 +13,7 @@ mod peers;
 mod poller;
 mod pump;
 pub(crate) mod query;
+mod rpc;
 pub mod status;
 mod waits;
 mod watch;
@@ -50,6 +51,7 @@ use watch::Watch;
 pub struct Node {
     inner: Arc<Inner>,
     progress: Option<JoinHandle<()>>,
+    workers: Vec<JoinHandle<()>>,
 }
 
 /// What a node is to be.
@@ -77,6 +79,7 @@ struct Inner {
     /// Wakes the waiting thread that receives for the node.
     receiver_wake: EventFd,
     clock: Instant,
+    calls: rpc::Calls,
     /// Receive buffers that no thread uses.
     buffers: ArrayQueue<Box<[u8]>>,
     kind: Kind,
@@ -134,7 +137,8 @@ impl Node {
         // Before anybody receives: an inherited socket may have other nodes' first words already.
         inner.begin(config.settings.join);
         let progress = inner.clone().spawn_progress()?;
-        let node = Node { inner, progress: Some(progress) };
+        let mut node = Node { inner, progress: Some(progress), workers: Vec::new() };
+        node.workers = node.inner.spawn_workers()?;
         node.inner.join(&config)?;
         if matches!(config.kind, Kind::Rank { .. }) {
             exit::leave_at_exit(Arc::downgrade(&node.inner));
@@ -217,7 +221,9 @@ impl Node {
     /// Leaves the cluster: writes back what the node owns and gives its locks back. Without daemons,
     /// where the ranks hold the memory, it waits until all ranks leave.
     pub fn leave(&self) -> Result<()> {
-        self.inner.leave(Departure::Leave)
+        let result = self.inner.leave(Departure::Leave);
+        self.calls().stop_serving();
+        result
     }
 
     /// Waits until somebody asks the cluster to stop. An error names the node whose death ended it.
@@ -237,7 +243,12 @@ impl Node {
         let Some(progress) = self.progress.take() else { return };
         self.inner.stopping.store(true, Ordering::Release);
         self.inner.poller.wake();
-        let _ = progress.join();
+        self.inner.wake_workers();
+        // A worker that drops the last handle on the node cannot wait for itself.
+        let me = std::thread::current().id();
+        for thread in self.workers.drain(..).chain([progress]).filter(|thread| thread.thread().id() != me) {
+            let _ = thread.join();
+        }
     }
 }
 
@@ -287,14 +298,18 @@ impl Inner {
             progress_until: Time(0),
             active_until: Time(0),
         };
-        let inner = Arc::new(Inner {
+        let (poller, receiver_wake, clock) = (Poller::new()?, poller::wake_event()?, Instant::now());
+        let workers =
+            (0..settings.rpc_workers.max(1)).map(|_| poller::wake_event()).collect::<Result<_>>()?;
+        let inner = Arc::new_cyclic(|node: &Weak<Inner>| Inner {
             lock: Mutex::new(locked),
             arena,
             socket,
             addr,
-            poller: Poller::new()?,
-            receiver_wake: poller::wake_event()?,
-            clock: Instant::now(),
+            poller,
+            receiver_wake,
+            clock,
+            calls: rpc::Calls::new(node.clone(), clock, workers),
             buffers: ArrayQueue::new(16),
             kind: config.kind,
             stopping: AtomicBool::new(false),
@@ -328,8 +343,7 @@ impl Inner {
     }
 
     fn now(&self) -> Time {
-        // Not from zero: cores subtract spans from it.
-        Time(self.clock.elapsed().as_nanos() as u64) + Span::from_ms(1_000)
+        time_since(self.clock)
     }
 
     fn with_core<T>(&self, look: impl FnOnce(&mut Core) -> T) -> T {
@@ -765,6 +779,11 @@ fn introduction(config: &NodeConfig, incarnation: Incarnation, addr: SocketAddr)
 
 fn random() -> Result<u64> {
     getrandom::u64().map_err(|error| Error::Refused(format!("random numbers: {error}")))
+}
+
+/// The time of the cores, by the node's clock. Not from zero: cores subtract spans from it.
+fn time_since(clock: Instant) -> Time {
+    Time(clock.elapsed().as_nanos() as u64) + Span::from_ms(1_000)
 }
 
 /// Receive buffers are as long as the longest datagram.

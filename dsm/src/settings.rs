@@ -37,6 +37,8 @@ pub struct Settings {
     pub memory_max: u64,
     /// Socket buffer to ask for; None: as large as the system gives.
     pub socket_buffer: Option<usize>,
+    /// Threads that run calls from other nodes.
+    pub rpc_workers: usize,
     /// `DSM_NET_LOSS` and its kin, for the loss injector, without the prefix.
     pub inject: BTreeMap<String, String>,
 }
@@ -62,13 +64,14 @@ impl Default for Settings {
             arena_size: ARENA_SIZE,
             memory_max: default_memory_max(),
             socket_buffer: None,
+            rpc_workers: crate::config::rpc::WORKERS,
             inject: BTreeMap::new(),
         }
     }
 }
 
 /// The settings by their name in `dsm.toml`; the variable is the same in capitals after `DSM_`.
-const KEYS: [&str; 21] = [
+const KEYS: [&str; 22] = [
     "join",
     "bind",
     "key_file",
@@ -82,6 +85,7 @@ const KEYS: [&str; 21] = [
     "arena_size",
     "memory_max",
     "socket_buffer",
+    "rpc_workers",
     "net_loss",
     "net_dup",
     "net_reorder",
@@ -159,6 +163,7 @@ impl Settings {
             "arena_size" => self.arena_size = size(value)? as usize,
             "memory_max" => self.memory_max = size(value)?,
             "socket_buffer" => self.socket_buffer = Some(size(value)? as usize),
+            "rpc_workers" => self.rpc_workers = number(value)?,
             "net_loss" | "net_dup" | "net_reorder" | "net_corrupt" | "net_delay" | "net_seed" => {
                 let kind = key.trim_start_matches("net_").to_uppercase();
                 self.inject.insert(kind, value.to_owned());

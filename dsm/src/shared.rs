@@ -1,5 +1,7 @@
 //! What a program holds: the cluster ([`Dsm`]) and typed handles on shared memory ([`SharedSlice`]).
 
+mod calls;
+
 use std::marker::PhantomData;
 use std::ops::Range;
 use std::path::PathBuf;
@@ -16,6 +18,8 @@ use crate::node::{Node, NodeConfig};
 use crate::page::{GlobalAddr, NodeId};
 use crate::settings::Settings;
 use crate::sync::DsmMutex;
+
+pub use calls::Globals;
 
 /// A rank's membership of the cluster. Dropping it leaves; [`Dsm::leave`] does so and tells of errors.
 pub struct Dsm {
@@ -269,10 +273,13 @@ impl<T: Pod> SharedSlice<T> {
             .pointer(addr)
             .ok_or_else(|| Error::Invalid("this node has no view of shared memory".into()))?
             .cast::<T>();
+        Self::from_parts(node, addr, start, record.bytes as usize / size_of::<T>())
+    }
+
+    fn from_parts(node: Arc<Node>, addr: GlobalAddr, start: *mut T, len: usize) -> Result<Self> {
         if !start.is_aligned() {
-            return Err(Error::Invalid("elements need more alignment than a page has".into()));
+            return Err(Error::Invalid("elements need more alignment than their address has".into()));
         }
-        let len = record.bytes as usize / size_of::<T>();
         Ok(SharedSlice { node, addr, start, len, _element: PhantomData })
     }
 

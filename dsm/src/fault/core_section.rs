@@ -14,6 +14,8 @@ thread_local! {
     static SECTIONS: Cell<u32> = const { Cell::new(0) };
     /// Whether this thread is resolving a fault, with all signals blocked.
     static IN_FAULT: Cell<bool> = const { Cell::new(false) };
+    /// Whether this thread has its signals blocked for life.
+    static BLOCKED: Cell<bool> = const { Cell::new(false) };
 }
 
 /// While it lives, this thread may hold the core's lock. Enter before locking, drop after unlocking.
@@ -28,7 +30,7 @@ pub struct CoreSection {
 impl CoreSection {
     /// Opens a section. Costs two system calls in all, and none while a fault is being resolved.
     pub fn enter() -> CoreSection {
-        let outermost = SECTIONS.get() == 0 && !IN_FAULT.get();
+        let outermost = SECTIONS.get() == 0 && !IN_FAULT.get() && !BLOCKED.get();
         let mask = outermost
             .then(|| asynchronous().thread_swap_mask(SigmaskHow::SIG_BLOCK).expect("valid arguments"));
         SECTIONS.set(SECTIONS.get() + 1);
@@ -37,6 +39,12 @@ impl CoreSection {
 }
 
 impl CoreSection {
+    /// Says that this thread was started with [`asynchronous`] signals blocked and will never let them
+    /// in: its sections cost no system call.
+    pub fn mark_thread_blocked() {
+        BLOCKED.set(true);
+    }
+
     /// Runs `work`, which waits for something without the lock, with signals as they were before the
     /// section: a thread that waits for long must be interruptible.
     pub fn outside<T>(&mut self, work: impl FnOnce() -> T) -> T {
@@ -86,7 +94,7 @@ impl Drop for FaultSection {
 
 /// Every signal but those that a load or store of the thread itself raises: those would kill the
 /// process unseen if they were blocked.
-pub(super) fn asynchronous() -> SigSet {
+pub fn asynchronous() -> SigSet {
     let mut signals = SigSet::all();
     signals.remove(Signal::SIGBUS);
     signals.remove(Signal::SIGSEGV);

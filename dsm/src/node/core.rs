@@ -8,6 +8,7 @@ use smallvec::SmallVec;
 
 use super::peers::{Peers, Unreachable, link};
 use super::query::{Answer, Query};
+use super::rpc::CallEvent;
 use super::waits::{Audience, Outcome, Waits};
 use crate::codec::{decode_control, encode_control};
 use crate::coherence::{
@@ -21,11 +22,12 @@ use crate::net::{Endpoint, Event, OutMessage, Priority, SessionHandle};
 use crate::page::{NodeId, PageBuf, Time};
 
 /// First byte of every message: whom it is for.
-mod channel {
-    pub(super) const COHERENCE: u8 = 1;
-    pub(super) const CONTROL: u8 = 2;
-    pub(super) const QUERY: u8 = 3;
-    pub(super) const ANSWER: u8 = 4;
+pub(super) mod channel {
+    pub(in crate::node) const COHERENCE: u8 = 1;
+    pub(in crate::node) const CONTROL: u8 = 2;
+    pub(in crate::node) const QUERY: u8 = 3;
+    pub(in crate::node) const ANSWER: u8 = 4;
+    pub(in crate::node) const CALLS: u8 = 5;
 }
 
 /// Why a node cannot go on.
@@ -75,7 +77,9 @@ pub(super) struct Brain {
     connecting: FxHashMap<SessionHandle, NodeId>,
     /// Sessions of members that have left; they end them, or we do when the time has come.
     departing: Vec<(SessionHandle, Time)>,
-    violators: Vec<SessionHandle>,
+    pub(super) violators: Vec<SessionHandle>,
+    /// For the calls, which are handled without the lock.
+    pub(super) call_events: SmallVec<[CallEvent; 2]>,
     queries: Vec<(SessionHandle, Query)>,
     next_heartbeat: Time,
     /// No silence counts before this moment: this process itself may have been stopped.
@@ -101,6 +105,7 @@ impl Core {
             connecting: FxHashMap::default(),
             departing: Vec::new(),
             violators: Vec::new(),
+            call_events: SmallVec::new(),
             queries: Vec::new(),
             next_heartbeat: Time(0),
             listening_since: Time(0),
@@ -345,6 +350,7 @@ impl Core {
         self.brain.view_changes += 1;
         for member in left {
             self.brain.input(now, Input::NodeLeft(member.id), arena);
+            self.brain.call_events.push(CallEvent::Ended(member.into()));
             if let Some(session) = self.brain.peers.forget(member.id) {
                 self.brain.departing.push((session, now + FLUSH_MAX));
             }
@@ -353,6 +359,7 @@ impl Core {
             let id = death.member.id;
             tracing::warn!("{} died: {}", death.member.describe(), death.how);
             self.brain.input(now, Input::NodeDied(id), arena);
+            self.brain.call_events.push(CallEvent::Ended((&death.member).into()));
             if let Some(session) = self.brain.peers.forget(id) {
                 self.endpoint.close(now, session, 0, "you were declared dead");
             }
@@ -463,6 +470,7 @@ impl Brain {
     fn deliver(&mut self, now: Time, session: SessionHandle, bytes: &[u8], arena: &Arena) {
         let understood = match bytes.split_first() {
             Some((&channel::COHERENCE, rest)) => self.deliver_batch(now, session, bytes, rest, arena),
+            Some((&channel::CALLS, rest)) => self.deliver_calls(session, bytes, rest),
             Some((&channel::CONTROL, rest)) => self.deliver_control(session, rest),
             Some((&channel::QUERY, rest)) => match decode_control(rest) {
                 Ok(query) => {
@@ -567,6 +575,7 @@ impl Brain {
         if self.fatal.is_none() {
             tracing::error!("{}", super::describe(&fatal));
             self.fatal = Some(fatal);
+            self.call_events.push(CallEvent::AllEnded);
         }
         for op in self.waits.open() {
             if self.waits.end(op, Outcome::Membership) == Audience::Detached {
@@ -595,7 +604,7 @@ impl Brain {
     }
 }
 
-fn typed(channel: u8, body: &[u8]) -> OutMessage {
+pub(super) fn typed(channel: u8, body: &[u8]) -> OutMessage {
     let mut message = OutMessage::default();
     message.head.push(channel);
     message.head.extend_from_slice(body);

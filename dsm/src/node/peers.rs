@@ -7,6 +7,7 @@ use crate::config::node::{EARLY_BYTES_MAX, EARLY_MESSAGES_MAX, UNSENT_MESSAGES_M
 use crate::membership::{COORDINATOR, LinkId, View};
 use crate::net::{Endpoint, OutMessage, Priority, SendError, SessionHandle};
 use crate::page::{Incarnation, NodeId, Time};
+use crate::rpc::PeerId;
 
 struct Peer {
     incarnation: Incarnation,
@@ -89,6 +90,12 @@ impl Peers {
     /// The member that a session leads to.
     pub(super) fn node(&self, session: SessionHandle) -> Option<NodeId> {
         self.sessions.get(&session)?.node
+    }
+
+    /// The start of the member that a session leads to.
+    pub(super) fn peer(&self, session: SessionHandle) -> Option<PeerId> {
+        let Peer { incarnation, node } = self.sessions.get(&session)?;
+        Some(PeerId { node: (*node)?, incarnation: *incarnation })
     }
 
     /// The session that leads to a member.

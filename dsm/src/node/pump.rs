@@ -30,6 +30,10 @@ pub(super) enum Receiver {
     Progress,
     /// The thread that waits for this operation.
     Waiter(OpId),
+    /// This worker, until calls come or a thread that waits relieves it.
+    Worker(usize),
+    /// A worker runs methods that take microseconds, and then receives again.
+    Nobody,
 }
 
 /// How long to look for a datagram before sleeping.
@@ -45,17 +49,21 @@ impl Default for Spin {
 }
 
 impl Spin {
-    fn hit(&mut self) {
+    pub(super) fn budget(&self) -> Span {
+        self.budget
+    }
+
+    pub(super) fn hit(&mut self) {
         self.budget = Span((self.budget.0 * 2).min(SPIN_MAX.0));
     }
 
-    fn miss(&mut self) {
+    pub(super) fn miss(&mut self) {
         self.budget = Span((self.budget.0 / 2).max(SPIN_MIN.0));
     }
 }
 
 /// What a receive found, for the thread that must go back to the lock.
-enum Found {
+pub(super) enum Found {
     Datagram {
         len: usize,
         from: std::net::SocketAddr,
@@ -97,18 +105,20 @@ impl Inner {
         }
         // A sleeping receiver that would look at the timers too late must look earlier.
         let due = self.due(locked);
-        if due + ACTIVE_TICK < locked.sleep_until {
+        if due + ACTIVE_TICK < locked.sleep_until || (sleeps && !locked.core.brain.call_events.is_empty()) {
             self.wake_receiver(locked);
         }
     }
 
-    fn wake_receiver(&self, locked: &mut Locked) {
+    pub(super) fn wake_receiver(&self, locked: &mut Locked) {
         locked.sleep_until = Time(0);
         match locked.receiver {
             Receiver::Progress => self.poller.wake(),
             Receiver::Waiter(_) => {
                 self.receiver_wake.write(1).expect("an eventfd takes a 1");
             }
+            Receiver::Worker(worker) => self.wake_worker(worker),
+            Receiver::Nobody => {}
         }
     }
 
@@ -137,12 +147,12 @@ impl Inner {
     }
 
     /// When the timers must be looked at.
-    fn due(&self, locked: &Locked) -> Time {
+    pub(super) fn due(&self, locked: &Locked) -> Time {
         let outlet = locked.outlet.poll_timeout().unwrap_or(Time(u64::MAX));
-        locked.core.poll_timeout().min(outlet)
+        locked.core.poll_timeout().min(outlet).min(self.calls.due())
     }
 
-    fn handle(&self, locked: &mut MutexGuard<'_, Locked>, found: &Found, buffer: &[u8]) {
+    pub(super) fn handle(&self, locked: &mut MutexGuard<'_, Locked>, found: &Found, buffer: &[u8]) {
         let now = self.now();
         match *found {
             Found::Datagram { len, from } => {
@@ -157,7 +167,7 @@ impl Inner {
     }
 
     /// Without waiting.
-    fn receive(&self, buffer: &mut [u8]) -> Option<Found> {
+    pub(super) fn receive(&self, buffer: &mut [u8]) -> Option<Found> {
         match self.socket.receive(buffer) {
             Ok(Received::Datagram { len, from }) => Some(Found::Datagram { len, from }),
             Ok(Received::Refused { addr }) => Some(Found::Refused(addr)),
@@ -182,6 +192,7 @@ impl Inner {
     ) -> Option<Outcome> {
         let mut buffer = None;
         let outcome = loop {
+            self.hand_out_calls(locked);
             if let Some(outcome) = locked.core.brain.waits.take(op) {
                 break Some(outcome);
             }
@@ -190,10 +201,7 @@ impl Inner {
                 locked.core.brain.waits.take(op);
                 break None;
             }
-            if locked.receiver == Receiver::Progress {
-                locked.receiver = Receiver::Waiter(op);
-                self.poller.disarm(&self.socket);
-            }
+            self.take_over(locked, op);
             if locked.receiver == Receiver::Waiter(op) {
                 let buffer = buffer.get_or_insert_with(|| self.buffers.pop().unwrap_or_else(receive_buffer));
                 self.receive_as_waiter(locked, (op, bell), deadline, buffer);
@@ -209,6 +217,17 @@ impl Inner {
             let _ = self.buffers.push(buffer);
         }
         outcome
+    }
+
+    /// Becomes the receiver, unless another thread that waits is.
+    fn take_over(&self, locked: &mut MutexGuard<'_, Locked>, op: OpId) {
+        match locked.receiver {
+            Receiver::Progress => self.poller.disarm(&self.socket),
+            Receiver::Worker(worker) => self.relieve(worker),
+            Receiver::Nobody => {}
+            Receiver::Waiter(_) => return,
+        }
+        locked.receiver = Receiver::Waiter(op);
     }
 
     fn receive_as_waiter(
@@ -260,7 +279,7 @@ impl Inner {
     }
 
     /// Lets another waiting thread receive, or else the progress thread.
-    fn hand_over(&self, locked: &mut MutexGuard<'_, Locked>) {
+    pub(super) fn hand_over(&self, locked: &mut MutexGuard<'_, Locked>) {
         locked.sleep_until = Time(0);
         match locked.core.brain.waits.appoint() {
             Some(next) => locked.receiver = Receiver::Waiter(next),
@@ -289,6 +308,9 @@ impl Inner {
             let mut locked = self.lock();
             let now = self.now();
             self.take_in(&mut locked, &mut woken, now);
+            if locked.receiver == Receiver::Nobody {
+                self.take_from_nobody(&mut locked);
+            }
             if self.receive_burst(&mut locked, &mut buffer) {
                 spin_until = self.now() + SPIN_MAX;
             } else if now < spin_until && locked.receiver == Receiver::Progress && self.due(&locked) > now {
@@ -302,6 +324,7 @@ impl Inner {
             }
             self.handle(&mut locked, &Found::Nothing, &[]);
             self.report_failed_fault(&mut locked);
+            self.hand_out_calls(&mut locked);
             let now = self.now();
             if now < spin_until {
                 continue;

@@ -186,6 +186,11 @@ impl ClientCore {
         self.links.get(&peer).map_or(0, |link| link.routes.len())
     }
 
+    /// Everybody who was called and whose end is not known.
+    pub(super) fn peers(&self) -> Vec<PeerId> {
+        self.links.keys().copied().collect()
+    }
+
     /// Takes an answer, an item or a report. What belongs to no open call is late, and passed over.
     pub(super) fn handle_frame(
         &mut self,

@@ -64,10 +64,18 @@ impl Endpoint {
         self.server.lock().register(Arc::new(service), calls_max);
     }
 
-    /// Takes a message of a peer. Answers wake their callers; calls are queued, and their number is
-    /// returned: the caller then sees to it that [`Endpoint::run_ready`] runs, here or in another thread.
+    /// Takes a message of a peer. Answers wake their callers; calls are queued, workers are woken for
+    /// them, and their number is returned.
     /// An error is a message that no peer of ours writes: the session should end.
     pub fn handle_message(&self, from: PeerId, message: &[u8]) -> Result<usize, DecodeError> {
+        let queued = self.admit_message(from, message)?;
+        self.rouse(queued);
+        Ok(queued)
+    }
+
+    /// The same without waking anybody: the caller sees to it that [`Endpoint::run_ready`] runs, in this
+    /// thread or, by [`Endpoint::rouse`], in others.
+    pub fn admit_message(&self, from: PeerId, message: &[u8]) -> Result<usize, DecodeError> {
         let now = self.now();
         let mut effects = Effects::default();
         let outcome = self.handle_frames(now, from, message, &mut effects);
@@ -97,10 +105,7 @@ impl Endpoint {
                     server.handle_frame(now, from, &frame, effects)?;
                     let added = server.queue_len().saturating_sub(before);
                     drop(server);
-                    if added > 0 {
-                        queued += added;
-                        self.arrived.notify_one();
-                    }
+                    queued += added;
                 }
                 FrameKind::Reply | FrameKind::Item | FrameKind::Progress => {
                     self.client.lock().handle_frame(now, from, &frame, effects)?;
@@ -116,6 +121,20 @@ impl Endpoint {
         self.client.lock().handle_peer_died(self.now(), peer, &mut effects);
         self.server.lock().handle_peer_died(peer, &mut effects);
         self.perform(effects);
+    }
+
+    /// This node goes: every call that is open ends now.
+    pub fn handle_end(&self) {
+        for peer in self.client.lock().peers() {
+            self.handle_peer_died(peer);
+        }
+    }
+
+    /// Serves nothing any more. Services go when the last of their calls has ended.
+    pub fn stop_serving(&self) {
+        let served = self.server.lock().take_services();
+        // Without the lock: a service may own the last handle on the node.
+        drop(served);
     }
 
     /// The session with this start of the peer is new; what was on the way is lost. Asks again.
@@ -156,8 +175,22 @@ impl Endpoint {
         ran
     }
 
+    /// Wakes as many sleeping workers as there are calls.
+    pub fn rouse(&self, calls: usize) {
+        for _ in 0..calls {
+            if !self.arrived.notify_one() {
+                break;
+            }
+        }
+    }
+
+    /// Whether the next call in the queue may hold its worker for long.
+    pub fn is_next_slow(&self) -> bool {
+        self.server.lock().is_next_slow()
+    }
+
     /// Waits in this thread for calls, until one is queued or `done` says to stop; see [`super::Workers`].
-    pub(super) fn wait_for_calls(&self, done: impl Fn() -> bool) {
+    pub fn wait_for_calls(&self, done: impl Fn() -> bool) {
         let mut server = self.server.lock();
         while server.queue_len() == 0 && !done() {
             self.arrived.wait(&mut server);
@@ -165,7 +198,7 @@ impl Endpoint {
     }
 
     /// Wakes all threads in [`Endpoint::wait_for_calls`], to ask again whether to stop.
-    pub(super) fn wake_workers(&self) {
+    pub fn wake_workers(&self) {
         // The lock: no worker may be between its question and its sleep.
         let _server = self.server.lock();
         self.arrived.notify_all();

@@ -111,6 +111,12 @@ impl ServerCore {
         }
     }
 
+    /// Everything that was served, which is served no more.
+    pub(super) fn take_services(&mut self) -> Vec<Arc<Served>> {
+        self.methods.clear();
+        self.families.drain().map(|(_, served)| served).collect()
+    }
+
     /// The interfaces that are served, by name.
     pub(super) fn served(&self) -> Vec<Arc<Served>> {
         let mut list: Vec<Arc<Served>> = self.families.values().cloned().collect();
@@ -269,6 +275,11 @@ impl ServerCore {
     /// Calls that wait for a worker.
     pub(super) fn queue_len(&self) -> usize {
         self.queue.len()
+    }
+
+    /// Whether the next call may hold its worker for long.
+    pub(super) fn is_next_slow(&self) -> bool {
+        self.queue.front().is_some_and(Job::is_slow)
     }
 
     /// The call has been answered with the frame `reply`.

@@ -1,7 +1,7 @@
 //! What carries the calls. The node implements [`Transport`] over its reliable UDP sessions; an
 //! in-process one is in [`super::local`].
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::Thread;
 use std::time::Duration;
 
@@ -76,12 +76,23 @@ pub trait Registry: Send + Sync + 'static {
 pub struct Signal {
     thread: Thread,
     set: AtomicBool,
+    mark: AtomicU64,
 }
 
 impl Signal {
     /// A signal for the calling thread, not set.
     pub fn for_this_thread() -> Signal {
-        Signal { thread: std::thread::current(), set: AtomicBool::new(false) }
+        Signal { thread: std::thread::current(), set: AtomicBool::new(false), mark: AtomicU64::new(0) }
+    }
+
+    /// The number that [`Signal::set_mark`] left.
+    pub fn mark(&self) -> u64 {
+        self.mark.load(Ordering::Acquire)
+    }
+
+    /// Leaves a number with the signal, for the transport to find its waiting thread by.
+    pub fn set_mark(&self, mark: u64) {
+        self.mark.store(mark, Ordering::Release);
     }
 
     /// Whether what the thread waits for has happened.

@@ -1,0 +1,469 @@
+//! Calls between nodes: the node's sessions carry them, and its workers run them.
+//!
+//! The calls have locks of their own (`crate::rpc`), which are taken before the node's. So what the cores
+//! find for them is put aside under the node's lock and handled without it ([`Inner::handle_calls`]), by
+//! whoever receives.
+//!
+//! Workers are leaders and followers. The leader receives for the node, like every thread that waits;
+//! when calls come it passes the socket on and runs them itself, so that no wake-up lies between a
+//! datagram and its method. How it passes the socket on depends on what is known of the method:
+//! one that takes microseconds leaves it to nobody ([`Receiver::Nobody`]), and whoever waits, or the
+//! progress thread at its next look, takes it; any other gives it to the progress thread. A thread
+//! that waits for something relieves the leader: its own answer must cost one wake-up, not two.
+
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
+use std::thread::JoinHandle;
+use std::time::Instant;
+
+use nix::sys::eventfd::EventFd;
+use nix::sys::signal::SigmaskHow;
+use parking_lot::MutexGuard;
+use smallvec::SmallVec;
+
+use super::core::{Brain, Core, channel, typed};
+use super::peers::Unreachable;
+use super::poller::{drain, wait_for_datagram};
+use super::pump::{Found, Receiver, Spin};
+use super::waits::Outcome;
+use super::{Inner, Locked, Node, receive_buffer, time_since};
+use crate::coherence::OpId;
+use crate::config::node::ACTIVE_TICK;
+use crate::error::{Error, Result};
+use crate::fault::{CoreSection, asynchronous};
+use crate::membership::{Member, Membership};
+use crate::net::{self, Priority, SessionHandle};
+use crate::page::{GlobalAddr, NodeId, Time};
+use crate::rpc::{Channel, Endpoint, PeerId, SendError, Service, Signal, Transport};
+
+/// Longest message that travels ahead of pages.
+const CONTROL_LEN_MAX: usize = 1024;
+
+/// What the cores found for the calls.
+#[derive(Debug)]
+pub(super) enum CallEvent {
+    /// A message of a peer.
+    Message(PeerId, Vec<u8>),
+    /// This start of the peer is no member any more.
+    Ended(PeerId),
+    /// This node cannot go on.
+    AllEnded,
+}
+
+/// The calls of a node.
+pub(super) struct Calls {
+    pub(super) endpoint: Arc<Endpoint>,
+    /// When the calls' timers are due.
+    due: AtomicU64,
+    workers: Vec<Worker>,
+}
+
+/// What a leading worker is woken by.
+struct Worker {
+    wake: EventFd,
+    /// Somebody else receives.
+    relieved: AtomicBool,
+}
+
+/// What the calls made of events.
+#[derive(Default)]
+struct Handled {
+    /// Calls that wait for a worker now.
+    queued: usize,
+    /// Who sent what no peer sends.
+    violators: SmallVec<[PeerId; 1]>,
+}
+
+impl Calls {
+    /// The calls of the node behind `node`, to be run by so many workers.
+    pub(super) fn new(node: Weak<Inner>, clock: Instant, workers: Vec<EventFd>) -> Calls {
+        let worker = |wake| Worker { wake, relieved: AtomicBool::new(false) };
+        Calls {
+            endpoint: Endpoint::new(Arc::new(Carrier { node, clock })),
+            due: AtomicU64::new(u64::MAX),
+            workers: workers.into_iter().map(worker).collect(),
+        }
+    }
+
+    /// When the timers are due.
+    pub(super) fn due(&self) -> Time {
+        Time(self.due.load(Ordering::Acquire))
+    }
+
+    /// Without the node's lock.
+    fn handle(&self, events: SmallVec<[CallEvent; 2]>, now: Time) -> Handled {
+        let mut handled = Handled::default();
+        for event in events {
+            match event {
+                CallEvent::Message(from, bytes) => match self.endpoint.admit_message(from, &bytes) {
+                    Ok(queued) => handled.queued += queued,
+                    Err(_) => handled.violators.push(from),
+                },
+                CallEvent::Ended(peer) => self.endpoint.handle_peer_died(peer),
+                CallEvent::AllEnded => self.endpoint.handle_end(),
+            }
+        }
+        let due = self.due() <= now;
+        if due {
+            // Forgotten first: a timer that is set meanwhile must not be lost.
+            self.due.store(u64::MAX, Ordering::Release);
+            self.endpoint.handle_timeout();
+        }
+        // A call may have come with a sign of life to be given.
+        if due || handled.queued > 0 {
+            let next = self.endpoint.poll_timeout().map_or(u64::MAX, |due| due.0);
+            self.due.fetch_min(next, Ordering::AcqRel);
+        }
+        handled
+    }
+}
+
+/// Under the lock.
+impl Core {
+    /// Sends a message of the calls; never waits, and gives up nobody.
+    fn send_call(&mut self, now: Time, to: PeerId, message: &[u8]) -> std::result::Result<(), SendError> {
+        if self.brain.fatal.is_some() {
+            return Err(SendError::Unreachable);
+        }
+        let priority = if message.len() <= CONTROL_LEN_MAX { Priority::Control } else { Priority::Bulk };
+        let session = self.brain.peers.session(to.node);
+        let session = session.filter(|session| self.brain.peers.peer(*session) == Some(to));
+        let Some(session) = session else {
+            return self.send_without_session(now, to, message, priority);
+        };
+        let message = typed(channel::CALLS, message);
+        self.endpoint.send(now, session, message, priority).map_err(|error| match error {
+            net::SendError::Full => SendError::Full,
+            net::SendError::TooLong => SendError::TooLong,
+            net::SendError::Closed | net::SendError::NotConnected => SendError::Unreachable,
+        })
+    }
+
+    /// To this node itself, or to a member whose session is on its way.
+    fn send_without_session(
+        &mut self,
+        now: Time,
+        to: PeerId,
+        message: &[u8],
+        priority: Priority,
+    ) -> std::result::Result<(), SendError> {
+        if self.brain.peer(to.node) != Some(to) {
+            return Err(SendError::Unreachable);
+        }
+        if self.brain.membership.as_ref().and_then(Membership::me) == Some(to.node) {
+            self.brain.call_events.push(CallEvent::Message(to, message.to_vec()));
+            return Ok(());
+        }
+        let message = typed(channel::CALLS, message);
+        let kept = self.brain.peers.send(now, &mut self.endpoint, to.node, message, priority);
+        kept.map_err(|Unreachable| SendError::Full)
+    }
+}
+
+impl Brain {
+    /// Puts a message of the calls aside; false if there is no room.
+    pub(super) fn deliver_calls(&mut self, session: SessionHandle, bytes: &[u8], rest: &[u8]) -> bool {
+        match self.peers.peer(session) {
+            Some(peer) => self.call_events.push(CallEvent::Message(peer, rest.to_vec())),
+            None => return self.peers.keep_early(session, bytes),
+        }
+        true
+    }
+
+    /// The present start of a member.
+    fn peer(&self, node: NodeId) -> Option<PeerId> {
+        self.membership.as_ref()?.view().member(node).map(PeerId::from)
+    }
+
+    fn call_violation(&mut self, peer: PeerId) {
+        self.violators.extend(self.peers.session(peer.node).filter(|_| self.peer(peer.node) == Some(peer)));
+    }
+}
+
+impl From<&Member> for PeerId {
+    fn from(member: &Member) -> PeerId {
+        PeerId { node: member.id, incarnation: member.intro.incarnation }
+    }
+}
+
+impl Inner {
+    /// Gives the calls what the cores found for them, and the time. Returns how many calls were queued for
+    /// workers, of which none was woken.
+    pub(super) fn handle_calls(&self, locked: &mut MutexGuard<'_, Locked>) -> usize {
+        let mut queued = 0;
+        loop {
+            let events = std::mem::take(&mut locked.core.brain.call_events);
+            if events.is_empty() && (self.calls.due() == Time(u64::MAX) || self.calls.due() > self.now()) {
+                return queued;
+            }
+            let now = self.now();
+            let handled = MutexGuard::unlocked(locked, || self.calls.handle(events, now));
+            queued += handled.queued;
+            for peer in &handled.violators {
+                locked.core.brain.call_violation(*peer);
+            }
+            if !handled.violators.is_empty() {
+                self.settle(locked, now);
+            }
+        }
+    }
+
+    /// The same, for a thread that runs no calls.
+    pub(super) fn hand_out_calls(&self, locked: &mut MutexGuard<'_, Locked>) {
+        let queued = self.handle_calls(locked);
+        self.calls.endpoint.rouse(queued);
+    }
+
+    /// A thread that waits receives from now on: the worker that led must not take its datagrams.
+    pub(super) fn relieve(&self, worker: usize) {
+        let worker = &self.calls.workers[worker];
+        worker.relieved.store(true, Ordering::Release);
+        worker.wake.write(1).expect("an eventfd takes a 1");
+    }
+
+    /// Ends the sleep of the leading worker.
+    pub(super) fn wake_worker(&self, worker: usize) {
+        self.calls.workers[worker].wake.write(1).expect("an eventfd takes a 1");
+    }
+
+    /// The progress thread found that nobody receives: the method that was to be short is not.
+    pub(super) fn take_from_nobody(&self, locked: &mut Locked) {
+        locked.receiver = Receiver::Progress;
+        self.poller.arm(&self.socket);
+        // What came with that method has waited for it long enough.
+        self.calls.endpoint.rouse(self.calls.workers.len());
+    }
+
+    fn wait_signal(&self, signal: &Signal, until: Option<Time>) {
+        let _section = CoreSection::enter();
+        let mut locked = self.lock();
+        let (op, bell) = locked.core.brain.waits.begin();
+        signal.set_mark(op.0);
+        // Whoever sets it from now on finds the mark under the lock.
+        if signal.is_set() || locked.core.brain.fatal.is_some() {
+            locked.core.brain.waits.end(op, Outcome::Membership);
+        }
+        let _ = self.wait(&mut locked, (op, &bell), until);
+        signal.set_mark(0);
+    }
+}
+
+/// The workers.
+impl Inner {
+    fn run_worker(&self, number: usize) {
+        CoreSection::mark_thread_blocked();
+        let mut buffer = receive_buffer();
+        let stopping = || self.stopping.load(Ordering::Acquire);
+        while !stopping() {
+            self.calls.endpoint.wait_for_calls(stopping);
+            self.calls.endpoint.run_ready();
+            // Where calls came, more may come.
+            while !stopping() && self.lead(number, &mut buffer) {
+                self.calls.endpoint.run_ready();
+            }
+        }
+    }
+
+    /// Receives for the node until calls are there to run. False if somebody else receives.
+    fn lead(&self, number: usize, buffer: &mut [u8]) -> bool {
+        let _section = CoreSection::enter();
+        let mut locked = self.lock();
+        match locked.receiver {
+            Receiver::Progress => self.poller.disarm(&self.socket),
+            Receiver::Nobody => {}
+            Receiver::Waiter(_) | Receiver::Worker(_) => return false,
+        }
+        locked.receiver = Receiver::Worker(number);
+        self.calls.workers[number].relieved.store(false, Ordering::Release);
+        let mut spin = Spin::default();
+        loop {
+            let queued = self.handle_calls(&mut locked);
+            let relieved = locked.receiver != Receiver::Worker(number);
+            if queued > 0 {
+                self.pass_on(&mut locked, number, queued);
+                return true;
+            }
+            if relieved {
+                return false;
+            }
+            if self.stopping.load(Ordering::Acquire) {
+                self.hand_over(&mut locked);
+                return true;
+            }
+            self.receive_as_worker(&mut locked, number, &mut spin, buffer);
+        }
+    }
+
+    /// This worker will run `queued` calls: others may receive, and run what may have to wait long.
+    fn pass_on(&self, locked: &mut MutexGuard<'_, Locked>, number: usize, queued: usize) {
+        let slow = MutexGuard::unlocked(locked, || {
+            let slow = self.calls.endpoint.is_next_slow();
+            if slow {
+                self.calls.endpoint.rouse(queued - 1);
+            }
+            slow
+        });
+        if locked.receiver != Receiver::Worker(number) {
+            return;
+        }
+        // Nobody looks at the socket before the progress thread does, which must be soon.
+        let looked_after = locked.progress_until <= self.now() + ACTIVE_TICK;
+        if slow || !looked_after {
+            self.hand_over(locked);
+        } else {
+            locked.sleep_until = Time(0);
+            locked.receiver = Receiver::Nobody;
+        }
+    }
+
+    fn receive_as_worker(
+        &self,
+        locked: &mut MutexGuard<'_, Locked>,
+        number: usize,
+        spin: &mut Spin,
+        buffer: &mut [u8],
+    ) {
+        let worker = &self.calls.workers[number];
+        let due = self.due(locked);
+        let blocked = locked.outlet.is_blocked();
+        locked.sleep_until = due;
+        let found = MutexGuard::unlocked(locked, || {
+            let spin_until = due.min(self.now() + spin.budget());
+            loop {
+                if let Some(found) = self.receive(buffer) {
+                    spin.hit();
+                    return found;
+                }
+                if worker.relieved.load(Ordering::Acquire) {
+                    drain(&worker.wake);
+                    return Found::Nothing;
+                }
+                if self.now() >= spin_until {
+                    break;
+                }
+                std::hint::spin_loop();
+            }
+            spin.miss();
+            let timeout = due.since(self.now()).to_std();
+            let error = wait_for_datagram(&self.socket, blocked, &worker.wake, timeout);
+            let refusal = if error { self.socket.take_refusal() } else { None };
+            refusal.map(Found::Refused).or_else(|| self.receive(buffer)).unwrap_or(Found::Nothing)
+        });
+        if locked.receiver == Receiver::Worker(number) {
+            locked.sleep_until = Time(0);
+        }
+        self.handle(locked, &found, buffer);
+    }
+
+    pub(super) fn spawn_workers(self: &Arc<Self>) -> Result<Vec<JoinHandle<()>>> {
+        // Methods touch shared memory, so faults get through; handlers of the application run elsewhere.
+        let mask = asynchronous().thread_swap_mask(SigmaskHow::SIG_BLOCK).expect("valid arguments");
+        let spawn = |number: usize| {
+            let inner = self.clone();
+            let named = std::thread::Builder::new().name(format!("dsm-worker-{number}"));
+            named.spawn(move || inner.run_worker(number))
+        };
+        let threads: std::io::Result<Vec<_>> = (0..self.calls.workers.len()).map(spawn).collect();
+        mask.thread_set_mask().expect("valid arguments");
+        threads.map_err(|error| Error::os("starting the workers", error))
+    }
+
+    /// Makes the workers look whether they are to stop.
+    pub(super) fn wake_workers(&self) {
+        self.calls.endpoint.wake_workers();
+        for worker in &self.calls.workers {
+            worker.wake.write(1).expect("an eventfd takes a 1");
+        }
+    }
+}
+
+/// What programs do with calls.
+impl Node {
+    /// The calls of this node.
+    pub fn calls(&self) -> &Arc<Endpoint> {
+        &self.inner.calls.endpoint
+    }
+
+    /// Serves an interface; at most `calls_max` of its calls wait or run at one time.
+    pub fn serve(&self, service: impl Service, calls_max: usize) {
+        self.calls().serve(service, calls_max);
+    }
+
+    /// The present start of a member.
+    pub fn peer(&self, node: NodeId) -> Option<PeerId> {
+        self.inner.with_core(|core| core.brain.peer(node))
+    }
+
+    /// Whether all of these bytes lie in one region.
+    pub fn is_in_region(&self, addr: GlobalAddr, bytes: u64) -> bool {
+        self.inner.with_core(|core| {
+            core.brain.membership.as_ref().is_some_and(|membership| {
+                membership.regions().any(|record| {
+                    let start = record.info.start.start().0;
+                    let end = addr.0.checked_add(bytes);
+                    addr.0 >= start && end.is_some_and(|end| end <= start + record.bytes)
+                })
+            })
+        })
+    }
+
+    /// The way to the interfaces of one member.
+    pub fn channel_to(&self, node: NodeId) -> Result<Channel> {
+        let peer = self.peer(node).ok_or_else(|| Error::Invalid(format!("{node} is no member")))?;
+        Ok(Channel::to(self.calls(), peer))
+    }
+}
+
+/// Carries messages over the node's sessions.
+struct Carrier {
+    node: Weak<Inner>,
+    clock: Instant,
+}
+
+impl Transport for Carrier {
+    fn now(&self) -> Time {
+        time_since(self.clock)
+    }
+
+    fn send(&self, to: PeerId, message: &[u8]) -> std::result::Result<(), SendError> {
+        let inner = self.node.upgrade().ok_or(SendError::Unreachable)?;
+        let _section = CoreSection::enter();
+        let mut locked = inner.lock();
+        let now = inner.now();
+        locked.core.send_call(now, to, message)?;
+        inner.settle(&mut locked, now);
+        Ok(())
+    }
+
+    fn wait(&self, signal: &Signal, until: Option<Time>) {
+        // Without a node every call has failed already.
+        if let Some(inner) = self.node.upgrade()
+            && !signal.is_set()
+        {
+            inner.wait_signal(signal, until);
+        }
+    }
+
+    fn notify(&self, signal: &Signal) {
+        let Some(inner) = self.node.upgrade() else { return };
+        let _section = CoreSection::enter();
+        let mut locked = inner.lock();
+        let op = OpId(signal.mark());
+        locked.core.brain.waits.end(op, Outcome::Membership);
+        if locked.receiver == Receiver::Waiter(op) && locked.sleep_until > Time(0) {
+            inner.wake_receiver(&mut locked);
+        }
+    }
+
+    fn timer_at(&self, at: Time) {
+        let Some(inner) = self.node.upgrade() else { return };
+        let before = inner.calls.due.fetch_min(at.0, Ordering::AcqRel);
+        if at.0 < before {
+            let _section = CoreSection::enter();
+            let mut locked = inner.lock();
+            if at < locked.sleep_until {
+                inner.wake_receiver(&mut locked);
+            }
+        }
+    }
+}

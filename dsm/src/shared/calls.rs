@@ -1,0 +1,78 @@
+//! Calls as programs see them: serving an interface, finding its servers, and references into shared
+//! memory that travel as arguments.
+
+use std::ops::Range;
+use std::sync::{Arc, Weak};
+
+use bytemuck::Pod;
+
+use super::{Dsm, SharedSlice};
+use crate::error::{Error, Result};
+use crate::node::Node;
+use crate::page::NodeId;
+use crate::rpc::{Channel, Endpoint, Global, PeerId, Service};
+
+impl Dsm {
+    /// The calls of this rank.
+    pub fn calls(&self) -> &Arc<Endpoint> {
+        self.node.calls()
+    }
+
+    /// Serves an interface; at most `calls_max` of its calls wait or run at one time, more are `Busy`.
+    /// A service that uses shared memory takes [`Dsm::globals`] or slices along.
+    pub fn serve(&self, service: impl Service, calls_max: usize) {
+        self.node.serve(service, calls_max);
+    }
+
+    /// The way to the interfaces of one node. Calls end with `ServerDied` or `Unreachable` when it goes.
+    pub fn channel_to(&self, node: NodeId) -> Result<Channel> {
+        self.node.channel_to(node)
+    }
+
+    /// The present start of a node, as calls name it.
+    pub fn peer(&self, node: NodeId) -> Option<PeerId> {
+        self.node.peer(node)
+    }
+
+    /// For servers: opens what comes as `global<T>`, and does not keep this rank in the cluster.
+    pub fn globals(&self) -> Globals {
+        Globals { node: Arc::downgrade(&self.node) }
+    }
+}
+
+/// Opens references into shared memory.
+#[derive(Clone)]
+pub struct Globals {
+    node: Weak<Node>,
+}
+
+impl Globals {
+    /// The elements that the reference names. An error if they are not all in one region here.
+    pub fn open<T: Pod>(&self, global: Global<T>) -> Result<SharedSlice<T>> {
+        let node = self.node.upgrade().ok_or(Error::Left)?;
+        let len = usize::try_from(global.len()).ok();
+        let bytes = len.and_then(|len| len.checked_mul(size_of::<T>())).filter(|bytes| *bytes > 0);
+        let inside = bytes.is_some_and(|bytes| node.is_in_region(global.addr(), bytes as u64));
+        match (node.pointer(global.addr()), len) {
+            (Some(start), Some(len)) if inside => {
+                SharedSlice::from_parts(node, global.addr(), start.cast(), len)
+            }
+            _ => Err(Error::Invalid(format!("{global:?} is in no region of this node"))),
+        }
+    }
+}
+
+impl<T: Pod> SharedSlice<T> {
+    /// A reference to all elements, to pass in a call.
+    pub fn global(&self) -> Global<T> {
+        Global::new(self.addr, self.len as u64)
+    }
+
+    /// A reference to some elements, to pass in a call. Panics beyond the end.
+    pub fn global_range(&self, range: Range<usize>) -> Global<T> {
+        let count = range.end.checked_sub(range.start).expect("a range that ends after its start");
+        self.check(range.start, count);
+        let offset = (range.start * size_of::<T>()) as u64;
+        Global::new(crate::page::GlobalAddr(self.addr.0 + offset), count as u64)
+    }
+}
