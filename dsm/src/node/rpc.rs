@@ -34,7 +34,7 @@ use crate::fault::{CoreSection, asynchronous};
 use crate::membership::{Member, Membership};
 use crate::net::{self, Priority, SessionHandle};
 use crate::page::{GlobalAddr, NodeId, Time};
-use crate::rpc::{Channel, Endpoint, PeerId, SendError, Service, Signal, Transport};
+use crate::rpc::{Channel, Endpoint, PeerId, SendError, Service, Signal, Transport, is_message};
 
 /// Longest message that travels ahead of pages.
 const CONTROL_LEN_MAX: usize = 1024;
@@ -165,7 +165,7 @@ impl Brain {
     pub(super) fn deliver_calls(&mut self, session: SessionHandle, bytes: &[u8], rest: &[u8]) -> bool {
         match self.peers.peer(session) {
             Some(peer) => self.call_events.push(CallEvent::Message(peer, rest.to_vec())),
-            None => return self.peers.keep_early(session, bytes),
+            None => return is_message(rest) && self.peers.keep_early(session, bytes),
         }
         true
     }

@@ -61,6 +61,18 @@ pub(super) enum Status {
     ReplyLost = 8,
 }
 
+/// Whether the bytes are frames, one after the other: for who must keep a message before it is handled.
+pub fn is_message(bytes: &[u8]) -> bool {
+    let mut rest = bytes;
+    while !rest.is_empty() {
+        match Frame::decode(rest) {
+            Ok((_, behind)) => rest = behind,
+            Err(_) => return false,
+        }
+    }
+    true
+}
+
 /// One frame of a message.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Frame<'a> {
