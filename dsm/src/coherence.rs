@@ -9,6 +9,7 @@
 //! [`directory`] is the home's side, [`cache`] the requester's, [`lock`] and [`barrier`] stand beside.
 
 mod barrier;
+mod batch;
 mod cache;
 mod copyset;
 mod directory;
@@ -18,6 +19,7 @@ mod lock;
 mod message;
 mod placement;
 mod plant;
+mod stream;
 mod table;
 #[cfg(test)]
 mod tests;
@@ -79,10 +81,13 @@ pub enum Input<'a> {
         /// As in the fault.
         access: Access,
     },
-    /// A page will be wanted: ask for it, with nobody waiting. Ignored where a request is under way.
+    /// Pages will be wanted: ask for them, with nobody waiting. Those that are here or asked for already
+    /// are passed over, as is what exceeds [`crate::config::coherence::AHEAD_PENDING_MAX`].
     Prefetch {
-        /// The page.
-        page: PageId,
+        /// The first page.
+        first: PageId,
+        /// How many.
+        pages: u64,
         /// `Read` or `Write`.
         access: Access,
     },
@@ -206,8 +211,12 @@ pub struct Counters {
     pub write_faults: u64,
     pub upgrades: u64,
     pub spurious_faults: u64,
+    /// Faults on pages that had come ahead of need: mapped without a message.
+    pub local_faults: u64,
     pub pages_received: u64,
     pub zero_pages_received: u64,
+    /// Pages that came ahead of need and were taken away untouched.
+    pub pages_wasted: u64,
     pub pages_sent: u64,
     pub invalidations: u64,
     pub downgrades: u64,
@@ -327,6 +336,11 @@ impl Coherence {
         self.cache.access(page)
     }
 
+    /// What is mapped of it: at most that.
+    pub fn mapped(&self, page: PageId) -> Access {
+        self.cache.mapped(page)
+    }
+
     /// The page's home, as far as this node knows it.
     pub fn home(&self, page: PageId) -> Option<NodeId> {
         self.places.home(page)
@@ -360,9 +374,10 @@ impl Coherence {
                 cache.fault(&mut ctx, places, fault);
             }
             Input::Resumed { thread, page, access } => self.cache.resumed(now, thread, page, access),
-            Input::Prefetch { page, access } => {
+            Input::Prefetch { first, pages, access } => {
                 let (cache, places, mut ctx) = self.cache_parts(now, memory);
-                cache.prefetch(&mut ctx, places, page, access);
+                let pages = (first.0..first.0.saturating_add(pages)).map(PageId);
+                cache.prefetch(&mut ctx, places, pages, access);
             }
             Input::Evict { page } => {
                 let (cache, places, mut ctx) = self.cache_parts(now, memory);

@@ -118,9 +118,28 @@ pub mod coherence {
     /// Longest that a reader's INSTALLED waits for a message to ride on.
     pub const INSTALLED_DELAY_MAX: Span = Span::from_us(200);
     /// Messages that wait for an occasion; further ones are sent at once.
-    pub const LAZY_MESSAGES_MAX: usize = 64;
+    pub const LAZY_MESSAGES_MAX: usize = 256;
     /// Threads whose faulting instruction is remembered; beyond it all are forgotten and learnt anew.
     pub const FAULTING_THREADS_MAX: usize = 1024;
+    /// Pages that a stream of read faults runs ahead: 256 KiB, what a peer may send unasked for.
+    pub const READ_AHEAD_MAX: i64 = 64;
+    /// Pages that a stream of write faults runs ahead. Fewer: a page that is taken from another writer
+    /// in vain costs that one a fault.
+    pub const WRITE_AHEAD_MAX: i64 = 16;
+    /// Pages that a new stream runs ahead.
+    pub const STREAM_START: i64 = 4;
+    /// Largest distance in pages between two faults of a stream.
+    pub const STRIDE_MAX: i64 = 64;
+    /// Streams that are followed at one time.
+    pub const STREAMS_MAX: usize = 8;
+    /// Faults among which a stream is looked for.
+    pub const RECENT_FAULTS_MAX: usize = 8;
+    /// Places where running ahead was in vain that are remembered.
+    pub const FENCES_MAX: usize = 16;
+    /// Pages asked for at one time beyond which nothing is fetched ahead.
+    pub const AHEAD_PENDING_MAX: usize = 512;
+    /// Pages that came ahead and are mapped by one touch.
+    pub const MAP_RUN_MAX: u64 = 16;
     /// Write-backs under way while a node leaves.
     pub const LEAVE_WRITE_BACKS_MAX: usize = 64;
 }
@@ -139,6 +158,8 @@ pub mod node {
     pub const RECEIVE_BURST: usize = 64;
     /// Pages in one batch: what fits a datagram of 64 KiB.
     pub const BATCH_PAGES_MAX: usize = 15;
+    /// Bytes of a long copy that are asked for while those before them are copied.
+    pub const COPY_PART: usize = 512 << 10;
     /// Page buffers kept for the next page.
     pub const PAGE_POOL_MAX: usize = 1024;
     /// After the last message, timers are looked at every [`ACTIVE_TICK`] for this long, so that a

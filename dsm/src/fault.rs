@@ -316,6 +316,10 @@ impl Memory for &Arena {
         self.change(run_of(page), self.access(page), access);
     }
 
+    fn protect_range(&mut self, first: PageId, pages: u64, access: Access) {
+        Arena::protect_range(self, first, pages, access);
+    }
+
     fn read(&mut self, page: PageId) -> PageBuf {
         let mut bytes = self.pool.take();
         if self.shared.access.is_backed(page) {

@@ -198,9 +198,8 @@ impl Node {
 
     /// Asks for pages that will be wanted; returns at once.
     pub fn prefetch(&self, pages: std::ops::Range<u64>, access: Access) {
-        for page in pages {
-            self.inner.cast(Input::Prefetch { page: PageId(page), access });
-        }
+        let (first, pages) = (PageId(pages.start), pages.end.saturating_sub(pages.start));
+        self.inner.cast(Input::Prefetch { first, pages, access });
     }
 
     /// Gives a page up, if nothing needs it now.
@@ -630,9 +629,9 @@ impl Inner {
         let PageFault { page, access, instruction, thread } = *fault;
         let thread = u64::from(thread);
         let input = crate::coherence::Fault { op, thread, instruction, page, access };
+        let mapped = locked.core.brain.coherence.as_ref().map_or(Access::None, |core| core.mapped(page));
         locked.core.brain.input(now, Input::Fault(input), &self.arena);
-        let allowed = locked.core.brain.coherence.as_ref().map_or(Access::None, |core| core.access(page));
-        if allowed >= access {
+        if mapped >= access {
             // Another thread's fault was answered first, or the kernel took the mapping: put it back.
             self.arena.settle(fault);
         }

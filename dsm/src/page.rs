@@ -77,6 +77,8 @@ pub trait Memory {
     /// Sets what the application may do with a page. Lowering is complete on return: every store that
     /// happened is visible to [`Memory::read`], every later one faults.
     fn protect(&mut self, page: PageId, access: Access);
+    /// The same for `pages` neighbours from `first` on.
+    fn protect_range(&mut self, first: PageId, pages: u64, access: Access);
     /// Copies the page's bytes. A page without memory reads as zero.
     fn read(&mut self, page: PageId) -> PageBuf;
     /// Writes the page's bytes, then sets what the application may do with it.

@@ -11,11 +11,12 @@ use std::sync::atomic::{AtomicU64, Ordering, fence};
 use bytemuck::Pod;
 
 use crate::coherence::Placement;
+use crate::config::node::COPY_PART;
 use crate::error::{Error, Result};
 use crate::membership::RegionRecord;
 use crate::node::status::NodeStatus;
 use crate::node::{Node, NodeConfig};
-use crate::page::{GlobalAddr, NodeId};
+use crate::page::{Access, GlobalAddr, NodeId, PageId};
 use crate::settings::Settings;
 use crate::sync::DsmMutex;
 
@@ -325,14 +326,18 @@ impl<T: Pod> SharedSlice<T> {
     /// Copies `values` to the elements from `offset` on.
     pub fn copy_in(&self, offset: usize, values: &[T]) -> Result<()> {
         self.check_range(offset, values.len())?;
-        self.write(offset, values);
+        self.in_parts(offset..offset + values.len(), Access::Write, |part| {
+            self.write(part.start, &values[part.start - offset..part.end - offset]);
+        });
         Ok(())
     }
 
     /// Copies the elements from `offset` on to `values`.
     pub fn copy_out(&self, offset: usize, values: &mut [T]) -> Result<()> {
         self.check_range(offset, values.len())?;
-        self.read(offset, values);
+        self.in_parts(offset..offset + values.len(), Access::Read, |part| {
+            self.read(part.start, &mut values[part.start - offset..part.end - offset]);
+        });
         Ok(())
     }
 
@@ -357,6 +362,26 @@ impl<T: Pod> SharedSlice<T> {
     pub unsafe fn as_mut_slice(&self) -> &mut [T] {
         // SAFETY: as for `as_slice`; the caller keeps everybody else away.
         unsafe { std::slice::from_raw_parts_mut(self.start, self.len) }
+    }
+
+    /// Asks for elements that will be read soon; returns at once. A hint: what exceeds the bound on
+    /// pages under way is passed over.
+    pub fn prefetch(&self, elements: Range<usize>) {
+        self.ask_ahead(elements, Access::Read);
+    }
+
+    /// The same for elements that will be written: takes them away from their readers and writers.
+    pub fn prefetch_mut(&self, elements: Range<usize>) {
+        self.ask_ahead(elements, Access::Write);
+    }
+
+    fn ask_ahead(&self, elements: Range<usize>, access: Access) {
+        let elements = elements.start.min(self.len)..elements.end.min(self.len);
+        if !elements.is_empty() {
+            let byte = |index: usize| GlobalAddr(self.addr.0 + (index * size_of::<T>()) as u64);
+            let (first, last) = (PageId::of(byte(elements.start)), PageId::of(byte(elements.end - 1)));
+            self.node.prefetch(first.0..last.0 + 1, access);
+        }
     }
 
     pub(crate) fn node(&self) -> &Arc<Node> {
@@ -387,6 +412,18 @@ impl<T: Pod> SharedSlice<T> {
     fn write(&self, index: usize, values: &[T]) {
         let to = self.start.wrapping_add(index).cast::<u8>();
         copy_bytes(to, bytemuck::cast_slice(values));
+    }
+
+    /// A range part by part, the next part asked for before the present one is copied: the whole range
+    /// travels at the network's speed, whatever the pages' faults cost.
+    fn in_parts(&self, range: Range<usize>, access: Access, mut copy: impl FnMut(Range<usize>)) {
+        let part = (COPY_PART / size_of::<T>()).max(1);
+        self.ask_ahead(range.start..range.end.min(range.start + part), access);
+        for start in range.clone().step_by(part) {
+            let end = range.end.min(start + part);
+            self.ask_ahead(end..range.end.min(end + part), access);
+            copy(start..end);
+        }
     }
 }
 

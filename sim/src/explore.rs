@@ -336,7 +336,7 @@ impl State {
             if node.frame.access != Access::None && node.frame.value != truth {
                 return Err(format!("a mapped copy has {}, not {truth}", node.frame.value));
             }
-            if node.frame.access != node.core.access(PAGE) {
+            if node.frame.access != node.core.mapped(PAGE) || node.frame.access > node.core.access(PAGE) {
                 return Err("a mapping is not what the core believes".to_owned());
             }
             if node.core.counters().violations > 0 {
@@ -367,7 +367,7 @@ impl State {
         let Some((owner, copyset, _)) = self.nodes[0].core.directory_entry(PAGE) else { return Ok(()) };
         for (id, node) in self.nodes.iter().enumerate() {
             let id = NodeId(id as u16);
-            let known = match node.frame.access {
+            let known = match node.core.access(PAGE) {
                 Access::None => owner != Some(id),
                 Access::Read => copyset.contains(id) && owner.is_none(),
                 Access::Write => owner == Some(id),
@@ -429,6 +429,11 @@ impl Memory for Frame {
     fn protect(&mut self, page: PageId, access: Access) {
         assert_eq!(page, PAGE);
         self.access = access;
+    }
+
+    fn protect_range(&mut self, first: PageId, pages: u64, access: Access) {
+        assert_eq!(pages, 1);
+        self.protect(first, access);
     }
 
     fn read(&mut self, page: PageId) -> PageBuf {

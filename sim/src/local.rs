@@ -145,14 +145,21 @@ impl Memory for NodeMemory<'_> {
     fn protect(&mut self, page: PageId, access: Access) {
         self.between();
         self.record(What::Protect { page, access });
-        self.map(self.shared.plan.index(page), access);
+        if let Some(index) = self.shared.plan.find(page) {
+            self.map(index, access);
+        }
+    }
+
+    fn protect_range(&mut self, first: PageId, pages: u64, access: Access) {
+        (first.0..first.0 + pages).for_each(|page| self.protect(PageId(page), access));
     }
 
     fn read(&mut self, page: PageId) -> PageBuf {
         self.between();
         self.record(What::Read { page });
         let mut buffer = self.local.pool.take();
-        let cells = self.local.frames[self.shared.plan.index(page)].cells;
+        let cells =
+            self.shared.plan.find(page).map_or_else(Default::default, |at| self.local.frames[at].cells);
         write_cells(&cells, buffer.as_mut_slice());
         buffer
     }
@@ -160,7 +167,7 @@ impl Memory for NodeMemory<'_> {
     fn install(&mut self, page: PageId, contents: Contents<'_>, access: Access) {
         self.between();
         self.record(What::Install { page, access });
-        let index = self.shared.plan.index(page);
+        let Some(index) = self.shared.plan.find(page) else { return };
         let frame = &mut self.local.frames[index];
         let (mapped, me) = (frame.access, self.local.me);
         match contents {
@@ -177,7 +184,8 @@ impl Memory for NodeMemory<'_> {
     fn discard(&mut self, page: PageId) {
         self.between();
         self.record(What::Discard { page });
-        let frame = &mut self.local.frames[self.shared.plan.index(page)];
+        let Some(index) = self.shared.plan.find(page) else { return };
+        let frame = &mut self.local.frames[index];
         let (mapped, me) = (frame.access, self.local.me);
         frame.cells = [0; CELLS.len()];
         if mapped != Access::None {

@@ -192,9 +192,14 @@ impl Plan {
         PageId(START + index)
     }
 
-    /// A page's index in `pages`.
+    /// A page's index in `pages`; `None` for pages that no program touches, which come ahead of need.
+    pub(crate) fn find(&self, page: PageId) -> Option<usize> {
+        self.pages.iter().position(|&known| known == page)
+    }
+
+    /// The same for pages that programs touch.
     pub(crate) fn index(&self, page: PageId) -> usize {
-        self.pages.iter().position(|&known| known == page).expect("only the plan's pages are touched")
+        self.find(page).expect("only the plan's pages are touched")
     }
 }
 
@@ -214,10 +219,13 @@ fn draw_region(nodes: u16, rng: &mut Rng) -> RegionInfo {
     RegionInfo { start: PageId(START), pages: 3 * EXTENT_PAGES, placement, homes }
 }
 
-/// One to four pages, among them neighbours in one extent and neighbours in two.
+/// A few pages, among them neighbours in one extent and neighbours in two.
 fn draw_pages(region: &RegionInfo, rng: &mut Rng) -> Vec<PageId> {
     let edge = EXTENT_PAGES - 1;
-    let indices: &[u64] = match rng.u32(..6) {
+    let indices: &[u64] = match rng.u32(..8) {
+        // Runs long enough for streams, upwards, across an extent's edge, and with gaps.
+        6 => &[58, 59, 60, 61, 62, 63, 64, 65, 66],
+        7 => &[10, 13, 16, 19, 22, 25, 28],
         0 => &[7],
         1 => &[7, 8],
         2 => &[edge, edge + 1],

@@ -80,6 +80,14 @@ pub(crate) enum State {
 enum Site {
     Single(Kind),
     Section(LockId, u8),
+    /// A walk over all pages, again and again; the page that comes next.
+    Sweep(Access, u8, Direction),
+}
+
+#[derive(Clone, Copy)]
+enum Direction {
+    Up,
+    Down,
 }
 
 #[derive(Clone, Copy)]
@@ -236,6 +244,20 @@ impl Thread {
                 let instruction = instruction(kind, plan, rng);
                 self.steps.push_back(Step::Run { instruction, address });
             }
+            Site::Sweep(access, page, direction) => {
+                let pages = plan.pages.len() as u8;
+                let next = match direction {
+                    Direction::Up => (page + 1) % pages,
+                    Direction::Down => (page + pages - 1) % pages,
+                };
+                self.sites[at] = Site::Sweep(access, next, direction);
+                let instruction = match access {
+                    Access::Write if page % 2 == 0 => Instruction::Add(Cell { page, index: COUNTER }),
+                    Access::Write => Instruction::Store(Cell { page, index: PLAIN }),
+                    Access::None | Access::Read => Instruction::Load(Cell { page, index: PLAIN }),
+                };
+                self.steps.push_back(Step::Run { instruction, address });
+            }
             Site::Section(lock, page) => {
                 let cell = Cell { page, index: GUARDED };
                 self.steps.push_back(Step::Lock(lock));
@@ -254,6 +276,11 @@ fn site(plan: &Plan, rng: &mut Rng) -> Site {
     if !plan.locks.is_empty() && rng.u32(..4) == 0 {
         let page = plan.locks[rng.usize(..plan.locks.len())];
         return Site::Section(LockId(plan.pages[page as usize]), page);
+    }
+    if plan.pages.len() > 4 && rng.bool() {
+        let access = if rng.bool() { Access::Read } else { Access::Write };
+        let direction = if rng.u32(..4) == 0 { Direction::Down } else { Direction::Up };
+        return Site::Sweep(access, rng.u8(..plan.pages.len() as u8), direction);
     }
     let across = !plan.adjacent.is_empty();
     Site::Single(match rng.u32(..12) {

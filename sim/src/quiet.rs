@@ -56,7 +56,7 @@ impl World {
         let oracle = &mut self.shared.oracle;
         for (at, node) in self.nodes.iter().enumerate().filter(|(_, node)| node.phase == Phase::Up) {
             let at = NodeId(at as u16);
-            let access = node.local.access(page);
+            let access = node.core.access(id);
             let known = match access {
                 Access::None => owner != Some(at),
                 Access::Read => copyset.contains(at) && owner.is_none(),

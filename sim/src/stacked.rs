@@ -4,7 +4,7 @@
 
 use std::net::SocketAddr;
 
-use dsm::coherence::{BATCH_MESSAGES_MAX, Batch, Input, Message, encode_batch_head};
+use dsm::coherence::{BATCH_MESSAGES_MAX, Batch, Message, encode_batch_head};
 use dsm::net::{
     CloseReason, ClusterKey, Endpoint, EndpointConfig, Event as NetEvent, OutMessage, Priority,
     SessionHandle, TransmitBuf, Version,
@@ -256,13 +256,10 @@ impl World {
                     .fail(|| format!("what was sent decodes: {from} to {node}: {error}"));
             }
         };
-        for (message, page) in batch.iter() {
-            if !matches!(self.node(node).phase, Phase::Up | Phase::Leaving) {
-                return;
-            }
+        for (message, _) in batch.iter() {
             self.record(node, What::Deliver { from, message });
-            self.feed(node, Input::Message { from, message, page });
         }
+        self.feed_with(node, |core, now, memory| core.handle_batch(now, from, &batch, memory));
         self.disturb(node);
     }
 

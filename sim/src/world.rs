@@ -434,15 +434,24 @@ impl World {
         } else if plan.prefetch_one_in.is_some_and(|one_in| rng.u32(..one_in) == 0) {
             let access = if rng.bool() { Access::Read } else { Access::Write };
             self.record(node, What::Prefetch { page, access });
-            self.feed(node, Input::Prefetch { page, access });
+            self.feed(node, Input::Prefetch { first: page, pages: 1, access });
         }
     }
 
     /// Gives a node's core an input, carries out what it says, and checks it.
     pub(crate) fn feed(&mut self, node: NodeId, input: Input<'_>) {
+        self.feed_with(node, |core, now, memory| core.handle(now, input, memory));
+    }
+
+    /// The same for whatever a core is told.
+    pub(crate) fn feed_with(
+        &mut self,
+        node: NodeId,
+        tell: impl FnOnce(&mut Coherence, Time, &mut NodeMemory<'_>),
+    ) {
         let slot = &mut self.nodes[node.0 as usize];
         let mut memory = NodeMemory { local: &mut slot.local, shared: &mut self.shared };
-        slot.core.handle(memory.shared.now, input, &mut memory);
+        tell(&mut slot.core, memory.shared.now, &mut memory);
         while let Some(output) = self.node(node).core.poll_output() {
             match output {
                 Output::Send { to, message, page } => self.send(node, to, message, page),
@@ -545,9 +554,14 @@ impl World {
         let oracle = &mut self.shared.oracle;
         for page in std::mem::take(&mut slot.local.touched) {
             let id = self.shared.plan.pages[page as usize];
-            let (mapped, known) = (slot.local.access(page as usize), slot.core.access(id));
-            if mapped != known {
-                oracle.fail(|| format!("state equals mapping: {node} {id:?} is {mapped:?}, not {known:?}"));
+            let (mapped, known) = (slot.local.access(page as usize), slot.core.mapped(id));
+            let allowed = slot.core.access(id);
+            if mapped != known || mapped > allowed {
+                oracle.fail(|| {
+                    format!(
+                        "the mapping is known and allowed: {node} {id:?} {mapped:?}, {known:?}, {allowed:?}"
+                    )
+                });
             }
             if let Some(version) = slot.core.copy_version(id) {
                 let seen = std::mem::replace(&mut slot.seen[page as usize], version);

@@ -2,7 +2,12 @@
 //!
 //! At most one request of a node is outstanding for one page; everybody else who wants the page waits
 //! for it. Invalidations and forwards are served at once in every state; only a hold delays them.
+//!
+//! What is mapped may be less than what the protocol allows, never more: pages that came ahead of need
+//! are mapped at their first touch, many at a time ([`ahead`]). Such a touch is a page fault that needs
+//! no message.
 
+mod ahead;
 mod eviction;
 mod leaving;
 
@@ -17,10 +22,11 @@ use super::instruction::Instructions;
 use super::message::{Body, Req, ToHome, ToNode, Txn, Version};
 use super::placement::{Places, RegionInfo};
 use super::plant::{Plant, Planted};
+use super::stream::Streams;
 use super::table::PageTable;
 use super::{Context, Failure, Fault, NodeSet, OpId};
 use crate::config::coherence::INSTALLED_DELAY_MAX;
-use crate::page::{Access, Contents, ExtentId, Memory, NodeId, PAGE_SIZE, PageBuf, PageId, Time};
+use crate::page::{Access, Contents, ExtentId, Memory, NodeId, PAGE_SIZE, PageBuf, PageId, Span, Time};
 
 /// What the node has of a page.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Hash)]
@@ -38,10 +44,18 @@ enum State {
     GivenAway,
 }
 
-#[derive(Clone, Default, PartialEq, Hash)]
+#[derive(Clone, PartialEq, Hash)]
 struct Entry {
     state: State,
+    /// What the application's view allows: at most what the state does.
+    mapped: Access,
     version: Version,
+}
+
+impl Default for Entry {
+    fn default() -> Self {
+        Entry { state: State::Invalid, mapped: Access::None, version: Version::default() }
+    }
 }
 
 /// What is under way for a page; pages at rest have none.
@@ -96,6 +110,7 @@ pub(super) struct Cache {
     pending: FxHashMap<PageId, Pending>,
     locating: FxHashMap<ExtentId, SmallVec<[PageId; 4]>>,
     instructions: Instructions,
+    streams: Streams,
     /// Invalidations and forwards that a hold delays.
     held_up: Vec<(PageId, NodeId, ToNode)>,
     last_req: Req,
@@ -117,6 +132,7 @@ impl Cache {
             pending: FxHashMap::default(),
             locating: FxHashMap::default(),
             instructions: Instructions::default(),
+            streams: Streams::default(),
             held_up: Vec::new(),
             last_req: first,
             writing_back: 0,
@@ -130,6 +146,19 @@ impl Cache {
 
     pub(super) fn access(&self, page: PageId) -> Access {
         access_in(&self.table, page)
+    }
+
+    pub(super) fn mapped(&self, page: PageId) -> Access {
+        self.table.peek(page).map_or(Access::None, |entry| entry.mapped)
+    }
+
+    /// Lets the application do no more with a page than `access`; complete on return.
+    fn lower<M: Memory>(&mut self, memory: &mut M, page: PageId, access: Access) {
+        let entry = self.table.entry(page);
+        if entry.mapped > access {
+            entry.mapped = access;
+            memory.protect(page, access);
+        }
     }
 
     pub(super) fn copy_version(&self, page: PageId) -> Option<Version> {
@@ -155,7 +184,8 @@ impl Cache {
     /// Carries out what the fault [`Plant::NodeAcksBeforeUnmap`] has put off.
     pub(super) fn settle_postponed<M: Memory>(&mut self, memory: &mut M) {
         for page in std::mem::take(&mut self.postponed) {
-            memory.protect(page, self.access(page));
+            let access = self.access(page);
+            self.lower(memory, page, access);
         }
     }
 
@@ -168,8 +198,9 @@ impl Cache {
         }
         self.instructions.note(&fault, ctx.now);
         if self.access(fault.page) >= fault.access {
-            ctx.counters.spurious_faults += 1;
-            return ctx.outbox.done(fault.op, Ok(0));
+            self.touch(ctx, &fault);
+            ctx.outbox.done(fault.op, Ok(0));
+            return self.run_ahead(ctx, places, &fault);
         }
         match fault.access {
             Access::Write if self.access(fault.page) == Access::Read => ctx.counters.upgrades += 1,
@@ -182,29 +213,14 @@ impl Cache {
         let waiter = Waiter { op: fault.op, thread: fault.thread, faulted: fault.page, access };
         self.pending.entry(page).or_default().waiters.push(waiter);
         self.advance(ctx, places, page);
+        // After the request that somebody waits for, so that this one travels first.
+        self.run_ahead(ctx, places, &fault);
     }
 
     /// A thread goes on after a fault; only if the page is still there will its instruction run.
     pub(super) fn resumed(&mut self, now: Time, thread: u64, page: PageId, access: Access) {
         if self.access(page) >= access && !self.planted.has(Plant::NodeDoesNotHold) {
             self.instructions.resumed(thread, page, now);
-        }
-    }
-
-    pub(super) fn prefetch<M: Memory>(
-        &mut self,
-        ctx: &mut Context<'_, M>,
-        places: &Places,
-        page: PageId,
-        access: Access,
-    ) {
-        let wanted = places.region(page).is_some()
-            && !self.departs
-            && self.access(page) < access
-            && !self.pending.contains_key(&page);
-        if wanted {
-            self.pending.entry(page).or_default();
-            self.request(ctx, places, page, access);
         }
     }
 
@@ -336,12 +352,15 @@ impl Cache {
             Contents::Bytes(_) => ctx.counters.pages_received += 1,
             Contents::InPlace => {}
         }
-        ctx.memory.install(page, contents, access);
         let (state, version) = match access {
             Access::None | Access::Read => (State::Shared, version),
             Access::Write => (State::Modified, txn),
         };
-        (entry.state, entry.version) = (state, version);
+        // Nobody waits for a page that came ahead of need: its first touch maps it, and others with it.
+        let awaited = self.pending.get(&page).is_some_and(|pending| !pending.waiters.is_empty());
+        let mapped = if awaited { access } else { Access::None };
+        *entry = Entry { state, mapped, version };
+        ctx.memory.install(page, contents, mapped);
         self.on_installed(ctx, places, page, txn);
     }
 
@@ -368,7 +387,10 @@ impl Cache {
             return;
         }
         (entry.state, entry.version) = (State::Modified, txn);
-        ctx.memory.protect(page, Access::Write);
+        if self.pending.get(&page).is_some_and(|pending| !pending.waiters.is_empty()) {
+            self.table.entry(page).mapped = Access::Write;
+            ctx.memory.protect(page, Access::Write);
+        }
         self.on_installed(ctx, places, page, txn);
     }
 
@@ -391,15 +413,7 @@ impl Cache {
                 let satisfied = waiter.access <= access;
                 if satisfied {
                     ctx.outbox.done(waiter.op, Ok(0));
-                    self.instructions.arrived(waiter.thread, |hold| {
-                        if ctx.planted.has(Plant::NodeHoldsForEver) {
-                            Time(u64::MAX)
-                        } else if ctx.planted.has(Plant::NodeDoesNotHold) {
-                            Time(0)
-                        } else {
-                            ctx.now + hold
-                        }
-                    });
+                    self.instructions.arrived(waiter.thread, |hold| hold_until(ctx, hold));
                 }
                 !satisfied
             });
@@ -409,7 +423,7 @@ impl Cache {
 
     fn on_inv<M: Memory>(&mut self, ctx: &mut Context<'_, M>, home: NodeId, page: PageId, txn: Txn) {
         let entry = self.table.entry(page);
-        let (state, version) = (entry.state, entry.version);
+        let (state, version, mapped) = (entry.state, entry.version, entry.mapped);
         let old = version < txn || ctx.planted.has(Plant::NodeIgnoresInvVersion);
         match state {
             State::Shared if old => {
@@ -423,13 +437,14 @@ impl Cache {
                     self.postponed.push(page);
                 } else {
                     // Unmap before acknowledging: the ack lets a writer start.
-                    ctx.memory.protect(page, Access::None);
+                    self.lower(ctx.memory, page, Access::None);
                 }
                 self.table.entry(page).state = State::Invalid;
                 ctx.counters.invalidations += 1;
+                self.note_waste(ctx, page, mapped);
             }
             State::Modified if old && ctx.planted.has(Plant::NodeIgnoresInvVersion) => {
-                ctx.memory.protect(page, Access::None);
+                self.lower(ctx.memory, page, Access::None);
                 self.table.entry(page).state = State::Invalid;
             }
             State::Modified => {
@@ -464,6 +479,7 @@ impl Cache {
             return;
         }
         let bytes = if state == State::Modified {
+            self.note_waste(ctx, page, self.mapped(page));
             self.lower_and_read(ctx, page, home, requester, write)
         } else {
             let pending = self.pending.entry(page).or_default();
@@ -512,11 +528,11 @@ impl Cache {
         }
         if ctx.planted.has(Plant::OwnerReadsBeforeProtect) {
             let bytes = ctx.memory.read(page);
-            ctx.memory.protect(page, access);
+            self.lower(ctx.memory, page, access);
             return Some(bytes);
         }
         // Downgrade before reading: no store may land after.
-        ctx.memory.protect(page, access);
+        self.lower(ctx.memory, page, access);
         let stays_here = home == ctx.me && requester == ctx.me;
         (!stays_here).then(|| ctx.memory.read(page))
     }
@@ -590,6 +606,7 @@ impl Cache {
         hash_map(&self.pending, hasher, |pending, mut hasher| pending.hash(&mut hasher));
         hash_map(&self.locating, hasher, |pages, mut hasher| pages.hash(&mut hasher));
         self.instructions.fingerprint(now, hasher);
+        self.streams.hash(hasher);
         (&self.held_up, self.last_req, self.writing_back, self.homes_used).hash(hasher);
         (&self.leaving, self.departs, &self.postponed).hash(hasher);
     }
@@ -640,11 +657,29 @@ impl Cache {
     }
 }
 
+impl Entry {
+    /// What the protocol allows.
+    fn access(&self) -> Access {
+        match self.state {
+            State::Invalid | State::WritingBack | State::GivenAway => Access::None,
+            State::Shared => Access::Read,
+            State::Modified => Access::Write,
+        }
+    }
+}
+
 fn access_in(table: &PageTable<Entry>, page: PageId) -> Access {
-    match table.peek(page).map_or(State::Invalid, |entry| entry.state) {
-        State::Invalid | State::WritingBack | State::GivenAway => Access::None,
-        State::Shared => Access::Read,
-        State::Modified => Access::Write,
+    table.peek(page).map_or(Access::None, Entry::access)
+}
+
+/// When a hold that begins now ends.
+fn hold_until<M: Memory>(ctx: &Context<'_, M>, hold: Span) -> Time {
+    if ctx.planted.has(Plant::NodeHoldsForEver) {
+        Time(u64::MAX)
+    } else if ctx.planted.has(Plant::NodeDoesNotHold) {
+        Time(0)
+    } else {
+        ctx.now + hold
     }
 }
 

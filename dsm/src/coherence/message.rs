@@ -474,7 +474,7 @@ fn decode_body(r: &mut Reader<'_>) -> Result<Body, DecodeError> {
 }
 
 /// Messages in one batch.
-pub const BATCH_MESSAGES_MAX: usize = 64;
+pub const BATCH_MESSAGES_MAX: usize = 255;
 
 /// Writes the front of a batch: sender's epoch and message count. The messages follow, then their pages.
 pub fn encode_batch_head(w: &mut impl Writer, epoch: Epoch, messages: usize) {

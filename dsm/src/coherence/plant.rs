@@ -36,6 +36,7 @@ pub enum Plant {
     NodeHoldsForEver,
     NodeHoldsOutOfOrder,
     NodeLeavesWithoutAck,
+    NodeMapsNeighboursItLacks,
     LockForwardIgnoresTenure,
     LockGrantIgnoresRequest,
     LockForgetsRequestNumbers,
@@ -44,7 +45,7 @@ pub enum Plant {
 
 impl Plant {
     /// Every fault.
-    pub const ALL: [Plant; 35] = [
+    pub const ALL: [Plant; 36] = [
         Plant::HomeDoesNotAwaitInstalled,
         Plant::HomeDoesNotAwaitDataHome,
         Plant::HomeReadsBeforeDataHome,
@@ -76,6 +77,7 @@ impl Plant {
         Plant::NodeHoldsForEver,
         Plant::NodeHoldsOutOfOrder,
         Plant::NodeLeavesWithoutAck,
+        Plant::NodeMapsNeighboursItLacks,
         Plant::LockForwardIgnoresTenure,
         Plant::LockGrantIgnoresRequest,
         Plant::LockForgetsRequestNumbers,

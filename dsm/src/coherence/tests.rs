@@ -8,4 +8,5 @@ mod holds;
 mod leaving;
 mod locks;
 mod rig;
+mod streams;
 mod table;

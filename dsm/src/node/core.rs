@@ -510,8 +510,8 @@ impl Brain {
         else {
             return self.peers.keep_early(session, bytes);
         };
-        for (message, page) in batch.iter() {
-            self.input(now, Input::Message { from, message, page }, arena);
+        if let Some(coherence) = &mut self.coherence {
+            coherence.handle_batch(now, from, &batch, &mut &*arena);
         }
         true
     }

@@ -28,7 +28,7 @@ impl Cache {
             State::Invalid | State::WritingBack | State::GivenAway => {}
             State::Shared => {
                 self.table.entry(page).state = State::Invalid;
-                ctx.memory.protect(page, Access::None);
+                self.lower(ctx.memory, page, Access::None);
                 ctx.memory.discard(page);
                 ctx.counters.evictions += 1;
             }
@@ -42,7 +42,7 @@ impl Cache {
         entry.state = State::WritingBack;
         let version = entry.version;
         // Unmap before reading: no store may land after.
-        ctx.memory.protect(page, Access::None);
+        self.lower(ctx.memory, page, Access::None);
         let bytes = ctx.memory.read(page);
         ctx.memory.discard(page);
         if !ctx.planted.has(Plant::NodeForgetsWrittenBackBytes) {

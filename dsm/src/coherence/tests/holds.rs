@@ -75,7 +75,7 @@ fn a_loop_that_went_on_between_its_faults_starts_anew() {
 #[test]
 fn a_prefetched_page_is_not_held() {
     let mut rig = Rig::new(3);
-    rig.feed(A, Input::Prefetch { page: P, access: Write });
+    rig.feed(A, Input::Prefetch { first: P, pages: 1, access: Write });
     rig.deliver(A, H);
     rig.fault(B, P, Write);
     rig.deliver(B, H);
@@ -134,7 +134,7 @@ fn a_lower_page_is_kept_while_the_instruction_waits_for_a_higher_one() {
 fn a_higher_page_is_given_away_while_a_lower_one_is_missing() {
     let mut rig = Rig::new(3);
     needs_both(&mut rig);
-    rig.feed(A, Input::Prefetch { page: Q, access: Write });
+    rig.feed(A, Input::Prefetch { first: Q, pages: 1, access: Write });
     rig.settle();
     rig.fault(A, P, Write);
     let _slow = rig.take(A, H);
@@ -158,7 +158,7 @@ fn a_thread_that_went_on_does_not_lend_its_page_to_another_thread_s_hold() {
     // Q comes for thread 1, which misses P.
     rig.fault_at(A, 1, 0x1000, P, Write);
     let slow = rig.take(A, H);
-    rig.feed(A, Input::Prefetch { page: Q, access: Write });
+    rig.feed(A, Input::Prefetch { first: Q, pages: 1, access: Write });
     rig.settle();
     rig.fault(B, Q, Write);
     rig.deliver(B, H);

@@ -186,7 +186,7 @@ impl Rig {
     pub(super) fn mapped(&self, node: NodeId, page: PageId) -> Access {
         let known = self.memories[node.0 as usize].pages.get(&page).and_then(|page| page.1);
         let mapped = known.unwrap_or(Access::None);
-        assert_eq!(mapped, self.cores[node.0 as usize].access(page), "{node} believes what is mapped");
+        assert_eq!(mapped, self.cores[node.0 as usize].mapped(page), "{node} believes what is mapped");
         mapped
     }
 
@@ -226,6 +226,10 @@ impl Memory for Bytes {
     fn protect(&mut self, page: PageId, access: Access) {
         self.log.push(format!("protect {access:?}"));
         self.pages.entry(page).or_default().1 = Some(access);
+    }
+
+    fn protect_range(&mut self, first: PageId, pages: u64, access: Access) {
+        (first.0..first.0 + pages).for_each(|page| self.protect(PageId(page), access));
     }
 
     fn read(&mut self, page: PageId) -> PageBuf {

@@ -158,7 +158,7 @@ fn the_node_s_reactions() {
         lines.push(bench.reaction(state, "read fault", |bench| bench.fault(Access::Read)));
         lines.push(bench.reaction(state, "write fault", |bench| bench.fault(Access::Write)));
         lines.push(bench.reaction(state, "evict", |bench| bench.feed(Input::Evict { page: P })));
-        let prefetch = Input::Prefetch { page: P, access: Access::Read };
+        let prefetch = Input::Prefetch { first: P, pages: 1, access: Access::Read };
         lines.push(bench.reaction(state, "prefetch to read", |bench| bench.feed(prefetch)));
         lines.push(bench.reaction(state, "leave", |bench| bench.feed(Input::Leave { op: OpId(50) })));
         lines.push(bench.reaction(state, "home died", |bench| bench.feed(Input::NodeDied(H))));

@@ -1,0 +1,69 @@
+//! A batch: its messages one by one, after what they take away has been unmapped together.
+//!
+//! One system call lowers a run of neighbours in little more time than one page. Nothing depends on
+//! this: a mapping may always be less than the protocol allows, and each message still lowers what
+//! it must.
+
+use smallvec::SmallVec;
+
+use super::message::{Batch, Message, ToHome, ToNode};
+use super::{Coherence, Input};
+use crate::page::{Access, Memory, NodeId, PageId, Time};
+
+/// Neighbouring pages that are lowered to the same access.
+#[derive(Clone, Copy)]
+struct Run {
+    first: PageId,
+    pages: u64,
+    access: Access,
+}
+
+impl Coherence {
+    /// Takes the messages of a batch in their order, as [`Coherence::handle`] takes each.
+    pub fn handle_batch<M: Memory>(&mut self, now: Time, from: NodeId, batch: &Batch<'_>, memory: &mut M) {
+        self.lower_runs(now, from, batch, memory);
+        for (message, page) in batch.iter() {
+            self.handle(now, Input::Message { from, message, page }, memory);
+        }
+    }
+
+    fn lower_runs<M: Memory>(&mut self, now: Time, from: NodeId, batch: &Batch<'_>, memory: &mut M) {
+        let mut runs: SmallVec<[Run; 4]> = SmallVec::new();
+        for (message, _) in batch.iter() {
+            let Some((page, access)) = self.takes_away(from, &message) else { continue };
+            match runs.last_mut() {
+                Some(run) if run.access == access && run.first.0 + run.pages == page.0 => run.pages += 1,
+                _ => runs.push(Run { first: page, pages: 1, access }),
+            }
+        }
+        for run in runs.iter().filter(|run| run.pages > 1) {
+            self.cache.lower_run(now, memory, (run.first, run.pages), run.access);
+        }
+    }
+
+    /// To what a message will lower a page that is mapped here, as far as can be told before.
+    fn takes_away(&self, from: NodeId, message: &Message) -> Option<(PageId, Access)> {
+        let here = |page| self.directory.entry(page).is_some_and(|(owner, _, _)| owner == Some(self.me));
+        let shared = |page| self.directory.entry(page).is_some_and(|(_, set, _)| set.contains(self.me));
+        match *message {
+            Message::ToHome(ToHome::GetS { page, .. }) if from != self.me && here(page) => {
+                Some((page, Access::Read))
+            }
+            Message::ToHome(ToHome::GetM { page, .. }) if from != self.me && (here(page) || shared(page)) => {
+                Some((page, Access::None))
+            }
+            Message::ToNode(ToNode::Inv { page, txn })
+                if self.cache.copy_version(page).is_some_and(|version| version < txn) =>
+            {
+                Some((page, Access::None))
+            }
+            Message::ToNode(ToNode::Forward { page, version, access, .. })
+                if self.cache.copy_version(page) == Some(version) =>
+            {
+                Some((page, if access == Access::Write { Access::None } else { Access::Read }))
+            }
+            Message::ToHome(_) | Message::ToNode(_) | Message::Lock(_) | Message::Barrier(_) => None,
+        }
+        .filter(|&(page, access)| self.cache.mapped(page) > access)
+    }
+}

@@ -1,0 +1,100 @@
+//! Pages that come ahead of need: asked for by the application or because a run of faults was seen,
+//! mapped at their first touch.
+//!
+//! Each page is asked for, answered and acknowledged by itself, with the messages and rules of any
+//! other; batches make one datagram of many. What differs is the mapping. A page that nobody waits
+//! for is installed without one, so that many are mapped by one system call when the first of them is
+//! touched, so that this touch tells how far the application has come, and so that a page which is taken
+//! away untouched costs no unmapping and is known as waste.
+
+use super::{Cache, hold_until};
+use crate::coherence::placement::Places;
+use crate::coherence::plant::Plant;
+use crate::coherence::{Context, Fault};
+use crate::config::coherence::{AHEAD_PENDING_MAX, MAP_RUN_MAX};
+use crate::page::{Access, Memory, PageId, Time};
+
+impl Cache {
+    /// Asks for pages that will be wanted. Those that are here or under way are passed over, as is what
+    /// exceeds [`AHEAD_PENDING_MAX`].
+    pub(in crate::coherence) fn prefetch<M: Memory>(
+        &mut self,
+        ctx: &mut Context<'_, M>,
+        places: &Places,
+        pages: impl Iterator<Item = PageId>,
+        access: Access,
+    ) {
+        for page in pages {
+            if self.departs || self.pending.len() >= AHEAD_PENDING_MAX {
+                return;
+            }
+            let lacks = self.access(page) < access && !self.pending.contains_key(&page);
+            if lacks && places.region(page).is_some() {
+                self.pending.entry(page).or_default();
+                self.request(ctx, places, page, access);
+            }
+        }
+    }
+
+    /// Fetches ahead of a fault if it continues a run of faults.
+    pub(super) fn run_ahead<M: Memory>(&mut self, ctx: &mut Context<'_, M>, places: &Places, fault: &Fault) {
+        if let Some(ahead) = self.streams.faulted(fault.page, fault.access) {
+            self.prefetch(ctx, places, ahead, fault.access);
+        }
+    }
+
+    /// A fault on a page whose state allows the access: maps it, and its neighbours that came with it.
+    pub(super) fn touch<M: Memory>(&mut self, ctx: &mut Context<'_, M>, fault: &Fault) {
+        if self.mapped(fault.page) >= fault.access {
+            ctx.counters.spurious_faults += 1;
+            return;
+        }
+        ctx.counters.local_faults += 1;
+        self.map_run(ctx, fault.page);
+        self.instructions.arrived(fault.thread, |hold| hold_until(ctx, hold));
+    }
+
+    fn map_run<M: Memory>(&mut self, ctx: &mut Context<'_, M>, page: PageId) {
+        let access = self.access(page);
+        let waits = |page: u64| {
+            let entry = self.table.peek(PageId(page));
+            let blind = ctx.planted.has(Plant::NodeMapsNeighboursItLacks);
+            entry.is_some_and(|entry| entry.mapped < access && (entry.access() == access || blind))
+        };
+        let end =
+            (page.0 + 1..page.0 + MAP_RUN_MAX).find(|&page| !waits(page)).unwrap_or(page.0 + MAP_RUN_MAX);
+        // Downwards for those who go down: whoever goes up has mapped what lies below.
+        let lowest = page.0.saturating_sub(MAP_RUN_MAX - (end - page.0));
+        let start = (lowest..page.0).rev().take_while(|&page| waits(page)).last().unwrap_or(page.0);
+        for page in (start..end).map(PageId) {
+            self.table.entry(page).mapped = access;
+        }
+        ctx.memory.protect_range(PageId(start), end - start, access);
+    }
+
+    /// Lowers neighbours together, those apart that are held: they stay until their hold has ended.
+    pub(in crate::coherence) fn lower_run<M: Memory>(
+        &mut self,
+        now: Time,
+        memory: &mut M,
+        (first, pages): (PageId, u64),
+        access: Access,
+    ) {
+        if (first.0..first.0 + pages).any(|page| self.is_held(PageId(page), now)) {
+            return;
+        }
+        for page in first.0..first.0 + pages {
+            let entry = self.table.entry(PageId(page));
+            entry.mapped = entry.mapped.min(access);
+        }
+        memory.protect_range(first, pages, access);
+    }
+
+    /// A page is taken away, of which `mapped` was mapped: if nothing, it came in vain.
+    pub(super) fn note_waste<M: Memory>(&mut self, ctx: &mut Context<'_, M>, page: PageId, mapped: Access) {
+        if mapped == Access::None {
+            ctx.counters.pages_wasted += 1;
+            self.streams.wasted(page);
+        }
+    }
+}

@@ -1,0 +1,154 @@
+//! Fetching ahead: what earns it, what ends it, and what is mapped when.
+
+use super::rig::{A, B, H, P, Rig, region};
+use crate::coherence::stream::Streams;
+use crate::coherence::{Input, Message, Placement, ToHome};
+use crate::page::{Access, PageId};
+
+const NONE: [u64; 0] = [];
+
+fn fault(streams: &mut Streams, page: u64, access: Access) -> Vec<u64> {
+    streams.faulted(PageId(page), access).map_or(Vec::new(), |pages| pages.map(|page| page.0).collect())
+}
+
+fn read(streams: &mut Streams, page: u64) -> Vec<u64> {
+    fault(streams, page, Access::Read)
+}
+
+#[test]
+fn the_third_fault_at_equal_distances_begins_a_stream() {
+    let mut streams = Streams::default();
+    assert_eq!(read(&mut streams, 100), NONE);
+    assert_eq!(read(&mut streams, 101), NONE);
+    assert_eq!(read(&mut streams, 102), [103, 104, 105, 106]);
+}
+
+#[test]
+fn each_further_fault_doubles_how_far_a_stream_runs_ahead_up_to_its_bound() {
+    let mut streams = Streams::default();
+    (0..3).for_each(|page| drop(read(&mut streams, page)));
+    for (page, window) in (3..).zip([8, 16, 32, 64, 64]) {
+        assert_eq!(read(&mut streams, page).last(), Some(&(page + window)));
+    }
+}
+
+#[test]
+fn strides_and_descents_are_followed_and_nothing_is_below_the_first_page() {
+    let mut streams = Streams::default();
+    (0..2).for_each(|i| drop(read(&mut streams, 1000 + 5 * i)));
+    assert_eq!(read(&mut streams, 1010), [1015, 1020, 1025, 1030]);
+    let mut streams = Streams::default();
+    (0..2).for_each(|i| drop(read(&mut streams, 9 - 3 * i)));
+    assert_eq!(read(&mut streams, 3), [0]);
+}
+
+#[test]
+fn interleaved_streams_are_told_apart_and_loads_from_stores() {
+    let mut streams = Streams::default();
+    for i in 0..2 {
+        for start in [100, 5000, 90_000] {
+            assert_eq!(read(&mut streams, start + i), NONE);
+        }
+        assert_eq!(fault(&mut streams, 700 + i, Access::Write), NONE);
+    }
+    assert_eq!(read(&mut streams, 102), [103, 104, 105, 106]);
+    assert_eq!(read(&mut streams, 90_002), [90_003, 90_004, 90_005, 90_006]);
+    assert_eq!(read(&mut streams, 702), NONE);
+    assert_eq!(fault(&mut streams, 702, Access::Write), [703, 704, 705, 706]);
+}
+
+#[test]
+fn random_faults_earn_nothing() {
+    let mut streams = Streams::default();
+    let mut rng = fastrand::Rng::with_seed(7);
+    let asked: usize = (0..20_000).map(|_| read(&mut streams, rng.u64(..65_536)).len()).sum();
+    assert!(asked < 200, "{asked} pages for 20,000 random ones");
+}
+
+#[test]
+fn a_page_taken_away_untouched_stops_its_stream_until_the_program_comes_there() {
+    let mut streams = Streams::default();
+    (0..3).for_each(|page| drop(read(&mut streams, page)));
+    streams.wasted(PageId(5));
+    // Another sweep: its window grows, but not beyond the fence.
+    (100..103).for_each(|page| drop(read(&mut streams, page)));
+    let mut streams_again = streams.clone();
+    assert_eq!(read(&mut streams_again, 3), NONE, "4 is here, 5 is fenced off");
+    // The program itself goes there: the fence falls.
+    assert_eq!(read(&mut streams_again, 4), NONE);
+    assert!(read(&mut streams_again, 5).contains(&7));
+}
+
+/// Three faults by node A on the pages before `next`, so that the next ones come ahead.
+fn rig_with_a_stream() -> (Rig, PageId) {
+    let mut rig = Rig::new(3);
+    for page in 0..12 {
+        rig.write(H, PageId(page), 40 + page as u8);
+    }
+    (0..3).for_each(|page| assert_eq!(rig.read(A, PageId(page)), 40 + page as u8));
+    (rig, PageId(3))
+}
+
+#[test]
+fn pages_that_come_ahead_are_mapped_by_the_first_touch_all_at_once() {
+    let (mut rig, next) = rig_with_a_stream();
+    for page in next.0..next.0 + 4 {
+        assert_eq!(rig.mapped(A, PageId(page)), Access::None);
+        assert_eq!(rig.cores[1].access(PageId(page)), Access::Read, "it is here all the same");
+    }
+    let op = rig.fault(A, next, Access::Read);
+    assert_eq!(rig.result(op), Some(Ok(0)), "without a message");
+    for page in next.0..next.0 + 4 {
+        assert_eq!(rig.mapped(A, PageId(page)), Access::Read);
+        assert_eq!(rig.byte(A, PageId(page)), 40 + page as u8);
+    }
+    assert_eq!(rig.cores[1].counters().local_faults, 1);
+}
+
+#[test]
+fn the_request_that_somebody_waits_for_travels_first() {
+    let mut rig = Rig::new(2);
+    for page in 0..2 {
+        rig.read(A, PageId(page));
+    }
+    rig.fault(A, PageId(2), Access::Read);
+    let asked: Vec<u64> = rig
+        .network
+        .iter()
+        .filter_map(|parcel| {
+            let Message::ToHome(ToHome::GetS { page, .. }) = parcel.message else { return None };
+            Some(page.0)
+        })
+        .collect();
+    assert_eq!(asked, [2, 3, 4, 5, 6]);
+}
+
+#[test]
+fn a_page_that_came_ahead_is_given_up_without_unmapping_and_counts_as_waste() {
+    let (mut rig, next) = rig_with_a_stream();
+    rig.memories[1].log.clear();
+    rig.write(B, next, 9);
+    assert!(rig.memories[1].log.is_empty(), "{:?}", rig.memories[1].log);
+    assert_eq!(rig.cores[1].counters().pages_wasted, 1);
+    assert_eq!(rig.read(A, next), 9);
+}
+
+#[test]
+fn a_fault_on_a_page_that_is_on_its_way_ahead_waits_for_it_and_maps_it() {
+    let mut rig = Rig::new(2);
+    rig.write(H, P, 7);
+    rig.feed(A, Input::Prefetch { first: P, pages: 1, access: Access::Read });
+    let op = rig.fault(A, P, Access::Read);
+    assert_eq!(rig.network.len(), 1, "one request");
+    rig.settle();
+    assert_eq!(rig.result(op), Some(Ok(0)));
+    assert_eq!((rig.mapped(A, P), rig.byte(A, P)), (Access::Read, 7));
+}
+
+#[test]
+fn nothing_outside_the_region_is_asked_for() {
+    let mut rig = Rig::new(2);
+    let last = region(Placement::OnNode(H), vec![H]).pages - 1;
+    rig.feed(A, Input::Prefetch { first: PageId(last), pages: 100, access: Access::Read });
+    assert_eq!(rig.network.len(), 1);
+}
