@@ -19,6 +19,7 @@ mod lock;
 mod message;
 mod placement;
 mod plant;
+mod resident;
 mod stream;
 mod table;
 #[cfg(test)]
@@ -35,8 +36,9 @@ pub use message::{
 };
 pub use placement::{Placement, RegionInfo};
 pub use plant::{Plant, Planted};
+pub use resident::{MemoryLimit, Occupancy};
 
-use crate::config::coherence::LAZY_MESSAGES_MAX;
+use crate::config::coherence::{INSTRUCTION_PAGES_MAX, LAZY_MESSAGES_MAX};
 use crate::page::{Access, EXTENT_PAGES, Epoch, ExtentId, Memory, NodeId, PageBuf, PageId, Time};
 use barrier::Barriers;
 use cache::Cache;
@@ -222,6 +224,10 @@ pub struct Counters {
     pub downgrades: u64,
     pub write_backs: u64,
     pub evictions: u64,
+    /// Pages whose turn to go had come, and that were touched before they went.
+    pub second_chances: u64,
+    /// Faults whose page had to wait for room.
+    pub room_waited_for: u64,
     pub holds_waited_for: u64,
     pub transactions: u64,
     /// Messages that no longer applied: duplicates, answers to abandoned requests.
@@ -287,6 +293,16 @@ impl Coherence {
         }
     }
 
+    /// The same core with a limit on the memory that pages take; pages at home are set aside in it.
+    pub fn with_limit(mut self, limit: MemoryLimit) -> Self {
+        assert!(
+            limit.cache_min >= INSTRUCTION_PAGES_MAX as u64,
+            "an instruction must find room for its pages"
+        );
+        self.cache.resident.set_limit(limit);
+        self
+    }
+
     /// The same core with a planted fault.
     #[cfg(feature = "planted")]
     pub fn with_planted(mut self, planted: Planted) -> Self {
@@ -312,6 +328,8 @@ impl Coherence {
             }
         }
         self.continue_leaving(now, memory);
+        let (cache, places, mut ctx) = self.cache_parts(now, memory);
+        cache.make_room(&mut ctx, places);
         self.outbox.send_due(now);
     }
 
@@ -331,7 +349,12 @@ impl Coherence {
         self.counters
     }
 
-    /// What the protocol lets the application do with a page here.
+    /// Memory that pages of other homes take here. The kept bytes are counted anew.
+    pub fn occupancy(&self) -> Occupancy {
+        self.cache.occupancy()
+    }
+
+    /// What the application may do with a page here: what the protocol allows, or less.
     pub fn access(&self, page: PageId) -> Access {
         self.cache.access(page)
     }
@@ -396,9 +419,13 @@ impl Coherence {
             Input::Barrier { op, barrier, members } => {
                 self.barriers.arrive(self.me, self.barrier_home, &mut self.outbox, op, barrier, members);
             }
-            Input::Region(region) => self.places.add(region),
+            Input::Region(region) => {
+                self.places.add(region);
+                self.cache.resident.set_aside(self.places.pages_at(self.me));
+            }
             Input::RegionGone { start } => {
                 if let Some(region) = self.places.remove(start) {
+                    self.cache.resident.set_aside(self.places.pages_at(self.me));
                     self.cache.forget_region(&region);
                     self.directory.forget_region(&region);
                     self.locks.forget_region(&region);

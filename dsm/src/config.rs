@@ -142,6 +142,21 @@ pub mod coherence {
     pub const MAP_RUN_MAX: u64 = 16;
     /// Write-backs under way while a node leaves.
     pub const LEAVE_WRITE_BACKS_MAX: usize = 64;
+    /// Write-backs under way to make room.
+    pub const WRITE_BACKS_MAX: usize = 64;
+    /// Pages of other homes that a node may always hold, though it be home of as much as its limit
+    /// allows: what sixteen threads need for one instruction each.
+    pub const CACHE_PAGES_MIN: u64 = 64;
+    /// Places kept free ahead of need, of a sixteenth of all.
+    pub const SPARE_PAGES_MAX: u64 = 256;
+    /// Pages that go at one time, so that nobody waits long for the core.
+    pub const RECLAIM_PAGES_MAX: u64 = 64;
+    /// Extents that are searched for shared copies before owned pages are written back.
+    pub const SHARED_FIRST_EXTENTS: usize = 16;
+    /// Extents that are looked at in one search.
+    pub const SWEEP_EXTENTS_MAX: usize = 64;
+    /// Between two searches that find nothing: all pages are held or asked for.
+    pub const SWEEP_RETRY: Span = Span::from_us(100);
 }
 
 /// Bounds of a node's shell.

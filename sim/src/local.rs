@@ -2,6 +2,8 @@
 //! real cores: before every change of a mapping takes effect, and before every read of a page by the
 //! runtime, threads of the node may load and store what is still mapped.
 
+use std::collections::BTreeSet;
+
 use dsm::page::{Access, Contents, Memory, NodeId, PAGE_SIZE, PageBuf, PageId, PagePool, Time};
 use fastrand::Rng;
 use smallvec::SmallVec;
@@ -30,6 +32,8 @@ pub(crate) struct Local {
     frames: Vec<Frame>,
     /// Pages whose mapping or bytes the core has touched since the last check.
     pub(crate) touched: SmallVec<[u8; 4]>,
+    /// Pages that take memory, those included that no program touches.
+    backed: BTreeSet<PageId>,
     pool: PagePool,
 }
 
@@ -48,12 +52,18 @@ pub(crate) struct NodeMemory<'a> {
 impl Local {
     pub(crate) fn new(me: NodeId, pages: usize, threads: Vec<Thread>) -> Self {
         let frame = Frame { cells: [0; CELLS.len()], access: Access::None };
-        Local { me, threads, frames: vec![frame; pages], touched: SmallVec::new(), pool: PagePool::new(64) }
+        let (frames, touched, pool) = (vec![frame; pages], SmallVec::new(), PagePool::new(64));
+        Local { me, threads, frames, touched, backed: BTreeSet::new(), pool }
     }
 
     /// What the MMU allows on a page.
     pub(crate) fn access(&self, page: usize) -> Access {
         self.frames[page].access
+    }
+
+    /// The pages that take memory, those included that no program touches.
+    pub(crate) fn backed(&self) -> impl Iterator<Item = PageId> {
+        self.backed.iter().copied()
     }
 
     /// The bytes that the runtime would see.
@@ -145,6 +155,9 @@ impl Memory for NodeMemory<'_> {
     fn protect(&mut self, page: PageId, access: Access) {
         self.between();
         self.record(What::Protect { page, access });
+        if access != Access::None {
+            self.local.backed.insert(page);
+        }
         if let Some(index) = self.shared.plan.find(page) {
             self.map(index, access);
         }
@@ -167,6 +180,7 @@ impl Memory for NodeMemory<'_> {
     fn install(&mut self, page: PageId, contents: Contents<'_>, access: Access) {
         self.between();
         self.record(What::Install { page, access });
+        self.local.backed.insert(page);
         let Some(index) = self.shared.plan.find(page) else { return };
         let frame = &mut self.local.frames[index];
         let (mapped, me) = (frame.access, self.local.me);
@@ -184,6 +198,7 @@ impl Memory for NodeMemory<'_> {
     fn discard(&mut self, page: PageId) {
         self.between();
         self.record(What::Discard { page });
+        self.local.backed.remove(&page);
         let Some(index) = self.shared.plan.find(page) else { return };
         let frame = &mut self.local.frames[index];
         let (mapped, me) = (frame.access, self.local.me);

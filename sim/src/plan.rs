@@ -3,12 +3,15 @@
 
 use std::ops::RangeInclusive;
 
-use dsm::coherence::{NodeSet, Placement, RegionInfo};
+use dsm::coherence::{MemoryLimit, NodeSet, Placement, RegionInfo};
 use dsm::page::{EXTENT_PAGES, NodeId, PageId, Span, Time};
 use fastrand::Rng;
 
 /// Where the region of every run starts: far from zero, at an extent's boundary.
 const START: u64 = 16 * EXTENT_PAGES;
+
+/// The smallest limit that nodes are given: what one instruction needs.
+const CACHED_MIN: u64 = 4;
 
 /// What carries messages.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -41,6 +44,8 @@ pub(crate) struct Plan {
     /// Once in so many events at a node, it is told to drop or to ask for some page.
     pub(crate) evict_one_in: Option<u32>,
     pub(crate) prefetch_one_in: Option<u32>,
+    /// Pages of other homes that a node may hold, if that is less than there are.
+    pub(crate) cached_max: Option<u64>,
     pub(crate) abandons: bool,
     pub(crate) departures: Vec<Departure>,
 }
@@ -117,7 +122,8 @@ impl Plan {
             _ => rng.u16(6..=9),
         };
         let region = draw_region(nodes, rng);
-        let pages = draw_pages(&region, rng);
+        let cached_max = (rng.u32(..4) == 0).then(|| rng.u64(CACHED_MIN..=CACHED_MIN + 2));
+        let pages = draw_pages(&region, cached_max, rng);
         let adjacent: Vec<u8> =
             (1..pages.len()).filter(|&i| pages[i].0 == pages[i - 1].0 + 1).map(|i| i as u8 - 1).collect();
         let locks = (0..pages.len() as u8).filter(|_| rng.u32(..3) == 0).take(2).collect();
@@ -147,6 +153,7 @@ impl Plan {
             net,
             evict_one_in: [None, Some(rng.u32(2..8)), Some(rng.u32(8..40))][rng.usize(..3)],
             prefetch_one_in: (rng.u32(..3) == 0).then(|| rng.u32(3..40)),
+            cached_max,
             abandons: rng.u32(..3) == 0,
             departures,
         }
@@ -173,9 +180,16 @@ impl Plan {
             net: QUICK,
             evict_one_in: None,
             prefetch_one_in: None,
+            cached_max: None,
             abandons: false,
             departures: Vec::new(),
         }
+    }
+
+    /// The limit of a node: what it is home of fits, and a few pages more.
+    pub(crate) fn limit(&self, node: NodeId) -> Option<MemoryLimit> {
+        let pages = self.region.pages_at(node) + self.cached_max?;
+        Some(MemoryLimit { pages, cache_min: CACHED_MIN })
     }
 
     /// How long anybody may wait for anything.
@@ -219,13 +233,16 @@ fn draw_region(nodes: u16, rng: &mut Rng) -> RegionInfo {
     RegionInfo { start: PageId(START), pages: 3 * EXTENT_PAGES, placement, homes }
 }
 
-/// A few pages, among them neighbours in one extent and neighbours in two.
-fn draw_pages(region: &RegionInfo, rng: &mut Rng) -> Vec<PageId> {
+/// A few pages, among them neighbours in one extent and neighbours in two; more than fit into a node
+/// that is limited.
+fn draw_pages(region: &RegionInfo, cached_max: Option<u64>, rng: &mut Rng) -> Vec<PageId> {
     let edge = EXTENT_PAGES - 1;
     let indices: &[u64] = match rng.u32(..8) {
         // Runs long enough for streams, upwards, across an extent's edge, and with gaps.
         6 => &[58, 59, 60, 61, 62, 63, 64, 65, 66],
         7 => &[10, 13, 16, 19, 22, 25, 28],
+        0..=2 if cached_max.is_some() => &[3, 4, 5, 6, edge, edge + 1, edge + 9, 2 * edge + 9],
+        _ if cached_max.is_some() => &[3, 4, edge, edge + 1, 2 * edge + 1, 2 * edge + 2],
         0 => &[7],
         1 => &[7, 8],
         2 => &[edge, edge + 1],

@@ -58,7 +58,8 @@ impl World {
             let at = NodeId(at as u16);
             let access = node.core.access(id);
             let known = match access {
-                Access::None => owner != Some(at),
+                // An owner may have taken a page from its application's view, to see if it is missed.
+                Access::None => owner != Some(at) || node.core.copy_version(id).is_some(),
                 Access::Read => copyset.contains(at) && owner.is_none(),
                 Access::Write => owner == Some(at) && copyset.is_empty(),
             };

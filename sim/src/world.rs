@@ -145,6 +145,10 @@ impl World {
         let nearest = if homes.contains(&me) { me } else { homes[me.0 as usize % homes.len()] };
         let joined = Epoch(u64::from(self.next_incarnation));
         let core = Coherence::new(me, joined, nearest, homes[0]);
+        let core = match plan.limit(me) {
+            Some(limit) => core.with_limit(limit),
+            None => core,
+        };
         #[cfg(feature = "planted")]
         let core = match self.options.plant {
             Some(plant) => core.with_planted(dsm::coherence::Planted::with(plant)),
@@ -571,9 +575,27 @@ impl World {
                 }
             }
         }
+        self.check_memory(node);
+        let slot = &mut self.nodes[node.0 as usize];
+        let oracle = &mut self.shared.oracle;
         let violations = slot.core.counters().violations;
         if violations > 0 {
             oracle.fail(|| format!("nothing impossible arrives: {node} counts {violations}"));
+        }
+    }
+
+    /// What the core counts is there, and never too much.
+    fn check_memory(&mut self, node: NodeId) {
+        let slot = &self.nodes[node.0 as usize];
+        // A home need not know that it is one before its own threads touch the page.
+        let is_home = |page| self.nodes.iter().any(|other| other.core.home(page) == Some(node));
+        let cached = slot.local.backed().filter(|&page| !is_home(page)).count() as u64;
+        let counted = slot.core.occupancy();
+        if cached != counted.cached {
+            self.shared.oracle.fail(|| format!("memory is counted: {node} has {cached}, not {counted:?}"));
+        }
+        if counted.cached + counted.retained + counted.reserved > counted.cached_max {
+            self.shared.oracle.fail(|| format!("no node exceeds its limit: {node} {counted:?}"));
         }
     }
 

@@ -22,6 +22,7 @@ use super::instruction::Instructions;
 use super::message::{Body, Req, ToHome, ToNode, Txn, Version};
 use super::placement::{Places, RegionInfo};
 use super::plant::{Plant, Planted};
+use super::resident::Resident;
 use super::stream::Streams;
 use super::table::PageTable;
 use super::{Context, Failure, Fault, NodeSet, OpId};
@@ -74,6 +75,18 @@ struct Request {
     access: Access,
     /// Somebody waits for the INSTALLED that follows.
     hurried: bool,
+    place: Place,
+}
+
+/// Where the answer's bytes will be.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+enum Place {
+    /// The page has its memory, or lies at home.
+    There,
+    /// The request waits for room.
+    Awaited,
+    /// Kept free for the page.
+    Reserved,
 }
 
 /// What a forward asks of the owner.
@@ -115,6 +128,7 @@ pub(super) struct Cache {
     held_up: Vec<(PageId, NodeId, ToNode)>,
     last_req: Req,
     writing_back: usize,
+    pub(super) resident: Resident,
     homes_used: NodeSet,
     leaving: Option<Leaving>,
     /// From the wish to leave on, for ever: no page is asked for, and none is held.
@@ -136,6 +150,7 @@ impl Cache {
             held_up: Vec::new(),
             last_req: first,
             writing_back: 0,
+            resident: Resident::new(),
             homes_used: NodeSet::EMPTY,
             leaving: None,
             departs: false,
@@ -174,11 +189,11 @@ impl Cache {
         self.leaving.is_some()
     }
 
-    /// The earliest end of a hold that somebody waits for.
+    /// The earliest end of a hold that somebody waits for, or the time to look for room.
     pub(super) fn poll_timeout(&self) -> Option<Time> {
         let due = self.held_up.iter().map(|&(page, _, _)| self.held_until(page));
         // A hold without end ends with an event, not with time.
-        due.filter(|&due| due < Time(u64::MAX)).min()
+        due.filter(|&due| due < Time(u64::MAX)).chain(self.resident.poll_timeout()).min()
     }
 
     /// Carries out what the fault [`Plant::NodeAcksBeforeUnmap`] has put off.
@@ -276,6 +291,9 @@ impl Cache {
     fn advance<M: Memory>(&mut self, ctx: &mut Context<'_, M>, places: &Places, page: PageId) {
         let Some(pending) = self.pending.get(&page) else { return };
         let state = self.table.peek(page).map_or(State::Invalid, |entry| entry.state);
+        if pending.request.is_some_and(|request| request.place == Place::Awaited) {
+            return self.let_go_while_waiting(ctx, page);
+        }
         let busy = pending.request.is_some() && !ctx.planted.has(Plant::NodeSendsSecondRequest);
         let given_back = matches!(state, State::WritingBack | State::GivenAway)
             && !ctx.planted.has(Plant::NodeRequestsBeforeWriteBackAck);
@@ -303,7 +321,7 @@ impl Cache {
         }
         let pending = self.pending.entry(page).or_default();
         let Some(home) = places.home(page) else {
-            pending.request = Some(Request { req: None, access, hurried: false });
+            pending.request = Some(Request { req: None, access, hurried: false, place: Place::There });
             let extent = page.extent();
             let waiting = self.locating.entry(extent).or_default();
             waiting.push(page);
@@ -314,9 +332,27 @@ impl Cache {
             }
             return;
         };
+        let place = if home == ctx.me || self.resident.has(page) { Place::There } else { Place::Reserved };
+        if place == Place::Reserved && self.must_wait(ctx) {
+            return self.wait_for_room(ctx, page, access);
+        }
+        self.ask(ctx, home, page, (access, place));
+    }
+
+    fn ask<M: Memory>(
+        &mut self,
+        ctx: &mut Context<'_, M>,
+        home: NodeId,
+        page: PageId,
+        (access, place): (Access, Place),
+    ) {
         self.last_req.0 += 1;
         let req = self.last_req;
-        pending.request = Some(Request { req: Some(req), access, hurried: false });
+        self.pending.entry(page).or_default().request =
+            Some(Request { req: Some(req), access, hurried: false, place });
+        if place == Place::Reserved {
+            self.resident.reserve();
+        }
         self.homes_used.insert(home);
         let entry = self.table.entry(page);
         let have = (entry.state == State::Shared).then_some(entry.version);
@@ -351,6 +387,10 @@ impl Cache {
             Contents::Zero => ctx.counters.zero_pages_received += 1,
             Contents::Bytes(_) => ctx.counters.pages_received += 1,
             Contents::InPlace => {}
+        }
+        match expected.map(|request| request.place) {
+            Some(Place::Reserved) => self.resident.fill(page),
+            Some(Place::There | Place::Awaited) | None => self.resident.touch(page),
         }
         let (state, version) = match access {
             Access::None | Access::Read => (State::Shared, version),
@@ -391,6 +431,7 @@ impl Cache {
             self.table.entry(page).mapped = Access::Write;
             ctx.memory.protect(page, Access::Write);
         }
+        self.resident.touch(page);
         self.on_installed(ctx, places, page, txn);
     }
 
@@ -482,14 +523,13 @@ impl Cache {
             self.note_waste(ctx, page, self.mapped(page));
             self.lower_and_read(ctx, page, home, requester, write)
         } else {
-            let pending = self.pending.entry(page).or_default();
-            if write { pending.retained.take() } else { pending.retained.clone() }
+            // Once: a read leaves them at home, a write with the next owner.
+            self.take_retained(page)
         };
         self.table.entry(page).state = match (state, write) {
             (State::Modified, false) => State::Shared,
             (State::Modified, true) => State::Invalid,
-            (_, false) => State::WritingBack,
-            (_, true) => State::GivenAway,
+            (_, _) => State::GivenAway,
         };
         if !write && !ctx.planted.has(Plant::OwnerSendsNoDataHome) {
             match &bytes {
@@ -559,6 +599,9 @@ impl Cache {
         // The page may be a former need of an instruction that went on to others.
         self.instructions.forget(page);
         let Some(mut pending) = self.pending.remove(&page) else { return };
+        if pending.request.is_some_and(|request| request.place == Place::Reserved) {
+            self.resident.cancel();
+        }
         for waiter in pending.waiters.drain(..) {
             let again = waiter.faulted != page;
             ctx.outbox.done(waiter.op, if again { Ok(0) } else { Err(failure) });
@@ -585,7 +628,7 @@ impl Cache {
                 if matches!(entry.state, State::WritingBack | State::GivenAway) {
                     entry.state = State::Invalid;
                     self.writing_back -= 1;
-                    self.pending.entry(page).or_default().retained = None;
+                    self.take_retained(page);
                 }
                 self.fail(ctx, page, Failure::NodeDied(dead));
             }
@@ -612,8 +655,19 @@ impl Cache {
     }
 
     pub(super) fn forget_region(&mut self, region: &RegionInfo) {
-        self.pending.retain(|&page, _| !region.contains(page));
-        self.table.remove_extents(|extent| region.contains(PageId(extent.0 * crate::page::EXTENT_PAGES)));
+        let pages: Vec<PageId> = self.pending.keys().copied().filter(|&page| region.contains(page)).collect();
+        for page in pages {
+            self.take_retained(page);
+            let reserved = |request: Request| request.place == Place::Reserved;
+            if self.pending.remove(&page).and_then(|pending| pending.request).is_some_and(reserved) {
+                self.resident.cancel();
+            }
+            let state = self.table.entry(page).state;
+            self.writing_back -= usize::from(matches!(state, State::WritingBack | State::GivenAway));
+        }
+        let gone = |extent: ExtentId| region.contains(PageId(extent.0 * crate::page::EXTENT_PAGES));
+        self.table.remove_extents(gone);
+        self.resident.remove_extents(gone);
     }
 }
 

@@ -108,6 +108,14 @@ impl Instructions {
         wanted
     }
 
+    /// The thread's page waits for room here (`None`), or is asked for again. Who waits for room keeps
+    /// nothing from others beyond its time: their pages may be what makes room.
+    pub(super) fn awaits(&mut self, thread: u64, page: Option<PageId>) {
+        if let Some(known) = self.threads.get_mut(&thread) {
+            known.awaited = page;
+        }
+    }
+
     /// A page has come for this thread: hold all that its instruction has of its pages.
     pub(super) fn arrived(&mut self, thread: u64, until: impl Fn(Span) -> Time) {
         let Some(known) = self.threads.get_mut(&thread) else { return };

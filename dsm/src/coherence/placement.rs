@@ -55,6 +55,28 @@ impl RegionInfo {
         }
     }
 
+    /// Most pages that a node may become home of.
+    pub fn pages_at(&self, node: NodeId) -> u64 {
+        let Some(index) = self.homes.iter().position(|&home| home == node) else { return 0 };
+        let (index, homes, extents) = (index as u64, self.homes.len() as u64, self.pages / EXTENT_PAGES);
+        let extents = match self.placement {
+            Placement::FirstTouch => extents,
+            Placement::OnNode(home) => {
+                if home == node {
+                    extents
+                } else {
+                    0
+                }
+            }
+            Placement::Cyclic => (extents + homes - 1 - index) / homes,
+            Placement::Block => {
+                let block = extents.div_ceil(homes);
+                extents.saturating_sub(index * block).min(block)
+            }
+        };
+        extents * EXTENT_PAGES
+    }
+
     /// The node that decides and remembers an extent's home, and keeps its locks.
     pub fn manager(&self, extent: ExtentId) -> NodeId {
         self.fixed_home(extent).unwrap_or_else(|| {
@@ -96,6 +118,11 @@ impl Places {
         let region = self.regions.remove(at);
         self.located.retain(|extent, _| !region.contains(PageId(extent.0 * EXTENT_PAGES)));
         Some(region)
+    }
+
+    /// Most pages that a node may be home of.
+    pub(super) fn pages_at(&self, node: NodeId) -> u64 {
+        self.regions.iter().map(|region| region.pages_at(node)).sum()
     }
 
     /// The region of a page.

@@ -37,6 +37,12 @@ pub enum Plant {
     NodeHoldsOutOfOrder,
     NodeLeavesWithoutAck,
     NodeMapsNeighboursItLacks,
+    NodeCountsNoRetained,
+    NodeAsksWithoutRoom,
+    NodeDropsOwnedPage,
+    NodeEvictsHeldPage,
+    NodeForgetsWhoWaits,
+    NodeHoldsWhileItWaitsForRoom,
     LockForwardIgnoresTenure,
     LockGrantIgnoresRequest,
     LockForgetsRequestNumbers,
@@ -45,7 +51,7 @@ pub enum Plant {
 
 impl Plant {
     /// Every fault.
-    pub const ALL: [Plant; 36] = [
+    pub const ALL: [Plant; 42] = [
         Plant::HomeDoesNotAwaitInstalled,
         Plant::HomeDoesNotAwaitDataHome,
         Plant::HomeReadsBeforeDataHome,
@@ -78,6 +84,12 @@ impl Plant {
         Plant::NodeHoldsOutOfOrder,
         Plant::NodeLeavesWithoutAck,
         Plant::NodeMapsNeighboursItLacks,
+        Plant::NodeCountsNoRetained,
+        Plant::NodeAsksWithoutRoom,
+        Plant::NodeDropsOwnedPage,
+        Plant::NodeEvictsHeldPage,
+        Plant::NodeForgetsWhoWaits,
+        Plant::NodeHoldsWhileItWaitsForRoom,
         Plant::LockForwardIgnoresTenure,
         Plant::LockGrantIgnoresRequest,
         Plant::LockForgetsRequestNumbers,

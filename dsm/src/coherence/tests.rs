@@ -8,5 +8,6 @@ mod holds;
 mod leaving;
 mod locks;
 mod rig;
+mod room;
 mod streams;
 mod table;

@@ -16,7 +16,7 @@ use crate::page::{Access, Memory, PageId, Time};
 
 impl Cache {
     /// Asks for pages that will be wanted. Those that are here or under way are passed over, as is what
-    /// exceeds [`AHEAD_PENDING_MAX`].
+    /// exceeds [`AHEAD_PENDING_MAX`] or the node's room.
     pub(in crate::coherence) fn prefetch<M: Memory>(
         &mut self,
         ctx: &mut Context<'_, M>,
@@ -25,7 +25,9 @@ impl Cache {
         access: Access,
     ) {
         for page in pages {
-            if self.departs || self.pending.len() >= AHEAD_PENDING_MAX {
+            // Who only guesses does not wait for room.
+            let full = self.resident.room() == 0 || self.resident.is_crowded();
+            if self.departs || full || self.pending.len() >= AHEAD_PENDING_MAX {
                 return;
             }
             let lacks = self.access(page) < access && !self.pending.contains_key(&page);
@@ -50,6 +52,7 @@ impl Cache {
             return;
         }
         ctx.counters.local_faults += 1;
+        ctx.counters.second_chances += u64::from(self.resident.is_aged(fault.page));
         self.map_run(ctx, fault.page);
         self.instructions.arrived(fault.thread, |hold| hold_until(ctx, hold));
     }
@@ -68,6 +71,7 @@ impl Cache {
         let start = (lowest..page.0).rev().take_while(|&page| waits(page)).last().unwrap_or(page.0);
         for page in (start..end).map(PageId) {
             self.table.entry(page).mapped = access;
+            self.resident.touch(page);
         }
         ctx.memory.protect_range(PageId(start), end - start, access);
     }
@@ -92,7 +96,7 @@ impl Cache {
 
     /// A page is taken away, of which `mapped` was mapped: if nothing, it came in vain.
     pub(super) fn note_waste<M: Memory>(&mut self, ctx: &mut Context<'_, M>, page: PageId, mapped: Access) {
-        if mapped == Access::None {
+        if mapped == Access::None && !self.resident.is_aged(page) {
             ctx.counters.pages_wasted += 1;
             self.streams.wasted(page);
         }

@@ -1,11 +1,27 @@
-//! Giving pages up: shared copies are dropped without a word, owned pages go back to their homes.
+//! Giving pages up: shared copies are dropped without a word, owned pages go back to their homes. On
+//! demand, and when the node's memory is full, in the order of [`super::super::resident`]'s clock.
 
-use super::{Cache, State};
-use crate::coherence::Context;
+use smallvec::SmallVec;
+
+use super::{Cache, Place, Request, State};
 use crate::coherence::message::{Body, ToHome, Version};
 use crate::coherence::placement::Places;
 use crate::coherence::plant::Plant;
-use crate::page::{Access, Memory, PageId};
+use crate::coherence::{Context, Occupancy};
+use crate::config::coherence::{RECLAIM_PAGES_MAX, SHARED_FIRST_EXTENTS, SWEEP_EXTENTS_MAX, WRITE_BACKS_MAX};
+use crate::page::{Access, Memory, PageBuf, PageId};
+
+/// What the hand of the clock does with a page.
+enum Verdict {
+    /// Nothing: it is asked for, or held.
+    Stays,
+    /// Takes it from the application's view.
+    Ages,
+    /// Gives its memory back.
+    Drops,
+    /// Writes it back, if nothing can be dropped.
+    Returns,
+}
 
 impl Cache {
     /// Drops a shared copy silently, or starts to write an owned page back.
@@ -26,14 +42,17 @@ impl Cache {
         }
         match self.table.peek(page).map_or(State::Invalid, |entry| entry.state) {
             State::Invalid | State::WritingBack | State::GivenAway => {}
-            State::Shared => {
-                self.table.entry(page).state = State::Invalid;
-                self.lower(ctx.memory, page, Access::None);
-                ctx.memory.discard(page);
-                ctx.counters.evictions += 1;
-            }
+            State::Shared => self.drop_page(ctx, page),
             State::Modified => self.write_back(ctx, places, page),
         }
+    }
+
+    fn drop_page<M: Memory>(&mut self, ctx: &mut Context<'_, M>, page: PageId) {
+        self.lower(ctx.memory, page, Access::None);
+        self.table.entry(page).state = State::Invalid;
+        ctx.memory.discard(page);
+        self.resident.vacate(page);
+        ctx.counters.evictions += 1;
     }
 
     fn write_back<M: Memory>(&mut self, ctx: &mut Context<'_, M>, places: &Places, page: PageId) {
@@ -45,8 +64,12 @@ impl Cache {
         self.lower(ctx.memory, page, Access::None);
         let bytes = ctx.memory.read(page);
         ctx.memory.discard(page);
+        self.resident.vacate(page);
         if !ctx.planted.has(Plant::NodeForgetsWrittenBackBytes) {
             self.pending.entry(page).or_default().retained = Some(bytes.clone());
+            if !ctx.planted.has(Plant::NodeCountsNoRetained) {
+                self.resident.retain();
+            }
         }
         self.writing_back += 1;
         ctx.counters.write_backs += 1;
@@ -70,7 +93,134 @@ impl Cache {
         }
         entry.state = State::Invalid;
         self.writing_back -= 1;
-        self.pending.entry(page).or_default().retained = None;
+        self.take_retained(page);
         self.advance(ctx, places, page);
+    }
+
+    /// The kept bytes of a page that is being written back; its place is free from now on.
+    pub(super) fn take_retained(&mut self, page: PageId) -> Option<PageBuf> {
+        let bytes = self.pending.get_mut(&page)?.retained.take();
+        if bytes.is_some() && !self.planted.has(Plant::NodeCountsNoRetained) {
+            self.resident.forget_retained();
+        }
+        bytes
+    }
+
+    pub(in crate::coherence) fn occupancy(&self) -> Occupancy {
+        let retained = self.pending.values().filter(|pending| pending.retained.is_some()).count() as u64;
+        Occupancy { retained, ..self.resident.occupancy() }
+    }
+}
+
+/// Room.
+impl Cache {
+    /// Whether a page that is asked for now must wait for a place.
+    pub(super) fn must_wait<M: Memory>(&self, ctx: &Context<'_, M>) -> bool {
+        let full = self.resident.room() == 0 || self.resident.is_crowded();
+        full && !ctx.planted.has(Plant::NodeAsksWithoutRoom)
+    }
+
+    pub(super) fn wait_for_room<M: Memory>(
+        &mut self,
+        ctx: &mut Context<'_, M>,
+        page: PageId,
+        access: Access,
+    ) {
+        let pending = self.pending.entry(page).or_default();
+        if pending.waiters.is_empty() {
+            // A prefetch: nobody waits for it.
+            self.pending.remove(&page);
+            return;
+        }
+        ctx.counters.room_waited_for += 1;
+        pending.request = Some(Request { req: None, access, hurried: false, place: Place::Awaited });
+        self.let_go_while_waiting(ctx, page);
+        self.resident.enqueue(page, ctx.now);
+    }
+
+    /// Threads that wait for room keep nothing from others: that could be what makes room.
+    pub(super) fn let_go_while_waiting<M: Memory>(&mut self, ctx: &Context<'_, M>, page: PageId) {
+        let Some(pending) = self.pending.get(&page) else { return };
+        if !ctx.planted.has(Plant::NodeHoldsWhileItWaitsForRoom) {
+            pending.waiters.iter().for_each(|waiter| self.instructions.awaits(waiter.thread, None));
+        }
+    }
+
+    /// Finds room where it is short, and gives it to who waits for it, first come, first served.
+    pub(in crate::coherence) fn make_room<M: Memory>(&mut self, ctx: &mut Context<'_, M>, places: &Places) {
+        if !self.resident.is_due(ctx.now) {
+            return;
+        }
+        if self.resident.poll_timeout().is_some_and(|due| due <= ctx.now) {
+            let found = self.reclaim(ctx, places);
+            self.resident.swept(ctx.now, found);
+        }
+        while let Some(page) = self.resident.admit() {
+            let Some(pending) = self.pending.get(&page) else { continue };
+            let waits = pending.request.is_some_and(|request| request.place == Place::Awaited);
+            let (Some(home), true) = (places.home(page), waits) else { continue };
+            let access = pending.waiters.iter().map(|waiter| waiter.access).max().unwrap_or(Access::Read);
+            for waiter in &pending.waiters {
+                self.instructions.awaits(waiter.thread, Some(page));
+            }
+            if !ctx.planted.has(Plant::NodeForgetsWhoWaits) {
+                self.ask(ctx, home, page, (access, Place::Reserved));
+            }
+        }
+    }
+
+    /// Turns the hand until enough pages go. Gives how many will.
+    fn reclaim<M: Memory>(&mut self, ctx: &mut Context<'_, M>, places: &Places) -> u64 {
+        let wanted = self.resident.shortage().min(RECLAIM_PAGES_MAX);
+        let (mut found, mut owned) = (0, SmallVec::<[PageId; 64]>::new());
+        // Who waits must not wait for another round: what the first one ages, the second one takes.
+        let rounds = if self.resident.is_crowded() { 2 } else { 1 };
+        let extents = (rounds * self.resident.round()).min(SWEEP_EXTENTS_MAX);
+        for passed in 0..extents {
+            if found >= wanted || (owned.len() as u64 >= wanted && passed >= SHARED_FIRST_EXTENTS) {
+                break;
+            }
+            let Some(turn) = self.resident.turn() else { break };
+            for (page, aged) in turn.pages() {
+                match self.judge(ctx, places, page, aged) {
+                    Verdict::Drops if found < wanted => {
+                        self.drop_page(ctx, page);
+                        found += 1;
+                    }
+                    Verdict::Ages => {
+                        self.lower(ctx.memory, page, Access::None);
+                        self.resident.age(page);
+                    }
+                    Verdict::Returns if (owned.len() as u64) < wanted && !owned.contains(&page) => {
+                        owned.push(page);
+                    }
+                    Verdict::Stays | Verdict::Drops | Verdict::Returns => {}
+                }
+            }
+        }
+        let free = (wanted - found).min(WRITE_BACKS_MAX.saturating_sub(self.writing_back) as u64);
+        for page in owned.into_iter().take(free as usize) {
+            self.write_back(ctx, places, page);
+            found += 1;
+        }
+        found
+    }
+
+    fn judge<M: Memory>(&self, ctx: &Context<'_, M>, places: &Places, page: PageId, aged: bool) -> Verdict {
+        let outstanding = self.pending.contains_key(&page) && !ctx.planted.has(Plant::NodeDoesNotPinUpgrade);
+        let held = self.is_held(page, ctx.now) && !ctx.planted.has(Plant::NodeEvictsHeldPage);
+        if outstanding || held {
+            return Verdict::Stays;
+        }
+        match self.table.peek(page).map_or(State::Invalid, |entry| entry.state) {
+            State::Invalid => Verdict::Drops,
+            State::Shared | State::Modified if !aged => Verdict::Ages,
+            State::Shared => Verdict::Drops,
+            // Its home is dead: nobody else can ever ask for it.
+            State::Modified if places.orphaned_by(page).is_some() => Verdict::Drops,
+            State::Modified if ctx.planted.has(Plant::NodeDropsOwnedPage) => Verdict::Drops,
+            State::Modified => Verdict::Returns,
+            State::WritingBack | State::GivenAway => Verdict::Stays,
+        }
     }
 }

@@ -1,0 +1,162 @@
+//! The memory limit: who goes first, who waits, and what is never taken.
+
+use super::rig::{A, B, H, Rig};
+use crate::coherence::{Fault, Input, MemoryLimit, ToHome};
+use crate::page::{Access, PageId, Span};
+
+const LIMIT: u64 = 4;
+
+/// The home, and two nodes of which A may hold four pages.
+fn limited() -> Rig {
+    let mut rig = Rig::new(3);
+    rig.cores[A.0 as usize] =
+        rig.cores[A.0 as usize].clone().with_limit(MemoryLimit { pages: LIMIT, cache_min: LIMIT });
+    rig
+}
+
+fn held(rig: &Rig) -> u64 {
+    let seen = rig.cores[A.0 as usize].occupancy();
+    assert!(seen.cached + seen.retained + seen.reserved <= LIMIT, "{seen:?}");
+    seen.cached + seen.retained
+}
+
+#[test]
+fn shared_copies_go_before_owned_pages() {
+    let mut rig = limited();
+    rig.write(A, PageId(0), 1);
+    rig.write(A, PageId(1), 2);
+    rig.read(A, PageId(2));
+    rig.read(A, PageId(3));
+    rig.read(A, PageId(4));
+    let counters = rig.cores[A.0 as usize].counters();
+    assert_eq!((counters.evictions, counters.write_backs), (1, 0));
+    assert_eq!(held(&rig), LIMIT);
+    for page in 5..9 {
+        rig.write(A, PageId(page), 7);
+        held(&rig);
+    }
+    assert!(rig.cores[A.0 as usize].counters().write_backs >= 2);
+    assert_eq!((rig.read(B, PageId(0)), rig.read(B, PageId(1))), (1, 2));
+    assert_eq!((rig.read(A, PageId(5)), rig.read(A, PageId(8))), (7, 7));
+}
+
+#[test]
+fn a_page_that_is_touched_again_has_a_second_chance_without_a_message() {
+    let mut rig = limited();
+    for page in 0..4 {
+        rig.read(A, PageId(page));
+    }
+    // The hand passes all four, and takes one of them.
+    rig.read(A, PageId(4));
+    let aged = (0..4).map(PageId).find(|&page| {
+        let core = &rig.cores[A.0 as usize];
+        core.mapped(page) == Access::None && core.copy_version(page).is_some()
+    });
+    let aged = aged.expect("three pages are in their second chance");
+    let op = rig.fault(A, aged, Access::Read);
+    assert_eq!(rig.result(op), Some(Ok(0)));
+    assert!(rig.network.is_empty());
+    assert_eq!(rig.cores[A.0 as usize].counters().second_chances, 1);
+}
+
+#[test]
+fn a_forwarded_read_does_not_map_an_owner_s_aged_page() {
+    let mut rig = limited();
+    for page in 0..4 {
+        rig.write(A, PageId(page), 9);
+    }
+    rig.read(A, PageId(4));
+    let aged = (0..4).map(PageId).find(|&page| {
+        let core = &rig.cores[A.0 as usize];
+        core.mapped(page) == Access::None && core.copy_version(page).is_some()
+    });
+    let aged = aged.expect("three pages are in their second chance");
+    assert_eq!(rig.read(B, aged), 9);
+    assert_eq!(rig.mapped(A, aged), Access::None);
+    assert_eq!(rig.read(A, aged), 9);
+}
+
+#[test]
+fn who_finds_no_room_waits_until_the_hold_ends_and_asks_once() {
+    let mut rig = limited();
+    for page in 0..4 {
+        let op = rig.fault_at(A, page, 0x1000, PageId(page), Access::Write);
+        while !rig.network.is_empty() {
+            let parcel = rig.network.remove(0);
+            rig.give(&parcel);
+        }
+        assert_eq!(rig.result(op), Some(Ok(0)));
+    }
+    // Everything is held: the request waits, and does not go out.
+    let op = rig.fault_at(A, 9, 0x2000, PageId(5), Access::Read);
+    assert!(rig.network.is_empty());
+    assert_eq!(rig.cores[A.0 as usize].counters().room_waited_for, 1);
+    rig.now = rig.now + Span::from_ms(1);
+    rig.feed(A, Input::Timer);
+    // The hold has ended: a page goes home, and its bytes keep their place until they are there.
+    let parcel = rig.take(A, H);
+    assert!(matches!(parcel.to_home(), ToHome::WriteBack { .. }), "{parcel:?}");
+    assert!(rig.network.is_empty());
+    assert_eq!(held(&rig), LIMIT);
+    rig.give(&parcel);
+    rig.settle();
+    assert_eq!(rig.result(op), Some(Ok(0)));
+}
+
+#[test]
+fn a_copy_that_an_upgrade_has_named_stays() {
+    let mut rig = limited();
+    for page in 0..4 {
+        rig.read(A, PageId(page));
+    }
+    rig.fault(A, PageId(0), Access::Write);
+    let upgrade = rig.take(A, H);
+    for page in 4..8 {
+        rig.read(A, PageId(page));
+        assert_eq!(rig.mapped(A, PageId(0)), Access::Read);
+    }
+    rig.give(&upgrade);
+    rig.settle();
+    assert_eq!(rig.mapped(A, PageId(0)), Access::Write);
+}
+
+#[test]
+fn a_guess_does_not_wait_for_room() {
+    let mut rig = limited();
+    for thread in 0..4 {
+        let page = PageId(thread);
+        rig.feed(
+            A,
+            Input::Fault(Fault {
+                op: crate::coherence::OpId(100 + thread),
+                thread,
+                instruction: 1,
+                page,
+                access: Access::Read,
+            }),
+        );
+    }
+    assert_eq!(rig.network.len(), 4);
+    rig.feed(A, Input::Prefetch { first: PageId(9), pages: 1, access: Access::Read });
+    assert_eq!(rig.network.len(), 4);
+    rig.settle();
+    assert!(rig.cores[A.0 as usize].is_idle());
+}
+
+#[test]
+fn the_kept_bytes_go_with_the_first_forward() {
+    let mut rig = limited();
+    rig.write(A, PageId(0), 5);
+    rig.feed(A, Input::Evict { page: PageId(0) });
+    let write_back = rig.take(A, H);
+    assert_eq!(held(&rig), 1);
+    let op = rig.fault(B, PageId(0), Access::Read);
+    rig.deliver(B, H);
+    rig.deliver(H, A);
+    assert_eq!(held(&rig), 0);
+    rig.give(&write_back);
+    rig.settle();
+    assert_eq!(rig.result(op), Some(Ok(0)));
+    assert_eq!(rig.byte(B, PageId(0)), 5);
+    assert_eq!(rig.read(A, PageId(0)), 5);
+}
