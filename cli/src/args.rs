@@ -35,6 +35,11 @@ pub(crate) enum Command {
         #[command(subcommand)]
         command: RegionsCommand,
     },
+    /// Look at the interfaces that nodes serve, and call them; answers are JSON
+    Rpc {
+        #[command(subcommand)]
+        command: RpcCommand,
+    },
     /// Say what works on this host, what does not, and how to mend it
     Doctor {
         /// Print JSON
@@ -75,6 +80,37 @@ pub(crate) enum RegionsCommand {
         /// Name of the region
         name: String,
     },
+}
+
+#[derive(Subcommand)]
+pub(crate) enum RpcCommand {
+    /// List what every node serves, or one
+    Ls {
+        /// Number of the node
+        node: Option<u16>,
+    },
+    /// Describe an interface: its methods and their types
+    Describe {
+        /// Name of the interface
+        interface: String,
+        /// As this node serves it [default: the first that does]
+        #[arg(long, value_name = "N")]
+        node: Option<u16>,
+    },
+    /// Call a method
+    #[command(after_help = r#"Try: dsm rpc call 0 Node.region '{"name": "data"}'"#)]
+    Call(RpcCall),
+}
+
+#[derive(Args)]
+pub(crate) struct RpcCall {
+    /// Number of the node
+    pub(crate) node: u16,
+    /// Interface and method, e.g. Meta.list
+    pub(crate) method: String,
+    /// The arguments by name, as a JSON object
+    #[arg(default_value = "{}")]
+    pub(crate) arguments: String,
 }
 
 /// What a new cluster is made of.
@@ -150,7 +186,7 @@ pub(crate) struct Run {
     /// Do not put the rank before each line of output
     #[arg(long)]
     pub(crate) no_tag: bool,
-    /// An example's name (matmul, counter, list, jacobi, region) or any program, and its arguments
+    /// An example's name (matmul, counter, list, jacobi, region, calculator, wordcount) or any program, and its arguments
     #[arg(trailing_var_arg = true, allow_hyphen_values = true, required = true, value_name = "PROGRAM")]
     pub(crate) program: Vec<OsString>,
 }

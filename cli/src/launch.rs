@@ -163,8 +163,7 @@ impl Plan {
     fn stop_detached(&self, ready: &[(Running, NodeEntry)]) {
         let remote = self.life == Life::Own && !self.remote_hosts().is_empty();
         if let (true, Some((_, node))) = (remote, ready.first()) {
-            let stopped =
-                Admin::connect(node.addr, &self.key_file, ADMIN_TIMEOUT).and_then(|mut a| a.shutdown());
+            let stopped = Admin::connect(node.addr, &self.key_file, ADMIN_TIMEOUT).and_then(|a| a.shutdown());
             if let Err(error) = stopped {
                 eprintln!("dsm: could not stop node 0 at {}: {error}", node.addr);
             }

@@ -15,6 +15,7 @@ mod output;
 mod process;
 mod program;
 mod regions;
+mod rpc;
 mod run;
 mod signals;
 mod state;
@@ -52,6 +53,7 @@ fn dispatch(arguments: Arguments) -> Result<i32, Trouble> {
             RegionsCommand::Ls { json } => regions::list(state_dir, json),
             RegionsCommand::Rm { name } => regions::remove(state_dir, &name),
         },
+        Command::Rpc { command } => rpc::run(state_dir, &command),
         Command::Doctor { json } => doctor::show(json),
         Command::Version => {
             println!("dsm {}", env!("CARGO_PKG_VERSION"));

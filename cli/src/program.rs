@@ -8,7 +8,7 @@ use crate::process::beside;
 use crate::trouble::Trouble;
 
 /// The examples, for suggestions.
-const EXAMPLES: [&str; 5] = ["matmul", "counter", "list", "jacobi", "region"];
+const EXAMPLES: [&str; 7] = ["matmul", "counter", "list", "jacobi", "region", "calculator", "wordcount"];
 /// Differences up to which a name counts as mistyped.
 const TYPING_ERRORS_MAX: usize = 3;
 

@@ -20,9 +20,9 @@ const WATCH_INTERVAL: Duration = Duration::from_secs(1);
 /// Prints the cluster's state, once or until Ctrl-C.
 pub(crate) fn show(state_dir: Option<PathBuf>, show: &Status) -> Result<i32, Trouble> {
     let signals = if show.watch { Some(Signals::install()?) } else { None };
-    let mut admin = regions::connect(state_dir)?;
+    let admin = regions::connect(state_dir)?;
     loop {
-        let text = picture(&mut admin, show.json)?;
+        let text = picture(&admin, show.json)?;
         let Some(signals) = &signals else {
             print!("{text}");
             return Ok(0);
@@ -40,7 +40,7 @@ pub(crate) fn show(state_dir: Option<PathBuf>, show: &Status) -> Result<i32, Tro
     }
 }
 
-fn picture(admin: &mut Admin, json: bool) -> Result<String, Trouble> {
+fn picture(admin: &Admin, json: bool) -> Result<String, Trouble> {
     let cluster = admin.cluster()?;
     if json {
         let text = serde_json::to_string_pretty(&cluster).map_err(|e| Trouble::failed(e.to_string()))?;

@@ -231,6 +231,12 @@ pub mod rpc {
 
     /// Threads of a node that run calls, unless its settings say otherwise.
     pub const WORKERS: usize = 4;
+    /// Calls of one of the system's own interfaces that wait or run at one time.
+    pub const SYSTEM_CALLS_MAX: usize = 64;
+    /// Departures that a copy of the directory of servers remembers: more than are on their way at once.
+    pub const DEPARTED_MAX: usize = 256;
+    /// Longest that a node waits for the coordinator, or it for a node, about who serves what.
+    pub const DIRECTORY_WAIT: Span = Span::from_ms(3_000);
     /// Frames inside each other in one message: how deep a recursive struct may be.
     pub const DECODE_DEPTH_MAX: usize = 64;
     /// Memory that the values of one message may take.

@@ -13,6 +13,7 @@ pub mod coherence;
 pub mod config;
 pub mod error;
 pub mod fault;
+pub mod guest;
 #[allow(unsafe_code)]
 pub mod io;
 mod key;

@@ -5,14 +5,17 @@
 //! and every thread that waits for something. This is the only module that names coherence, fault
 //! and net together.
 
+mod control;
+#[rustfmt::skip]
+pub(crate) mod control_stubs;
 mod core;
+mod directory;
 #[allow(unsafe_code)]
 mod exit;
 mod peers;
 #[allow(unsafe_code)]
 mod poller;
 mod pump;
-pub(crate) mod query;
 mod rpc;
 pub mod status;
 mod waits;
@@ -46,6 +49,8 @@ use poller::Poller;
 use pump::{Receiver, Spin};
 use waits::Outcome;
 use watch::Watch;
+
+pub(crate) use self::core::channel::GUEST as GUEST_CHANNEL;
 
 /// A node of the cluster. Dropping it leaves the cluster.
 pub struct Node {
@@ -139,7 +144,9 @@ impl Node {
         let progress = inner.clone().spawn_progress()?;
         let mut node = Node { inner, progress: Some(progress), workers: Vec::new() };
         node.workers = node.inner.spawn_workers()?;
+        node.inner.serve_control(config.settings.join.is_none());
         node.inner.join(&config)?;
+        node.inner.fetch_directory()?;
         if matches!(config.kind, Kind::Rank { .. }) {
             exit::leave_at_exit(Arc::downgrade(&node.inner));
         }

@@ -35,7 +35,7 @@ pub use channel::{Channel, Policy, Prepared};
 pub use client::Progress;
 pub use context::{Context, Reply, Sink};
 pub use endpoint::{Batch, Endpoint};
-pub use error::{Error, ErrorKind, MethodError};
+pub use error::{Error, ErrorKind, MethodError, Result};
 pub use frame::is_message;
 pub use interface::{Interface, Kind, Method, Service};
 pub use meta::serve_meta;
@@ -45,7 +45,7 @@ pub use meta_stubs::{
 };
 pub use server::Counters;
 pub use stats::MethodReading;
-pub use transport::{PeerId, Registry, SendError, Signal, Transport};
+pub use transport::{GUEST, PeerId, Registry, SendError, Signal, Transport};
 pub use wire::{
     Decoder, Field, Global, Outside, Shape, Wire, begin_frame, end_frame, put_bytes, put_field, put_list,
     put_str, put_variant,

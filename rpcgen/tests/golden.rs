@@ -37,10 +37,12 @@ fn accepted_files_give_the_golden_stubs() {
 }
 
 #[test]
-fn the_runtimes_own_interface_has_its_stubs_checked_in() {
-    let file = directory("../../dsm/src/rpc/meta.idl");
-    let schema = rpcgen::read(&file).unwrap_or_else(|problems| panic!("{problems}"));
-    compare(&file.with_file_name("meta_stubs.rs"), &rpcgen::generate(&schema));
+fn the_runtimes_own_interfaces_have_their_stubs_checked_in() {
+    for (file, stubs) in [("rpc/meta.idl", "meta_stubs.rs"), ("node/control.idl", "control_stubs.rs")] {
+        let file = directory("../../dsm/src").join(file);
+        let schema = rpcgen::read(&file).unwrap_or_else(|problems| panic!("{problems}"));
+        compare(&file.with_file_name(stubs), &rpcgen::generate(&schema));
+    }
 }
 
 #[test]

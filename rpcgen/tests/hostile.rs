@@ -88,6 +88,49 @@ proptest! {
     }
 }
 
+/// What the fuzz target does, for a bounded time and always the same: mutations of the accepted files.
+#[test]
+fn mutations_of_good_files_are_answered() {
+    let geometry = include_str!("accepted/geometry.idl");
+    let calculator = include_str!("accepted/calculator.idl").replace("import \"geometry.idl\";", geometry);
+    let seeds = [calculator.as_str(), include_str!("accepted/functions.idl"), geometry]
+        .map(|text| text.as_bytes().to_vec());
+    survive(&calculator);
+    let mut random = fastrand::Rng::with_seed(0x1d1);
+    for _ in 0..3_000 {
+        let mut bytes = seeds[random.usize(..seeds.len())].clone();
+        for _ in 0..random.usize(1..8) {
+            mutate(&mut bytes, &seeds, &mut random);
+        }
+        survive(&String::from_utf8_lossy(&bytes));
+    }
+}
+
+/// Flips, drops, doubles or moves a piece, or puts one of another file in.
+fn mutate(bytes: &mut Vec<u8>, seeds: &[Vec<u8>], random: &mut fastrand::Rng) {
+    let start = random.usize(..bytes.len().max(1)).min(bytes.len());
+    let end = (start + random.usize(..40)).min(bytes.len());
+    match random.u8(..5) {
+        0 if start < end => bytes[start] ^= 1 << random.u8(..8),
+        0 | 1 => drop(bytes.drain(start..end)),
+        2 => {
+            let piece = bytes[start..end].repeat(random.usize(1..20));
+            bytes.splice(start..start, piece);
+        }
+        3 => {
+            let piece: Vec<u8> = bytes.drain(start..end).collect();
+            let to = random.usize(..=bytes.len());
+            bytes.splice(to..to, piece);
+        }
+        _ => {
+            let other = &seeds[random.usize(..seeds.len())];
+            let from = random.usize(..other.len());
+            let until = (from + random.usize(..60)).min(other.len());
+            bytes.splice(start..end, other[from..until].iter().copied());
+        }
+    }
+}
+
 #[test]
 fn depth_and_length_are_bounded() {
     survive(&"list<".repeat(100_000));

@@ -5,5 +5,6 @@ mod bed;
 mod deaths;
 mod programs;
 mod regions;
+mod rpc;
 mod start;
 mod usage;

@@ -5,11 +5,13 @@ use nix::unistd::Uid;
 use crate::bed::Bed;
 
 /// Every program with arguments that end soon; all verify what they did.
-const PROGRAMS: [&str; 4] = [
+const PROGRAMS: [&str; 6] = [
     "matmul --n 61 --verify --no-baseline",
     "counter --increments 50",
     "list --items 200",
     "jacobi --n 50 --iterations 6 --verify",
+    "calculator --calls 50",
+    "wordcount --words 3000 --part 2000",
 ];
 
 /// A network that loses, doubles, delays and spoils datagrams.

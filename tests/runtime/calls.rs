@@ -1,13 +1,14 @@
 //! Calls between nodes of one process, over their own sockets.
 
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use dsm::page::NodeId;
-use dsm::rpc::ErrorKind;
+use dsm::rpc::{ErrorKind, Policy};
 use dsm::{Dsm, Placement};
 
 use crate::counting::{CounterCalls, CounterClient, CounterServer, Counting};
-use crate::rig::{Rig, until};
+use crate::rig::{self, Rig, until};
 
 /// Rank 0 serves, the others call; then all leave together.
 fn between(rig: &Rig, client: impl Fn(&Dsm, NodeId) + Send + Sync + 'static) {
@@ -15,7 +16,7 @@ fn between(rig: &Rig, client: impl Fn(&Dsm, NodeId) + Send + Sync + 'static) {
         let ids = dsm.alloc::<u64>("ids", dsm.ranks() as usize).unwrap();
         ids.set(dsm.rank() as usize, u64::from(dsm.node_id().0));
         if dsm.is_root() {
-            dsm.serve(CounterServer(Counting::new(&dsm)), 1024);
+            dsm.serve(CounterServer(Counting::new(&dsm)), 1024).unwrap();
         }
         dsm.barrier().unwrap();
         if !dsm.is_root() {
@@ -70,10 +71,96 @@ fn a_server_works_on_the_pages_that_a_reference_names() {
 }
 
 #[test]
+fn servers_are_found_by_name_until_they_go() {
+    let rig = Rig::with_daemons(2, 1);
+    let daemons = rig.start_daemons();
+    let countings: Vec<Counting> = daemons.iter().map(|_| Counting::default()).collect();
+    for (daemon, counting) in daemons.iter().zip(&countings) {
+        daemon.serve(CounterServer(counting.clone()), 64).unwrap();
+    }
+    let sums = move || countings.iter().map(|c| c.state.sum.load(Ordering::SeqCst)).collect::<Vec<_>>();
+    rig.run_program(Some(daemons[0].local_addr()), move |dsm| {
+        // In turn.
+        let counter = CounterClient::new(dsm.channel(Policy::RoundRobin));
+        (0..10).for_each(|_| assert!(counter.add(1).is_ok()));
+        assert_eq!(sums(), [5, 5]);
+
+        // Where fewer calls of this node wait: the first has nothing to do, then it has more than the other.
+        let calls = CounterCalls::new(dsm.channel(Policy::LeastInFlight));
+        let [one, two, three] = [calls.add(10), calls.add(10), calls.add(10)];
+        [one, two, three].into_iter().for_each(|call| assert!(call.wait().is_ok()));
+        assert_eq!(sums().iter().sum::<i64>(), 40);
+        assert!(sums().iter().all(|sum| *sum >= 15), "{:?}", sums());
+
+        // Everybody.
+        let each = dsm.channel(Policy::RoundRobin).each("Counter");
+        let nodes: Vec<u16> = each.iter().map(|(peer, _)| peer.node.0).collect();
+        assert_eq!(nodes, [0, 1]);
+        let calls: Vec<_> =
+            each.into_iter().map(|(_, channel)| CounterCalls::new(channel).add(100)).collect();
+        assert!(calls.into_iter().all(|call| call.wait().is_ok()));
+        assert!(sums().iter().all(|sum| *sum >= 115), "{:?}", sums());
+        dsm.leave().unwrap();
+    });
+    rig::stop(daemons);
+}
+
+#[test]
+fn a_call_goes_to_the_home_of_its_argument() {
+    let rig = Rig::with_daemons(1, 3);
+    rig.run(|dsm| {
+        if !dsm.is_root() {
+            dsm.serve(CounterServer(Counting::new(&dsm)), 64).unwrap();
+        }
+        dsm.barrier().unwrap();
+        if dsm.is_root() {
+            let counter = CounterClient::new(dsm.channel(Policy::RoundRobin));
+            let data = dsm.alloc::<i64>("data", 100).unwrap();
+            data.set(0, 5);
+            // Its home, a daemon, does not serve the interface: any server will do.
+            assert_eq!(counter.sum(data.global()).unwrap(), 5);
+        }
+        dsm.barrier().unwrap();
+        dsm.leave().unwrap();
+    });
+    let rig = Rig::without_daemons(3);
+    rig.run(|dsm| {
+        let counting = Counting::new(&dsm);
+        dsm.serve(CounterServer(counting.clone()), 64).unwrap();
+        let here = dsm.alloc_with::<i64>(&format!("of {}", dsm.rank()), 8, Placement::OnNode(dsm.node_id()));
+        here.unwrap().set(0, 1);
+        dsm.barrier().unwrap();
+        if dsm.is_root() {
+            let counter = CounterClient::new(dsm.channel(Policy::RoundRobin));
+            for rank in [2, 1, 2] {
+                let data = dsm.attach::<i64>(&format!("of {rank}")).unwrap();
+                assert_eq!(counter.sum(data.global()).unwrap(), 1);
+            }
+        }
+        dsm.barrier().unwrap();
+        let asked = dsm.calls().statistics();
+        let sums = asked.iter().find(|(method, _)| method.name == "sum").expect("served").1.calls;
+        assert_eq!(sums, [0, 1, 2][dsm.rank() as usize], "at rank {}", dsm.rank());
+        dsm.leave().unwrap();
+    });
+}
+
+#[test]
+fn a_program_waits_for_its_server() {
+    between(&Rig::with_daemons(1, 2), |dsm, _| {
+        dsm.wait_for_server("Counter", Duration::from_secs(20)).unwrap();
+        let error = dsm.wait_for_server("Nobody", Duration::from_millis(1)).unwrap_err();
+        assert!(error.to_string().contains("a server of Nobody"), "{error}");
+        let nobody = dsm.channel(Policy::RoundRobin).each("Nobody");
+        assert!(nobody.is_empty());
+    });
+}
+
+#[test]
 fn a_node_calls_itself() {
     between(&Rig::without_daemons(2), |dsm, _| {
         let counting = Counting::new(dsm);
-        dsm.serve(CounterServer(counting.clone()), 8);
+        dsm.serve(CounterServer(counting.clone()), 8).unwrap();
         let counter = CounterClient::new(dsm.channel_to(dsm.node_id()).unwrap());
         assert_eq!(counter.add(7).unwrap(), 7);
         assert_eq!(counting.state.sum.load(Ordering::SeqCst), 7);

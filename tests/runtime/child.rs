@@ -190,6 +190,8 @@ fn the_child_plays_its_role() {
         "forker" => crate::process::forker,
         "interrupted" => crate::process::interrupted,
         "allocations" => crate::allocation::measure,
+        "caller" => crate::hard_calls::caller,
+        "server" => crate::hard_calls::server,
         "attacked" => crate::hostile::attacked,
         _ => panic!("no such role: {role}"),
     };

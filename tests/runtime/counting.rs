@@ -2,9 +2,13 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
+use std::time::{Duration, Instant};
 
 use dsm::rpc::{Context, Error, Global, Sink};
 use dsm::{Dsm, Globals};
+
+/// How long a step of `dig` takes.
+const STEP: Duration = Duration::from_millis(10);
 
 dsm::include_idl!("counter" as stubs);
 pub(crate) use stubs::*;
@@ -19,15 +23,15 @@ pub(crate) struct State {
 }
 
 /// A server of one node.
-#[derive(Clone)]
+#[derive(Clone, Default)]
 pub(crate) struct Counting {
     pub(crate) state: Arc<State>,
-    globals: Globals,
+    globals: Option<Globals>,
 }
 
 impl Counting {
     pub(crate) fn new(dsm: &Dsm) -> Counting {
-        Counting { state: Arc::default(), globals: dsm.globals() }
+        Counting { state: Arc::default(), globals: Some(dsm.globals()) }
     }
 
     fn run<T>(&self, work: impl FnOnce(&State) -> T) -> T {
@@ -55,7 +59,10 @@ impl Counter for Counting {
         self.run(|_| {
             for step in 1..=steps {
                 context.progress(step as u64, steps as u64)?;
-                std::thread::yield_now();
+                let pause = Instant::now();
+                while pause.elapsed() < STEP && !context.is_cancelled() {
+                    std::thread::yield_now();
+                }
             }
             Ok(steps)
         })
@@ -80,7 +87,8 @@ impl Counter for Counting {
 
     fn sum(&self, _: &Context<'_>, data: Global<i64>) -> Result<i64, CounterSumError> {
         let reason = |error: dsm::Error| NoSuchElements { reason: error.to_string() };
-        let data = self.globals.open(data).map_err(reason)?;
+        let globals = self.globals.as_ref().expect("a server with memory");
+        let data = globals.open(data).map_err(reason)?;
         Ok((0..data.len()).map(|index| data.get(index)).sum())
     }
 }

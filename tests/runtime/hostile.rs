@@ -22,6 +22,7 @@ use dsm::{Node, NodeId, Placement, Settings};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use crate::child::{Child, listen, say};
+use crate::counting::{CounterServer, Counting};
 use crate::rig::{self, Rig, until};
 
 /// A cluster with a program that multiplies matrices until it is told to stop.
@@ -279,6 +280,8 @@ struct Rogue {
 
 const COHERENCE: u8 = 1;
 const CONTROL: u8 = 2;
+/// First byte of a call from outside.
+const GUEST: u8 = 3;
 
 impl Rogue {
     fn new() -> Rogue {
@@ -337,6 +340,21 @@ impl Rogue {
             assert!(Instant::now() < until, "the rogue waits in vain for {what}: {:?}", self.events);
             self.pump();
         }
+    }
+
+    /// Sequence and status of the answers to calls, in the order of the calls.
+    fn statuses(&self) -> Vec<(u64, u8)> {
+        let mut statuses = Vec::new();
+        for (_, message) in &self.received {
+            let mut rest = &message[1..];
+            while let Some((frame, behind)) = rest.split_at_checked(24) {
+                let len = u32::from_le_bytes([frame[4], frame[5], frame[6], frame[7]]) as usize;
+                statuses.push((frame[8].into(), frame[2]));
+                rest = &behind[len..];
+            }
+        }
+        statuses.sort_unstable();
+        statuses
     }
 
     /// Everything sent has been acknowledged, or the session is over.
@@ -415,6 +433,61 @@ fn a_message_that_does_not_decode_ends_its_session_and_nothing_else() {
         }
     }
     assert_works(&rig, &daemons, "after");
+    rig::stop(daemons);
+}
+
+/// A frame of a call: kind, flags, aux, length, sequence, method, budget, settled, body.
+fn call_frame(sequence: u64, method: u64, len: u32, body: &[u8]) -> Vec<u8> {
+    let mut frame = vec![GUEST, 1, 0, 0, 0];
+    frame.extend_from_slice(&len.to_le_bytes());
+    for field in [sequence, method, 0, 0] {
+        frame.extend_from_slice(&field.to_le_bytes());
+    }
+    frame.extend_from_slice(body);
+    frame
+}
+
+#[test]
+fn hostile_calls_get_an_error_or_end_their_session_and_nothing_else() {
+    let rig = Rig::with_daemons(1, 2);
+    let daemons = rig.start_daemons();
+    daemons[0].serve(CounterServer(Counting::default()), 8).unwrap();
+    let echo = dsm::rpc::Service::interface(&CounterServer(Counting::default())).methods[2].id;
+    // What is no frame ends the session.
+    for bytes in [
+        &call_frame(0, echo, 4, &[0; 4])[..20],
+        &call_frame(0, echo, u32::MAX, &[0; 4]),
+        &call_frame(0, echo, 2, &[0; 4]),
+        &call_frame(u64::MAX, echo, 0, &[])[..9],
+        &[GUEST, 77],
+    ] {
+        let mut rogue = Rogue::new();
+        let session = rogue.connect(daemons[0].local_addr());
+        rogue.send(session, OutMessage::from_bytes(bytes));
+        rogue.pump_until("the end of the session", |rogue| rogue.is_closed(session));
+    }
+    // What is a frame is answered: no such interface, another version, lengths beyond the arguments.
+    let mut rogue = Rogue::new();
+    let session = rogue.connect(daemons[0].local_addr());
+    let wrong = [
+        call_frame(0, 0x1234, 0, &[]),
+        call_frame(1, echo ^ 1, 0, &[]),
+        call_frame(2, echo, 4, &[0xff; 4]),
+        call_frame(3, echo, 0, &[]),
+        call_frame(4, echo, 9, &[4, 0, 0, 0, 1, 2, 3, 4, 5]),
+    ];
+    for bytes in &wrong {
+        rogue.send(session, OutMessage::from_bytes(bytes));
+    }
+    rogue.pump_until("all answers", |rogue| rogue.statuses().len() == wrong.len());
+    let statuses = rogue.statuses();
+    let (remote, bad_version, unknown) = (2, 6, 7);
+    assert_eq!(statuses, [(0, unknown), (1, bad_version), (2, remote), (3, remote), (4, remote)]);
+    let counters = daemons[0].calls().counters();
+    // One of the malformed stood before garbage that ended its session.
+    assert_eq!((counters.unknown, counters.malformed), (2, 4));
+    assert_eq!(counters.violations, 5);
+    assert_works(&rig, &daemons, "after calls");
     rig::stop(daemons);
 }
 

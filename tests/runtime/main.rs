@@ -11,6 +11,8 @@ mod calls;
 mod contention;
 mod counting;
 mod death;
+mod guests;
+mod hard_calls;
 mod hostile;
 mod leaving;
 mod litmus;

@@ -4,7 +4,7 @@
 use crate::source::{Source, assert_none, sources};
 
 /// The modules of the library, each with the modules that it may import beside the words below.
-const MAY_IMPORT: [(&str, &[&str]); 17] = [
+const MAY_IMPORT: [(&str, &[&str]); 18] = [
     ("page", &[]),
     ("config", &[]),
     ("error", &[]),
@@ -20,7 +20,8 @@ const MAY_IMPORT: [(&str, &[&str]); 17] = [
     ("node", &["coherence", "fault", "membership", "net", "rpc"]),
     ("shared", &["coherence", "membership", "node", "rpc", "sync"]),
     ("sync", &["coherence", "shared"]),
-    ("admin", &["net", "node"]),
+    ("guest", &["net", "node", "rpc"]),
+    ("admin", &["guest", "membership", "net", "node", "rpc"]),
     ("lib", &[]),
 ];
 

@@ -7,7 +7,6 @@ use rustc_hash::FxHashMap;
 use smallvec::SmallVec;
 
 use super::peers::{Peers, Unreachable, link};
-use super::query::{Answer, Query};
 use super::rpc::CallEvent;
 use super::waits::{Audience, Outcome, Waits};
 use crate::codec::{decode_control, encode_control};
@@ -22,12 +21,12 @@ use crate::net::{Endpoint, Event, OutMessage, Priority, SessionHandle};
 use crate::page::{NodeId, PageBuf, Time};
 
 /// First byte of every message: whom it is for.
-pub(super) mod channel {
+pub(crate) mod channel {
     pub(in crate::node) const COHERENCE: u8 = 1;
     pub(in crate::node) const CONTROL: u8 = 2;
-    pub(in crate::node) const QUERY: u8 = 3;
-    pub(in crate::node) const ANSWER: u8 = 4;
-    pub(in crate::node) const CALLS: u8 = 5;
+    /// Calls to and from who is no member.
+    pub(crate) const GUEST: u8 = 3;
+    pub(in crate::node) const CALLS: u8 = 4;
 }
 
 /// Why a node cannot go on.
@@ -80,7 +79,6 @@ pub(super) struct Brain {
     pub(super) violators: Vec<SessionHandle>,
     /// For the calls, which are handled without the lock.
     pub(super) call_events: SmallVec<[CallEvent; 2]>,
-    queries: Vec<(SessionHandle, Query)>,
     next_heartbeat: Time,
     /// No silence counts before this moment: this process itself may have been stopped.
     listening_since: Time,
@@ -106,7 +104,6 @@ impl Core {
             departing: Vec::new(),
             violators: Vec::new(),
             call_events: SmallVec::new(),
-            queries: Vec::new(),
             next_heartbeat: Time(0),
             listening_since: Time(0),
         };
@@ -249,6 +246,7 @@ impl Core {
 
     fn on_closed(&mut self, session: SessionHandle, reason: &str) {
         self.brain.departing.retain(|&(departing, _)| departing != session);
+        self.brain.guest_closed(session);
         if let Some(node) = self.brain.peers.closed(session) {
             self.brain.suspect(node, format!("its session ended: {reason}"));
         } else if self.brain.coordinator_session == Some(session) {
@@ -437,32 +435,6 @@ impl Core {
         // A session that is gone needs no answer; its end is an event of its own.
         let _ = self.endpoint.send(now, session, message, Priority::Control);
     }
-
-    /// Questions that have come since the last call.
-    pub(super) fn take_queries(&mut self) -> Vec<(SessionHandle, Query)> {
-        std::mem::take(&mut self.brain.queries)
-    }
-
-    /// Carries out what is asked of the coordinator; questions about status are answered by the shell.
-    pub(super) fn command(&mut self, query: Query) -> Answer {
-        let Some(membership) = self.brain.membership.as_mut().filter(|m| m.is_coordinator()) else {
-            return Answer::Done(Err("only the coordinator can do that".into()));
-        };
-        match query {
-            Query::RemoveRegion(name) => Answer::Done(membership.remove_now(&name)),
-            Query::Shutdown => {
-                membership.shut_down("it was asked to");
-                Answer::Done(Ok(()))
-            }
-            Query::Cluster => Answer::Cluster(Box::new(super::status::cluster_status(self))),
-            Query::Status => Answer::Done(Err("answered elsewhere".into())),
-        }
-    }
-
-    /// Answers a question.
-    pub(super) fn send_answer(&mut self, now: Time, session: SessionHandle, answer: &Answer) {
-        self.send_to_session(now, session, channel::ANSWER, answer);
-    }
 }
 
 impl Brain {
@@ -472,13 +444,7 @@ impl Brain {
             Some((&channel::COHERENCE, rest)) => self.deliver_batch(now, session, bytes, rest, arena),
             Some((&channel::CALLS, rest)) => self.deliver_calls(session, bytes, rest),
             Some((&channel::CONTROL, rest)) => self.deliver_control(session, rest),
-            Some((&channel::QUERY, rest)) => match decode_control(rest) {
-                Ok(query) => {
-                    self.queries.push((session, query));
-                    true
-                }
-                Err(_) => false,
-            },
+            Some((&channel::GUEST, rest)) => self.deliver_guest(session, rest),
             Some(_) | None => false,
         };
         if !understood {

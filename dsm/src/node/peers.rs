@@ -18,6 +18,8 @@ struct Peer {
 pub(super) struct Peers {
     sessions: FxHashMap<SessionHandle, Peer>,
     of_node: Vec<Option<SessionHandle>>,
+    /// Who calls without being a member.
+    guests: FxHashMap<Incarnation, SessionHandle>,
     /// Messages to members whose session has not come yet.
     unsent: FxHashMap<NodeId, Vec<(OutMessage, Priority)>>,
     /// Messages of sessions that are no member's yet, or of an epoch that is not known here yet.
@@ -34,6 +36,7 @@ impl Peers {
         Peers {
             sessions: FxHashMap::default(),
             of_node: vec![None; NODES_MAX],
+            guests: FxHashMap::default(),
             unsent: FxHashMap::default(),
             early: Vec::new(),
             early_bytes: 0,
@@ -96,6 +99,25 @@ impl Peers {
     pub(super) fn peer(&self, session: SessionHandle) -> Option<PeerId> {
         let Peer { incarnation, node } = self.sessions.get(&session)?;
         Some(PeerId { node: (*node)?, incarnation: *incarnation })
+    }
+
+    /// A session whose other side calls as a guest; returns which start of it that is.
+    pub(super) fn guest(&mut self, session: SessionHandle) -> Option<Incarnation> {
+        let incarnation = self.sessions.get(&session)?.incarnation;
+        self.guests.insert(incarnation, session);
+        Some(incarnation)
+    }
+
+    /// The session that leads to a guest.
+    pub(super) fn guest_session(&self, incarnation: Incarnation) -> Option<SessionHandle> {
+        self.guests.get(&incarnation).copied()
+    }
+
+    /// The guest whose session this was, if it has no other.
+    pub(super) fn guest_closed(&mut self, session: SessionHandle) -> Option<Incarnation> {
+        let incarnation = self.sessions.get(&session)?.incarnation;
+        let its_last = self.guests.get(&incarnation) == Some(&session);
+        its_last.then(|| self.guests.remove(&incarnation)).map(|_| incarnation)
     }
 
     /// The session that leads to a member.

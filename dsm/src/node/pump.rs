@@ -13,8 +13,6 @@ use std::time::Duration;
 use parking_lot::MutexGuard;
 
 use super::poller::{Woken, wait_for_datagram};
-use super::query::{Answer, Query};
-use super::status::node_status;
 use super::waits::{Bell, Outcome, Parked};
 use super::{Inner, Locked, exit, receive_buffer};
 use crate::coherence::OpId;
@@ -80,15 +78,6 @@ impl Inner {
         let locked = &mut **locked;
         loop {
             let moved = locked.core.settle(now, &self.arena);
-            for (session, query) in locked.core.take_queries() {
-                let answer = match query {
-                    Query::Status => Answer::Status(Box::new(node_status(&mut locked.core, self))),
-                    query @ (Query::Cluster | Query::RemoveRegion(_) | Query::Shutdown) => {
-                        locked.core.command(query)
-                    }
-                };
-                locked.core.send_answer(now, session, &answer);
-            }
             self.transmit(locked, now);
             if !moved {
                 break;

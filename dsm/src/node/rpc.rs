@@ -22,6 +22,7 @@ use parking_lot::MutexGuard;
 use smallvec::SmallVec;
 
 use super::core::{Brain, Core, channel, typed};
+use super::directory::Directory;
 use super::peers::Unreachable;
 use super::poller::{drain, wait_for_datagram};
 use super::pump::{Found, Receiver, Spin};
@@ -34,7 +35,7 @@ use crate::fault::{CoreSection, asynchronous};
 use crate::membership::{Member, Membership};
 use crate::net::{self, Priority, SessionHandle};
 use crate::page::{GlobalAddr, NodeId, Time};
-use crate::rpc::{Channel, Endpoint, PeerId, SendError, Service, Signal, Transport, is_message};
+use crate::rpc::{Channel, Endpoint, GUEST, PeerId, SendError, Signal, Transport, is_message};
 
 /// Longest message that travels ahead of pages.
 const CONTROL_LEN_MAX: usize = 1024;
@@ -46,6 +47,8 @@ pub(super) enum CallEvent {
     Message(PeerId, Vec<u8>),
     /// This start of the peer is no member any more.
     Ended(PeerId),
+    /// This guest has no session now, and may come back.
+    Away(PeerId),
     /// This node cannot go on.
     AllEnded,
 }
@@ -53,6 +56,7 @@ pub(super) enum CallEvent {
 /// The calls of a node.
 pub(super) struct Calls {
     pub(super) endpoint: Arc<Endpoint>,
+    pub(super) directory: Directory,
     /// When the calls' timers are due.
     due: AtomicU64,
     workers: Vec<Worker>,
@@ -80,6 +84,7 @@ impl Calls {
         let worker = |wake| Worker { wake, relieved: AtomicBool::new(false) };
         Calls {
             endpoint: Endpoint::new(Arc::new(Carrier { node, clock })),
+            directory: Directory::default(),
             due: AtomicU64::new(u64::MAX),
             workers: workers.into_iter().map(worker).collect(),
         }
@@ -97,9 +102,17 @@ impl Calls {
             match event {
                 CallEvent::Message(from, bytes) => match self.endpoint.admit_message(from, &bytes) {
                     Ok(queued) => handled.queued += queued,
-                    Err(_) => handled.violators.push(from),
+                    Err(_) => {
+                        // What stood before the garbage may be a call that is queued.
+                        handled.queued += 1;
+                        handled.violators.push(from);
+                    }
                 },
-                CallEvent::Ended(peer) => self.endpoint.handle_peer_died(peer),
+                CallEvent::Ended(peer) => {
+                    self.directory.forget(peer);
+                    self.endpoint.handle_peer_died(peer);
+                }
+                CallEvent::Away(peer) => self.endpoint.handle_peer_away(peer),
                 CallEvent::AllEnded => self.endpoint.handle_end(),
             }
         }
@@ -126,12 +139,18 @@ impl Core {
             return Err(SendError::Unreachable);
         }
         let priority = if message.len() <= CONTROL_LEN_MAX { Priority::Control } else { Priority::Bulk };
-        let session = self.brain.peers.session(to.node);
-        let session = session.filter(|session| self.brain.peers.peer(*session) == Some(to));
+        let peers = &self.brain.peers;
+        let (channel, session) = match to.node {
+            GUEST => (channel::GUEST, peers.guest_session(to.incarnation)),
+            node => {
+                let session = peers.session(node).filter(|session| peers.peer(*session) == Some(to));
+                (channel::CALLS, session)
+            }
+        };
         let Some(session) = session else {
             return self.send_without_session(now, to, message, priority);
         };
-        let message = typed(channel::CALLS, message);
+        let message = typed(channel, message);
         self.endpoint.send(now, session, message, priority).map_err(|error| match error {
             net::SendError::Full => SendError::Full,
             net::SendError::TooLong => SendError::TooLong,
@@ -170,13 +189,32 @@ impl Brain {
         true
     }
 
+    /// Puts a message of a guest aside; false if there is no such session.
+    pub(super) fn deliver_guest(&mut self, session: SessionHandle, rest: &[u8]) -> bool {
+        let Some(incarnation) = self.peers.guest(session) else { return false };
+        let peer = PeerId { node: GUEST, incarnation };
+        self.call_events.push(CallEvent::Message(peer, rest.to_vec()));
+        true
+    }
+
+    /// A session is over, which may have been a guest's.
+    pub(super) fn guest_closed(&mut self, session: SessionHandle) {
+        if let Some(incarnation) = self.peers.guest_closed(session) {
+            self.call_events.push(CallEvent::Away(PeerId { node: GUEST, incarnation }));
+        }
+    }
+
     /// The present start of a member.
-    fn peer(&self, node: NodeId) -> Option<PeerId> {
+    pub(super) fn peer(&self, node: NodeId) -> Option<PeerId> {
         self.membership.as_ref()?.view().member(node).map(PeerId::from)
     }
 
     fn call_violation(&mut self, peer: PeerId) {
-        self.violators.extend(self.peers.session(peer.node).filter(|_| self.peer(peer.node) == Some(peer)));
+        let session = match peer.node {
+            GUEST => self.peers.guest_session(peer.incarnation),
+            node => self.peers.session(node).filter(|_| self.peer(node) == Some(peer)),
+        };
+        self.violators.extend(session);
     }
 }
 
@@ -232,6 +270,16 @@ impl Inner {
         self.poller.arm(&self.socket);
         // What came with that method has waited for it long enough.
         self.calls.endpoint.rouse(self.calls.workers.len());
+    }
+
+    /// Does something to the core and sends what follows of it.
+    pub(super) fn command<T>(&self, command: impl FnOnce(&mut Core) -> T) -> T {
+        let _section = CoreSection::enter();
+        let mut locked = self.lock();
+        let result = command(&mut locked.core);
+        let now = self.now();
+        self.settle(&mut locked, now);
+        result
     }
 
     fn wait_signal(&self, signal: &Signal, until: Option<Time>) {
@@ -382,11 +430,6 @@ impl Node {
     /// The calls of this node.
     pub fn calls(&self) -> &Arc<Endpoint> {
         &self.inner.calls.endpoint
-    }
-
-    /// Serves an interface; at most `calls_max` of its calls wait or run at one time.
-    pub fn serve(&self, service: impl Service, calls_max: usize) {
-        self.calls().serve(service, calls_max);
     }
 
     /// The present start of a member.

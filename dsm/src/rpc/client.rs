@@ -17,7 +17,7 @@ use crate::config::rpc::{IN_FLIGHT_PEER_MAX, SILENCE_MAX, STREAM_WINDOW};
 use crate::page::Time;
 
 use super::error::{Error, ErrorKind};
-use super::frame::{CALL_HEADER_LEN, Frame, FrameKind, IDEMPOTENT, ONEWAY, Status};
+use super::frame::{CALL_HEADER_LEN, Frame, FrameKind, IDEMPOTENT, ONEWAY, RETRIED, Status};
 use super::interface::{Kind, Method};
 use super::transport::{PeerId, Signal};
 
@@ -81,6 +81,8 @@ struct Slot {
     method: &'static Method,
     peer: PeerId,
     sequence: u64,
+    /// Was sent over a session that is lost.
+    retried: bool,
     /// The whole frame, to be sent again after a reset.
     request: Vec<u8>,
     started: Time,
@@ -142,6 +144,7 @@ impl ClientCore {
             method: start.method,
             peer: start.peer,
             sequence: 0,
+            retried: false,
             request: copy,
             started: now,
             deadline: start.deadline,
@@ -315,6 +318,7 @@ impl ClientCore {
                 self.fail(now, ticket, ErrorKind::Unreachable { may_have_executed: true }, effects);
                 continue;
             }
+            slot.retried = true;
             slot.write_header(oldest, now);
             effects.requests.push((peer, ticket));
         }
@@ -455,6 +459,7 @@ impl Slot {
     /// Gives the call a sequence at its peer.
     fn route(&mut self, ticket: Ticket, link: &mut Link, now: Time) {
         self.sequence = link.next_sequence;
+        self.retried = false;
         link.next_sequence += 1;
         link.routes.insert(self.sequence, ticket);
         self.write_header(link.oldest, now);
@@ -463,6 +468,7 @@ impl Slot {
     fn write_header(&mut self, settled: u64, now: Time) {
         let mut frame = Frame::new(FrameKind::Call, self.sequence, self.method.id);
         frame.flags = if self.method.idempotent { IDEMPOTENT } else { 0 };
+        frame.flags |= if self.retried { RETRIED } else { 0 };
         frame.aux = STREAM_WINDOW as u16;
         // Zero means no limit, so what is over has one nanosecond left.
         frame.budget = self.deadline.map_or(0, |deadline| deadline.since(now).0.max(1));

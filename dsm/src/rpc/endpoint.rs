@@ -123,9 +123,15 @@ impl Endpoint {
         self.perform(effects);
     }
 
+    /// The client has no session, and may come back: what it may ask again is kept while there is room.
+    pub fn handle_peer_away(&self, peer: PeerId) {
+        self.server.lock().handle_peer_away(self.now(), peer);
+    }
+
     /// This node goes: every call that is open ends now.
     pub fn handle_end(&self) {
-        for peer in self.client.lock().peers() {
+        let peers = self.client.lock().peers();
+        for peer in peers {
             self.handle_peer_died(peer);
         }
     }

@@ -9,6 +9,9 @@ use super::interface::Method;
 use super::transport::PeerId;
 use super::wire::Decoder;
 
+/// What a method without declared errors gives.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
 /// A call that brought no result.
 #[derive(Clone, PartialEq, Debug)]
 pub struct Error {
@@ -71,7 +74,7 @@ pub trait MethodError: From<Error> {
     /// Appends a declared error, or hands back the other kind.
     fn encode_thrown(&self, out: &mut Vec<u8>) -> Option<&Error>;
     /// Reads a declared error.
-    fn decode_thrown(from: &mut Decoder<'_>) -> Result<Self, DecodeError>;
+    fn decode_thrown(from: &mut Decoder<'_>) -> std::result::Result<Self, DecodeError>;
 }
 
 impl MethodError for Error {
@@ -79,7 +82,7 @@ impl MethodError for Error {
         Some(self)
     }
 
-    fn decode_thrown(_: &mut Decoder<'_>) -> Result<Self, DecodeError> {
+    fn decode_thrown(_: &mut Decoder<'_>) -> std::result::Result<Self, DecodeError> {
         Err(DecodeError::Bad("thrown type"))
     }
 }

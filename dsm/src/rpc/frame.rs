@@ -21,6 +21,9 @@ pub(super) const ONEWAY: u8 = 1;
 /// May be executed again.
 pub(super) const IDEMPOTENT: u8 = 2;
 
+/// Was sent before, over a session that is lost.
+pub(super) const RETRIED: u8 = 4;
+
 /// What a frame is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum FrameKind {

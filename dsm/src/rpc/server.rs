@@ -13,7 +13,7 @@ use crate::config::rpc::{
 use crate::page::{Span, Time};
 
 use super::client::{Effects, Waiter};
-use super::frame::{Frame, FrameKind, IDEMPOTENT, ONEWAY, Status};
+use super::frame::{Frame, FrameKind, IDEMPOTENT, ONEWAY, RETRIED, Status};
 use super::interface::{Interface, Kind, Method, Service};
 use super::seen::Seen;
 use super::stats::MethodStats;
@@ -57,6 +57,8 @@ struct Client {
     newest_oneway: u64,
     replies: VecDeque<(u64, Vec<u8>)>,
     reply_bytes: usize,
+    /// Without a session since then.
+    away: Option<Time>,
 }
 
 /// What happened that nobody asked for, and how often.
@@ -84,6 +86,8 @@ pub(super) struct ServerCore {
     families: FxHashMap<u32, Arc<Served>>,
     occupied: FxHashMap<&'static str, usize>,
     clients: FxHashMap<PeerId, Client>,
+    /// A client that is away has had to make room for another.
+    has_forgotten: bool,
     queue: VecDeque<Job>,
     running: FxHashMap<CallId, Running>,
     alive: BTreeSet<(Time, CallId)>,
@@ -132,15 +136,21 @@ impl ServerCore {
         frame: &Frame<'_>,
         effects: &mut Effects,
     ) -> Result<(), DecodeError> {
-        if self.clients.len() >= CLIENTS_MAX && !self.clients.contains_key(&from) {
+        let known = self.clients.contains_key(&from);
+        if !known && !self.has_room_for_client() {
             self.counters.busy += 1;
             effects.sends.push((from, refusal(frame.sequence, Status::Busy, 0)));
             return Ok(());
         }
         let client = self.clients.entry(from).or_default();
+        client.away = None;
         match frame.kind {
             FrameKind::Call => {
-                if client.admit(frame)? {
+                let new = client.admit(frame)?;
+                if !known && self.has_forgotten && frame.flags & RETRIED != 0 {
+                    // Its first copy may have run before the client was forgotten.
+                    self.on_duplicate(now, from, frame, effects);
+                } else if new {
                     self.on_new_call(now, from, frame, effects);
                 } else {
                     self.on_duplicate(now, from, frame, effects);
@@ -159,6 +169,18 @@ impl ServerCore {
             }
         }
         Ok(())
+    }
+
+    /// Whether one more client can be remembered; who is away longest is forgotten for it.
+    fn has_room_for_client(&mut self) -> bool {
+        if self.clients.len() < CLIENTS_MAX {
+            return true;
+        }
+        let away = self.clients.iter().filter_map(|(peer, client)| Some((client.away?, *peer)));
+        let longest = away.min();
+        let forgotten = longest.and_then(|(_, peer)| self.clients.remove(&peer)).is_some();
+        self.has_forgotten |= forgotten;
+        forgotten
     }
 
     fn on_new_call(&mut self, now: Time, from: PeerId, frame: &Frame<'_>, effects: &mut Effects) {
@@ -354,6 +376,13 @@ impl ServerCore {
             effects.wakes.extend(running.waiter.take().map(Waiter::Thread));
         }
         self.clients.remove(&peer);
+    }
+
+    /// The client has no session now: it may come back and ask again.
+    pub(super) fn handle_peer_away(&mut self, now: Time, peer: PeerId) {
+        if let Some(client) = self.clients.get_mut(&peer) {
+            client.away = Some(now);
+        }
     }
 
     /// Tells the clients of long calls that they live.

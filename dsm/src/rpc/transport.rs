@@ -16,6 +16,9 @@ pub struct PeerId {
     pub incarnation: Incarnation,
 }
 
+/// The node of every peer that is no member of the cluster; only its incarnation tells it from others.
+pub const GUEST: NodeId = NodeId(u16::MAX);
+
 /// A message that was not queued. Nothing was sent.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum SendError {

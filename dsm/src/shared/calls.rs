@@ -3,6 +3,7 @@
 
 use std::ops::Range;
 use std::sync::{Arc, Weak};
+use std::time::Duration;
 
 use bytemuck::Pod;
 
@@ -10,7 +11,7 @@ use super::{Dsm, SharedSlice};
 use crate::error::{Error, Result};
 use crate::node::Node;
 use crate::page::NodeId;
-use crate::rpc::{Channel, Endpoint, Global, PeerId, Service};
+use crate::rpc::{Channel, Endpoint, Global, PeerId, Policy, Service};
 
 impl Dsm {
     /// The calls of this rank.
@@ -18,10 +19,20 @@ impl Dsm {
         self.node.calls()
     }
 
-    /// Serves an interface; at most `calls_max` of its calls wait or run at one time, more are `Busy`.
-    /// A service that uses shared memory takes [`Dsm::globals`] or slices along.
-    pub fn serve(&self, service: impl Service, calls_max: usize) {
-        self.node.serve(service, calls_max);
+    /// Serves an interface: every member knows it on return. At most `calls_max` of its calls wait or run
+    /// at one time, more are `Busy`. A service that uses shared memory takes [`Dsm::globals`] along.
+    pub fn serve(&self, service: impl Service, calls_max: usize) -> Result<()> {
+        self.node.serve(service, calls_max)
+    }
+
+    /// The way to whoever serves the interface of the client that is made with it.
+    pub fn channel(&self, policy: Policy) -> Channel {
+        self.node.channel(policy)
+    }
+
+    /// Waits until some node serves the interface.
+    pub fn wait_for_server(&self, name: &str, timeout: Duration) -> Result<()> {
+        self.node.wait_for_server(name, timeout)
     }
 
     /// The way to the interfaces of one node. Calls end with `ServerDied` or `Unreachable` when it goes.

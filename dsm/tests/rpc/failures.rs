@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
-use dsm::page::{GlobalAddr, Span};
+use dsm::page::{GlobalAddr, Incarnation, NodeId, Span};
 use dsm::rpc::local::LocalRegistry;
 use dsm::rpc::{Channel, ErrorKind, Global, Policy, Workers};
 use proptest::prelude::*;
@@ -235,6 +235,37 @@ fn a_thousand_callers_at_eight_workers_are_all_answered() {
     drop(workers);
     assert_eq!(acknowledged.load(Ordering::SeqCst) + busy.load(Ordering::SeqCst), 1000);
     assert_eq!(pair.runs(), acknowledged.load(Ordering::SeqCst) as i64, "counter equals acknowledged calls");
+}
+
+#[test]
+fn a_client_that_is_away_makes_room_and_its_calls_run_no_second_time() {
+    let pair = Pair::by_hand();
+    let (first, first_end) = peer(&pair.network, 2, 1000);
+    let lost = CalculatorCalls::new(Channel::to(&first_end, pair.server)).func1(1);
+    pair.deliver();
+    assert_eq!(pair.server_end.run_ready(), 1);
+    // Its answer is lost with its session.
+    assert_eq!(pair.network.take_queue(|envelope| envelope.to == first).len(), 1);
+    pair.server_end.handle_peer_away(first);
+    // Others come until there is no room.
+    for number in 1..=dsm::config::rpc::CLIENTS_MAX as u64 {
+        let (_, end) = peer(&pair.network, 3, 1000 + number);
+        let call = CalculatorCalls::new(Channel::to(&end, pair.server)).func1(1);
+        pair.network.settle();
+        call.wait().unwrap();
+    }
+    let (_, end) = peer(&pair.network, 3, 999);
+    let refused = CalculatorCalls::new(Channel::to(&end, pair.server)).func1(1);
+    pair.network.settle();
+    assert_eq!(refused.wait().unwrap_err().kind, ErrorKind::Busy, "nobody else is away");
+
+    let runs = pair.runs();
+    pair.server_end.handle_peer_died(pair.client);
+    pair.server_end.handle_peer_died(dsm::rpc::PeerId { node: NodeId(3), incarnation: Incarnation(1001) });
+    first_end.handle_peer_reset(pair.server);
+    pair.network.settle();
+    assert_eq!(lost.wait().unwrap_err().kind, ErrorKind::Unreachable { may_have_executed: true });
+    assert_eq!(pair.runs(), runs);
 }
 
 /// What happens to the first message on its way, or to the session.

@@ -1,0 +1,117 @@
+//! `rpc`: which interfaces the nodes serve, what they look like, and calls without a program.
+
+use std::path::PathBuf;
+
+use dsm::NodeId;
+use dsm::admin::{Admin, MemberStatus};
+use dsm::rpc::dynamic::{Dynamic, DynamicError};
+use dsm::rpc::{Channel, MetaClient, MetaDescribeError, Served};
+use serde_json::{Value, json};
+
+use crate::args::{RpcCall, RpcCommand};
+use crate::regions;
+use crate::trouble::{FAILED, Trouble};
+
+/// Runs one of the commands; every answer is JSON.
+pub(crate) fn run(state_dir: Option<PathBuf>, command: &RpcCommand) -> Result<i32, Trouble> {
+    let admin = regions::connect(state_dir)?;
+    match command {
+        RpcCommand::Ls { node } => list(&admin, *node),
+        RpcCommand::Describe { interface, node } => describe(&admin, interface, *node),
+        RpcCommand::Call(call) => self::call(&admin, call),
+    }
+}
+
+fn list(admin: &Admin, node: Option<u16>) -> Result<i32, Trouble> {
+    let members = admin.members()?;
+    let mut lines = Vec::new();
+    for member in members.iter().filter(|member| node.is_none_or(|node| member.id.0 == node)) {
+        let meta = MetaClient::new(admin.channel_to(member.id, member.addr)?);
+        let served = meta.list().map_err(failed)?;
+        let interface = |served: Served| {
+            json!({
+                "interface": served.name,
+                "version": served.version,
+                "hash": format!("{:#018x}", served.hash),
+                "methods": served.methods,
+            })
+        };
+        let interfaces: Vec<Value> = served.into_iter().map(interface).collect();
+        lines.push(json!({ "node": member.id.0, "name": member.name, "interfaces": interfaces }));
+    }
+    if let (Some(node), true) = (node, lines.is_empty()) {
+        return Err(no_member(node, &members));
+    }
+    print(&Value::Array(lines))
+}
+
+fn describe(admin: &Admin, interface: &str, node: Option<u16>) -> Result<i32, Trouble> {
+    let channel = match node {
+        Some(node) => channel_to(admin, node)?,
+        // What is not in the directory every node serves, or the coordinator.
+        None => channel_to(admin, admin.servers(interface)?.first().map_or(0, |node| node.0))?,
+    };
+    let description = description(&channel, interface)?;
+    print(&serde_json::from_str(&description).map_err(|error| Trouble::failed(error.to_string()))?)
+}
+
+fn call(admin: &Admin, call: &RpcCall) -> Result<i32, Trouble> {
+    let Some((interface, method)) = call.method.split_once('.') else {
+        return Err(Trouble::start(format!("`{}` is not Interface.method", call.method)));
+    };
+    let arguments: Value = serde_json::from_str(&call.arguments)
+        .map_err(|error| Trouble::start(format!("the arguments are not JSON: {error}")))?;
+    let channel = channel_to(admin, call.node)?;
+    let dynamic = Dynamic::new(&description(&channel, interface)?).map_err(not_called)?;
+    match dynamic.call(&channel, method, &arguments) {
+        Ok(result) => print(&result),
+        Err(DynamicError::Thrown(thrown)) => {
+            print(&json!({ "thrown": thrown }))?;
+            Ok(FAILED)
+        }
+        Err(DynamicError::Failed(error)) => Err(failed(error)),
+        Err(
+            error @ (DynamicError::Description(_) | DynamicError::NoMethod(_) | DynamicError::Arguments(_)),
+        ) => Err(not_called(error)),
+    }
+}
+
+fn channel_to(admin: &Admin, node: u16) -> Result<Channel, Trouble> {
+    let members = admin.members()?;
+    match members.iter().find(|member| member.id == NodeId(node)) {
+        Some(member) => Ok(admin.channel_to(member.id, member.addr)?),
+        None => Err(no_member(node, &members)),
+    }
+}
+
+fn description(channel: &Channel, interface: &str) -> Result<String, Trouble> {
+    let meta = MetaClient::new(channel.clone());
+    meta.describe(interface).map_err(|error| match error {
+        MetaDescribeError::NoSuchInterface(_) => {
+            let served = meta.list().unwrap_or_default();
+            let near = served.iter().min_by_key(|served| dsm::settings::distance(interface, &served.name));
+            let hint = near.map_or_else(String::new, |near| format!("; did you mean `{}`?", near.name));
+            Trouble::start(format!("the node does not serve {interface}{hint}"))
+        }
+        MetaDescribeError::Rpc(error) => failed(error),
+    })
+}
+
+fn no_member(node: u16, members: &[MemberStatus]) -> Trouble {
+    let known: Vec<String> = members.iter().map(|member| member.id.0.to_string()).collect();
+    Trouble::start(format!("there is no node {node}; there are: {}", known.join(", ")))
+}
+
+fn print(value: &Value) -> Result<i32, Trouble> {
+    let text = serde_json::to_string_pretty(value).map_err(|error| Trouble::failed(error.to_string()))?;
+    println!("{text}");
+    Ok(0)
+}
+
+fn failed(error: dsm::rpc::Error) -> Trouble {
+    Trouble::failed(error.to_string())
+}
+
+fn not_called(error: DynamicError) -> Trouble {
+    Trouble::start(error.to_string())
+}

@@ -1,0 +1,473 @@
+//! Calls into a cluster from outside of it: sessions to nodes by address, without being a member.
+//!
+//! A guest has no thread: whoever waits for an answer moves the datagrams, for all who wait. It has no
+//! view of members either, so it finds out by itself that a server is dead: by silence, or by an
+//! attempt to connect anew that fails. A session that is lost is replaced; what was asked over it is
+//! asked again, and the server knows what it has run already.
+
+use std::net::SocketAddr;
+use std::os::fd::AsFd;
+use std::sync::{Arc, OnceLock, Weak};
+use std::thread::Thread;
+use std::time::{Duration, Instant};
+
+use nix::poll::{PollFd, PollFlags, ppoll};
+use nix::sys::eventfd::{EfdFlags, EventFd};
+use nix::sys::time::{TimeSpec, TimeValLike};
+use parking_lot::{Mutex, MutexGuard};
+use smallvec::SmallVec;
+
+use crate::config::membership::{DEAD_AFTER, HEARTBEAT};
+use crate::error::{Error, Result};
+use crate::net::inject::{Injector, InjectorConfig};
+use crate::net::udp::{DATAGRAM_MAX, Outlet, Received, Sent, UdpSocket};
+use crate::net::{
+    self, ClusterKey, ConnectRefused, Endpoint, EndpointConfig, Event, OutMessage, Priority, SessionHandle,
+    TransmitBuf,
+};
+use crate::node::{GUEST_CHANNEL, version};
+use crate::page::{Incarnation, NodeId, Time};
+use crate::rpc::{self, Channel, PeerId, SendError, Signal, Transport};
+
+/// Somebody who calls nodes without being one. Any thread may use its channels.
+pub struct Guest {
+    carrier: Arc<Carrier>,
+    endpoint: Arc<rpc::Endpoint>,
+}
+
+struct Carrier {
+    shared: Mutex<Shared>,
+    turn: Mutex<Turn>,
+    socket: UdpSocket,
+    wake: EventFd,
+    clock: Instant,
+    endpoint: OnceLock<Weak<rpc::Endpoint>>,
+}
+
+/// Sessions and what they need. The calls' locks come before this one.
+struct Shared {
+    net: Endpoint,
+    outlet: Outlet,
+    transmit: TransmitBuf,
+    servers: Vec<Server>,
+    events: Vec<CallEvent>,
+    next_look: Time,
+    /// Somebody sleeps on the socket until then.
+    sleep_until: Time,
+}
+
+/// A node that was connected to.
+struct Server {
+    name: NodeId,
+    addr: SocketAddr,
+    session: SessionHandle,
+    state: State,
+    /// Which start of it answered last.
+    incarnation: Option<Incarnation>,
+    heard: Time,
+}
+
+/// How the session to a server is.
+#[derive(Clone, Debug)]
+enum State {
+    Connecting,
+    Up,
+    /// Why there is none.
+    Down(String),
+}
+
+/// What the sessions have for the calls.
+enum CallEvent {
+    Message(PeerId, SessionHandle, Vec<u8>),
+    Reset(PeerId),
+    Died(PeerId),
+}
+
+/// Whose turn it is to move datagrams.
+#[derive(Default)]
+struct Turn {
+    taken: bool,
+    sleepers: Vec<Thread>,
+}
+
+impl Guest {
+    /// A guest with sessions from this address on; port 0 is any free one.
+    pub fn new(key: ClusterKey, bind: SocketAddr, bad_network: Option<InjectorConfig>) -> Result<Guest> {
+        let socket = UdpSocket::bind(bind, crate::config::net::SOCKET_BUFFER)?;
+        let random = || getrandom::u64().map_err(|error| Error::Refused(format!("random numbers: {error}")));
+        let config = EndpointConfig::new(key, Incarnation(random()?), version(), socket.receive_buffer());
+        let shared = Shared {
+            net: Endpoint::new(config, random()?),
+            outlet: Outlet::new(bad_network.map(Injector::new)),
+            transmit: TransmitBuf::default(),
+            servers: Vec::new(),
+            events: Vec::new(),
+            next_look: Time(0),
+            sleep_until: Time(0),
+        };
+        let wake = EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)
+            .map_err(|errno| Error::os("eventfd", errno))?;
+        let carrier = Arc::new(Carrier {
+            shared: Mutex::new(shared),
+            turn: Mutex::default(),
+            socket,
+            wake,
+            clock: Instant::now(),
+            endpoint: OnceLock::new(),
+        });
+        let endpoint = rpc::Endpoint::new(carrier.clone());
+        // Just made: nobody else can have set it.
+        let _ = carrier.endpoint.set(Arc::downgrade(&endpoint));
+        Ok(Guest { carrier, endpoint })
+    }
+
+    /// Has a session with the node at the address, which errors will call `name`. Waits for at most
+    /// `timeout`.
+    pub fn connect(&self, name: NodeId, addr: SocketAddr, timeout: Duration) -> Result<PeerId> {
+        self.carrier.open(name, addr)?;
+        let until = self.carrier.now() + crate::page::Span(timeout.as_nanos() as u64);
+        loop {
+            match self.carrier.state(addr) {
+                Some((State::Up, Some(peer))) => return Ok(peer),
+                Some((State::Down(reason), _)) => {
+                    return Err(Error::Refused(format!("no connection to {addr}: {reason}")));
+                }
+                Some(_) | None if self.carrier.now() >= until => {
+                    let what = format!("connecting to {addr}");
+                    return Err(Error::Timeout { what, after_ms: timeout.as_millis() as u64 });
+                }
+                Some(_) | None => self.carrier.step(until),
+            }
+        }
+    }
+
+    /// Ends the session with a server and begins another, as a loss of the network would.
+    pub fn reconnect(&self, peer: PeerId) -> Result<()> {
+        self.carrier.reconnect(peer)
+    }
+
+    /// The way to a server that was connected to.
+    pub fn channel_to(&self, peer: PeerId) -> Channel {
+        Channel::to(&self.endpoint, peer)
+    }
+
+    /// The calls of this guest.
+    pub fn calls(&self) -> &Arc<rpc::Endpoint> {
+        &self.endpoint
+    }
+}
+
+impl Drop for Guest {
+    fn drop(&mut self) {
+        let mut shared = self.carrier.shared.lock();
+        let now = self.carrier.now();
+        let sessions: Vec<SessionHandle> = shared.servers.iter().map(|server| server.session).collect();
+        for session in sessions {
+            shared.net.close(now, session, 0, "done");
+        }
+        // The other side notices a session that is lost, too.
+        let _ = self.carrier.transmit(&mut shared, now);
+    }
+}
+
+impl Carrier {
+    fn open(&self, name: NodeId, addr: SocketAddr) -> Result<()> {
+        let mut shared = self.shared.lock();
+        let now = self.now();
+        if let Some(server) = shared.servers.iter().find(|server| server.addr == addr)
+            && matches!(server.state, State::Up | State::Connecting)
+        {
+            return Ok(());
+        }
+        let session = begin(&mut shared.net, now, addr)
+            .map_err(|reason| Error::Refused(format!("{addr}: {reason}")))?;
+        shared.servers.retain(|server| server.addr != addr);
+        let state = State::Connecting;
+        shared.servers.push(Server { name, addr, session, state, incarnation: None, heard: now });
+        self.transmit(&mut shared, now)
+    }
+
+    fn state(&self, addr: SocketAddr) -> Option<(State, Option<PeerId>)> {
+        let shared = self.shared.lock();
+        let server = shared.servers.iter().find(|server| server.addr == addr)?;
+        Some((server.state.clone(), server.peer()))
+    }
+
+    fn reconnect(&self, peer: PeerId) -> Result<()> {
+        let mut shared = self.shared.lock();
+        let now = self.now();
+        let Some(at) = shared.servers.iter().position(|server| server.peer() == Some(peer)) else {
+            return Err(Error::Invalid(format!("no session with {}", peer.node)));
+        };
+        shared.renew(now, at, "a new session is wanted");
+        self.transmit(&mut shared, now)
+    }
+
+    /// Moves datagrams until something has happened or `until` has come.
+    fn step(&self, until: Time) {
+        let mut buffer = vec![0; DATAGRAM_MAX];
+        let mut shared = self.shared.lock();
+        self.move_datagrams(&mut shared, &mut buffer, until);
+        drop(shared);
+        self.handle_calls();
+    }
+
+    fn move_datagrams(&self, shared: &mut MutexGuard<'_, Shared>, buffer: &mut [u8], until: Time) {
+        let now = self.now();
+        // What fails here fails again, and then a session ends of silence.
+        let _ = self.transmit(shared, now);
+        match self.socket.receive(buffer) {
+            Ok(Received::Datagram { len, from }) => shared.take_in(now, from, &buffer[..len]),
+            Ok(Received::Refused { addr }) => shared.net.handle_refused(now, addr),
+            Ok(Received::Nothing) | Err(_) => {
+                let due = shared.net.poll_timeout().unwrap_or(Time(u64::MAX));
+                let until = until.min(due).min(shared.next_look);
+                shared.sleep_until = until;
+                MutexGuard::unlocked(shared, || self.sleep(until.since(now).to_std()));
+                shared.sleep_until = Time(0);
+            }
+        }
+        let now = self.now();
+        shared.take_events(now);
+        shared.look_for_silence(now);
+        let _ = self.transmit(shared, now);
+    }
+
+    fn sleep(&self, timeout: Duration) {
+        let mut fds = [
+            PollFd::new(self.socket.as_fd(), PollFlags::POLLIN),
+            PollFd::new(self.wake.as_fd(), PollFlags::POLLIN),
+        ];
+        let timeout = TimeSpec::nanoseconds(timeout.as_nanos() as i64);
+        // An interruption only means that we look earlier.
+        let _ = ppoll(&mut fds, Some(timeout), None);
+        // Empty or not: it is forgotten.
+        let _ = self.wake.read();
+    }
+
+    fn transmit(&self, shared: &mut Shared, now: Time) -> Result<()> {
+        let Shared { net, outlet, transmit, .. } = shared;
+        if outlet.flush(&self.socket, now)? == Sent::Blocked {
+            return Ok(());
+        }
+        while let Some(datagram) = net.poll_transmit(now, transmit) {
+            if outlet.send(&self.socket, now, &datagram)? == Sent::Blocked {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// Gives the calls what the sessions have for them, without their lock.
+    fn handle_calls(&self) {
+        let Some(endpoint) = self.endpoint.get().and_then(Weak::upgrade) else { return };
+        let events = std::mem::take(&mut self.shared.lock().events);
+        for event in events {
+            match event {
+                CallEvent::Message(from, session, bytes) => {
+                    if endpoint.handle_message(from, &bytes).is_err() {
+                        let now = self.now();
+                        let reason = "message that does not decode";
+                        self.shared.lock().net.close(now, session, net::CLOSE_VIOLATION, reason);
+                    }
+                }
+                CallEvent::Reset(peer) => endpoint.handle_peer_reset(peer),
+                CallEvent::Died(peer) => endpoint.handle_peer_died(peer),
+            }
+        }
+    }
+
+    /// Takes the turn, or sleeps until it may be free or the signal is set.
+    fn take_turn(&self, signal: &Signal, until: Option<Time>) -> bool {
+        let mut turn = self.turn.lock();
+        if !turn.taken {
+            turn.taken = true;
+            return true;
+        }
+        turn.sleepers.push(std::thread::current());
+        drop(turn);
+        if !signal.is_set() {
+            match until {
+                None => std::thread::park(),
+                Some(until) => {
+                    std::thread::park_timeout(Duration::from_nanos(until.since(self.now()).0));
+                }
+            }
+        }
+        let me = std::thread::current().id();
+        self.turn.lock().sleepers.retain(|sleeper| sleeper.id() != me);
+        false
+    }
+
+    fn give_turn(&self) {
+        let mut turn = self.turn.lock();
+        turn.taken = false;
+        if let Some(next) = turn.sleepers.pop() {
+            next.unpark();
+        }
+    }
+}
+
+impl Transport for Carrier {
+    fn now(&self) -> Time {
+        // Not from zero: cores subtract spans from it.
+        Time(self.clock.elapsed().as_nanos() as u64 + 1_000_000_000)
+    }
+
+    fn send(&self, to: PeerId, message: &[u8]) -> std::result::Result<(), SendError> {
+        let mut shared = self.shared.lock();
+        let now = self.now();
+        let server = shared.servers.iter().find(|server| server.peer() == Some(to));
+        let session = match server.map(|server| (&server.state, server.session)) {
+            Some((State::Up, session)) => session,
+            // The reset that is coming asks for everything that is open.
+            Some((State::Connecting, _)) => return Ok(()),
+            Some((State::Down(_), _)) | None => return Err(SendError::Unreachable),
+        };
+        let mut out = OutMessage::default();
+        out.head.reserve(message.len() + 1);
+        out.head.push(GUEST_CHANNEL);
+        out.head.extend_from_slice(message);
+        shared.net.send(now, session, out, Priority::Control).map_err(|error| match error {
+            net::SendError::Full => SendError::Full,
+            net::SendError::TooLong => SendError::TooLong,
+            net::SendError::Closed | net::SendError::NotConnected => SendError::Unreachable,
+        })?;
+        // What cannot leave now leaves when somebody waits.
+        let _ = self.transmit(&mut shared, now);
+        if shared.net.poll_timeout().is_some_and(|due| due < shared.sleep_until) {
+            self.wake.write(1).expect("an eventfd takes a 1");
+        }
+        Ok(())
+    }
+
+    fn wait(&self, signal: &Signal, until: Option<Time>) {
+        let over = || signal.is_set() || until.is_some_and(|until| until <= self.now());
+        while !over() {
+            if !self.take_turn(signal, until) {
+                continue;
+            }
+            let mut buffer = vec![0; DATAGRAM_MAX];
+            while !over() {
+                let mut shared = self.shared.lock();
+                self.move_datagrams(&mut shared, &mut buffer, until.unwrap_or(Time(u64::MAX)));
+                drop(shared);
+                self.handle_calls();
+            }
+            self.give_turn();
+        }
+    }
+}
+
+impl Shared {
+    fn take_in(&mut self, now: Time, from: SocketAddr, datagram: &[u8]) {
+        let mut messages: SmallVec<[(SessionHandle, Vec<u8>); 2]> = SmallVec::new();
+        self.net.handle_datagram(now, from, datagram, &mut |session, bytes| {
+            messages.push((session, bytes.to_vec()));
+        });
+        self.take_events(now);
+        for (session, mut bytes) in messages {
+            let server = self.servers.iter().find(|server| server.session == session);
+            let Some(peer) = server.and_then(Server::peer) else { continue };
+            // Anything else a node does not say to a guest.
+            if bytes.first() == Some(&GUEST_CHANNEL) {
+                bytes.remove(0);
+                self.events.push(CallEvent::Message(peer, session, bytes));
+            }
+        }
+    }
+
+    fn take_events(&mut self, now: Time) {
+        while let Some(event) = self.net.poll_event() {
+            match event {
+                Event::Connected { session, incarnation, .. } => self.on_connected(now, session, incarnation),
+                Event::ConnectFailed { session, error, .. } => self.on_lost(session, error.to_string()),
+                Event::Closed { session, reason } => {
+                    if let Some(at) = self.position(session) {
+                        self.renew(now, at, &reason.to_string());
+                    }
+                }
+                // A hint only; an attempt to connect anew tells.
+                Event::Refused { session } => {
+                    if let Some(at) = self.position(session) {
+                        self.renew(now, at, "nobody listens there");
+                    }
+                }
+            }
+        }
+    }
+
+    fn position(&self, session: SessionHandle) -> Option<usize> {
+        self.servers.iter().position(|server| server.session == session)
+    }
+
+    fn on_connected(&mut self, now: Time, session: SessionHandle, incarnation: Incarnation) {
+        let Some(at) = self.position(session) else { return };
+        let server = &mut self.servers[at];
+        let before = server.peer();
+        (server.state, server.incarnation, server.heard) = (State::Up, Some(incarnation), now);
+        match before {
+            Some(peer) if peer.incarnation == incarnation => self.events.push(CallEvent::Reset(peer)),
+            // It has restarted: what it was asked is lost with it.
+            Some(peer) => self.events.push(CallEvent::Died(peer)),
+            None => {}
+        }
+    }
+
+    /// No session can be had.
+    fn on_lost(&mut self, session: SessionHandle, reason: String) {
+        let Some(at) = self.position(session) else { return };
+        let server = &mut self.servers[at];
+        server.state = State::Down(reason);
+        self.events.extend(server.peer().map(CallEvent::Died));
+    }
+
+    /// Replaces a server's session.
+    fn renew(&mut self, now: Time, at: usize, reason: &str) {
+        let server = &mut self.servers[at];
+        let (old, addr) = (server.session, server.addr);
+        self.net.close(now, old, 0, reason);
+        match begin(&mut self.net, now, addr) {
+            Ok(session) => (server.session, server.state) = (session, State::Connecting),
+            Err(reason) => self.on_lost(old, reason),
+        }
+    }
+
+    /// Sessions are asked for a sign of life; those without one are replaced, which fails if the server is
+    /// dead.
+    fn look_for_silence(&mut self, now: Time) {
+        if now < self.next_look {
+            return;
+        }
+        // Nobody waited, so nobody listened: everybody's silence starts now.
+        let was_away = now > self.next_look + HEARTBEAT + HEARTBEAT;
+        self.next_look = now + HEARTBEAT;
+        for at in 0..self.servers.len() {
+            let server = &mut self.servers[at];
+            if !matches!(server.state, State::Up) {
+                continue;
+            }
+            let session = server.session;
+            let heard = if was_away { Some(now) } else { self.net.last_heard(session) };
+            server.heard = server.heard.max(heard.unwrap_or(server.heard));
+            let silent = now.since(server.heard) > DEAD_AFTER;
+            self.net.ping(session);
+            if silent {
+                self.renew(now, at, "silent for too long");
+            }
+        }
+    }
+}
+
+impl Server {
+    fn peer(&self) -> Option<PeerId> {
+        self.incarnation.map(|incarnation| PeerId { node: self.name, incarnation })
+    }
+}
+
+fn begin(net: &mut Endpoint, now: Time, addr: SocketAddr) -> std::result::Result<SessionHandle, String> {
+    match net.connect(now, addr) {
+        Ok(session) | Err(ConnectRefused::Exists(session)) => Ok(session),
+        Err(error @ ConnectRefused::Full) => Err(error.to_string()),
+    }
+}

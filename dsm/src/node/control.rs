@@ -1,0 +1,187 @@
+//! What a node serves of itself: its status to whoever asks, the directory of servers, and at the
+//! coordinator the few commands of an operator. `control.idl` is the list.
+//!
+//! Joins, views, regions, leaves and deaths stay messages of the membership core: the simulator sends
+//! those, and they must travel when no thread of the node is free to run a call.
+
+use std::sync::{Arc, Weak};
+use std::time::{Duration, Instant};
+
+use super::control_stubs::{
+    Cluster, ClusterClient, ClusterPublishError, ClusterRemoveRegionError, ClusterServer, Directory, Node,
+    NodeCalls, NodeServer, Refused, RegionPlace,
+};
+use super::core::Core;
+use super::directory::Servers;
+use super::status::{cluster_status, node_status};
+use super::{Inner, Node as Handle};
+use crate::config::rpc::{DIRECTORY_WAIT, SYSTEM_CALLS_MAX};
+use crate::error::{Error, Result};
+use crate::membership::{COORDINATOR, Membership};
+use crate::page::GlobalAddr;
+use crate::rpc::{self, Channel, Context, PeerId, Policy, Service, serve_meta};
+
+/// The node behind its services. Weak: the node owns them.
+struct Of(Weak<Inner>);
+
+impl Of {
+    fn inner(&self) -> std::result::Result<Arc<Inner>, rpc::Error> {
+        self.0.upgrade().ok_or_else(|| rpc::Error::remote("the node is leaving"))
+    }
+
+    /// Does something to the core and sends what follows of it.
+    fn command<T>(&self, command: impl FnOnce(&mut Core) -> T) -> std::result::Result<T, rpc::Error> {
+        Ok(self.inner()?.command(command))
+    }
+}
+
+impl Node for Of {
+    fn status(&self, _: &Context<'_>) -> std::result::Result<String, rpc::Error> {
+        let inner = self.inner()?;
+        let status = inner.with_core(|core| node_status(core, &inner));
+        serde_json::to_string(&status).map_err(rpc::Error::remote)
+    }
+
+    fn region(&self, _: &Context<'_>, name: &str) -> std::result::Result<Option<RegionPlace>, rpc::Error> {
+        self.command(|core| {
+            let record = core.brain.membership.as_ref()?.regions().find(|record| record.name == name)?;
+            let GlobalAddr(addr) = record.info.start.start();
+            let (name, len, element) = (record.name.clone(), record.bytes, record.element);
+            Some(RegionPlace { name, addr, len, element })
+        })
+    }
+
+    fn take_directory(
+        &self,
+        context: &Context<'_>,
+        directory: Directory,
+    ) -> std::result::Result<(), rpc::Error> {
+        if context.peer().node != COORDINATOR {
+            return Err(rpc::Error::remote("only the coordinator says who serves what"));
+        }
+        self.inner()?.calls.directory.take(&directory);
+        Ok(())
+    }
+}
+
+impl Cluster for Of {
+    fn status(&self, _: &Context<'_>) -> std::result::Result<String, rpc::Error> {
+        let status = self.command(|core| cluster_status(core))?;
+        serde_json::to_string(&status).map_err(rpc::Error::remote)
+    }
+
+    fn publish(&self, context: &Context<'_>, name: &str) -> std::result::Result<(), ClusterPublishError> {
+        let peer = context.peer();
+        let inner = self.inner()?;
+        if inner.with_core(|core| core.brain.peer(peer.node)) != Some(peer) {
+            return Err(Refused { reason: "only a member can serve an interface".into() }.into());
+        }
+        inner.calls.directory.publish(name, peer);
+        inner.tell_directory();
+        Ok(())
+    }
+
+    fn directory(&self, _: &Context<'_>) -> std::result::Result<Directory, rpc::Error> {
+        Ok(self.inner()?.calls.directory.to_wire())
+    }
+
+    fn remove_region(
+        &self,
+        _: &Context<'_>,
+        name: &str,
+    ) -> std::result::Result<(), ClusterRemoveRegionError> {
+        let removed = self.command(|core| core.brain.membership.as_mut().map(|m| m.remove_now(name)))?;
+        match removed {
+            Some(Ok(())) => Ok(()),
+            Some(Err(reason)) => Err(Refused { reason }.into()),
+            None => Err(Refused { reason: "the node is no member yet".into() }.into()),
+        }
+    }
+
+    fn shutdown(&self, _: &Context<'_>) -> std::result::Result<(), rpc::Error> {
+        self.command(|core| {
+            if let Some(membership) = &mut core.brain.membership {
+                membership.shut_down("it was asked to");
+            }
+        })
+    }
+}
+
+impl Inner {
+    /// Serves what every node serves, and the coordinator.
+    pub(super) fn serve_control(self: &Arc<Self>, coordinates: bool) {
+        let endpoint = &self.calls.endpoint;
+        serve_meta(endpoint);
+        endpoint.serve(NodeServer(Of(Arc::downgrade(self))), SYSTEM_CALLS_MAX);
+        if coordinates {
+            endpoint.serve(ClusterServer(Of(Arc::downgrade(self))), SYSTEM_CALLS_MAX);
+        }
+    }
+
+    /// A new member learns who serves what.
+    pub(super) fn fetch_directory(&self) -> Result<()> {
+        let coordinator = self.with_core(|core| {
+            let other = core.brain.membership.as_ref().and_then(Membership::me) != Some(COORDINATOR);
+            core.brain.peer(COORDINATOR).filter(|_| other)
+        });
+        let Some(coordinator) = coordinator else { return Ok(()) };
+        let channel = Channel::to(&self.calls.endpoint, coordinator).with_deadline(DIRECTORY_WAIT);
+        let directory = ClusterClient::new(channel).directory().map_err(refused)?;
+        self.calls.directory.take(&directory);
+        Ok(())
+    }
+
+    /// Tells every member who serves what. Who does not answer in time learns it a little later.
+    fn tell_directory(&self) {
+        let directory = self.calls.directory.to_wire();
+        let others: Vec<PeerId> = self.with_core(|core| {
+            let Some(membership) = &core.brain.membership else { return Vec::new() };
+            let others = membership.view().members.iter().filter(|member| Some(member.id) != membership.me());
+            others.map(PeerId::from).collect()
+        });
+        let told: Vec<_> = others
+            .into_iter()
+            .map(|peer| {
+                let channel = Channel::to(&self.calls.endpoint, peer).with_deadline(DIRECTORY_WAIT);
+                NodeCalls::new(channel).take_directory(&directory)
+            })
+            .collect();
+        for call in told {
+            if let Err(error) = call.wait() {
+                tracing::debug!("telling who serves what: {error}");
+            }
+        }
+    }
+}
+
+/// What programs do with calls.
+impl Handle {
+    /// Serves an interface, and tells all members; at most `calls_max` of its calls wait or run at one
+    /// time. An error if the coordinator could not be told; the interface is served by address then.
+    pub fn serve(&self, service: impl Service, calls_max: usize) -> Result<()> {
+        let name = service.interface().name;
+        self.calls().serve(service, calls_max);
+        let channel = self.channel_to(COORDINATOR)?.with_deadline(DIRECTORY_WAIT);
+        ClusterClient::new(channel).publish(name).map_err(|error| match error {
+            ClusterPublishError::Refused(refused) => Error::Refused(refused.reason),
+            ClusterPublishError::Rpc(error) => self::refused(error),
+        })
+    }
+
+    /// The way to whoever serves the interface of the client that is made with it.
+    pub fn channel(&self, policy: Policy) -> Channel {
+        Channel::named(self.calls(), Arc::new(Servers { node: Arc::downgrade(&self.inner) }), policy)
+    }
+
+    /// Waits until some node serves the interface.
+    pub fn wait_for_server(&self, name: &str, timeout: Duration) -> Result<()> {
+        if self.inner.calls.directory.wait_for(name, Instant::now() + timeout) {
+            return Ok(());
+        }
+        Err(Error::Timeout { what: format!("a server of {name}"), after_ms: timeout.as_millis() as u64 })
+    }
+}
+
+fn refused(error: rpc::Error) -> Error {
+    Error::Refused(error.to_string())
+}

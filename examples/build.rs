@@ -1,0 +1,8 @@
+//! Stubs of the examples' interfaces.
+
+fn main() {
+    if let Err(error) = rpcgen::compile(&["idl/calculator.idl", "idl/wordcount.idl"]) {
+        eprintln!("{error}");
+        std::process::exit(1);
+    }
+}

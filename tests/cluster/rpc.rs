@@ -1,0 +1,46 @@
+//! `dsm rpc`: looking at the interfaces of a running cluster, and calling them, in JSON.
+
+use serde_json::{Value, json};
+
+use crate::bed::{Bed, Done};
+
+fn answer(done: Done) -> Value {
+    serde_json::from_str(&done.ok().out).expect("JSON")
+}
+
+#[test]
+fn interfaces_are_listed_described_and_called() {
+    let bed = Bed::new();
+    bed.dsm("cluster up --nodes 2").ok();
+    bed.dsm("cluster run region write data --len 1000").ok();
+
+    let nodes = answer(bed.dsm("rpc ls"));
+    let names = |node: usize| {
+        let interfaces = nodes[node]["interfaces"].as_array().expect("a list");
+        interfaces.iter().map(|interface| interface["interface"].clone()).collect::<Vec<_>>()
+    };
+    assert_eq!(
+        (names(0), names(1)),
+        (vec![json!("Cluster"), json!("Meta"), json!("Node")], vec![json!("Meta"), json!("Node")])
+    );
+    assert_eq!(answer(bed.dsm("rpc ls 1")).as_array().map(Vec::len), Some(1));
+
+    let described = answer(bed.dsm("rpc describe Node"));
+    assert_eq!(described["name"], "Node");
+    assert!(described["methods"].as_array().is_some_and(|methods| methods.len() == 3), "{described:#}");
+
+    let region = answer(bed.dsm(r#"rpc call 1 Node.region {"name":"data"}"#));
+    assert_eq!((&region["name"], &region["len"]), (&json!("data"), &json!(8000)));
+    assert_eq!(answer(bed.dsm(r#"rpc call 0 Node.region {"name":"none"}"#)), Value::Null);
+    assert_eq!(answer(bed.dsm(r#"rpc call 0 Meta.ping {"payload":"00ff"}"#)), "00ff");
+
+    let thrown = bed.dsm(r#"rpc call 0 Cluster.remove_region {"name":"none"}"#);
+    assert_eq!(thrown.code, 1, "{thrown:#?}");
+    assert!(thrown.out.contains("\"thrown\"") && thrown.out.contains("none"), "{thrown:#?}");
+    bed.dsm("rpc call 1 Cluster.shutdown").says(&["does not serve Cluster"]);
+    bed.dsm("rpc call 0 Meta.pin").says(&["no method Meta.pin"]);
+    bed.dsm("rpc call 9 Meta.list").says(&["no node 9", "0, 1"]);
+    bed.dsm(r#"rpc call 0 Meta.ping {"pay":"00"}"#).says(&["no argument pay", "payload"]);
+    bed.dsm("cluster down").ok();
+    bed.assert_nothing_left();
+}

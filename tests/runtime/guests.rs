@@ -1,0 +1,106 @@
+//! Calls from outside of the cluster, over networks and to servers that fail.
+
+use std::collections::VecDeque;
+use std::net::SocketAddr;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use dsm::guest::Guest;
+use dsm::net::ClusterKey;
+use dsm::net::inject::InjectorConfig;
+use dsm::rpc::ErrorKind;
+use dsm::{Node, NodeId, Settings};
+
+use crate::child::Child;
+use crate::counting::{CounterCalls, CounterClient, CounterServer, Counting};
+use crate::rig::{self, Rig, until};
+
+const CONNECT_MAX: Duration = Duration::from_secs(10);
+
+fn guest(settings: &Settings) -> Guest {
+    let injected = |name: &str| settings.inject.get(name.strip_prefix("DSM_NET_")?).cloned();
+    let injector = InjectorConfig::from_settings(injected).expect("good settings");
+    let anywhere = SocketAddr::from(([127, 0, 0, 1], 0));
+    Guest::new(ClusterKey::new([0; 32]), anywhere, injector).expect("a guest")
+}
+
+/// A daemon that counts.
+fn server(rig: &Rig) -> (Vec<Node>, Counting) {
+    let daemons = rig.start_daemons();
+    let counting = Counting::default();
+    daemons[0].serve(CounterServer(counting.clone()), 1024).unwrap();
+    (daemons, counting)
+}
+
+#[test]
+fn who_is_no_member_calls_by_address() {
+    let rig = Rig::with_daemons(1, 0);
+    let (daemons, _) = server(&rig);
+    let guest = guest(&rig.settings);
+    let peer = guest.connect(NodeId(0), daemons[0].local_addr(), CONNECT_MAX).unwrap();
+    let counter = CounterClient::new(guest.channel_to(peer));
+    std::thread::scope(|scope| {
+        for _ in 0..3 {
+            scope.spawn(|| (0..500).for_each(|_| assert!(counter.add(1).is_ok())));
+        }
+    });
+    assert_eq!(counter.read().unwrap(), 1500);
+    assert_eq!(counter.echo(&[7; 100_000]).unwrap(), [7; 100_000]);
+    assert_eq!(counter.count(100).count(), 100);
+    rig::stop(daemons);
+}
+
+/// 5 % loss, 20 % duplicates and reordering in both directions, and the session lost ten times with calls
+/// on their way in both directions.
+#[test]
+fn increments_that_are_acknowledged_are_counted_once_each() {
+    let bad = Rig::with_daemons(1, 0).set("net_loss", "5%").set("net_dup", "20%");
+    let bad = bad.set("net_reorder", "5%").set("net_seed", "11");
+    let (daemons, counting) = server(&bad);
+    let guest = guest(&bad.settings);
+    let peer = guest.connect(NodeId(0), daemons[0].local_addr(), CONNECT_MAX).unwrap();
+    let calls = CounterCalls::new(guest.channel_to(peer));
+    let mut acknowledged = 0;
+    let mut open = VecDeque::new();
+    let batch = guest.calls().batch();
+    for number in 0..100_000 {
+        if open.len() == 64 {
+            let oldest: dsm::rpc::Call<i64> = open.pop_front().expect("64 of them");
+            oldest.wait().expect("nothing that was asked is lost");
+            acknowledged += 1;
+        }
+        open.push_back(calls.add(1));
+        if number % 10_000 == 5_000 {
+            guest.calls().flush_batches();
+            // Some are run by now and their answers are on their way, some are not.
+            let sent = Instant::now();
+            until("a moment has passed", || sent.elapsed() > Duration::from_millis(2));
+            guest.reconnect(peer).unwrap();
+        }
+    }
+    for call in open {
+        call.wait().expect("nothing that was asked is lost");
+        acknowledged += 1;
+    }
+    drop(batch);
+    assert_eq!(acknowledged, 100_000);
+    assert_eq!(counting.state.sum.load(Ordering::SeqCst), acknowledged);
+    assert!(daemons[0].calls().counters().duplicates > 0, "nothing was asked twice: no test");
+    rig::stop(daemons);
+}
+
+#[test]
+fn the_death_of_a_server_ends_the_calls_of_its_guests() {
+    let child = Child::start("server", &rig::small());
+    let addr: SocketAddr = child.line().parse().expect("an address");
+    let guest = guest(&rig::small());
+    let peer = guest.connect(NodeId(0), addr, CONNECT_MAX).unwrap();
+    let calls = CounterCalls::new(guest.channel_to(peer));
+    let call = calls.hold();
+    assert_eq!(calls.add(1).wait().unwrap(), 1);
+    child.signal(nix::sys::signal::Signal::SIGKILL);
+    let error = call.wait().unwrap_err();
+    assert_eq!(error.kind, ErrorKind::ServerDied { may_have_executed: true });
+    let later = calls.add(1).wait().unwrap_err();
+    assert_eq!(later.kind, ErrorKind::Unreachable { may_have_executed: false });
+}
