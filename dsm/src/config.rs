@@ -121,11 +121,11 @@ pub mod coherence {
     pub const LAZY_MESSAGES_MAX: usize = 256;
     /// Threads whose faulting instruction is remembered; beyond it all are forgotten and learnt anew.
     pub const FAULTING_THREADS_MAX: usize = 1024;
-    /// Pages that a stream of read faults runs ahead: 256 KiB, what a peer may send unasked for.
-    pub const READ_AHEAD_MAX: i64 = 64;
+    /// Pages that a stream of read faults runs ahead: twice what comes while the first half is read.
+    pub const READ_AHEAD_MAX: i64 = 120;
     /// Pages that a stream of write faults runs ahead. Fewer: a page that is taken from another writer
     /// in vain costs that one a fault.
-    pub const WRITE_AHEAD_MAX: i64 = 16;
+    pub const WRITE_AHEAD_MAX: i64 = 60;
     /// Pages that a new stream runs ahead.
     pub const STREAM_START: i64 = 4;
     /// Largest distance in pages between two faults of a stream.
@@ -138,8 +138,9 @@ pub mod coherence {
     pub const FENCES_MAX: usize = 16;
     /// Pages asked for at one time beyond which nothing is fetched ahead.
     pub const AHEAD_PENDING_MAX: usize = 512;
-    /// Pages that came ahead and are mapped by one touch.
-    pub const MAP_RUN_MAX: u64 = 16;
+    /// Pages that came ahead and are mapped by one touch: half of what a stream of stores runs ahead, so
+    /// that the next touch comes in time to go on.
+    pub const MAP_RUN_MAX: u64 = 30;
     /// Write-backs under way while a node leaves.
     pub const LEAVE_WRITE_BACKS_MAX: usize = 64;
     /// Write-backs under way to make room.

@@ -336,6 +336,16 @@ impl Memory for &Arena {
         self.protect(page, access);
     }
 
+    fn expect(&mut self, first: PageId, pages: u64) {
+        let holds = |page: &u64| self.shared.access.is_backed(PageId(*page));
+        let mut rest = first.0..first.0 + pages;
+        while let Some(start) = rest.find(|page| !holds(page)) {
+            let end = rest.find(holds).unwrap_or(rest.end);
+            // A machine without memory for it says so again when the page is written.
+            let _ = self.populate(PageId(start), end - start);
+        }
+    }
+
     fn discard(&mut self, page: PageId) {
         assert_eq!(self.access(page), Access::None, "{page:?} is in use");
         expect(self.store.punch(bytes(&run_of(page))), "giving memory back");

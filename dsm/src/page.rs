@@ -83,6 +83,9 @@ pub trait Memory {
     fn read(&mut self, page: PageId) -> PageBuf;
     /// Writes the page's bytes, then sets what the application may do with it.
     fn install(&mut self, page: PageId, contents: Contents<'_>, access: Access);
+    /// Contents of `pages` neighbours from `first` on will be installed soon: a hint to make room for
+    /// them together, which is cheaper.
+    fn expect(&mut self, _first: PageId, _pages: u64) {}
     /// Gives the page's memory back; its access must be [`Access::None`]. A later read sees zeros.
     fn discard(&mut self, page: PageId);
 }

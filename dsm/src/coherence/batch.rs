@@ -1,8 +1,8 @@
-//! A batch: its messages one by one, after what they take away has been unmapped together.
+//! A batch: its messages one by one, so ordered that neighbours are mapped and unmapped together.
 //!
-//! One system call lowers a run of neighbours in little more time than one page. Nothing depends on
-//! this: a mapping may always be less than the protocol allows, and each message still lowers what
-//! it must.
+//! One system call lowers or maps a run of neighbours in little more time than one page. Nothing depends
+//! on this: a mapping may always be less than the protocol allows, each message still lowers what it
+//! must, and the network has no order that could be broken.
 
 use smallvec::SmallVec;
 
@@ -19,10 +19,23 @@ struct Run {
 }
 
 impl Coherence {
-    /// Takes the messages of a batch in their order, as [`Coherence::handle`] takes each.
+    /// Takes the messages of a batch as [`Coherence::handle`] takes each. Pages that nobody waits for
+    /// come first: those that somebody waits for are then mapped together with them.
     pub fn handle_batch<M: Memory>(&mut self, now: Time, from: NodeId, batch: &Batch<'_>, memory: &mut M) {
         self.lower_runs(now, from, batch, memory);
+        let awaited = |core: &Self, message: &Message| match *message {
+            Message::ToNode(ToNode::Data { page, .. }) => core.cache.is_awaited(page),
+            Message::ToHome(_) | Message::ToNode(_) | Message::Lock(_) | Message::Barrier(_) => false,
+        };
+        let mut last: SmallVec<[(Message, &[u8]); 2]> = SmallVec::new();
         for (message, page) in batch.iter() {
+            if awaited(self, &message) {
+                last.push((message, page));
+            } else {
+                self.handle(now, Input::Message { from, message, page }, memory);
+            }
+        }
+        for (message, page) in last {
             self.handle(now, Input::Message { from, message, page }, memory);
         }
     }

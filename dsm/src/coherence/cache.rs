@@ -163,6 +163,11 @@ impl Cache {
         access_in(&self.table, page)
     }
 
+    /// Whether a thread waits for the page.
+    pub(super) fn is_awaited(&self, page: PageId) -> bool {
+        self.pending.get(&page).is_some_and(|pending| !pending.waiters.is_empty())
+    }
+
     pub(super) fn mapped(&self, page: PageId) -> Access {
         self.table.peek(page).map_or(Access::None, |entry| entry.mapped)
     }
@@ -396,11 +401,8 @@ impl Cache {
             Access::None | Access::Read => (State::Shared, version),
             Access::Write => (State::Modified, txn),
         };
-        // Nobody waits for a page that came ahead of need: its first touch maps it, and others with it.
-        let awaited = self.pending.get(&page).is_some_and(|pending| !pending.waiters.is_empty());
-        let mapped = if awaited { access } else { Access::None };
-        *entry = Entry { state, mapped, version };
-        ctx.memory.install(page, contents, mapped);
+        *entry = Entry { state, mapped: Access::None, version };
+        ctx.memory.install(page, contents, Access::None);
         self.on_installed(ctx, places, page, txn);
     }
 
@@ -427,16 +429,15 @@ impl Cache {
             return;
         }
         (entry.state, entry.version) = (State::Modified, txn);
-        if self.pending.get(&page).is_some_and(|pending| !pending.waiters.is_empty()) {
-            self.table.entry(page).mapped = Access::Write;
-            ctx.memory.protect(page, Access::Write);
-        }
         self.resident.touch(page);
         self.on_installed(ctx, places, page, txn);
     }
 
-    /// The page is mapped: tell the home, and everybody here who can go on.
+    /// The page is here: map it if somebody waits for it, tell the home, and everybody who can go on.
     fn on_installed<M: Memory>(&mut self, ctx: &mut Context<'_, M>, places: &Places, page: PageId, txn: Txn) {
+        if self.is_awaited(page) {
+            self.map_run(ctx, page);
+        }
         let home = places.home(page).expect("the request went there");
         let access = self.access(page);
         let installed = ToHome::Installed { page, txn };

@@ -57,6 +57,12 @@ impl Streams {
         Some(next)
     }
 
+    /// Whether a fault there continues a stream: how far its next page is away.
+    pub(super) fn stride(&self, page: PageId, access: Access) -> Option<i64> {
+        let page = page.0 as i64;
+        self.streams.iter().find(|stream| stream.is_continued_by(page, access)).map(|stream| stream.stride)
+    }
+
     /// A page that was fetched ahead has been taken away untouched.
     pub(super) fn wasted(&mut self, page: PageId) {
         let page = page.0 as i64;
@@ -137,11 +143,17 @@ impl Stream {
             Access::None | Access::Read => READ_AHEAD_MAX,
             Access::Write => WRITE_AHEAD_MAX,
         };
-        self.window = (self.window * 2).min(window_max);
         self.last = page;
         let asked = self.steps(page, self.ahead).unwrap_or(0).max(0);
+        let wider = (self.window * 2).min(window_max);
+        // Many pages at a time: whoever asked for one at each fault would be sent one a datagram for ever.
+        let goes_on = asked <= wider / 2;
+        if goes_on {
+            self.window = wider;
+        }
         let free = |&steps: &i64| !fences.contains(&(page + steps * self.stride));
-        let reach = (asked + 1..=self.window).take_while(free).last().unwrap_or(asked);
+        let limit = if goes_on { self.window } else { asked };
+        let reach = (asked + 1..=limit).take_while(free).last().unwrap_or(asked);
         self.ahead = page + reach * self.stride;
         let stride = self.stride;
         (asked + 1..=reach)

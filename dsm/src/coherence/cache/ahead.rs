@@ -24,18 +24,27 @@ impl Cache {
         pages: impl Iterator<Item = PageId>,
         access: Access,
     ) {
+        // Neighbours that are on their way, for which room is made at once.
+        let mut run = 0..0;
         for page in pages {
             // Who only guesses does not wait for room.
             let full = self.resident.room() == 0 || self.resident.is_crowded();
             if self.departs || full || self.pending.len() >= AHEAD_PENDING_MAX {
-                return;
+                break;
             }
             let lacks = self.access(page) < access && !self.pending.contains_key(&page);
             if lacks && places.region(page).is_some() {
                 self.pending.entry(page).or_default();
                 self.request(ctx, places, page, access);
+                if run.end == page.0 {
+                    run.end += 1;
+                } else {
+                    ctx.memory.expect(PageId(run.start), run.end - run.start);
+                    run = page.0..page.0 + 1;
+                }
             }
         }
+        ctx.memory.expect(PageId(run.start), run.end - run.start);
     }
 
     /// Fetches ahead of a fault if it continues a run of faults.
@@ -53,14 +62,34 @@ impl Cache {
         }
         ctx.counters.local_faults += 1;
         ctx.counters.second_chances += u64::from(self.resident.is_aged(fault.page));
-        self.map_run(ctx, fault.page);
+        match self.streams.stride(fault.page, fault.access) {
+            Some(stride) if stride.abs() > 1 => self.map_strided(ctx, fault.page, stride),
+            Some(_) | None => self.map_run(ctx, fault.page),
+        }
         self.instructions.arrived(fault.thread, |hold| hold_until(ctx, hold));
     }
 
-    fn map_run<M: Memory>(&mut self, ctx: &mut Context<'_, M>, page: PageId) {
+    /// Maps the pages of a stream that have come, each by itself: cheaper than a fault for each.
+    fn map_strided<M: Memory>(&mut self, ctx: &mut Context<'_, M>, page: PageId, stride: i64) {
         let access = self.access(page);
+        let pages = (0..MAP_RUN_MAX as i64).map_while(|step| page.0.checked_add_signed(step * stride));
+        for page in pages.map(PageId) {
+            if self.access(page) != access || self.mapped(page) >= access {
+                break;
+            }
+            self.table.entry(page).mapped = access;
+            self.resident.touch(page);
+            ctx.memory.protect(page, access);
+        }
+    }
+
+    /// Maps a page as far as its state allows, and with it its neighbours that wait for their first touch.
+    pub(super) fn map_run<M: Memory>(&mut self, ctx: &mut Context<'_, M>, page: PageId) {
+        let access = self.access(page);
+        // What the clock has taken from the view is its own: a neighbour's coming is no touch of it.
+        let aged = self.resident.is_aged(page);
         let waits = |page: u64| {
-            let entry = self.table.peek(PageId(page));
+            let entry = self.table.peek(PageId(page)).filter(|_| self.resident.is_aged(PageId(page)) == aged);
             let blind = ctx.planted.has(Plant::NodeMapsNeighboursItLacks);
             entry.is_some_and(|entry| entry.mapped < access && (entry.access() == access || blind))
         };

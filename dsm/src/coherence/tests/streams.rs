@@ -27,9 +27,12 @@ fn the_third_fault_at_equal_distances_begins_a_stream() {
 fn each_further_fault_doubles_how_far_a_stream_runs_ahead_up_to_its_bound() {
     let mut streams = Streams::default();
     (0..3).for_each(|page| drop(read(&mut streams, page)));
-    for (page, window) in (3..).zip([8, 16, 32, 64, 64]) {
-        assert_eq!(read(&mut streams, page).last(), Some(&(page + window)));
+    for (page, last) in [(3, 3 + 8), (4, 4 + 16), (5, 5 + 32), (6, 6 + 64)] {
+        assert_eq!(read(&mut streams, page).last(), Some(&last));
     }
+    assert_eq!(read(&mut streams, 7), NONE, "more than half is on its way");
+    assert_eq!(read(&mut streams, 20), (71..=20 + 120).collect::<Vec<u64>>());
+    assert_eq!(read(&mut streams, 100), (141..=100 + 120).collect::<Vec<u64>>());
 }
 
 #[test]
