@@ -155,6 +155,7 @@ impl State {
         let region = RegionInfo {
             start: PageId(0),
             pages: EXTENT_PAGES,
+            used: EXTENT_PAGES,
             placement: Placement::OnNode(HOME),
             homes: vec![HOME],
         };

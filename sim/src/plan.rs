@@ -162,8 +162,13 @@ impl Plan {
     /// The fixed scenario of a livelock test: everybody starts at once and adds to one place.
     pub(crate) fn contended(nodes: u16, pages: Vec<PageId>) -> Plan {
         let homes = vec![NodeId(0), NodeId(1)];
-        let region =
-            RegionInfo { start: PageId(START), pages: 2 * EXTENT_PAGES, placement: Placement::Cyclic, homes };
+        let region = RegionInfo {
+            start: PageId(START),
+            pages: 2 * EXTENT_PAGES,
+            used: 2 * EXTENT_PAGES,
+            placement: Placement::Cyclic,
+            homes,
+        };
         let adjacent = vec![0];
         Plan {
             rig: Rig::Bare,
@@ -230,7 +235,7 @@ fn draw_region(nodes: u16, rng: &mut Rng) -> RegionInfo {
         2 => Placement::Cyclic,
         _ => Placement::OnNode(homes[rng.usize(..homes.len())]),
     };
-    RegionInfo { start: PageId(START), pages: 3 * EXTENT_PAGES, placement, homes }
+    RegionInfo { start: PageId(START), pages: 3 * EXTENT_PAGES, used: 3 * EXTENT_PAGES, placement, homes }
 }
 
 /// A few pages, among them neighbours in one extent and neighbours in two; more than fit into a node

@@ -52,6 +52,8 @@ fn trap() {
 }
 
 const PAGES: usize = 64;
+/// From one page to the next: too far for a stream, so that each is a fault of its own.
+const APART: usize = 97;
 const ROUNDS: usize = 12;
 const WARM: usize = 6;
 
@@ -59,7 +61,7 @@ const WARM: usize = 6;
 fn write(data: &dsm::SharedSlice<u64>, value: u64) {
     for page in 0..PAGES {
         // SAFETY: a word of the region, accessed atomically only.
-        unsafe { AtomicU64::from_ptr(data.as_mut_ptr().wrapping_add(512 * page)) }
+        unsafe { AtomicU64::from_ptr(data.as_mut_ptr().wrapping_add(512 * APART * page)) }
             .store(value, Ordering::Relaxed);
     }
 }
@@ -67,14 +69,15 @@ fn write(data: &dsm::SharedSlice<u64>, value: u64) {
 fn read(data: &dsm::SharedSlice<u64>) -> u64 {
     let load = |page: usize| {
         // SAFETY: a word of the region, accessed atomically only.
-        unsafe { AtomicU64::from_ptr(data.as_mut_ptr().wrapping_add(512 * page)) }.load(Ordering::Relaxed)
+        unsafe { AtomicU64::from_ptr(data.as_mut_ptr().wrapping_add(512 * APART * page)) }
+            .load(Ordering::Relaxed)
     };
     (0..PAGES).map(load).sum()
 }
 
 /// Both ranks' dance: 1 writes; 0 reads; 0 writes; 1 writes; 0 writes. `measured` is rank 0's.
 fn dance(dsm: &Dsm, mut measured: impl FnMut(&'static str, usize, &mut dyn FnMut())) {
-    let data = dsm.alloc::<u64>("data", 512 * PAGES).unwrap();
+    let data = dsm.alloc::<u64>("data", 512 * APART * PAGES).unwrap();
     for round in 0..ROUNDS {
         for step in ["take", "read fault", "upgrade", "take", "write fault"] {
             match (step, dsm.is_root()) {

@@ -487,7 +487,7 @@ pub fn encode_batch_head(w: &mut impl Writer, epoch: Epoch, messages: usize) {
 pub struct Batch<'a> {
     /// The sender's epoch when it sent the batch.
     pub epoch: Epoch,
-    messages: smallvec::SmallVec<[Message; 4]>,
+    messages: smallvec::SmallVec<[Message; 16]>,
     pages: &'a [u8],
 }
 
@@ -500,7 +500,7 @@ impl<'a> Batch<'a> {
         if !(1..=BATCH_MESSAGES_MAX).contains(&count) {
             return Err(DecodeError::Bad("message count"));
         }
-        let mut messages = smallvec::SmallVec::<[Message; 4]>::new();
+        let mut messages = smallvec::SmallVec::<[Message; 16]>::new();
         for _ in 0..count {
             messages.push(Message::decode(&mut r)?);
         }

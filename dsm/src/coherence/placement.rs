@@ -28,6 +28,8 @@ pub struct RegionInfo {
     pub start: PageId,
     /// Pages, a multiple of [`EXTENT_PAGES`].
     pub pages: u64,
+    /// Of them, from the first on, those that a program may touch; the rest fills the last extent.
+    pub used: u64,
     /// The rule for homes.
     pub placement: Placement,
     /// The nodes that keep homes, as they were when the region was made; the same list on every node.
@@ -38,6 +40,11 @@ impl RegionInfo {
     /// Whether the page is in the region.
     pub fn contains(&self, page: PageId) -> bool {
         page.0 >= self.start.0 && page.0 - self.start.0 < self.pages
+    }
+
+    /// Whether a program may touch the page.
+    pub fn uses(&self, page: PageId) -> bool {
+        page.0 >= self.start.0 && page.0 - self.start.0 < self.used
     }
 
     /// The home that the placement alone decides; `None` under [`Placement::FirstTouch`].

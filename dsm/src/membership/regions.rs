@@ -76,11 +76,12 @@ impl Directory {
                 used,
             ));
         }
-        let pages = pages_for(bytes).next_multiple_of(EXTENT_PAGES);
+        let used = pages_for(bytes);
+        let pages = used.next_multiple_of(EXTENT_PAGES);
         let start = self.find_place(pages, arena).ok_or_else(|| {
             format!("region `{name}` of {bytes} bytes does not fit the arena of {arena} bytes any more")
         })?;
-        let info = RegionInfo { start, pages, placement, homes };
+        let info = RegionInfo { start, pages, used, placement, homes };
         let record = RegionRecord { name: name.to_owned(), bytes, element, info, program };
         let users = NodeSet::only(user);
         let entry = Entry { record: record.clone(), users, doomed: false, leaving: false };

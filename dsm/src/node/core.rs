@@ -51,7 +51,11 @@ pub(super) enum Fatal {
 pub(super) struct Core {
     pub(super) endpoint: Endpoint,
     pub(super) brain: Brain,
+    sends: Vec<Send>,
 }
+
+/// A message of the coherence core, to whom, and the page that it carries.
+type Send = (NodeId, Message, Option<PageBuf>);
 
 /// The part that reacts to messages; apart from the endpoint, which lends it the bytes.
 pub(super) struct Brain {
@@ -107,7 +111,7 @@ impl Core {
             next_heartbeat: Time(0),
             listening_since: Time(0),
         };
-        Core { endpoint, brain }
+        Core { endpoint, brain, sends: Vec::new() }
     }
 
     /// Starts to found a cluster (no address), or to join the one whose coordinator is at `join`.
@@ -372,7 +376,8 @@ impl Core {
 
     /// Sends what the coherence core has put out, in batches; true if there was something.
     fn send_outputs(&mut self, now: Time) -> bool {
-        let mut sends: SmallVec<[(NodeId, Message, Option<PageBuf>); 8]> = SmallVec::new();
+        // Kept from call to call for its memory.
+        let mut sends = std::mem::take(&mut self.sends);
         let mut any = false;
         while let Some(output) = self.brain.coherence.as_mut().and_then(Coherence::poll_output) {
             any = true;
@@ -381,35 +386,41 @@ impl Core {
                 Output::Done { op, result } => self.brain.end(op, result),
             }
         }
-        while let Some(to) = sends.first().map(|send| send.0) {
-            let mut batch: SmallVec<[(Message, Option<PageBuf>); 8]> = SmallVec::new();
-            let mut pages = 0;
-            sends.retain(|(node, message, page)| {
-                let carried = usize::from(page.is_some());
-                let fits =
-                    *node == to && batch.len() < BATCH_MESSAGES_MAX && pages + carried <= BATCH_PAGES_MAX;
-                if fits {
-                    pages += carried;
-                    batch.push((*message, page.take()));
-                }
-                !fits
-            });
-            self.send_batch(now, to, batch);
+        while let Some(&(to, ..)) = sends.first() {
+            let batch = self.take_batch(to, &mut sends);
+            let priority = if batch.pages.is_empty() { Priority::Control } else { Priority::Bulk };
+            self.send(now, to, batch, priority);
         }
+        self.sends = sends;
         any
     }
 
-    fn send_batch(&mut self, now: Time, to: NodeId, batch: SmallVec<[(Message, Option<PageBuf>); 8]>) {
+    /// Takes what goes to `to` with the next batch.
+    fn take_batch(&self, to: NodeId, sends: &mut Vec<Send>) -> OutMessage {
+        let (mut count, mut pages) = (0, 0);
+        let mut fits = |(node, _, page): &Send| {
+            let carried = usize::from(page.is_some());
+            let fits = *node == to && count < BATCH_MESSAGES_MAX && pages + carried <= BATCH_PAGES_MAX;
+            if fits {
+                (count, pages) = (count + 1, pages + carried);
+            }
+            fits
+        };
+        let chosen: SmallVec<[bool; 256]> = sends.iter().map(&mut fits).collect();
         let mut out = OutMessage::default();
         out.head.push(channel::COHERENCE);
         let epoch = self.brain.membership.as_ref().map_or_else(Default::default, |m| m.view().epoch);
-        encode_batch_head(&mut out.head, epoch, batch.len());
-        for (message, page) in batch {
-            message.encode(&mut out.head);
-            out.pages.extend(page);
-        }
-        let priority = if out.pages.is_empty() { Priority::Control } else { Priority::Bulk };
-        self.send(now, to, out, priority);
+        encode_batch_head(&mut out.head, epoch, count);
+        let mut chosen = chosen.into_iter();
+        sends.retain_mut(|(_, message, page)| {
+            let goes = chosen.next() == Some(true);
+            if goes {
+                message.encode(&mut out.head);
+                out.pages.extend(page.take());
+            }
+            !goes
+        });
+        out
     }
 
     fn send(&mut self, now: Time, to: NodeId, message: OutMessage, priority: Priority) {

@@ -33,7 +33,7 @@ impl Cache {
                 break;
             }
             let lacks = self.access(page) < access && !self.pending.contains_key(&page);
-            if lacks && places.region(page).is_some() {
+            if lacks && places.region(page).is_some_and(|region| region.uses(page)) {
                 self.pending.entry(page).or_default();
                 self.request(ctx, places, page, access);
                 if run.end == page.0 {

@@ -149,9 +149,9 @@ fn a_fault_on_a_page_that_is_on_its_way_ahead_waits_for_it_and_maps_it() {
 }
 
 #[test]
-fn nothing_outside_the_region_is_asked_for() {
+fn nothing_that_no_program_may_touch_is_asked_for() {
     let mut rig = Rig::new(2);
-    let last = region(Placement::OnNode(H), vec![H]).pages - 1;
+    let last = region(Placement::OnNode(H), vec![H]).used - 1;
     rig.feed(A, Input::Prefetch { first: PageId(last), pages: 100, access: Access::Read });
     assert_eq!(rig.network.len(), 1);
 }
