@@ -100,6 +100,10 @@ pub mod net {
     pub const MTU_BLACK_HOLE_HOLD: Span = Span::from_ms(1_000);
     /// Large packets lost in a row, none arriving, that mean a black hole.
     pub const MTU_BLACK_HOLE_LOSSES: u32 = 6;
+    /// Longest datagram that is copied into a train: Ethernet's.
+    pub const TRAIN_DATAGRAM_MAX: usize = 1472;
+    /// Datagrams of one train (UDP_MAX_SEGMENTS of older kernels).
+    pub const TRAIN_DATAGRAMS_MAX: usize = 64;
     /// Datagrams that the loss injector holds back at one time.
     pub const INJECTOR_QUEUE_MAX: usize = 16_384;
 }

@@ -20,7 +20,7 @@ use smallvec::SmallVec;
 use crate::config::membership::{DEAD_AFTER, HEARTBEAT};
 use crate::error::{Error, Result};
 use crate::net::inject::{Injector, InjectorConfig};
-use crate::net::udp::{DATAGRAM_MAX, Outlet, Received, Sent, UdpSocket};
+use crate::net::udp::{DATAGRAM_MAX, Outlet, Received, UdpSocket, datagrams};
 use crate::net::{
     self, ClusterKey, ConnectRefused, Endpoint, EndpointConfig, Event, OutMessage, Priority, SessionHandle,
     TransmitBuf,
@@ -217,7 +217,9 @@ impl Carrier {
         // What fails here fails again, and then a session ends of silence.
         let _ = self.transmit(shared, now);
         match self.socket.receive(buffer) {
-            Ok(Received::Datagram { len, from }) => shared.take_in(now, from, &buffer[..len]),
+            Ok(Received::Datagrams { len, segment, from }) => {
+                datagrams(&buffer[..len], segment).for_each(|one| shared.take_in(now, from, one));
+            }
             Ok(Received::Refused { addr }) => shared.net.handle_refused(now, addr),
             Ok(Received::Nothing) | Err(_) => {
                 let due = shared.net.poll_timeout().unwrap_or(Time(u64::MAX));
@@ -247,15 +249,7 @@ impl Carrier {
 
     fn transmit(&self, shared: &mut Shared, now: Time) -> Result<()> {
         let Shared { net, outlet, transmit, .. } = shared;
-        if outlet.flush(&self.socket, now)? == Sent::Blocked {
-            return Ok(());
-        }
-        while let Some(datagram) = net.poll_transmit(now, transmit) {
-            if outlet.send(&self.socket, now, &datagram)? == Sent::Blocked {
-                break;
-            }
-        }
-        Ok(())
+        outlet.drain(&self.socket, now, net, transmit)
     }
 
     /// Gives the calls what the sessions have for them, without their lock.

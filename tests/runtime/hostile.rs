@@ -13,7 +13,7 @@ use dsm::coherence::{
     encode_batch_head,
 };
 use dsm::membership::{Control, Introduction, Kind, Want};
-use dsm::net::udp::{Outlet, Received, UdpSocket};
+use dsm::net::udp::{Outlet, Received, UdpSocket, datagrams};
 use dsm::net::{
     ClusterKey, Endpoint, EndpointConfig, Event, OutMessage, Priority, SessionHandle, TransmitBuf, Version,
 };
@@ -366,17 +366,16 @@ impl Rogue {
 
     fn pump(&mut self) {
         let now = self.now();
-        let _ = self.outlet.flush(&self.socket, now);
-        while let Some(datagram) = self.endpoint.poll_transmit(now, &mut self.transmit) {
-            let _ = self.outlet.send(&self.socket, now, &datagram);
-        }
+        let _ = self.outlet.drain(&self.socket, now, &mut self.endpoint, &mut self.transmit);
         let mut buffer = vec![0; 1 << 16];
         match self.socket.receive(&mut buffer).expect("the socket works") {
-            Received::Datagram { len, from } => {
+            Received::Datagrams { len, segment, from } => {
                 let received = &mut self.received;
-                self.endpoint.handle_datagram(now, from, &buffer[..len], &mut |session, bytes| {
-                    received.push((session, bytes.to_vec()));
-                });
+                for datagram in datagrams(&buffer[..len], segment) {
+                    self.endpoint.handle_datagram(now, from, datagram, &mut |session, bytes| {
+                        received.push((session, bytes.to_vec()));
+                    });
+                }
             }
             Received::Refused { addr } => self.endpoint.handle_refused(now, addr),
             Received::Nothing => {

@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use dsm::net::inject::{Chance, Injector, InjectorConfig};
-use dsm::net::udp::{DATAGRAM_MAX, Outlet, Received, Sent, UdpSocket};
+use dsm::net::udp::{DATAGRAM_MAX, Outlet, Received, UdpSocket, datagrams};
 use dsm::net::{
     ClusterKey, Endpoint, EndpointConfig, Event, OutMessage, Priority, SessionHandle, TransmitBuf, Version,
 };
@@ -162,11 +162,13 @@ impl Peer {
     fn turn(&mut self) -> Result<()> {
         let now = self.now();
         match self.socket.receive(&mut self.buffer)? {
-            Received::Datagram { len, from } => {
+            Received::Datagrams { len, segment, from } => {
                 let arrived = &mut self.arrived;
-                self.endpoint.handle_datagram(now, from, &self.buffer[..len], &mut |_, bytes| {
-                    arrived.push_back(bytes.len());
-                });
+                for datagram in datagrams(&self.buffer[..len], segment) {
+                    self.endpoint.handle_datagram(now, from, datagram, &mut |_, bytes| {
+                        arrived.push_back(bytes.len());
+                    });
+                }
             }
             Received::Refused { .. } | Received::Nothing => std::hint::spin_loop(),
         }
@@ -182,22 +184,7 @@ impl Peer {
     }
 
     fn transmit(&mut self, now: Time) -> Result<()> {
-        loop {
-            match self.outlet.flush(&self.socket, now)? {
-                Sent::Done | Sent::TooLong => {}
-                Sent::Blocked => return Ok(()),
-            }
-            let Some(datagram) = self.endpoint.poll_transmit(now, &mut self.transmit) else {
-                return Ok(());
-            };
-            let (to, len) = (datagram.to, datagram.len);
-            let sent = self.outlet.send(&self.socket, now, &datagram)?;
-            drop(datagram);
-            match sent {
-                Sent::Done | Sent::Blocked => {}
-                Sent::TooLong => self.endpoint.handle_too_long(now, to, len),
-            }
-        }
+        Ok(self.outlet.drain(&self.socket, now, &mut self.endpoint, &mut self.transmit)?)
     }
 
     fn now(&self) -> Time {

@@ -68,20 +68,19 @@ impl TransmitBuf {
 
     /// Appends a fragment's bytes: long slices by reference, short ones by copy.
     pub(super) fn put_fragment(&mut self, outbox: &Outbox, fragment: Fragment) {
+        let TransmitBuf { bytes, segments, borrowed } = self;
         let mut offset = fragment.offset;
-        let mut pending: SmallVec<[Segment; 4]> = SmallVec::new();
         outbox.for_slices(fragment, |slice| {
             let len = slice.len() as u32;
             if slice.len() <= COPY_MAX {
-                self.bytes.extend_from_slice(slice);
+                bytes.extend_from_slice(slice);
             } else {
-                pending.push(Segment::Scratch { end: self.bytes.len() });
-                pending.push(Segment::Message(fragment.of_same(offset, len)));
-                self.borrowed += slice.len();
+                segments.push(Segment::Scratch { end: bytes.len() });
+                segments.push(Segment::Message(fragment.of_same(offset, len)));
+                *borrowed += slice.len();
             }
             offset += len;
         });
-        self.segments.extend(pending);
     }
 
     /// Appends `len` zeros.
@@ -101,31 +100,29 @@ impl TransmitBuf {
     /// The datagram, sealed with its checksum.
     pub(super) fn finish_sealed<'a>(&'a mut self, to: SocketAddr, outbox: &'a Outbox) -> Transmit<'a> {
         self.segments.push(Segment::Scratch { end: self.bytes.len() });
-        let len = self.len();
-        let mut slices = self.collect(outbox);
-        let header = slices[0];
-        slices[0] = &header[wire::HEADER_LEN..];
-        let crc = wire::checksum(header, slices.iter().copied());
-        drop(slices);
-        wire::seal(&mut self.bytes, crc);
-        Transmit { to, len, slices: self.collect(outbox) }
+        let mut crc = wire::Checksum::of_header(&self.bytes);
+        let mut header_len = wire::HEADER_LEN;
+        self.for_slices(outbox, |slice| crc.add(&slice[std::mem::take(&mut header_len)..]));
+        wire::seal(&mut self.bytes, crc.finish());
+        let mut slices = SmallVec::new();
+        self.for_slices(outbox, |slice| slices.push(slice));
+        Transmit { to, len: self.len(), slices }
     }
 
-    fn collect<'a>(&'a self, outbox: &'a Outbox) -> SmallVec<[&'a [u8]; SLICES]> {
-        let mut slices: SmallVec<[&'a [u8]; SLICES]> = SmallVec::new();
+    /// Calls `each` with all slices, in order; the first one begins with the whole header.
+    fn for_slices<'a>(&'a self, outbox: &'a Outbox, mut each: impl FnMut(&'a [u8])) {
         let mut start = 0;
         for segment in &self.segments {
             match *segment {
                 Segment::Scratch { end } => {
                     if end > start {
-                        slices.push(&self.bytes[start..end]);
+                        each(&self.bytes[start..end]);
                     }
                     start = end;
                 }
-                Segment::Message(fragment) => outbox.for_slices(fragment, |slice| slices.push(slice)),
-                Segment::Padding(len) => slices.push(&PADDING[..len]),
+                Segment::Message(fragment) => outbox.for_slices(fragment, &mut each),
+                Segment::Padding(len) => each(&PADDING[..len]),
             }
         }
-        slices
     }
 }

@@ -1,24 +1,28 @@
-//! The socket: the only file of the transport that does IO. It decides nothing.
+//! The socket: the only part of the transport that does IO. It decides nothing.
 //!
 //! [`UdpSocket`] may be used by several threads at once: whoever waits, receives. [`Outlet`] is what
 //! sending must remember (a datagram that the kernel had no room for, an injected bad network) and
-//! belongs beside the endpoint, under the same lock. A datagram is one `sendmsg` or one `recvfrom`;
-//! segmentation offload and batched receives would come here without a change to the cores.
+//! belongs beside the endpoint, under the same lock. A system call moves one datagram, or a train of
+//! datagrams of one length (UDP_SEGMENT, UDP_GRO), where the kernel can do that.
+
+mod outlet;
 
 use std::io::{self, ErrorKind, IoSlice, IoSliceMut};
 use std::net::{SocketAddr, UdpSocket as StdSocket};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use nix::errno::Errno;
-use nix::sys::socket::{ControlMessageOwned, MsgFlags, SockaddrStorage, recvmsg, setsockopt, sockopt};
+use nix::sys::socket::{
+    ControlMessage, ControlMessageOwned, MsgFlags, SockaddrStorage, cmsg_space, recvmsg, sendmsg, setsockopt,
+    sockopt,
+};
 use smallvec::SmallVec;
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
 
 use crate::error::{Error, Result};
-use crate::net::inject::Injector;
-use crate::net::transmit::Transmit;
-use crate::page::Time;
+
+pub use outlet::Outlet;
 
 /// Buffer that any datagram fits into.
 pub const DATAGRAM_MAX: usize = 1 << 16;
@@ -95,17 +99,21 @@ struct Counts {
 pub struct UdpSocket {
     socket: StdSocket,
     receive_buffer: usize,
+    /// Whether the kernel still cuts trains for us.
+    sends_trains: AtomicBool,
     counts: Counts,
 }
 
 /// What a receive call found.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Received {
-    /// So many bytes of the buffer are a datagram from this address.
-    Datagram {
+    /// So many bytes of the buffer are datagrams from this address: see [`datagrams`].
+    Datagrams {
         /// Bytes.
         len: usize,
-        /// Its sender.
+        /// Bytes of each datagram; the last may have fewer.
+        segment: usize,
+        /// Their sender.
         from: SocketAddr,
     },
     /// The network says that nobody listens at this address: a hint for
@@ -116,6 +124,13 @@ pub enum Received {
     },
     /// Nothing is there now.
     Nothing,
+}
+
+/// The datagrams of [`Received::Datagrams`], of which `bytes` is the filled part of the buffer.
+pub fn datagrams(bytes: &[u8], segment: usize) -> impl Iterator<Item = &[u8]> {
+    // An empty datagram is one, too.
+    let empty = bytes.is_empty().then_some(bytes);
+    empty.into_iter().chain(bytes.chunks(segment.max(1)))
 }
 
 /// What became of a datagram.
@@ -163,9 +178,16 @@ impl UdpSocket {
             ))
         };
         options.map_err(|e| fail("options", e.into()))?;
+        // A kernel without it delivers datagrams one by one.
+        let _ = setsockopt(&socket, sockopt::UdpGroSegment, &true);
         let receive_buffer =
             SockRef::from(&socket).recv_buffer_size().map_err(|e| fail("receive buffer", e))?;
-        Ok(UdpSocket { socket, receive_buffer, counts: Counts::default() })
+        Ok(UdpSocket {
+            socket,
+            receive_buffer,
+            sends_trains: AtomicBool::new(true),
+            counts: Counts::default(),
+        })
     }
 
     /// Asks for larger buffers than the system's limit if privileges allow it, else for what the
@@ -191,15 +213,17 @@ impl UdpSocket {
         self.socket.local_addr().map_err(|e| Error::os("address of the UDP socket", e))
     }
 
-    /// Receives one datagram into `buf`, which should have [`DATAGRAM_MAX`] bytes, without waiting.
+    /// Receives a datagram, or several of one length, into `buf`, which should have [`DATAGRAM_MAX`] bytes,
+    /// without waiting.
     pub fn receive(&self, buf: &mut [u8]) -> Result<Received> {
         for _ in 0..TRIES {
             self.counts.receive_calls.fetch_add(1, Ordering::Relaxed);
-            match self.socket.recv_from(buf) {
-                Ok((len, from)) => {
-                    self.counts.datagrams_in.fetch_add(1, Ordering::Relaxed);
+            match self.receive_once(buf) {
+                Ok((len, segment, from)) => {
+                    let count = len.div_ceil(segment.max(1)).max(1);
+                    self.counts.datagrams_in.fetch_add(count as u64, Ordering::Relaxed);
                     self.counts.bytes_in.fetch_add(len as u64, Ordering::Relaxed);
-                    return Ok(Received::Datagram { len, from });
+                    return Ok(Received::Datagrams { len, segment, from });
                 }
                 Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(Received::Nothing),
                 // The report of an earlier datagram takes the place of one result.
@@ -212,6 +236,17 @@ impl UdpSocket {
             }
         }
         Ok(Received::Nothing)
+    }
+
+    fn receive_once(&self, buf: &mut [u8]) -> io::Result<(usize, usize, SocketAddr)> {
+        let mut control = [0; cmsg_space::<i32>()];
+        let mut slices = [IoSliceMut::new(buf)];
+        let fd = self.socket.as_raw_fd();
+        let message =
+            recvmsg::<SockaddrStorage>(fd, &mut slices, Some(&mut control), MsgFlags::MSG_DONTWAIT)?;
+        let from = message.address.and_then(to_std).ok_or(Errno::EPROTO)?;
+        let segment = message.cmsgs()?.find_map(|one| train_segment(&one)).unwrap_or(message.bytes);
+        Ok((message.bytes, segment, from))
     }
 
     /// Empties the socket's error queue up to the first report that nobody listens at an address.
@@ -234,11 +269,35 @@ impl UdpSocket {
 
     /// Sends slices as one datagram.
     fn send_slices(&self, to: SocketAddr, slices: &[&[u8]]) -> Result<Sent> {
+        self.send_with(to, 1, || self.send_once(to, slices))
+    }
+
+    /// Sends datagrams of `segment` bytes each, the last perhaps shorter. What is too long for the path
+    /// is lost.
+    fn send_train(&self, to: SocketAddr, bytes: &[u8], segment: usize) -> Result<Sent> {
+        let count = bytes.len().div_ceil(segment);
+        if count == 1 {
+            return self.send_slices(to, &[bytes]);
+        }
+        if self.sends_trains.load(Ordering::Relaxed) {
+            match self.send_with(to, count as u64, || self.send_segmented(to, bytes, segment))? {
+                Sent::TooLong => {}
+                sent @ (Sent::Done | Sent::Blocked) => return Ok(sent),
+            }
+        }
+        for datagram in bytes.chunks(segment) {
+            // A blocked one in the middle of a train is lost; its session will notice.
+            self.send_slices(to, &[datagram])?;
+        }
+        Ok(Sent::Done)
+    }
+
+    fn send_with(&self, to: SocketAddr, count: u64, send: impl Fn() -> io::Result<usize>) -> Result<Sent> {
         for _ in 0..TRIES {
             self.counts.send_calls.fetch_add(1, Ordering::Relaxed);
-            match self.send_once(to, slices) {
+            match send() {
                 Ok(len) => {
-                    self.counts.datagrams_out.fetch_add(1, Ordering::Relaxed);
+                    self.counts.datagrams_out.fetch_add(count, Ordering::Relaxed);
                     self.counts.bytes_out.fetch_add(len as u64, Ordering::Relaxed);
                     return Ok(Sent::Done);
                 }
@@ -251,6 +310,10 @@ impl UdpSocket {
                     while self.take_refusal().is_some() {}
                     return Ok(Sent::TooLong);
                 }
+                Err(error) if count > 1 && is_about_trains(&error) => {
+                    self.sends_trains.store(false, Ordering::Relaxed);
+                    return Ok(Sent::TooLong);
+                }
                 // The report of an earlier datagram, to another peer perhaps, keeps this one from
                 // being sent: again.
                 Err(error) if is_about_the_network(&error) => {}
@@ -259,6 +322,14 @@ impl UdpSocket {
         }
         // No route, a firewall, a memory shortage: to the session these are loss.
         Ok(Sent::Done)
+    }
+
+    fn send_segmented(&self, to: SocketAddr, bytes: &[u8], segment: usize) -> io::Result<usize> {
+        let segment = u16::try_from(segment).map_err(|_| Errno::EMSGSIZE)?;
+        let control = [ControlMessage::UdpGsoSegments(&segment)];
+        let to = SockaddrStorage::from(to);
+        let slices = [IoSlice::new(bytes)];
+        Ok(sendmsg(self.socket.as_raw_fd(), &slices, &control, MsgFlags::MSG_DONTWAIT, Some(&to))?)
     }
 
     fn send_once(&self, to: SocketAddr, slices: &[&[u8]]) -> io::Result<usize> {
@@ -318,6 +389,19 @@ fn is_about_the_network(error: &io::Error) -> bool {
     known.iter().any(|&errno| error.raw_os_error() == Some(errno as i32))
 }
 
+/// Errors that mean that this kernel or this link cannot cut a train.
+fn is_about_trains(error: &io::Error) -> bool {
+    [Errno::EIO, Errno::EINVAL, Errno::EOPNOTSUPP, Errno::ENOPROTOOPT]
+        .iter()
+        .any(|&errno| error.raw_os_error() == Some(errno as i32))
+}
+
+fn train_segment(control: &ControlMessageOwned) -> Option<usize> {
+    // Foreign enum: the other kinds of control message are none of ours.
+    let ControlMessageOwned::UdpGroSegments(segment) = control else { return None };
+    usize::try_from(*segment).ok()
+}
+
 fn is_refusal(control: &ControlMessageOwned) -> bool {
     let refused = Errno::ECONNREFUSED as u32;
     // Foreign enum: the other kinds of control message are none of ours.
@@ -330,74 +414,6 @@ fn to_std(addr: SockaddrStorage) -> Option<SocketAddr> {
         return Some(SocketAddr::from((v4.ip(), v4.port())));
     }
     addr.as_sockaddr_in6().map(|v6| SocketAddr::from((v6.ip(), v6.port())))
-}
-
-/// The way out of an endpoint: what sending must remember from one call to the next.
-#[derive(Default)]
-pub struct Outlet {
-    blocked: Option<(SocketAddr, Vec<u8>)>,
-    injector: Option<Injector>,
-}
-
-impl Outlet {
-    /// A way out, through a bad network if there is an injector.
-    pub fn new(injector: Option<Injector>) -> Self {
-        Outlet { blocked: None, injector }
-    }
-
-    /// Sends one datagram. Must not be called while an earlier one is [`Sent::Blocked`].
-    pub fn send(&mut self, socket: &UdpSocket, now: Time, transmit: &Transmit<'_>) -> Result<Sent> {
-        assert!(self.blocked.is_none(), "a blocked datagram goes first");
-        if let Some(injector) = &mut self.injector {
-            injector.offer(now, transmit.to, &transmit.slices);
-            return self.flush(socket, now);
-        }
-        let sent = socket.send_slices(transmit.to, &transmit.slices)?;
-        match sent {
-            Sent::Done | Sent::TooLong => {}
-            Sent::Blocked => {
-                let mut bytes = Vec::new();
-                transmit.copy_into(&mut bytes);
-                self.blocked = Some((transmit.to, bytes));
-            }
-        }
-        Ok(sent)
-    }
-
-    /// Sends what was blocked, and what the injector held back until now.
-    pub fn flush(&mut self, socket: &UdpSocket, now: Time) -> Result<Sent> {
-        if let Some((to, bytes)) = self.blocked.take() {
-            match socket.send_slices(to, &[&bytes])? {
-                Sent::Done | Sent::TooLong => {}
-                Sent::Blocked => {
-                    self.blocked = Some((to, bytes));
-                    return Ok(Sent::Blocked);
-                }
-            }
-        }
-        let Some(injector) = &mut self.injector else { return Ok(Sent::Done) };
-        while let Some((to, bytes)) = injector.poll(now) {
-            match socket.send_slices(to, &[&bytes])? {
-                // A datagram that came late is not told from a lost one.
-                Sent::Done | Sent::TooLong => injector.recycle(bytes),
-                Sent::Blocked => {
-                    self.blocked = Some((to, bytes));
-                    return Ok(Sent::Blocked);
-                }
-            }
-        }
-        Ok(Sent::Done)
-    }
-
-    /// Whether a datagram waits for room: wait for the socket to become writable, too.
-    pub fn is_blocked(&self) -> bool {
-        self.blocked.is_some()
-    }
-
-    /// When [`Outlet::flush`] has something to do although the socket is not blocked.
-    pub fn poll_timeout(&self) -> Option<Time> {
-        self.injector.as_ref().and_then(Injector::poll_timeout)
-    }
 }
 
 #[cfg(test)]
@@ -422,15 +438,31 @@ mod tests {
         assert_eq!(b.receive(&mut buf).unwrap(), Received::Nothing);
         let to = b.local_addr().unwrap();
         let page = [7; 4096];
-        let slices = SmallVec::from_slice(&[&b"head"[..], &page, b"tail"]);
-        let transmit = Transmit { to, len: 4104, slices };
-        assert_eq!(Outlet::default().send(&a, Time(0), &transmit).unwrap(), Sent::Done);
-        let Received::Datagram { len, from } = receive(&b, &mut buf) else { panic!("a datagram") };
-        assert_eq!((len, from), (4104, a.local_addr().unwrap()));
+        let slices = [&b"head"[..], &page, b"tail"];
+        assert_eq!(a.send_slices(to, &slices).unwrap(), Sent::Done);
+        let Received::Datagrams { len, segment, from } = receive(&b, &mut buf) else { panic!("a datagram") };
+        assert_eq!((len, segment, from), (4104, 4104, a.local_addr().unwrap()));
         assert!(buf[..4] == *b"head" && buf[4..4100] == page && buf[4100..4104] == *b"tail");
         let (out, into) = (a.counters(), b.counters());
         assert_eq!((out.send_calls, out.datagrams_out, out.bytes_out), (1, 1, 4104));
         assert_eq!((into.receive_calls, into.datagrams_in, into.bytes_in), (2, 1, 4104));
+    }
+
+    #[test]
+    fn a_train_of_datagrams_is_one_call_a_side_and_comes_apart_again() {
+        let (a, b) = (socket(), socket());
+        let bytes: Vec<u8> = (0..5 * 1400 + 9).map(|i| i as u8).collect();
+        assert_eq!(a.send_train(b.local_addr().unwrap(), &bytes, 1400).unwrap(), Sent::Done);
+        let (mut buf, mut came) = (vec![0; DATAGRAM_MAX], Vec::new());
+        while let Received::Datagrams { len, segment, .. } = b.receive(&mut buf).unwrap() {
+            came.extend(datagrams(&buf[..len], segment).map(<[u8]>::to_vec));
+        }
+        assert_eq!(came, bytes.chunks(1400).map(<[u8]>::to_vec).collect::<Vec<_>>());
+        let (out, into) = (a.counters(), b.counters());
+        println!("{} sends, {} receives for 6 datagrams", out.send_calls, into.receive_calls);
+        assert_eq!((out.datagrams_out, into.datagrams_in), (6, 6));
+        assert_eq!((out.bytes_out, into.bytes_in), (bytes.len() as u64, bytes.len() as u64));
+        assert_eq!(datagrams(&[], 0).count(), 1, "an empty datagram is one");
     }
 
     #[test]
@@ -451,7 +483,7 @@ mod tests {
         for _ in 0..10 {
             a.send_slices(nobody, &[b"anyone?"]).unwrap();
             assert_eq!(a.send_slices(to, &[b"hello"]).unwrap(), Sent::Done);
-            assert!(matches!(receive(&b, &mut [0; 64]), Received::Datagram { len: 5, .. }));
+            assert!(matches!(receive(&b, &mut [0; 64]), Received::Datagrams { len: 5, .. }));
         }
         assert_eq!(a.take_refusal(), Some(nobody));
     }

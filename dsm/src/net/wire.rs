@@ -90,7 +90,9 @@ impl<'a> Packet<'a> {
 
     /// Whether header and frames are as they were sent.
     pub fn is_intact(&self) -> bool {
-        crc32c::crc32c_append(crc32c::crc32c(self.head), self.payload) == self.crc
+        let mut crc = Checksum::of_header(self.head);
+        crc.add(self.payload);
+        crc.finish() == self.crc
     }
 }
 
@@ -103,9 +105,26 @@ pub fn put_header(out: &mut Vec<u8>, receiver: SessionId, number: u64, token: To
     out.put(&token.0);
 }
 
-/// The checksum of a packet that starts with `header` (see [`put_header`]) and goes on with `rest`.
-pub fn checksum<'a>(header: &[u8], rest: impl Iterator<Item = &'a [u8]>) -> u32 {
-    rest.fold(crc32c::crc32c(&header[..TAG_AT]), crc32c::crc32c_append)
+/// The CRC32C of a packet: of its header before the tag, and of everything after it.
+pub struct Checksum(crc_fast::Digest);
+
+impl Checksum {
+    /// Begins with a packet's first bytes (see [`put_header`]), as many of them as count.
+    pub fn of_header(header: &[u8]) -> Self {
+        let mut digest = crc_fast::Digest::new(crc_fast::CrcAlgorithm::Crc32Iscsi);
+        digest.update(&header[..TAG_AT]);
+        Checksum(digest)
+    }
+
+    /// Goes on with bytes that follow the header.
+    pub fn add(&mut self, bytes: &[u8]) {
+        self.0.update(bytes);
+    }
+
+    /// What belongs into the header.
+    pub fn finish(&self) -> u32 {
+        self.0.finalize() as u32
+    }
 }
 
 /// Writes the checksum into the header at the start of `packet`.
@@ -376,8 +395,9 @@ mod tests {
         let mut out = Vec::new();
         put_header(&mut out, SessionId(5), 77, token);
         put_ping(&mut out);
-        let crc = checksum(&out, std::iter::once(&out[HEADER_LEN..]));
-        seal(&mut out, crc);
+        let mut crc = Checksum::of_header(&out);
+        crc.add(&out[HEADER_LEN..]);
+        seal(&mut out, crc.finish());
         let packet = Packet::decode(&out).unwrap();
         assert_eq!((packet.receiver, packet.number), (SessionId(5), 77));
         assert!(packet.has_token(token) && packet.is_intact());

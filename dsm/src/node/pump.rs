@@ -18,7 +18,7 @@ use super::{Inner, Locked, exit, receive_buffer};
 use crate::coherence::OpId;
 use crate::config::node::{ACTIVE_FOR, ACTIVE_TICK, RECEIVE_BURST, SLEEP_MAX, SPIN_MAX, SPIN_MIN};
 use crate::fault::CoreSection;
-use crate::net::udp::{Received, Sent};
+use crate::net::udp::{Received, datagrams};
 use crate::page::{Span, Time};
 
 /// The one thread that takes datagrams from the socket.
@@ -62,8 +62,9 @@ impl Spin {
 
 /// What a receive found, for the thread that must go back to the lock.
 pub(super) enum Found {
-    Datagram {
+    Datagrams {
         len: usize,
+        segment: usize,
         from: std::net::SocketAddr,
     },
     Refused(std::net::SocketAddr),
@@ -113,24 +114,7 @@ impl Inner {
 
     fn transmit(&self, locked: &mut Locked, now: Time) {
         let Locked { core, outlet, transmit, .. } = locked;
-        let mut too_long = Vec::new();
-        let result = loop {
-            match outlet.flush(&self.socket, now) {
-                Ok(Sent::Done | Sent::TooLong) => {}
-                Ok(Sent::Blocked) => break Ok(()),
-                Err(error) => break Err(error),
-            }
-            let Some(datagram) = core.endpoint.poll_transmit(now, transmit) else { break Ok(()) };
-            match outlet.send(&self.socket, now, &datagram) {
-                Ok(Sent::Done | Sent::Blocked) => {}
-                Ok(Sent::TooLong) => too_long.push((datagram.to, datagram.len)),
-                Err(error) => break Err(error),
-            }
-        };
-        for (to, len) in too_long {
-            core.endpoint.handle_too_long(now, to, len);
-        }
-        if let Err(error) = result {
+        if let Err(error) = outlet.drain(&self.socket, now, &mut core.endpoint, transmit) {
             core.brain.fatal(super::Fatal::Broken(error.to_string()));
         }
     }
@@ -144,9 +128,11 @@ impl Inner {
     pub(super) fn handle(&self, locked: &mut MutexGuard<'_, Locked>, found: &Found, buffer: &[u8]) {
         let now = self.now();
         match *found {
-            Found::Datagram { len, from } => {
+            Found::Datagrams { len, segment, from } => {
                 locked.active_until = now + ACTIVE_FOR;
-                locked.core.on_datagram(now, from, &buffer[..len], &self.arena);
+                for datagram in datagrams(&buffer[..len], segment) {
+                    locked.core.on_datagram(now, from, datagram, &self.arena);
+                }
             }
             Found::Refused(addr) => locked.core.endpoint.handle_refused(now, addr),
             Found::Nothing => {}
@@ -158,7 +144,7 @@ impl Inner {
     /// Without waiting.
     pub(super) fn receive(&self, buffer: &mut [u8]) -> Option<Found> {
         match self.socket.receive(buffer) {
-            Ok(Received::Datagram { len, from }) => Some(Found::Datagram { len, from }),
+            Ok(Received::Datagrams { len, segment, from }) => Some(Found::Datagrams { len, segment, from }),
             Ok(Received::Refused { addr }) => Some(Found::Refused(addr)),
             Ok(Received::Nothing) => None,
             Err(error) => exit::die(format_args!("{error}")),

@@ -16,8 +16,12 @@ use crate::config::net::{
     REASSEMBLY_BULK_MESSAGES_MAX, REASSEMBLY_BYTES_MAX, REASSEMBLY_MESSAGES_MAX, SEND_QUEUE_BYTES_MAX,
 };
 use crate::net::message::{OutMessage, Priority};
-use crate::net::wire::{PART_HEAD_LEN, WHOLE_HEAD_LEN};
+use crate::net::wire::{ACK_LEN_MAX, CREDIT_LEN, PART_HEAD_LEN, WHOLE_HEAD_LEN};
 
+/// Pieces are multiples of this, so that those of one message differ in the last one only.
+const PIECE_UNIT: usize = 8;
+/// What may stand in a packet before the first message.
+const RIDERS_LEN_MAX: usize = ACK_LEN_MAX + CREDIT_LEN;
 /// Part of what bulk may queue that control may use beyond it.
 const CONTROL_QUEUE_SHARE: usize = 16;
 
@@ -276,9 +280,16 @@ impl Outbox {
                 return Fit::NotAdmitted;
             }
         }
-        let payload = room.here.saturating_sub(PART_HEAD_LEN).min(len);
-        if payload < len.min(FRAGMENT_LEN_MIN) {
-            return Fit::NoRoom;
+        let here = room.here.saturating_sub(PART_HEAD_LEN);
+        let max = room.empty.saturating_sub(PART_HEAD_LEN);
+        let mut payload = piece_len(outgoing.total as usize, max).min(len);
+        if payload > here {
+            // A packet that is empty but for what rides along takes what it can hold; in any other,
+            // and when a window is nearly used up, a shred would only cost its receiver a datagram.
+            if here < len.min(FRAGMENT_LEN_MIN) || room.here + RIDERS_LEN_MAX < room.empty {
+                return Fit::NoRoom;
+            }
+            payload = here;
         }
         Fit::Fits(Cut::Part { total: outgoing.total }, payload as u32)
     }
@@ -320,6 +331,13 @@ impl Outbox {
         };
         Taken { fragment, id, cut, send }
     }
+}
+
+/// Length of the pieces that a message of `total` bytes is cut into where a datagram holds at most
+/// `max`: no more pieces than needed, and equal but for the last, so that they share the windows evenly.
+fn piece_len(total: usize, max: usize) -> usize {
+    let count = total.div_ceil(max.max(1)).max(1);
+    total.div_ceil(count).next_multiple_of(PIECE_UNIT).min(max)
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -394,12 +412,33 @@ mod tests {
         let small = Room { here: 619, empty: 619 };
         let again: Vec<Taken> = std::iter::from_fn(|| outbox.take(Priority::Bulk, small)).take(3).collect();
         assert_eq!(again[0].cut, Cut::Part { total: 1100 });
-        assert_eq!((again[0].fragment.len, again[1].fragment.len), (600, 500));
+        assert_eq!((again[0].fragment.len, again[1].fragment.len), (552, 548));
         assert_eq!((again[0].id, again[0].send, again[2].id), (0, Send::Again, 1));
         for taken in again {
             outbox.on_acked(taken.fragment);
         }
         assert_eq!((outbox.pending(), outbox.cut_messages, outbox.cut_bytes), (0, 0, 0));
+    }
+
+    #[test]
+    fn pieces_of_a_message_are_equal_but_for_the_last_and_no_more_than_needed() {
+        for (len, max) in [(65_536, 65_459), (65_536, 1424), (1 << 20, 24_000), (1 << 20, 8924), (1501, 1424)]
+        {
+            let piece = piece_len(len, max);
+            let pieces: Vec<usize> = (0..len).step_by(piece).map(|at| piece.min(len - at)).collect();
+            assert_eq!(pieces.len(), len.div_ceil(max), "{len} in {max}");
+            assert!(pieces.iter().all(|&p| p <= max));
+        }
+        assert_eq!((piece_len(65_536, 65_459), piece_len(1501, 1424)), (32_768, 752));
+    }
+
+    #[test]
+    fn a_window_that_is_nearly_used_up_makes_no_shreds() {
+        let mut outbox = Outbox::new();
+        outbox.push(message(4000), Priority::Bulk).unwrap();
+        assert_eq!(outbox.take(Priority::Bulk, Room { here: 700, empty: 1171 }), None);
+        // An acknowledgement that rides along is no reason to wait.
+        assert!(outbox.take(Priority::Bulk, Room { here: 1100, empty: 1171 }).is_some());
     }
 
     #[test]

@@ -124,8 +124,9 @@ impl Forger {
         let mut bytes = Vec::new();
         wire::put_header(&mut bytes, self.session, self.number, self.token);
         frames(&mut bytes);
-        let crc = wire::checksum(&bytes, std::iter::once(&bytes[HEADER_LEN..]));
-        wire::seal(&mut bytes, crc);
+        let mut crc = wire::Checksum::of_header(&bytes);
+        crc.add(&bytes[HEADER_LEN..]);
+        wire::seal(&mut bytes, crc.finish());
         self.number = self.number.wrapping_add(1);
         self.rig.inject(1, addr(0), &bytes);
         self.rig.flush(1);

@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use super::rig::{config, key};
 use crate::net::inject::{Chance, Injector, InjectorConfig};
-use crate::net::udp::{DATAGRAM_MAX, Outlet, Received, Sent, UdpSocket};
+use crate::net::udp::{DATAGRAM_MAX, Outlet, Received, UdpSocket, datagrams};
 use crate::net::{
     Endpoint, EndpointConfig, Event, OutMessage, Priority, SessionHandle, TransmitBuf, Version,
 };
@@ -44,28 +44,20 @@ impl Node {
         self.socket.local_addr().unwrap()
     }
 
-    fn turn(&mut self, now: Time, datagram: &mut [u8]) {
+    fn turn(&mut self, now: Time, buffer: &mut [u8]) {
         loop {
-            match self.socket.receive(datagram).unwrap() {
-                Received::Datagram { len, from } => {
+            match self.socket.receive(buffer).unwrap() {
+                Received::Datagrams { len, segment, from } => {
                     let delivered = &mut self.delivered;
-                    self.endpoint.handle_datagram(now, from, &datagram[..len], &mut |_, _| *delivered += 1);
+                    for datagram in datagrams(&buffer[..len], segment) {
+                        self.endpoint.handle_datagram(now, from, datagram, &mut |_, _| *delivered += 1);
+                    }
                 }
                 Received::Refused { addr } => self.endpoint.handle_refused(now, addr),
                 Received::Nothing => break,
             }
         }
-        self.outlet.flush(&self.socket, now).unwrap();
-        while !self.outlet.is_blocked() {
-            let Some(transmit) = self.endpoint.poll_transmit(now, &mut self.buf) else { break };
-            let (to, len) = (transmit.to, transmit.len);
-            let sent = self.outlet.send(&self.socket, now, &transmit).unwrap();
-            drop(transmit);
-            match sent {
-                Sent::Done | Sent::Blocked => {}
-                Sent::TooLong => self.endpoint.handle_too_long(now, to, len),
-            }
-        }
+        self.outlet.drain(&self.socket, now, &mut self.endpoint, &mut self.buf).unwrap();
         while let Some(event) = self.endpoint.poll_event() {
             match event {
                 Event::Connected { session, .. } => self.connected = Some(session),
