@@ -83,7 +83,7 @@ enum Benchmark {
     /// Lock handed from one process to another, and taken again by the same.
     Lock,
     /// Messages between two endpoints: round trip and throughput, with and without loss.
-    Net,
+    Net(NetOptions),
     /// Matrix product on 2 processes beside 1, two threads, and Open MPI.
     Matmul,
     /// CPU that four idle daemons use.
@@ -92,6 +92,13 @@ enum Benchmark {
     Memory,
     /// Everything above.
     All(FaultOptions),
+}
+
+#[derive(Args, Clone, Default)]
+pub(crate) struct NetOptions {
+    /// Longest datagrams to measure with, 65507 or 1472; both unless given.
+    #[arg(long)]
+    datagram: Vec<usize>,
 }
 
 #[derive(Args, Clone)]
@@ -129,7 +136,7 @@ fn run(benchmark: &Benchmark, options: &Options) -> Result<()> {
         Benchmark::Random => scan::run_random(options, &mut report),
         Benchmark::Barrier => sync::run_barrier(options, &mut report),
         Benchmark::Lock => sync::run_lock(options, &mut report),
-        Benchmark::Net => net::run(options, &mut report),
+        Benchmark::Net(net) => net::run(options, net, &mut report),
         Benchmark::Matmul => matmul::run(options, &mut report),
         Benchmark::Idle => idle::run(options, &mut report),
         Benchmark::Memory => memory::run(options, &mut report),
@@ -143,7 +150,7 @@ fn run_all(options: &Options, faults: &FaultOptions, report: &mut Report) -> Res
     scan::run_random(options, report)?;
     sync::run_barrier(options, report)?;
     sync::run_lock(options, report)?;
-    net::run(options, report)?;
+    net::run(options, &NetOptions::default(), report)?;
     matmul::run(options, report)?;
     idle::run(options, report)?;
     memory::run(options, report)

@@ -17,7 +17,7 @@ use crate::child::{self, Child};
 use crate::floor::{Meeting, Pull, Puller, TcpCommand, Wait};
 use crate::report::{Report, Series, quantile};
 use crate::role::{Part, Role};
-use crate::{Options, Result};
+use crate::{NetOptions, Options, Result};
 
 pub(crate) use peer::serve;
 
@@ -69,11 +69,12 @@ struct Tcp {
 }
 
 /// Runs the benchmark.
-pub(crate) fn run(options: &Options, report: &mut Report) -> Result<()> {
+pub(crate) fn run(options: &Options, net: &NetOptions, report: &mut Report) -> Result<()> {
     report.title("net: endpoint to endpoint; floors: raw UDP, TCP, and under loss the same without");
     run_round_trip(options, report)?;
     let (mut tcp, mut puller) = (Tcp::start()?, Puller::start()?);
-    for (datagram_max, suffix) in DATAGRAMS {
+    let wanted = |datagram_max| net.datagram.is_empty() || net.datagram.contains(&datagram_max);
+    for (datagram_max, suffix) in DATAGRAMS.into_iter().filter(|&(max, _)| wanted(max)) {
         let mut pairs =
             LOSSES.iter().map(|(loss, _)| Pair::start(*loss, datagram_max)).collect::<Result<Vec<_>>>()?;
         for (bytes, size) in MESSAGES {

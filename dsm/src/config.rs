@@ -38,8 +38,8 @@ pub mod net {
     pub const GRANULARITY: Span = Span::from_us(100);
     /// Assumed round-trip time before the first sample.
     pub const INITIAL_RTT: Span = Span::from_ms(5);
-    /// Shortest probe timeout.
-    pub const PTO_MIN: Span = Span::from_ms(2);
+    /// Shortest probe timeout: the round trip's variation and the peer's delay come on top of it anyway.
+    pub const PTO_MIN: Span = Span::from_us(300);
     /// Longest probe timeout, after all doublings.
     pub const PTO_MAX: Span = Span::from_ms(500);
     /// Longest that an acknowledgement waits for something to ride on.
@@ -82,6 +82,8 @@ pub mod net {
     pub const CREDIT_ACTIVE: Span = Span::from_ms(20);
     /// Bytes by which control may exceed the congestion window.
     pub const CONGESTION_CONTROL_RESERVE: usize = 16 << 10;
+    /// Largest congestion window: twice what credit lets out, so that it is never what bounds a good path.
+    pub const CONGESTION_WINDOW_MAX: usize = 2 * CREDIT_PEER_MAX;
     /// Initial congestion window, once the path is known to carry large datagrams.
     pub const CONGESTION_INITIAL_MAX: usize = 128 << 10;
     /// Datagram that every path is assumed to carry (RFC 8899's BASE_PLPMTU).

@@ -17,6 +17,8 @@ use crate::{Result, child};
 const AHEAD_BYTES: usize = 8 << 20;
 /// Longest that a command may take: a bound for a broken transport, not a pace.
 const COMMAND_MAX: Duration = Duration::from_secs(50);
+/// Turns between two looks at the clock for that bound.
+const LOOK_EVERY: u64 = 1024;
 /// How long the side that hears the last word answers the other's last packets.
 const LINGER: Duration = Duration::from_millis(20);
 /// How long the other side waits for the acknowledgement of that word, which may be lost for good.
@@ -90,7 +92,10 @@ impl Peer {
             let now = self.now();
             self.endpoint.connect(now, addr)?;
         }
-        self.run_until(|peer| peer.session.is_some())
+        self.run_until(|peer| peer.session.is_some())?;
+        // The other side is connected when it hears of that.
+        let now = self.now();
+        self.transmit(now)
     }
 
     fn ask(&mut self, count: usize) -> Result<Vec<f64>> {
@@ -149,8 +154,11 @@ impl Peer {
 
     fn run_until(&mut self, done: impl Fn(&Peer) -> bool) -> Result<()> {
         let start = Instant::now();
-        while !done(self) {
-            if start.elapsed() > COMMAND_MAX {
+        for turn in 0u64.. {
+            if done(self) {
+                break;
+            }
+            if turn.is_multiple_of(LOOK_EVERY) && start.elapsed() > COMMAND_MAX {
                 return Err("the endpoint has come to a stop".into());
             }
             self.turn()?;
@@ -158,9 +166,10 @@ impl Peer {
         Ok(())
     }
 
-    /// Moves what can be moved now.
+    /// Moves what can be moved now: what arrives last, so that an answer to it can go at once.
     fn turn(&mut self) -> Result<()> {
         let now = self.now();
+        self.transmit(now)?;
         match self.socket.receive(&mut self.buffer)? {
             Received::Datagrams { len, segment, from } => {
                 let arrived = &mut self.arrived;
@@ -180,7 +189,7 @@ impl Peer {
                 Event::Refused { .. } => {}
             }
         }
-        self.transmit(now)
+        Ok(())
     }
 
     fn transmit(&mut self, now: Time) -> Result<()> {

@@ -17,7 +17,7 @@ mod seen;
 use std::net::SocketAddr;
 
 use crate::codec::{DecodeError, Reader};
-use crate::config::net::{CREDIT_ACTIVE, CREDIT_PEER_MIN, MTU_BASE};
+use crate::config::net::{CREDIT_ACTIVE, CREDIT_PEER_MIN};
 use crate::net::counters::Counters;
 use crate::net::credit;
 use crate::net::endpoint::Side;
@@ -27,11 +27,11 @@ use crate::net::wire::{Ack, Frame, SessionId, Token, next_frame};
 use crate::page::{Incarnation, Span, Time};
 
 use acks::Acks;
-use congestion::{CongestionController, Demand, NewReno, Pacer};
+use congestion::{CongestionController, Delivery, Demand, NewReno, Pacer};
 use mtu::Mtu;
 pub(crate) use outbox::{Fragment, Outbox};
 use reassembly::{Piece, Reassembly};
-use recovery::{Findings, Purpose, Recovery, SentPacket};
+use recovery::{Findings, Probes, Purpose, Recovery, SentPacket};
 use seen::Arrival;
 
 /// Packet numbers end here: no session lives so long, and sums of two cannot overflow.
@@ -123,13 +123,14 @@ pub(crate) struct Session {
     outbox: Outbox,
     reassembly: Reassembly,
     congestion: Box<dyn CongestionController + Send>,
+    delivery: Delivery,
     pacer: Pacer,
     mtu: Mtu,
     demand: Demand,
     /// Bulk may go again at this time.
     paced_until: Option<Time>,
     /// Packets to send in spite of all windows.
-    probes: u32,
+    probes: Probes,
     ping: Owed,
     /// What the peer may have unacknowledged, and whether it must be told.
     credit_in: usize,
@@ -155,11 +156,12 @@ impl Session {
             outbox: Outbox::new(),
             reassembly: Reassembly::new(),
             congestion: Box::new(NewReno::new()),
+            delivery: Delivery::default(),
             pacer: Pacer::new(),
             mtu: Mtu::new(mtu_max),
             demand: Demand::Less,
             paced_until: None,
-            probes: 0,
+            probes: Probes::NONE,
             ping: Owed::Now,
             credit_in: CREDIT_PEER_MIN,
             credit_in_news: Owed::Nothing,
@@ -320,12 +322,9 @@ impl Session {
         self.mtu.on_timeout(now);
         let mut found = std::mem::take(&mut self.found);
         let probes = self.recovery.on_timeout(now, &mut found);
-        if probes > 0 {
+        if probes != Probes::NONE {
             self.probes = probes;
             self.counters.probe_timeouts += 1;
-            if self.recovery.oldest_exceeds(MTU_BASE) {
-                self.suspect_mtu(now, self.mtu.present());
-            }
         }
         self.absorb(now, &mut found);
         self.found = found;
@@ -375,6 +374,7 @@ impl Session {
 
     /// Tells everyone concerned what became of packets.
     fn absorb(&mut self, now: Time, found: &mut Findings) {
+        let mut delivered = 0;
         for packet in found.acked.drain(..) {
             for fragment in &packet.fragments {
                 self.outbox.on_acked(*fragment);
@@ -385,6 +385,7 @@ impl Session {
             let len = packet.len as usize;
             match packet.purpose {
                 Purpose::Data => {
+                    delivered += len;
                     self.congestion.on_acked(packet.time, len, self.demand);
                     self.mtu.on_acked(len);
                 }
@@ -395,6 +396,9 @@ impl Session {
                 }
                 Purpose::AckOnly | Purpose::Settled => {}
             }
+        }
+        if delivered > 0 {
+            self.delivery.on_acked(now, delivered, self.rtt());
         }
         for packet in found.lost.drain(..) {
             self.on_lost(now, packet);
@@ -415,7 +419,8 @@ impl Session {
         match packet.purpose {
             Purpose::Data => {
                 self.counters.packets_lost += 1;
-                self.congestion.on_loss(now, packet.time);
+                let pipe = self.delivery.pipe(self.recovery.rtt().shortest());
+                self.congestion.on_loss(now, packet.time, pipe);
                 self.suspect_mtu(now, len);
             }
             Purpose::MtuProbe => self.mtu.on_probe_lost(now, len),

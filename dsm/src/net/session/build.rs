@@ -5,7 +5,7 @@
 //! leaves a reserve), and the path's MTU. A probe after a timeout ignores the first, never credit.
 
 use super::outbox::{Cut, Room, Send, Taken};
-use super::recovery::{Carries, Fragments};
+use super::recovery::{Carries, Fragments, Probes};
 use super::{Demand, Owed, Purpose, SentPacket, Session};
 use crate::config::net::{
     CONGESTION_CONTROL_RESERVE, CREDIT_CONTROL_RESERVE, FRAGMENTS_PER_PACKET_MAX, SENT_PACKETS_MAX,
@@ -32,7 +32,7 @@ impl Session {
     /// Puts the next packet together in `buf`. Returns `false`, with `buf` of no use, if there is
     /// nothing to send now.
     pub(crate) fn poll_transmit(&mut self, now: Time, buf: &mut TransmitBuf) -> bool {
-        if self.probes == 0 && self.recovery.remembered() >= SENT_PACKETS_MAX {
+        if self.probes == Probes::NONE && self.recovery.remembered() >= SENT_PACKETS_MAX {
             return false;
         }
         self.build_mtu_probe(now, buf) || self.build_packet(now, buf)
@@ -41,7 +41,8 @@ impl Session {
     fn build_packet(&mut self, now: Time, buf: &mut TransmitBuf) -> bool {
         let has_messages = self.outbox.has(Priority::Control) || self.outbox.has(Priority::Bulk);
         let ack_due = self.acks.due().is_some_and(|at| at <= now);
-        let small = ack_due || self.ping == Owed::Now || self.credit_in_news == Owed::Now || self.probes > 0;
+        let is_probe = self.probes != Probes::NONE;
+        let small = ack_due || self.ping == Owed::Now || self.credit_in_news == Owed::Now || is_probe;
         if !has_messages && !small {
             self.demand = Demand::Less;
             return false;
@@ -60,9 +61,11 @@ impl Session {
             put_credit(&mut buf.bytes, self.credit_in as u32);
             eliciting = true;
         }
-        let fragments = if has_messages { self.put_messages(now, buf) } else { Fragments::new() };
+        let is_short = self.probes.pings > 0;
+        let fragments =
+            if has_messages && !is_short { self.put_messages(now, buf) } else { Fragments::new() };
         eliciting |= !fragments.is_empty();
-        if self.ping == Owed::Now || (self.probes > 0 && !eliciting) {
+        if self.ping == Owed::Now || (is_probe && !eliciting) {
             put_ping(&mut buf.bytes);
             eliciting = true;
         }
@@ -118,7 +121,7 @@ impl Session {
             _ => credit::len_within(self.credit_out.saturating_sub(outstanding + reserve)).min(datagram),
         };
         let mut limits = Limits { datagram, control: within(0), bulk: within(CREDIT_CONTROL_RESERVE) };
-        if self.probes > 0 {
+        if self.probes != Probes::NONE {
             return limits;
         }
         let (window, in_flight) = (self.congestion.window(), self.recovery.in_flight());
@@ -135,6 +138,8 @@ impl Session {
             self.paced_until = self.pacer.wait(now, window, datagram, rtt);
             if self.paced_until.is_some() {
                 limits.bulk = 0;
+                // Patience is no lack of demand (RFC 9002, section 7.8).
+                self.demand = Demand::WindowLimited;
             }
         }
         limits
@@ -164,7 +169,9 @@ impl Session {
     fn record(&mut self, now: Time, len: usize, purpose: Purpose, carries: Carries, fragments: Fragments) {
         match purpose {
             Purpose::Data => {
-                self.probes = self.probes.saturating_sub(1);
+                let due =
+                    if self.probes.pings > 0 { &mut self.probes.pings } else { &mut self.probes.packets };
+                *due = due.saturating_sub(1);
                 self.pacer.on_sent(len);
             }
             Purpose::AckOnly | Purpose::MtuProbe | Purpose::Settled => {}

@@ -10,14 +10,14 @@ use smallvec::SmallVec;
 
 use super::outbox::Fragment;
 use crate::config::net::{
-    ACK_DELAY_MAX, FRAGMENTS_PER_PACKET_MAX, GRANULARITY, INITIAL_RTT, PACKET_THRESHOLD, PTO_MAX, PTO_MIN,
-    SENT_PACKETS_MAX,
+    ACK_DELAY_MAX, FRAGMENTS_PER_PACKET_MAX, GRANULARITY, INITIAL_RTT, MTU_BASE, MTU_PAGE, PACKET_THRESHOLD,
+    PTO_MAX, PTO_MIN, SENT_PACKETS_MAX,
 };
 use crate::net::wire::Ack;
 use crate::page::{Span, Time};
 
-/// Packets whose bytes a probe timeout sends again.
-const PROBES: u32 = 2;
+/// Packets that a probe timeout sends: one at first, since the peer may only be late.
+const PROBES: [u32; 2] = [1, 2];
 /// Probe timeouts that a run of losses must span to count as persistent congestion.
 const PERSISTENT_TIMEOUTS: u64 = 3;
 
@@ -75,6 +75,19 @@ pub(super) struct Findings {
     pub(super) lost: Vec<SentPacket>,
     /// Losses so long in a row that the path must be thought empty.
     pub(super) persistent_congestion: bool,
+}
+
+/// What a probe timeout sends in spite of all windows.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Probes {
+    /// Packets with bytes that were sent before.
+    pub(super) packets: u32,
+    /// Short packets that only ask for an acknowledgement, ahead of those.
+    pub(super) pings: u32,
+}
+
+impl Probes {
+    pub(super) const NONE: Probes = Probes { packets: 0, pings: 0 };
 }
 
 /// An acknowledgement of a packet that was never sent.
@@ -203,39 +216,47 @@ impl Recovery {
     /// A timer of [`Recovery::timeout`] has passed: declares losses, or asks for probes. The probes
     /// carry the oldest open bytes, moved to `found.lost` in packets of purpose
     /// [`Purpose::Settled`]: sent again, but not yet counted as lost.
-    pub(super) fn on_timeout(&mut self, now: Time, found: &mut Findings) -> u32 {
+    pub(super) fn on_timeout(&mut self, now: Time, found: &mut Findings) -> Probes {
         match self.timeout() {
             Some(at) if at <= now => {}
-            Some(_) | None => return 0,
+            Some(_) | None => return Probes::NONE,
         }
         if self.loss_at.is_some() {
             self.find_lost(now, found);
-            return 0;
+            return Probes::NONE;
         }
         self.timeouts += 1;
         // Without it a second timeout would follow at once when the probe cannot be sent.
         self.last_eliciting = now;
-        while self.sent.len() + PROBES as usize > SENT_PACKETS_MAX {
+        while self.sent.len() + PROBES[1] as usize > SENT_PACKETS_MAX {
             // Nobody has answered for long: what is oldest is not worth remembering.
             match self.settle(self.first) {
                 Some(packet) => found.lost.push(packet),
                 None => break,
             }
         }
+        let probes = self.plan_probes();
         let open = self.sent.iter_mut().filter(|p| p.purpose == Purpose::Data && !p.fragments.is_empty());
-        for packet in open.take(PROBES as usize) {
+        for packet in open.take(probes.packets as usize) {
             found.lost.push(SentPacket {
                 purpose: Purpose::Settled,
                 fragments: std::mem::take(&mut packet.fragments),
                 ..*packet
             });
         }
-        PROBES
+        probes
     }
 
-    /// Whether the oldest open packet is longer than `len`.
-    pub(super) fn oldest_exceeds(&self, len: usize) -> bool {
-        self.sent.iter().find(|p| p.purpose == Purpose::Data).is_some_and(|p| p.len as usize > len)
+    /// What is short is simply sent again: somebody waits for it. For what is long, a PING finds out
+    /// first whether it has arrived; and it is answered even on a path that swallows long packets.
+    fn plan_probes(&self) -> Probes {
+        let oldest = self.sent.iter().find(|p| p.purpose == Purpose::Data).map_or(0, |p| p.len as usize);
+        let packets = PROBES[usize::from(self.timeouts > 1)];
+        match oldest {
+            ..=MTU_BASE => Probes { packets, pings: 0 },
+            len if len <= MTU_PAGE => Probes { packets: 1, pings: 1 },
+            _ => Probes { packets: packets - 1, pings: 1 },
+        }
     }
 
     /// The present probe timeout, doublings included.
@@ -273,33 +294,32 @@ impl Recovery {
         self.loss_at = None;
         let Some(largest) = self.largest_acked else { return };
         let delay = self.rtt.loss_delay();
-        let (mut run_start, mut run_end) = (None, None);
+        let persistent = Span(self.rtt.probe_timeout().0.saturating_mul(PERSISTENT_TIMEOUTS));
+        let mut run_start: Option<Time> = None;
         let mut number = self.first;
         while number < largest.min(self.next_number()) {
             // Settling may move `first` past settled neighbours.
             let Some(index) = number.checked_sub(self.first) else {
-                number = self.first;
+                (number, run_start) = (self.first, None);
                 continue;
             };
             let Some(packet) = self.sent.get(index as usize) else { break };
             let (time, purpose) = (packet.time, packet.purpose);
             match purpose {
-                Purpose::AckOnly | Purpose::Settled => {}
+                Purpose::AckOnly => {}
+                // It arrived, or was lost long ago: what was lost before it is another run.
+                Purpose::Settled => run_start = None,
                 Purpose::Data | Purpose::MtuProbe => {
                     if number + PACKET_THRESHOLD > largest && time + delay > now {
                         self.loss_at = Some(self.loss_at.map_or(time + delay, |at| at.min(time + delay)));
                     } else if let Some(packet) = self.settle(number) {
-                        run_start = run_start.or(Some(packet.time));
-                        run_end = Some(packet.time);
+                        let start = *run_start.get_or_insert(packet.time);
+                        found.persistent_congestion |= packet.time.since(start) > persistent;
                         found.lost.push(packet);
                     }
                 }
             }
             number += 1;
-        }
-        if let (Some(start), Some(end)) = (run_start, run_end) {
-            let persistent = self.rtt.probe_timeout().0.saturating_mul(PERSISTENT_TIMEOUTS);
-            found.persistent_congestion |= end.since(start).0 > persistent;
         }
     }
 }
@@ -307,6 +327,11 @@ impl Recovery {
 impl Rtt {
     fn new() -> Self {
         Rtt { latest: INITIAL_RTT, smoothed: INITIAL_RTT, variation: Span(INITIAL_RTT.0 / 2), min: None }
+    }
+
+    /// The shortest round-trip time seen; an assumption before the first sample.
+    pub(super) fn shortest(&self) -> Span {
+        self.min.unwrap_or(self.smoothed)
     }
 
     /// The smoothed round-trip time; an assumption before the first sample.
@@ -388,7 +413,7 @@ mod tests {
         let at = recovery.timeout().unwrap();
         assert_eq!(at, Time(0) + GRANULARITY);
         let mut found = Findings::default();
-        assert_eq!(recovery.on_timeout(at, &mut found), 0);
+        assert_eq!(recovery.on_timeout(at, &mut found), Probes::NONE);
         assert_eq!(found.lost.len(), 2);
         assert_eq!((recovery.in_flight(), recovery.outstanding()), (1000, 2304));
     }
@@ -410,14 +435,40 @@ mod tests {
         let mut found = Findings::default();
         let mut waits = Vec::new();
         let mut now = Time(0);
-        for _ in 0..40 {
+        for timeout in 0..40 {
             let at = recovery.timeout().expect("there is always a next one");
             waits.push(at.since(now));
             now = at;
-            assert_eq!(recovery.on_timeout(now, &mut found), PROBES);
+            // A late peer costs one packet, a silent one two each time.
+            let packets = if timeout == 0 { 1 } else { 2 };
+            assert_eq!(recovery.on_timeout(now, &mut found), Probes { packets, pings: 0 });
         }
         assert!(waits[0] >= PTO_MIN && waits[1].0 == 2 * waits[0].0);
         assert_eq!(waits.last(), Some(&PTO_MAX));
+    }
+
+    #[test]
+    fn a_long_packet_is_asked_after_before_it_is_sent_again() {
+        for (len, first, second) in [(4_200, (1, 1), (1, 1)), (60_000, (0, 1), (1, 1))] {
+            let mut recovery = Recovery::new();
+            recovery.on_sent(SentPacket { len, ..packet(Time(0), Purpose::Data) });
+            for (packets, pings) in [first, second] {
+                let at = recovery.timeout().unwrap();
+                assert_eq!(recovery.on_timeout(at, &mut Findings::default()), Probes { packets, pings });
+            }
+        }
+    }
+
+    #[test]
+    fn losses_with_an_arrival_between_them_are_no_persistent_congestion() {
+        let mut recovery = Recovery::new();
+        send(&mut recovery, 1, Time(0));
+        ack(&mut recovery, Time(0) + RTT, &[(0, 0)]).unwrap_or_default();
+        for i in 0..10 {
+            send(&mut recovery, 1, Time(0) + Span::from_ms(1 + i));
+        }
+        let found = ack(&mut recovery, Time(0) + Span::from_ms(11), &[(10, 10), (2, 8)]).unwrap_or_default();
+        assert!(!found.persistent_congestion && found.lost.len() == 2);
     }
 
     #[test]
