@@ -343,7 +343,7 @@ impl Awaited {
 }
 
 /// The flags that all nodes, daemons and ranks, must agree on.
-fn settings(shape: &Shape) -> BTreeMap<String, String> {
+pub(crate) fn settings(shape: &Shape) -> BTreeMap<String, String> {
     let flags = [
         ("DSM_MEMORY_MAX", &shape.memory_max),
         ("DSM_ARENA_BASE", &shape.arena_base),

@@ -14,7 +14,7 @@ use nix::sys::signal::Signal;
 
 use crate::args::Run;
 use crate::cluster::STOP_GRACE;
-use crate::launch::{Plan, Started};
+use crate::launch::{Plan, Started, settings};
 use crate::process::{Life, Process, Running, adopt_orphans, ssh};
 use crate::program;
 use crate::signals::Signals;
@@ -34,6 +34,8 @@ struct Job {
     /// Never the number of an earlier program.
     number: u64,
     key_file: PathBuf,
+    /// What the flags say about nodes, over what a running cluster was started with.
+    settings: BTreeMap<String, String>,
     tag: bool,
 }
 
@@ -165,17 +167,20 @@ impl Job {
             ranks,
             number: getrandom::u64().map_err(|e| Trouble::start(format!("random numbers: {e}")))?,
             key_file: state.key_file(),
+            settings: settings(&run.shape),
             tag: !run.no_tag,
         })
     }
 
     fn environment(&self, rank: u32) -> BTreeMap<String, String> {
-        BTreeMap::from([
+        let mut environment = self.settings.clone();
+        environment.extend([
             ("DSM_KEY_FILE".to_owned(), self.key_file.display().to_string()),
             ("DSM_PROGRAM".to_owned(), self.number.to_string()),
             ("DSM_RANK".to_owned(), rank.to_string()),
             ("DSM_RANKS".to_owned(), self.ranks.to_string()),
-        ])
+        ]);
+        environment
     }
 
     /// A rank beside its daemon: they go round the daemons in order.

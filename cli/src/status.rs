@@ -78,7 +78,7 @@ fn row(member: &MemberStatus) -> Vec<String> {
     let mut row = vec![member.id.0.to_string(), what, member.addr.to_string(), member.pid.to_string()];
     match &member.status {
         Some(status) => row.extend([
-            status.resident_pages.to_string(),
+            format!("{}/{}", status.resident_pages, status.resident_limit),
             status.faults_served.to_string(),
             bytes(status.net.bytes_in + status.net.bytes_out),
             status.net.fragments_retransmitted.to_string(),

@@ -34,7 +34,7 @@ pub use message::{
     BATCH_MESSAGES_MAX, BarrierId, BarrierMessage, Batch, Body, LockId, LockMessage, Message, Req, ToHome,
     ToNode, Txn, Version, encode_batch_head,
 };
-pub use placement::{Placement, RegionInfo};
+pub use placement::{Placement, Quota, RegionInfo};
 pub use plant::{Plant, Planted};
 pub use resident::{MemoryLimit, Occupancy};
 
@@ -349,6 +349,16 @@ impl Coherence {
         self.counters
     }
 
+    /// Bytes kept for write-backs, in pages.
+    pub fn retained_pages(&self) -> u64 {
+        self.cache.resident.occupancy().retained
+    }
+
+    /// Whether this node holds no more than it may; after a region has come, it may for a while.
+    pub fn is_within_limit(&self) -> bool {
+        self.cache.resident.is_within_limit()
+    }
+
     /// Memory that pages of other homes take here. The kept bytes are counted anew.
     pub fn occupancy(&self) -> Occupancy {
         self.cache.occupancy()
@@ -463,7 +473,7 @@ impl Coherence {
         }
         match message {
             Message::ToHome(ToHome::Locate { extent, nearest }) => {
-                let home = self.places.locate(extent, nearest);
+                let home = self.places.decide(extent, nearest);
                 self.outbox.send(self.me, from, ToNode::Located { extent, home });
             }
             Message::ToHome(message) => {

@@ -16,7 +16,8 @@ use std::net::SocketAddr;
 use serde::{Deserialize, Serialize};
 
 use crate::coherence::{NodeSet, Placement, RegionInfo};
-use crate::page::{Epoch, Incarnation, NodeId, PAGE_SIZE, PageId};
+use crate::config::coherence::CACHE_PAGES_MIN;
+use crate::page::{EXTENT_PAGES, Epoch, Incarnation, NodeId, PAGE_SIZE, PageId};
 use coordinator::Coordinator;
 
 /// The node that orders all changes.
@@ -537,6 +538,18 @@ impl View {
         self.members
             .iter()
             .filter(move |member| matches!(member.intro.kind, Kind::Rank { program, .. } if program == of))
+    }
+}
+
+impl Introduction {
+    /// Extents that it can be home of: what its limit allows, less what a rank caches in any case.
+    pub fn home_extents(&self) -> u64 {
+        let pages = self.memory_max / PAGE_SIZE as u64;
+        let cached = match self.kind {
+            Kind::Daemon => 0,
+            Kind::Rank { .. } => CACHE_PAGES_MIN,
+        };
+        pages.saturating_sub(cached) / EXTENT_PAGES
     }
 }
 

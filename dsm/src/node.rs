@@ -12,6 +12,7 @@ mod core;
 mod directory;
 #[allow(unsafe_code)]
 mod exit;
+mod limit;
 mod peers;
 #[allow(unsafe_code)]
 mod poller;
@@ -273,6 +274,7 @@ impl Drop for Node {
 impl Inner {
     fn new(config: &NodeConfig) -> Result<Arc<Inner>> {
         let settings = &config.settings;
+        limit::check(config)?;
         let key = key_of(settings)?;
         let socket = open_socket(settings)?;
         let addr = socket.local_addr()?;

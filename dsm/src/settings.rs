@@ -1,6 +1,8 @@
 //! What a program or daemon is told from outside: `DSM_*` variables over `dsm.toml`, with units in the
 //! names and an error for every key that is not known. Flags of the commands end up here too.
 
+mod memory;
+
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -62,7 +64,7 @@ impl Default for Settings {
             fault: None,
             arena_base: ARENA_BASE,
             arena_size: ARENA_SIZE,
-            memory_max: default_memory_max(),
+            memory_max: memory::default_max(),
             socket_buffer: None,
             rpc_workers: crate::config::rpc::WORKERS,
             inject: BTreeMap::new(),
@@ -174,16 +176,6 @@ impl Settings {
         }
         Ok(())
     }
-}
-
-/// Half of what the machine has free, in bytes.
-fn default_memory_max() -> u64 {
-    let meminfo = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
-    let free_kib = meminfo
-        .lines()
-        .find_map(|line| line.strip_prefix("MemAvailable:"))
-        .and_then(|rest| rest.split_whitespace().next()?.parse::<u64>().ok());
-    free_kib.map_or(1 << 30, |kib| kib * 1024 / 2)
 }
 
 fn read(path: &Path) -> Result<String> {

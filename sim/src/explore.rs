@@ -158,6 +158,7 @@ impl State {
             used: EXTENT_PAGES,
             placement: Placement::OnNode(HOME),
             homes: vec![HOME],
+            quotas: Vec::new(),
         };
         let node = |id: u16| {
             let mut core = Coherence::new(NodeId(id), Epoch(1), HOME, HOME);

@@ -195,6 +195,10 @@ impl Memory for NodeMemory<'_> {
         self.map(index, access);
     }
 
+    fn expect(&mut self, first: PageId, pages: u64) {
+        self.local.backed.extend((first.0..first.0 + pages).map(PageId));
+    }
+
     fn discard(&mut self, page: PageId) {
         self.between();
         self.record(What::Discard { page });

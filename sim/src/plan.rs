@@ -3,7 +3,7 @@
 
 use std::ops::RangeInclusive;
 
-use dsm::coherence::{MemoryLimit, NodeSet, Placement, RegionInfo};
+use dsm::coherence::{MemoryLimit, NodeSet, Placement, Quota, RegionInfo};
 use dsm::page::{EXTENT_PAGES, NodeId, PageId, Span, Time};
 use fastrand::Rng;
 
@@ -168,6 +168,7 @@ impl Plan {
             used: 2 * EXTENT_PAGES,
             placement: Placement::Cyclic,
             homes,
+            quotas: Vec::new(),
         };
         let adjacent = vec![0];
         Plan {
@@ -235,7 +236,15 @@ fn draw_region(nodes: u16, rng: &mut Rng) -> RegionInfo {
         2 => Placement::Cyclic,
         _ => Placement::OnNode(homes[rng.usize(..homes.len())]),
     };
-    RegionInfo { start: PageId(START), pages: 3 * EXTENT_PAGES, used: 3 * EXTENT_PAGES, placement, homes }
+    let quotas = if rng.bool() { Vec::new() } else { draw_quotas(homes.len() as u64, rng) };
+    let pages = 3 * EXTENT_PAGES;
+    RegionInfo { start: PageId(START), pages, used: pages, placement, homes, quotas }
+}
+
+/// Three extents' shares, and some room beside.
+fn draw_quotas(homes: u64, rng: &mut Rng) -> Vec<Quota> {
+    let share = |at| 3 / homes + u64::from(at < 3 % homes);
+    (0..homes).map(|at| Quota { share: share(at), spare: rng.u64(..=homes) }).collect()
 }
 
 /// A few pages, among them neighbours in one extent and neighbours in two; more than fit into a node

@@ -591,7 +591,8 @@ impl World {
         let is_home = |page| self.nodes.iter().any(|other| other.core.home(page) == Some(node));
         let cached = slot.local.backed().filter(|&page| !is_home(page)).count() as u64;
         let counted = slot.core.occupancy();
-        if cached != counted.cached {
+        // What was asked for may have its memory before it comes.
+        if !(counted.cached..=counted.cached + counted.reserved).contains(&cached) {
             self.shared.oracle.fail(|| format!("memory is counted: {node} has {cached}, not {counted:?}"));
         }
         if counted.cached + counted.retained + counted.reserved > counted.cached_max {

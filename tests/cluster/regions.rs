@@ -41,3 +41,41 @@ fn a_region_beyond_the_homes_memory_is_refused() {
     done.says(&["[0] region: ", "data"]);
     bed.assert_nothing_left();
 }
+
+#[test]
+fn a_region_four_times_a_node_s_limit_is_kept_by_four_nodes() {
+    let bed = Bed::new();
+    bed.dsm("cluster up --nodes 4 --memory-max 1MiB").ok();
+    bed.dsm("cluster run region write data --len 524288").ok();
+    bed.dsm("cluster run region check data").ok().says(&["holds the 524288 numbers"]);
+    let status = bed.status();
+    for member in status["members"].as_array().expect("members") {
+        let status = &member["status"];
+        assert_eq!(status["resident_limit"], 256, "{status:#}");
+        assert_eq!(
+            (&status["resident_pages"], &status["resident_peak"]),
+            (&256.into(), &256.into()),
+            "{status:#}"
+        );
+    }
+    bed.dsm("cluster status").ok().says(&["256/256"]);
+    bed.dsm("cluster down").ok();
+    bed.assert_nothing_left();
+}
+
+#[test]
+fn the_limit_is_a_flag_a_variable_or_a_setting_and_holds_without_daemons_too() {
+    const TOO_LARGE: &str = "region write data --len 1000000";
+    let refused = |done: crate::bed::Done| {
+        assert_eq!(done.code, 2, "{done:#?}");
+        done.says(&["region `data` of 8000000 bytes is larger", "memory_max"]);
+    };
+    let bed = Bed::new();
+    refused(bed.dsm(&format!("cluster run --nodes 2 --memory-max 1MiB {TOO_LARGE}")));
+    refused(bed.dsm(&format!("cluster run --no-daemons --ranks 2 --memory-max 1MiB {TOO_LARGE}")));
+    bed.file("dsm.toml", "memory_max = \"1MiB\"\n");
+    refused(bed.dsm(&format!("cluster run --nodes 2 {TOO_LARGE}")));
+    let bed = Bed::new().set("DSM_MEMORY_MAX", "1MiB");
+    refused(bed.dsm(&format!("cluster run --nodes 2 {TOO_LARGE}")));
+    bed.assert_nothing_left();
+}

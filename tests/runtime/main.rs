@@ -15,6 +15,7 @@ mod guests;
 mod hard_calls;
 mod hostile;
 mod leaving;
+mod limit;
 mod litmus;
 mod loss;
 mod memory;

@@ -602,6 +602,8 @@ impl Cache {
         let Some(mut pending) = self.pending.remove(&page) else { return };
         if pending.request.is_some_and(|request| request.place == Place::Reserved) {
             self.resident.cancel();
+            // There may be memory already, made for it ahead.
+            ctx.memory.discard(page);
         }
         for waiter in pending.waiters.drain(..) {
             let again = waiter.faulted != page;

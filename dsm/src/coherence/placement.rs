@@ -34,6 +34,17 @@ pub struct RegionInfo {
     pub placement: Placement,
     /// The nodes that keep homes, as they were when the region was made; the same list on every node.
     pub homes: Vec<NodeId>,
+    /// Under [`Placement::FirstTouch`], what each of them has room for; empty for any number.
+    pub quotas: Vec<Quota>,
+}
+
+/// How many extents of a region a home takes, so that first touches overfill nobody.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Hash, serde::Serialize, serde::Deserialize)]
+pub struct Quota {
+    /// Extents that are its own if nobody with room touches them first. All homes' make the region.
+    pub share: u64,
+    /// Extents that it can take beside.
+    pub spare: u64,
 }
 
 impl RegionInfo {
@@ -67,7 +78,10 @@ impl RegionInfo {
         let Some(index) = self.homes.iter().position(|&home| home == node) else { return 0 };
         let (index, homes, extents) = (index as u64, self.homes.len() as u64, self.pages / EXTENT_PAGES);
         let extents = match self.placement {
-            Placement::FirstTouch => extents,
+            Placement::FirstTouch => self
+                .quotas
+                .get(index as usize)
+                .map_or(extents, |quota| extents.min(quota.share + quota.spare)),
             Placement::OnNode(home) => {
                 if home == node {
                     extents
@@ -82,6 +96,18 @@ impl RegionInfo {
             }
         };
         extents * EXTENT_PAGES
+    }
+
+    /// The home that an extent has if who touches it first has no room: shares in the order of homes.
+    fn fallback(&self, extent: ExtentId) -> Option<NodeId> {
+        let mut index = extent.0 - self.start.extent().0;
+        let mut shares = self.homes.iter().zip(&self.quotas);
+        let (&home, _) = shares.find(|(_, quota)| {
+            let is_its_own = index < quota.share;
+            index = index.saturating_sub(quota.share);
+            is_its_own
+        })?;
+        Some(home)
     }
 
     /// The node that decides and remembers an extent's home, and keeps its locks.
@@ -101,6 +127,9 @@ pub(super) struct Places {
     regions: Vec<RegionInfo>,
     /// Homes decided by a manager, as far as this node asked or decided.
     located: FxHashMap<ExtentId, NodeId>,
+    /// For regions with quotas, by their start: extents that each home can take of those that are
+    /// decided here.
+    spare: FxHashMap<PageId, Vec<u64>>,
     dead: NodeSet,
 }
 
@@ -123,6 +152,7 @@ impl Places {
     pub(super) fn remove(&mut self, start: PageId) -> Option<RegionInfo> {
         let at = self.regions.iter().position(|region| region.start == start)?;
         let region = self.regions.remove(at);
+        self.spare.remove(&start);
         self.located.retain(|extent, _| !region.contains(PageId(extent.0 * EXTENT_PAGES)));
         Some(region)
     }
@@ -173,11 +203,99 @@ impl Places {
 
     pub(super) fn fingerprint(&self, hasher: &mut impl Hasher) {
         (&self.regions, self.dead).hash(hasher);
+        hash_map(&self.spare, hasher, |spare, mut hasher| spare.hash(&mut hasher));
         hash_map(&self.located, hasher, |home, mut hasher| home.hash(&mut hasher));
+    }
+
+    /// Decides an extent's home, as its manager. `nearest` to who touches it first if that has room.
+    pub(super) fn decide(&mut self, extent: ExtentId, nearest: NodeId) -> NodeId {
+        if let Some(&home) = self.located.get(&extent) {
+            return home;
+        }
+        let home = self.with_room(extent, nearest).unwrap_or(nearest);
+        self.locate(extent, home)
+    }
+
+    fn with_room(&mut self, extent: ExtentId, nearest: NodeId) -> Option<NodeId> {
+        let after = self.regions.partition_point(|region| region.start.extent() <= extent);
+        let region = self.regions[..after].last()?;
+        let fallback = region.fallback(extent)?;
+        let at = |node| region.homes.iter().position(|&home| home == node);
+        let (taker, giver) = (at(nearest)?, at(fallback)?);
+        // Every home decides some extents, and has its part of what the others can spare.
+        let parts = region.homes.len() as u64;
+        let spare = self.spare.entry(region.start);
+        let spare = spare.or_insert_with(|| region.quotas.iter().map(|quota| quota.spare / parts).collect());
+        if taker == giver || spare[taker] == 0 {
+            return Some(fallback);
+        }
+        spare[taker] -= 1;
+        spare[giver] += 1;
+        Some(nearest)
     }
 
     /// Remembers a manager's decision. The first one stands.
     pub(super) fn locate(&mut self, extent: ExtentId, home: NodeId) -> NodeId {
         *self.located.entry(extent).or_insert(home)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn first_touches_overfill_nobody() {
+        let homes: Vec<NodeId> = (0..3).map(NodeId).collect();
+        let quota = |share, spare| Quota { share, spare };
+        let quotas = vec![quota(5, 7), quota(20, 0), quota(15, 9)];
+        let (start, pages, placement) = (PageId(EXTENT_PAGES), 40 * EXTENT_PAGES, Placement::FirstTouch);
+        let region =
+            RegionInfo { start, pages, used: pages, placement, homes: homes.clone(), quotas: quotas.clone() };
+        for greedy in &homes {
+            let mut taken = [0; 3];
+            let mut managers = [(); 3].map(|()| Places::default());
+            managers.iter_mut().for_each(|places| places.add(region.clone()));
+            for extent in (1..41).map(ExtentId) {
+                let manager = &mut managers[region.manager(extent).0 as usize];
+                let home = manager.decide(extent, *greedy);
+                assert_eq!(manager.decide(extent, NodeId(0)), home, "a decision stands");
+                taken[home.0 as usize] += 1;
+            }
+            for (taken, quota) in taken.iter().zip(&quotas) {
+                assert!(
+                    *taken <= quota.share + quota.spare,
+                    "{taken} of {quota:?} when {greedy} comes first"
+                );
+            }
+            let quota = quotas[greedy.0 as usize];
+            assert!(
+                taken[greedy.0 as usize] + 3 > quota.share + quota.spare,
+                "it takes what it has room for"
+            );
+        }
+    }
+
+    #[test]
+    fn what_a_node_may_be_home_of_adds_up() {
+        let homes: Vec<NodeId> = (0..3).map(NodeId).collect();
+        for placement in [Placement::Block, Placement::Cyclic, Placement::OnNode(NodeId(2))] {
+            for extents in 1..9 {
+                let pages = extents * EXTENT_PAGES;
+                let (start, quotas) = (PageId(0), Vec::new());
+                let region =
+                    RegionInfo { start, pages, used: pages, placement, homes: homes.clone(), quotas };
+                for node in &homes {
+                    let at_home =
+                        (0..extents).filter(|&x| region.fixed_home(ExtentId(x)) == Some(*node)).count();
+                    assert_eq!(
+                        region.pages_at(*node),
+                        at_home as u64 * EXTENT_PAGES,
+                        "{placement:?} {extents}"
+                    );
+                }
+                assert_eq!(region.pages_at(NodeId(7)), 0);
+            }
+        }
     }
 }

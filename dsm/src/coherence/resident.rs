@@ -104,6 +104,11 @@ impl Resident {
         self.limit.pages.saturating_sub(self.at_home).max(self.limit.cache_min)
     }
 
+    /// Whether pages at home that come now find room.
+    pub(super) fn is_within_limit(&self) -> bool {
+        self.cached + self.retained + self.reserved <= self.cached_max()
+    }
+
     /// Places that are free.
     pub(super) fn room(&self) -> u64 {
         self.cached_max().saturating_sub(self.cached + self.retained + self.reserved)

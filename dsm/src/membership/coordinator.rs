@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use super::regions::{Directory, Removal};
+use super::regions::{Directory, Home, Removal};
 use super::{
     Action, COORDINATOR, Control, DEATHS_MAX, Death, Introduction, Kind, LinkId, Member, Membership,
     RegionRecord, Want,
@@ -213,11 +213,12 @@ impl Coordinator {
             Some(Kind::Rank { program, .. }) => program,
             Some(Kind::Daemon) | None => 0,
         };
-        let homes = shared.homes();
-        let capacity = shared.view.members.iter().filter(|member| homes.contains(&member.id));
-        let capacity: u64 = capacity.map(|member| member.intro.memory_max).sum();
+        let ids = shared.homes();
+        let members = shared.view.members.iter().filter(|member| ids.contains(&member.id));
+        let homes: Vec<Home> =
+            members.map(|m| Home { node: m.id, extents: m.intro.home_extents() }).collect();
         let arena = shared.intro.arena_size;
-        match self.directory.alloc(&name, want, (from, program), homes, (capacity, arena)) {
+        match self.directory.alloc(&name, want, (from, program), &homes, arena) {
             Err(reason) => self.reply(shared, from, op, Err(reason)),
             Ok((record, false)) => match self.changing.get_mut(&record.info.start) {
                 Some(change) => change.askers.push((from, op)),

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::{RegionRecord, Want, pages_for};
-use crate::coherence::{NodeSet, Placement, RegionInfo};
+use crate::coherence::{NodeSet, Placement, Quota, RegionInfo};
 use crate::page::{EXTENT_PAGES, NodeId, PAGE_SIZE, PageId};
 
 /// Regions by address. The arena's first extent is never given out: address 0 stays "nothing".
@@ -30,6 +30,15 @@ pub(super) enum Removal {
     Now(PageId),
 }
 
+/// A node that keeps homes, and how many extents it has room for in all.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Home {
+    pub(super) node: NodeId,
+    pub(super) extents: u64,
+}
+
+/// Bytes of an extent.
+const EXTENT_LEN: u64 = EXTENT_PAGES * PAGE_SIZE as u64;
 /// Longest name of a region, in bytes.
 const NAME_LEN_MAX: usize = 255;
 
@@ -44,8 +53,8 @@ impl Directory {
         name: &str,
         want: Want,
         (user, program): (NodeId, u64),
-        homes: Vec<NodeId>,
-        (capacity, arena): (u64, u64),
+        homes: &[Home],
+        arena: u64,
     ) -> Result<(RegionRecord, bool), String> {
         if name.is_empty() || name.len() > NAME_LEN_MAX {
             return Err(format!("a region's name has 1 to {NAME_LEN_MAX} bytes, not {}", name.len()));
@@ -64,29 +73,55 @@ impl Directory {
         if bytes == 0 {
             return Err(format!("region `{name}`: a region has at least one byte"));
         }
+        let ids: Vec<NodeId> = homes.iter().map(|home| home.node).collect();
         if let Placement::OnNode(node) = placement
-            && !homes.contains(&node)
+            && !ids.contains(&node)
         {
-            return Err(format!("region `{name}`: {node} keeps no homes; those that do: {homes:?}"));
-        }
-        let used: u64 = self.regions.values().map(|entry| entry.record.bytes).sum();
-        if bytes > capacity.saturating_sub(used) {
-            return Err(format!(
-                "region `{name}` of {bytes} bytes is larger than what the homes have left: {} of {capacity} bytes (memory_max of all of them) are taken",
-                used,
-            ));
+            return Err(format!("region `{name}`: {node} keeps no homes; those that do: {ids:?}"));
         }
         let used = pages_for(bytes);
         let pages = used.next_multiple_of(EXTENT_PAGES);
         let start = self.find_place(pages, arena).ok_or_else(|| {
             format!("region `{name}` of {bytes} bytes does not fit the arena of {arena} bytes any more")
         })?;
-        let info = RegionInfo { start, pages, used, placement, homes };
+        let mut info = RegionInfo { start, pages, used, placement, homes: ids, quotas: Vec::new() };
+        info.quotas =
+            self.find_room(&info, homes).map_err(|why| format!("region `{name}` of {bytes} bytes {why}"))?;
         let record = RegionRecord { name: name.to_owned(), bytes, element, info, program };
         let users = NodeSet::only(user);
         let entry = Entry { record: record.clone(), users, doomed: false, leaving: false };
         self.regions.insert(start, entry);
         Ok((record, true))
+    }
+
+    /// What each home gives a region; an error if that is not enough. Room is counted in whole extents.
+    fn find_room(&self, info: &RegionInfo, homes: &[Home]) -> Result<Vec<Quota>, String> {
+        let taken = |node| self.regions.values().map(|entry| entry.record.info.pages_at(node)).sum::<u64>();
+        let left = |home: &Home| home.extents.saturating_sub(taken(home.node) / EXTENT_PAGES);
+        let left: Vec<u64> = homes.iter().map(left).collect();
+        let (room, all) = (left.iter().sum::<u64>(), homes.iter().map(|home| home.extents).sum::<u64>());
+        if info.pages / EXTENT_PAGES > room {
+            return Err(format!(
+                "is larger than what the homes have left: {} of {} bytes (memory_max of all of them) are taken",
+                (all - room) * EXTENT_LEN,
+                all * EXTENT_LEN,
+            ));
+        }
+        if info.placement == Placement::FirstTouch {
+            return Ok(quotas(info.pages / EXTENT_PAGES, &left));
+        }
+        for (home, left) in homes.iter().zip(left) {
+            let wanted = info.pages_at(home.node) / EXTENT_PAGES;
+            if wanted > left {
+                return Err(format!(
+                    "needs {} bytes on {}, which has {} bytes of its memory_max left; first-touch placement takes them where there are any",
+                    wanted * EXTENT_LEN,
+                    home.node,
+                    left * EXTENT_LEN,
+                ));
+            }
+        }
+        Ok(Vec::new())
     }
 
     /// First fit.
@@ -132,6 +167,23 @@ impl Directory {
     pub(super) fn forget(&mut self, start: PageId) {
         self.regions.remove(&start);
     }
+}
+
+/// Shares in proportion to what the homes have left, so that they suffice; and up to half of that for
+/// who is touched first by many. Where that is plenty, every manager's part of it is the whole region.
+fn quotas(extents: u64, left: &[u64]) -> Vec<Quota> {
+    let all: u128 = left.iter().map(|&left| u128::from(left)).sum();
+    let part = |left: u64| (u128::from(extents) * u128::from(left) / all) as u64;
+    let mut shares: Vec<u64> = left.iter().map(|&left| part(left)).collect();
+    let mut rest = extents - shares.iter().sum::<u64>();
+    for (share, &left) in shares.iter_mut().zip(left) {
+        let more = u64::from(rest > 0 && *share < left);
+        *share += more;
+        rest -= more;
+    }
+    let plenty = extents * left.len() as u64;
+    let spare = |share: u64, left: u64| (left / 2).saturating_sub(share).min(plenty);
+    shares.into_iter().zip(left).map(|(share, &left)| Quota { share, spare: spare(share, left) }).collect()
 }
 
 /// Whether the region that is there is the one that is wanted.

@@ -18,7 +18,7 @@ use crate::config::node::{BATCH_PAGES_MAX, FLUSH_MAX};
 use crate::fault::Arena;
 use crate::membership::{Action, COORDINATOR, Control, Death, Introduction, Kind, Member, Membership};
 use crate::net::{Endpoint, Event, OutMessage, Priority, SessionHandle};
-use crate::page::{NodeId, PageBuf, Time};
+use crate::page::{NodeId, PageBuf, PageId, Time};
 
 /// First byte of every message: whom it is for.
 pub(crate) mod channel {
@@ -73,6 +73,10 @@ pub(super) struct Brain {
     pub(super) ranks: NodeSet,
     pub(super) nearest: Option<NodeId>,
     pub(super) view_changes: u64,
+    /// Most pages that had memory here after any event.
+    pub(super) resident_peak: u64,
+    /// Regions that are mapped, while what was held before still leaves them no room.
+    crowding: Vec<PageId>,
     /// A page fault that nobody waits for has failed.
     pub(super) failed_fault: Option<Failure>,
     coordinator_session: Option<SessionHandle>,
@@ -102,6 +106,8 @@ impl Core {
             ranks: NodeSet::EMPTY,
             nearest,
             view_changes: 0,
+            resident_peak: 0,
+            crowding: Vec::new(),
             failed_fault: None,
             coordinator_session: None,
             connecting: FxHashMap::default(),
@@ -148,6 +154,7 @@ impl Core {
                 self.on_action(now, action, arena);
                 moved = true;
             }
+            moved |= self.brain.admit_regions();
             moved |= self.send_outputs(now);
             for session in std::mem::take(&mut self.brain.violators) {
                 self.endpoint.close(
@@ -170,10 +177,10 @@ impl Core {
 
     /// Runs the coherence timers and the heartbeat.
     pub(super) fn tick(&mut self, now: Time, arena: &Arena) {
-        if let Some(coherence) = &mut self.brain.coherence
+        if let Some(coherence) = &self.brain.coherence
             && coherence.poll_timeout().is_some_and(|due| due <= now)
         {
-            coherence.handle(now, Input::Timer, &mut &*arena);
+            self.brain.input(now, Input::Timer, arena);
         }
         if now < self.brain.next_heartbeat {
             return;
@@ -279,7 +286,7 @@ impl Core {
                 if let Err(error) = arena.map_region(start, pages) {
                     self.brain.fatal(Fatal::Broken(format!("region `{}`: {error}", record.name)));
                 }
-                self.brain.region_done(start);
+                self.brain.crowding.push(start);
             }
             Action::UnmapRegion(record) => {
                 let (start, pages) = (record.info.start, record.info.pages);
@@ -317,7 +324,8 @@ impl Core {
             .collect();
         let joined = membership.view().epoch;
         let nearest = self.brain.nearest.filter(|id| membership.view().member(*id).is_some()).unwrap_or(me);
-        self.brain.coherence = Some(Coherence::new(me, joined, nearest, COORDINATOR));
+        let limit = super::limit::of(&self.brain.intro);
+        self.brain.coherence = Some(Coherence::new(me, joined, nearest, COORDINATOR).with_limit(limit));
         for (node, addr) in others {
             match self.endpoint.connect(now, addr) {
                 Ok(session) => {
@@ -490,6 +498,7 @@ impl Brain {
         if let Some(coherence) = &mut self.coherence {
             coherence.handle_batch(now, from, &batch, &mut &*arena);
         }
+        self.note_resident(arena);
         true
     }
 
@@ -498,6 +507,25 @@ impl Brain {
         if let Some(coherence) = &mut self.coherence {
             coherence.handle(now, input, &mut &*arena);
         }
+        self.note_resident(arena);
+    }
+
+    /// Keeps the most that this node has held.
+    fn note_resident(&mut self, arena: &Arena) {
+        let retained = self.coherence.as_ref().map_or(0, Coherence::retained_pages);
+        self.resident_peak = self.resident_peak.max(arena.backed_pages() + retained);
+    }
+
+    /// Says that regions are here once pages at home have their room; true if any was waiting.
+    fn admit_regions(&mut self) -> bool {
+        let waits =
+            !self.crowding.is_empty() && self.coherence.as_ref().is_some_and(Coherence::is_within_limit);
+        if waits {
+            for start in std::mem::take(&mut self.crowding) {
+                self.region_done(start);
+            }
+        }
+        waits
     }
 
     fn region_done(&mut self, start: crate::page::PageId) {

@@ -19,8 +19,12 @@ pub struct NodeStatus {
     pub id: Option<NodeId>,
     /// Which fault backend runs; `none` in a daemon.
     pub fault_backend: String,
-    /// Pages that hold memory here.
+    /// Pages that hold memory here, those included whose bytes are kept for a write-back.
     pub resident_pages: u64,
+    /// Most that it ever was.
+    pub resident_peak: u64,
+    /// What it may be: `memory_max` in pages.
+    pub resident_limit: u64,
     /// Faults by loads.
     pub read_faults: u64,
     /// Faults by stores.
@@ -131,7 +135,9 @@ pub(super) fn node_status(core: &mut Core, inner: &Inner) -> NodeStatus {
     NodeStatus {
         id: core.brain.membership.as_ref().and_then(Membership::me),
         fault_backend: inner.arena.backend().to_string(),
-        resident_pages: inner.arena.backed_pages(),
+        resident_pages: inner.arena.backed_pages() + coherence.map_or(0, Coherence::retained_pages),
+        resident_peak: core.brain.resident_peak,
+        resident_limit: core.brain.intro.memory_max / PAGE_SIZE as u64,
         read_faults: faults.reads,
         write_faults: faults.writes,
         faults_served: counters.transactions,

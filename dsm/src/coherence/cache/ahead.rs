@@ -7,7 +7,7 @@
 //! touched, so that this touch tells how far the application has come, and so that a page which is taken
 //! away untouched costs no unmapping and is known as waste.
 
-use super::{Cache, hold_until};
+use super::{Cache, Place, hold_until};
 use crate::coherence::placement::Places;
 use crate::coherence::plant::Plant;
 use crate::coherence::{Context, Fault};
@@ -36,9 +36,12 @@ impl Cache {
             if lacks && places.region(page).is_some_and(|region| region.uses(page)) {
                 self.pending.entry(page).or_default();
                 self.request(ctx, places, page, access);
-                if run.end == page.0 {
+                let request = self.pending.get(&page).and_then(|pending| pending.request);
+                // Memory is for who has a place: the page may wait for its home's name, or be given up.
+                let has_place = request.is_some_and(|request| request.place == Place::Reserved);
+                if has_place && run.end == page.0 {
                     run.end += 1;
-                } else {
+                } else if has_place {
                     ctx.memory.expect(PageId(run.start), run.end - run.start);
                     run = page.0..page.0 + 1;
                 }

@@ -203,7 +203,8 @@ impl Rig {
 }
 
 pub(super) fn region(placement: Placement, homes: Vec<NodeId>) -> RegionInfo {
-    RegionInfo { start: PageId(0), pages: EXTENT_PAGES, used: EXTENT_PAGES - 1, placement, homes }
+    let quotas = Vec::new();
+    RegionInfo { start: PageId(0), pages: EXTENT_PAGES, used: EXTENT_PAGES - 1, placement, homes, quotas }
 }
 
 impl Parcel {
