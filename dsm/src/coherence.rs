@@ -230,6 +230,9 @@ pub struct Counters {
     pub room_waited_for: u64,
     pub holds_waited_for: u64,
     pub transactions: u64,
+    /// Messages to and from other nodes, about pages, locks and barriers.
+    pub messages_out: u64,
+    pub messages_in: u64,
     /// Messages that no longer applied: duplicates, answers to abandoned requests.
     pub stale_messages: u64,
     /// Messages that the protocol's tables say cannot arrive.
@@ -335,7 +338,9 @@ impl Coherence {
 
     /// The next thing to send or to tell, in order.
     pub fn poll_output(&mut self) -> Option<Output> {
-        self.outbox.outputs.pop_front()
+        let output = self.outbox.outputs.pop_front();
+        self.counters.messages_out += u64::from(matches!(output, Some(Output::Send { .. })));
+        output
     }
 
     /// When to call with [`Input::Timer`] next.
@@ -401,7 +406,10 @@ impl Coherence {
 
     fn react<M: Memory>(&mut self, now: Time, input: Input<'_>, memory: &mut M) {
         match input {
-            Input::Message { from, message, page } => self.on_message(now, from, message, page, memory),
+            Input::Message { from, message, page } => {
+                self.counters.messages_in += 1;
+                self.on_message(now, from, message, page, memory);
+            }
             Input::Fault(fault) => {
                 let (cache, places, mut ctx) = self.cache_parts(now, memory);
                 cache.fault(&mut ctx, places, fault);

@@ -9,6 +9,7 @@ mod allocation;
 mod backends;
 mod calls;
 mod contention;
+mod counters;
 mod counting;
 mod death;
 mod guests;
