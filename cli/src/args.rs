@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use clap::error::ErrorKind;
 use clap::{Args, Parser, Subcommand};
+use dsm::settings::one_line;
 
 use crate::trouble::Trouble;
 
@@ -227,14 +228,6 @@ pub(crate) fn parse() -> Result<Arguments, Trouble> {
         }
         Trouble::start(one_line(&error.to_string()))
     })
-}
-
-/// What is wrong and what may have been meant, without the summary of the usage.
-fn one_line(error: &str) -> String {
-    let lines = error.lines().map(str::trim).take_while(|line| !line.starts_with("Usage:"));
-    let lines: Vec<&str> = lines.filter(|line| !line.is_empty() && !line.starts_with("For more")).collect();
-    let line = lines.join("; ").replace(":; ", ": ");
-    line.strip_prefix("error: ").unwrap_or(&line).to_owned()
 }
 
 /// Checks a size where it is typed; the daemon reads the same text again.

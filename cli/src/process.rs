@@ -18,7 +18,7 @@ use rustix::process::{PidfdFlags, pidfd_open};
 use crate::trouble::{SIGNALLED, Trouble};
 
 /// Variables that give a process its place in a cluster. One of an outer program must not reach ours.
-const PLACE_VARIABLES: [&str; 6] =
+pub(crate) const PLACE_VARIABLES: [&str; 6] =
     ["DSM_JOIN", "DSM_PROGRAM", "DSM_RANK", "DSM_RANKS", "DSM_NEAREST", "DSM_SOCKET_FD"];
 
 /// How long a process lives.

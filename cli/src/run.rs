@@ -15,7 +15,7 @@ use nix::sys::signal::Signal;
 use crate::args::Run;
 use crate::cluster::STOP_GRACE;
 use crate::launch::{Plan, Started, settings};
-use crate::process::{Life, Process, Running, adopt_orphans, ssh};
+use crate::process::{Life, PLACE_VARIABLES, Process, Running, adopt_orphans, ssh};
 use crate::program;
 use crate::signals::Signals;
 use crate::state::{ClusterFile, Known, State, damaged};
@@ -188,8 +188,7 @@ impl Job {
         let node = &cluster.nodes[rank as usize % cluster.nodes.len()];
         let mut environment = cluster.environment.clone();
         if node.host.is_some() {
-            let ours = |name: &str| REMOTE_VARIABLES.iter().any(|prefix| name.starts_with(prefix));
-            environment.extend(std::env::vars().filter(|(name, _)| ours(name)));
+            environment.extend(variables_for_others());
             environment.insert("DSM_BIND".to_owned(), SocketAddr::new(node.addr.ip(), 0).to_string());
         }
         environment.append(&mut self.environment(rank));
@@ -238,6 +237,13 @@ impl Job {
         let running = process.start(stdin, output(), output())?;
         Rank::new(running, rank)
     }
+}
+
+/// What a rank on another host gets of our environment. Other variables may be of any bytes; these are text.
+fn variables_for_others() -> impl Iterator<Item = (String, String)> {
+    let text = std::env::vars_os().filter_map(|(k, v)| Some((k.into_string().ok()?, v.into_string().ok()?)));
+    let ours = |name: &str| REMOTE_VARIABLES.iter().any(|prefix| name.starts_with(prefix));
+    text.filter(move |(name, _)| ours(name) && !PLACE_VARIABLES.contains(&name.as_str()))
 }
 
 /// Ends daemons that are nobody's any more, and waits until they have ended.

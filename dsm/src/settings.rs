@@ -4,6 +4,8 @@
 mod memory;
 
 use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::io::ErrorKind;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
@@ -101,22 +103,30 @@ const KEYS: [&str; 22] = [
 impl Settings {
     /// The process's environment over the file named by `DSM_CONFIG`, or `dsm.toml` here if it exists.
     pub fn from_env() -> Result<Settings> {
-        let file = std::env::var_os("DSM_CONFIG").map(PathBuf::from);
-        let text = match &file {
-            Some(path) => Some(read(path)?),
-            None => std::fs::read_to_string("dsm.toml").ok(),
-        };
-        let path = file.unwrap_or_else(|| PathBuf::from("dsm.toml"));
+        let named = std::env::var_os("DSM_CONFIG").map(PathBuf::from);
+        let path = named.clone().unwrap_or_else(|| PathBuf::from("dsm.toml"));
         let mut settings = Settings::default();
-        if let Some(text) = text {
-            settings.apply_file(&path, &text)?;
+        match std::fs::read_to_string(&path) {
+            Ok(text) => settings.apply_file(&path, &text)?,
+            // Only a file that nobody asked for may be missing; one that is there is not passed over.
+            Err(error) if named.is_none() && error.kind() == ErrorKind::NotFound => {}
+            Err(error) => return Err(Error::os(format!("read {}", path.display()), error)),
         }
-        for (name, value) in std::env::vars() {
-            if let Some(key) = name.strip_prefix("DSM_") {
-                settings.apply_variable(&name, key, &value)?;
-            }
-        }
+        settings.apply_variables(std::env::vars_os())?;
         Ok(settings)
+    }
+
+    /// Other programs' variables may be of any bytes; ours are text.
+    fn apply_variables(&mut self, variables: impl Iterator<Item = (OsString, OsString)>) -> Result<()> {
+        for (name, value) in variables {
+            let name = name.to_string_lossy();
+            let Some(key) = name.strip_prefix("DSM_") else { continue };
+            let value = value.to_str().ok_or_else(|| {
+                Error::Invalid(format!("{name}: `{}` is not UTF-8 text", value.to_string_lossy()))
+            })?;
+            self.apply_variable(&name, key, value)?;
+        }
+        Ok(())
     }
 
     fn apply_variable(&mut self, name: &str, key: &str, value: &str) -> Result<()> {
@@ -129,8 +139,12 @@ impl Settings {
 
     /// Applies the keys of a settings file.
     pub fn apply_file(&mut self, path: &Path, text: &str) -> Result<()> {
-        let table: toml::Table =
-            text.parse().map_err(|error| Error::Invalid(format!("{}: {error}", path.display())))?;
+        let table: toml::Table = text.parse().map_err(|error: toml::de::Error| {
+            let line = error.span().map_or(1, |span| 1 + text[..span.start].matches('\n').count());
+            // The parser's own text is a drawing of many lines.
+            let what = error.message().replace('\n', "; ");
+            Error::Invalid(format!("{}: line {line}: {what}", path.display()))
+        })?;
         for (key, value) in table {
             let value = match value {
                 toml::Value::String(text) => text,
@@ -178,10 +192,6 @@ impl Settings {
     }
 }
 
-fn read(path: &Path) -> Result<String> {
-    std::fs::read_to_string(path).map_err(|error| Error::os(format!("read {}", path.display()), error))
-}
-
 fn address(value: &str) -> std::result::Result<SocketAddr, String> {
     value.parse().map_err(|_| format!("`{value}` is not an address like 127.0.0.1:7400"))
 }
@@ -218,6 +228,15 @@ fn unknown(key: &str) -> String {
     }
 }
 
+/// What a parser of command lines found wrong, and what may have been meant, in one line: without the
+/// summary of the usage that it puts behind.
+pub fn one_line(error: &str) -> String {
+    let lines = error.lines().map(str::trim).take_while(|line| !line.starts_with("Usage:"));
+    let lines: Vec<&str> = lines.filter(|line| !line.is_empty() && !line.starts_with("For more")).collect();
+    let line = lines.join("; ").replace(":; ", ": ");
+    line.strip_prefix("error: ").unwrap_or(&line).to_owned()
+}
+
 /// Levenshtein distance, for suggestions.
 pub fn distance(a: &str, b: &str) -> usize {
     let b: Vec<char> = b.chars().collect();
@@ -236,6 +255,8 @@ pub fn distance(a: &str, b: &str) -> usize {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::ffi::OsStringExt;
+
     use super::*;
 
     #[test]
@@ -254,8 +275,27 @@ mod tests {
     }
 
     #[test]
+    fn variables_of_others_may_hold_any_bytes_and_ours_must_be_text() {
+        let odd = || OsString::from_vec(vec![0xff, b'x']);
+        let apply = |name: OsString| Settings::default().apply_variables([(name, odd())].into_iter());
+        assert!(apply("LESS".into()).is_ok());
+        assert!(apply(odd()).is_ok());
+        let error = apply("DSM_FAULT".into()).unwrap_err().to_string();
+        assert!(error.starts_with("DSM_FAULT: ") && error.contains("not UTF-8"), "{error}");
+    }
+
+    #[test]
     fn a_settings_file_names_the_bad_key() {
         let error = Settings::default().apply_file(Path::new("dsm.toml"), "rank = \"x\"").unwrap_err();
         assert!(error.to_string().contains("dsm.toml: rank"), "{error}");
+    }
+
+    #[test]
+    fn a_settings_file_that_is_no_toml_is_one_line_with_its_number() {
+        let apply = |text| Settings::default().apply_file(Path::new("dsm.toml"), text);
+        for text in ["rank = 1\nthis is no toml\n", "rank = 1\nrank = 2\n", "rank = 1\nfault = \"", "\n= 3"] {
+            let error = apply(text).unwrap_err().to_string();
+            assert!(error.starts_with("dsm.toml: line 2: ") && !error.contains('\n'), "{error}");
+        }
     }
 }

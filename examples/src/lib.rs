@@ -6,8 +6,11 @@ use std::fmt::Display;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
+use clap::Parser;
+use clap::error::ErrorKind;
 use dsm::Stats;
 use dsm::prelude::*;
+use dsm::settings::one_line;
 
 /// How an example can fail.
 #[derive(Debug)]
@@ -37,6 +40,17 @@ pub fn main(name: &str, example: impl FnOnce() -> Outcome) -> ExitCode {
     };
     eprintln!("{name}: {line}");
     ExitCode::from(code)
+}
+
+/// Reads the command line: what is wrong with it is one line, since every rank says it. Help and version
+/// are printed and end the program.
+pub fn arguments<A: Parser>() -> std::result::Result<A, Failure> {
+    A::try_parse().map_err(|error| {
+        if matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion) {
+            error.exit();
+        }
+        Failure::Dsm(Error::Invalid(one_line(&error.to_string())))
+    })
 }
 
 /// A result that must hold.

@@ -12,7 +12,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use clap::Parser;
-use dsm::settings::Settings;
+use dsm::settings::{Settings, one_line};
 use dsm::{Error, Node, NodeConfig};
 use tracing_subscriber::EnvFilter;
 
@@ -63,8 +63,15 @@ struct Arguments {
 }
 
 fn main() {
-    let arguments = Arguments::parse();
-    std::process::exit(serve(&arguments));
+    match Arguments::try_parse() {
+        Ok(arguments) => std::process::exit(serve(&arguments)),
+        Err(error) if error.use_stderr() => {
+            eprintln!("node-daemon: {}", one_line(&error.to_string()));
+            std::process::exit(CANNOT_START);
+        }
+        // Help and version.
+        Err(error) => error.exit(),
+    }
 }
 
 /// The life of the daemon; gives its exit code.

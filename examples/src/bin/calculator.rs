@@ -9,7 +9,7 @@ use clap::Parser;
 use dsm::Globals;
 use dsm::prelude::*;
 use dsm::rpc::{self, Context, Global, Policy, Sink};
-use examples::{Failure, Outcome, Table, check, timed};
+use examples::{Failure, Outcome, Table, arguments, check, timed};
 
 dsm::include_idl!("calculator" as calculator);
 use calculator::{
@@ -83,7 +83,7 @@ fn main() -> ExitCode {
 }
 
 fn run() -> Outcome {
-    let arguments = Arguments::parse();
+    let arguments: Arguments = arguments()?;
     let dsm = Dsm::builder().from_env()?.join()?;
     if dsm.is_root() {
         let machine = Machine { globals: dsm.globals(), notes: AtomicI32::new(0) };

@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use dsm::prelude::*;
-use examples::{Outcome, Table, Traffic, check, timed};
+use examples::{Outcome, Table, Traffic, arguments, check, timed};
 
 /// Count together under a lock
 #[derive(Parser)]
@@ -20,7 +20,7 @@ fn main() -> ExitCode {
 }
 
 fn counter() -> Outcome {
-    let arguments = Arguments::parse();
+    let arguments: Arguments = arguments()?;
     let dsm = Dsm::builder().from_env()?.join()?;
     let count = dsm.mutex::<u64>("counter.count")?;
 

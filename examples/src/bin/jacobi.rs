@@ -6,7 +6,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use dsm::prelude::*;
-use examples::{Outcome, Table, Traffic, check, timed};
+use examples::{Outcome, Table, Traffic, arguments, check, timed};
 
 /// Solve the heat equation on a plate in shared memory
 #[derive(Parser)]
@@ -28,7 +28,7 @@ fn main() -> ExitCode {
 }
 
 fn jacobi() -> Outcome {
-    let arguments = Arguments::parse();
+    let arguments: Arguments = arguments()?;
     let n = arguments.n as usize;
     let dsm = Dsm::builder().from_env()?.join()?;
 

@@ -6,7 +6,7 @@ use std::ptr;
 
 use clap::Parser;
 use dsm::prelude::*;
-use examples::{Outcome, Table, Traffic, check, timed};
+use examples::{Outcome, Table, Traffic, arguments, check, timed};
 
 /// Build and walk a linked list in shared memory
 #[derive(Parser)]
@@ -43,7 +43,7 @@ fn main() -> ExitCode {
 }
 
 fn list() -> Outcome {
-    let arguments = Arguments::parse();
+    let arguments: Arguments = arguments()?;
     let dsm = Dsm::builder().from_env()?.join()?;
     let (rank, ranks) = (u64::from(dsm.rank()), u64::from(dsm.ranks()));
     let each = u64::from(arguments.items);

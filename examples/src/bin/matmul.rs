@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use clap::Parser;
 use dsm::prelude::*;
-use examples::{Outcome, Table, Traffic, check, timed};
+use examples::{Outcome, Table, Traffic, arguments, check, timed};
 
 /// Multiply two matrices in shared memory
 #[derive(Parser)]
@@ -38,7 +38,7 @@ fn main() -> ExitCode {
 }
 
 fn matmul() -> Outcome {
-    let arguments = Arguments::parse();
+    let arguments: Arguments = arguments()?;
     let n = arguments.n as usize;
     let dsm = Dsm::builder().from_env()?.join()?;
 

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use dsm::prelude::*;
-use examples::{Outcome, check};
+use examples::{Outcome, arguments, check};
 
 /// Write a named region, or check one that an earlier program wrote
 #[derive(Parser)]
@@ -37,7 +37,7 @@ fn main() -> ExitCode {
 }
 
 fn region() -> Outcome {
-    let arguments = Arguments::parse();
+    let arguments: Arguments = arguments()?;
     let dsm = Dsm::builder().from_env()?.join()?;
     match arguments.command {
         Command::Write { name, len } => {

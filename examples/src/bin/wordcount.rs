@@ -9,7 +9,7 @@ use clap::Parser;
 use dsm::prelude::*;
 use dsm::rpc::{self, Context, Global, Policy};
 use dsm::{Globals, Placement};
-use examples::{Failure, Outcome, Table, Traffic, check, timed};
+use examples::{Failure, Outcome, Table, Traffic, arguments, check, timed};
 
 dsm::include_idl!("wordcount" as wordcount);
 use wordcount::{NoText, WordCount, WordCountCalls, WordCountCountError, WordCountServer};
@@ -78,7 +78,7 @@ fn main() -> ExitCode {
 }
 
 fn run() -> Outcome {
-    let arguments = Arguments::parse();
+    let arguments: Arguments = arguments()?;
     let dsm = Dsm::builder().from_env()?.join()?;
     dsm.serve(WordCountServer(Counter { globals: dsm.globals() }), 1024)?;
     dsm.barrier()?;
