@@ -190,9 +190,10 @@ impl<'a> Supervisor<'a> {
             return;
         }
         self.stopped = Some(signal);
-        self.send(signal);
-        // Somebody at a terminal can decide; a service manager or a closed terminal cannot.
-        if signal != Signal::SIGINT {
+        let passed_on = self.signals.for_children(signal);
+        self.send(passed_on);
+        // Somebody at a terminal can decide; a script, a service manager or a closed terminal cannot.
+        if passed_on != Signal::SIGINT {
             self.phase = Phase::Terminating(Instant::now() + STOP_GRACE);
         }
     }

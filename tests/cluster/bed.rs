@@ -98,9 +98,19 @@ impl Bed {
         self.start("dsm", line).wait()
     }
 
+    /// The file of a built program.
+    pub(crate) fn binary(&self, program: &str) -> String {
+        self.binaries.join(program).display().to_string()
+    }
+
     /// Runs one of the built programs.
     pub(crate) fn start(&self, program: &str, line: &str) -> Going {
-        let mut command = Command::new(self.binaries.join(program));
+        self.start_path(&self.binary(program), line)
+    }
+
+    /// Runs any program.
+    pub(crate) fn start_path(&self, program: &str, line: &str) -> Going {
+        let mut command = Command::new(program);
         command.args(line.split_whitespace());
         self.start_command(command, &format!("{program} {line}"))
     }

@@ -118,6 +118,25 @@ fn an_interrupt_ends_the_ranks_and_a_private_cluster() {
 }
 
 #[test]
+fn an_interrupt_ends_a_program_that_a_script_runs_in_the_background() {
+    let bed = Bed::new();
+    let ready = bed.dir().join("ready");
+    nix::unistd::mkfifo(&ready, nix::sys::stat::Mode::S_IRWXU).expect("a pipe");
+    // A shell has what it starts in the background ignore SIGINT, and the ranks inherit that.
+    let program = bed.file(
+        "endless.sh",
+        &format!("trap '' INT\necho > {}\nexec cat /dev/zero > /dev/null\n", ready.display()),
+    );
+    let start = format!("trap '' INT\nexec {} cluster run --nodes 1 sh {program}\n", bed.binary("dsm"));
+    let going = bed.start_path("/bin/sh", &bed.file("start.sh", &start));
+    std::fs::read_to_string(&ready).expect("the program runs");
+    going.signal(Signal::SIGINT);
+    let done = going.wait_up_to(SOON);
+    assert_eq!(done.code, 143, "{done:#?}");
+    bed.assert_nothing_left();
+}
+
+#[test]
 fn a_second_interrupt_kills() {
     let bed = Bed::new();
     let ready = bed.dir().join("ready");
