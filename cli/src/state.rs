@@ -4,6 +4,7 @@
 //! anything else is refused, not repaired.
 
 use std::collections::BTreeMap;
+use std::ffi::OsStr;
 use std::fs::{DirBuilder, File, OpenOptions};
 use std::io::{ErrorKind, Write};
 use std::net::SocketAddr;
@@ -20,8 +21,8 @@ use crate::trouble::Trouble;
 /// One cluster's directory.
 pub(crate) struct State {
     dir: PathBuf,
-    /// Made for one `run`; it goes away with the value.
-    temporary: bool,
+    /// Made for one `run`; it goes away with the value, which holds its lock meanwhile.
+    temporary: Option<Flock<File>>,
 }
 
 /// What `cluster.json` says.
@@ -67,16 +68,19 @@ impl State {
         // Daemons and remote hosts get this path; it must not depend on where they run.
         let dir = std::path::absolute(&dir).map_err(|e| Trouble::os(dir.display(), e))?;
         make_private(&dir)?;
-        Ok(State { dir, temporary: false })
+        Ok(State { dir, temporary: None })
     }
 
     /// A fresh directory that is removed when the value is dropped.
     pub(crate) fn temporary() -> Result<State, Trouble> {
+        remove_abandoned();
         let random = getrandom::u64().map_err(|e| Trouble::start(format!("random numbers: {e}")))?;
-        let mut dir = default_dir();
-        dir.as_mut_os_string().push(format!("-run-{random:016x}"));
-        make_private(&dir)?;
-        Ok(State { dir, temporary: true })
+        let [new, dir] = ["new", "run"].map(|what| sibling(&format!("{what}-{random:016x}")));
+        make_private(&new)?;
+        // Locked before it has the name by which it can be found abandoned.
+        let lock = lock_file(&new)?;
+        std::fs::rename(&new, &dir).map_err(|e| Trouble::os(dir.display(), e))?;
+        Ok(State { dir, temporary: Some(lock) })
     }
 
     /// The directory.
@@ -96,12 +100,7 @@ impl State {
 
     /// Held while a cluster is started or stopped, so that two commands do not do both at once.
     pub(crate) fn lock(&self) -> Result<Flock<File>, Trouble> {
-        let path = self.dir.join("lock");
-        let file = OpenOptions::new().create(true).append(true).mode(0o600).open(&path);
-        let file = file.map_err(|e| Trouble::os(path.display(), e))?;
-        Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|_| {
-            Trouble::start(format!("another dsm command is starting or stopping {}", self.dir.display()))
-        })
+        lock_file(&self.dir)
     }
 
     /// Writes a new key and an empty directory of logs.
@@ -176,7 +175,7 @@ impl State {
 
 impl Drop for State {
     fn drop(&mut self) {
-        if self.temporary {
+        if self.temporary.is_some() {
             // Best effort: it holds a key of a cluster that is gone.
             let _ = std::fs::remove_dir_all(&self.dir);
         }
@@ -218,6 +217,43 @@ fn default_dir() -> PathBuf {
     }
 }
 
+/// A directory beside the default one.
+fn sibling(what: &str) -> PathBuf {
+    let mut dir = default_dir();
+    dir.as_mut_os_string().push(format!("-{what}"));
+    dir
+}
+
+/// Removes directories of runs that were killed: nobody holds their locks, and their daemons died with them.
+fn remove_abandoned() {
+    let prefix = sibling("run-");
+    let (Some(parent), Some(prefix)) = (prefix.parent(), prefix.file_name().and_then(OsStr::to_str)) else {
+        return;
+    };
+    let entries = std::fs::read_dir(parent).into_iter().flatten().flatten();
+    for entry in entries.filter(|entry| entry.file_name().to_string_lossy().starts_with(prefix)) {
+        let ours =
+            entry.metadata().is_ok_and(|meta| meta.is_dir() && meta.uid() == Uid::effective().as_raw());
+        // One that another host's command has made here has no lock; that command removes it.
+        if ours
+            && entry.path().join("lock").exists()
+            && let Ok(_lock) = lock_file(&entry.path())
+        {
+            // Another command may do the same at this time.
+            let _ = std::fs::remove_dir_all(entry.path());
+        }
+    }
+}
+
+/// The lock of a state directory; an error if somebody has it.
+fn lock_file(dir: &Path) -> Result<Flock<File>, Trouble> {
+    let path = dir.join("lock");
+    let file = OpenOptions::new().create(true).append(true).mode(0o600).open(&path);
+    let file = file.map_err(|e| Trouble::os(path.display(), e))?;
+    Flock::lock(file, FlockArg::LockExclusiveNonblock)
+        .map_err(|_| Trouble::start(format!("another dsm command is starting or stopping {}", dir.display())))
+}
+
 /// Makes the directory for this user alone, or checks that it is so.
 fn make_private(dir: &Path) -> Result<(), Trouble> {
     match DirBuilder::new().mode(0o700).create(dir) {
@@ -256,6 +292,17 @@ mod tests {
     fn this_process_runs_and_an_absurd_one_does_not() {
         assert!(start_of(std::process::id() as i32).is_some());
         assert_eq!(start_of(i32::MAX), None);
+    }
+
+    #[test]
+    fn a_killed_run_s_directory_is_removed_by_the_next_and_a_living_one_s_is_not() {
+        let temporary = || State::temporary().unwrap_or_else(|e| panic!("{e}"));
+        let (living, mut killed) = (temporary(), temporary());
+        // What SIGKILL does: the lock goes, the directory stays.
+        drop(killed.temporary.take());
+        assert!(killed.dir().exists());
+        drop(temporary());
+        assert!(living.dir().exists() && !killed.dir().exists());
     }
 
     #[test]
