@@ -56,9 +56,7 @@ impl Directory {
         homes: &[Home],
         arena: u64,
     ) -> Result<(RegionRecord, bool), String> {
-        if name.is_empty() || name.len() > NAME_LEN_MAX {
-            return Err(format!("a region's name has 1 to {NAME_LEN_MAX} bytes, not {}", name.len()));
-        }
+        check_name(name)?;
         if let Some(entry) = self.regions.values_mut().find(|entry| entry.record.name == name) {
             if entry.leaving {
                 return Err(format!("region `{name}` is being removed"));
@@ -184,6 +182,17 @@ fn quotas(extents: u64, left: &[u64]) -> Vec<Quota> {
     let plenty = extents * left.len() as u64;
     let spare = |share: u64, left: u64| (left / 2).saturating_sub(share).min(plenty);
     shares.into_iter().zip(left).map(|(share, &left)| Quota { share, spare: spare(share, left) }).collect()
+}
+
+/// Names stand in tables and in lines of logs.
+fn check_name(name: &str) -> Result<(), String> {
+    if name.is_empty() || name.len() > NAME_LEN_MAX {
+        return Err(format!("a region's name has 1 to {NAME_LEN_MAX} bytes, not {}", name.len()));
+    }
+    if name.chars().any(char::is_control) {
+        return Err(format!("region {name:?}: a name has no line ends or other control characters"));
+    }
+    Ok(())
 }
 
 /// Whether the region that is there is the one that is wanted.

@@ -145,6 +145,19 @@ fn a_region_beyond_the_homes_limits_is_refused() {
 }
 
 #[test]
+fn a_region_s_name_fits_a_line_of_a_table() {
+    let mut cluster = Cluster::new();
+    let a = cluster.join(rank(0));
+    for name in ["", "two\nlines", "a\ttab", "\u{1b}[2J", &"x".repeat(256)] {
+        let error = cluster.alloc(a, name, 5000).unwrap_err();
+        assert!(error.contains("name") && !error.contains(char::is_control), "{error}");
+    }
+    for name in ["a b", "-x", "naïve/ü", &"x".repeat(255)] {
+        assert!(cluster.alloc(a, name, 8).is_ok(), "{name}");
+    }
+}
+
+#[test]
 fn a_removed_region_goes_with_its_last_user_and_frees_its_place() {
     let mut cluster = Cluster::new();
     let a = cluster.join(rank(0));
