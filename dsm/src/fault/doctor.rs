@@ -12,6 +12,7 @@ use super::map::AppView;
 use super::probe;
 use crate::config::fault::MAPPINGS_DEFAULT;
 use crate::error::Error;
+use crate::page::PAGE_SIZE;
 
 /// One line of the doctor's report.
 #[derive(Clone, PartialEq, Eq, Debug, serde::Serialize)]
@@ -128,6 +129,9 @@ pub(super) fn reserve_error(base: Option<usize>, len: usize, errno: Errno) -> Er
             "{what}: this mapping is in the way: {line}; choose another --arena-base, the same on every node"
         )),
         (None, Some(limit)) if errno == Errno::ENOMEM => Error::Invalid(over_limit(&what, limit)),
+        _ if errno == Errno::EINVAL && base.is_some_and(|base| !base.is_multiple_of(PAGE_SIZE)) => {
+            Error::Invalid(format!("{what}: an --arena-base is a multiple of {PAGE_SIZE}"))
+        }
         _ => Error::os(what, errno),
     }
 }
