@@ -287,7 +287,7 @@ impl Inner {
             pool,
         })?;
         let incarnation = Incarnation(random()?);
-        let mut endpoint = EndpointConfig::new(key, incarnation, version(), socket.receive_buffer());
+        let mut endpoint = EndpointConfig::new(key, incarnation, Version::ours(), socket.receive_buffer());
         endpoint.mtu_max = crate::config::net::MTU_LIMIT;
         let endpoint = Endpoint::new(endpoint, random()?);
         let intro = introduction(config, incarnation, addr);
@@ -722,14 +722,6 @@ fn to_error(fatal: &Fatal) -> Error {
         Fatal::Died { node, name } => Error::NodeDied { node: *node, name: name.clone() },
         Fatal::NotJoined(_) | Fatal::Stopped(_) | Fatal::Broken(_) => Error::Refused(describe(fatal)),
     }
-}
-
-/// Nodes of one cluster run the same version of the library.
-pub(crate) fn version() -> Version {
-    let hash = env!("CARGO_PKG_VERSION")
-        .bytes()
-        .fold(0xcbf2_9ce4_8422_2325u64, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3));
-    Version::of_library(hash)
 }
 
 fn key_of(settings: &Settings) -> Result<ClusterKey> {

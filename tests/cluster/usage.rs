@@ -3,6 +3,9 @@
 use std::net::UdpSocket;
 use std::os::unix::fs::PermissionsExt;
 
+use dsm::net::{ClusterKey, Endpoint, EndpointConfig, TransmitBuf, Version};
+use dsm::page::{Incarnation, Time};
+
 use crate::bed::Bed;
 
 #[test]
@@ -113,5 +116,56 @@ fn a_node_that_never_answers_is_named() {
     let done = bed.start("node-daemon", &format!("--index 1 --join {addr} --key-file {key}")).wait();
     assert_eq!(done.code, 2, "{done:#?}");
     done.says(&["node-daemon: ", &addr, "no answer"]);
+    bed.assert_nothing_left();
+}
+
+/// Answers at `socket` as a node of another version, until a peer has been told so.
+fn refuse_as_another_version(socket: UdpSocket, theirs: Version) {
+    let key = ClusterKey::new([0x5a; 32]);
+    let mut endpoint = Endpoint::new(EndpointConfig::new(key, Incarnation(1), theirs, 1 << 20), 1);
+    let (mut datagram, mut transmit) = (vec![0; 1 << 16], TransmitBuf::default());
+    // A question that comes again gets the same answer; one that is answered does not come again.
+    while let Ok((len, from)) = socket.recv_from(&mut datagram) {
+        endpoint.handle_datagram(Time(1), from, &datagram[..len], &mut |_, _| {});
+        while let Some(answer) = endpoint.poll_transmit(Time(1), &mut transmit) {
+            socket.send_to(&answer.slices.concat(), answer.to).expect("an answer goes out");
+        }
+    }
+}
+
+#[test]
+fn a_cluster_of_another_version_is_named_with_both() {
+    let bed = Bed::new();
+    let socket = UdpSocket::bind("127.0.0.1:0").expect("a socket");
+    let addr = socket.local_addr().expect("bound").to_string();
+    let (ours, theirs) = (Version::ours(), Version::of_library(7 << 32 | 8 << 16 | 9));
+    // It ends with this process.
+    std::thread::spawn(move || refuse_as_another_version(socket, theirs));
+    let key = bed.file("key", &"5a".repeat(32));
+    std::fs::set_permissions(&key, PermissionsExt::from_mode(0o600)).expect("closed");
+    let done = bed.start("node-daemon", &format!("--index 1 --join {addr} --key-file {key}")).wait();
+    done.refused(&["node-daemon: ", &addr, "version", &ours.to_string(), "library 7.8.9"]);
+    bed.assert_nothing_left();
+}
+
+#[test]
+fn what_a_program_finds_wrong_with_its_flags_is_one_line_a_rank() {
+    let bed = Bed::new();
+    let done = bed.dsm("cluster run --nodes 1 --ranks 2 matmul --nn 7");
+    assert_eq!(done.code, 2, "{done:#?}");
+    assert_eq!(done.err.lines().filter(|line| line.contains("matmul: ")).count(), 2, "{done:#?}");
+    assert_eq!(done.err.lines().count(), 4, "and how each rank ended: {done:#?}");
+    done.says(&["[0] matmul: unexpected argument '--nn'", "'--n'"]);
+    bed.start("node-daemon", "--indx 1").wait().refused(&["node-daemon: ", "'--indx'", "'--index'"]);
+    bed.assert_nothing_left();
+}
+
+#[test]
+fn a_bad_settings_file_is_named_with_its_line() {
+    let bed = Bed::new();
+    bed.file("dsm.toml", "net_seed = 1\nthis is no toml\n");
+    bed.dsm("cluster run --nodes 1 matmul --n 4").refused(&["dsm.toml: line 2: "]);
+    bed.file("dsm.toml", "net_los = \"5%\"\n");
+    bed.dsm("cluster run --nodes 1 matmul --n 4").refused(&["dsm.toml: net_los", "did you mean `net_loss`"]);
     bed.assert_nothing_left();
 }

@@ -38,25 +38,36 @@ impl fmt::Debug for ClusterKey {
     }
 }
 
+/// The numbers of the library's release.
+const RELEASE: [&str; 3] =
+    [env!("CARGO_PKG_VERSION_MAJOR"), env!("CARGO_PKG_VERSION_MINOR"), env!("CARGO_PKG_VERSION_PATCH")];
+
 /// What both ends of a session must agree on.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Version {
     /// The transport's protocol.
     pub protocol: u32,
-    /// A hash that stands for the library's build: nodes of one cluster run the same code.
+    /// The library's release, 16 bits for each of its three numbers: nodes of one cluster run the same code.
     pub library: u64,
 }
 
 impl Version {
-    /// This protocol, and a library of this hash.
+    /// This protocol, and a library of this release.
     pub fn of_library(library: u64) -> Self {
         Version { protocol: PROTOCOL, library }
+    }
+
+    /// This protocol and this library.
+    pub fn ours() -> Self {
+        let [major, minor, patch] = RELEASE.map(|number| number.parse::<u16>().expect("a small number"));
+        Version::of_library(u64::from(major) << 32 | u64::from(minor) << 16 | u64::from(patch))
     }
 }
 
 impl fmt::Display for Version {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "protocol {} library {:016x}", self.protocol, self.library)
+        let [major, minor, patch] = [32, 16, 0].map(|shift| self.library >> shift & 0xffff);
+        write!(f, "library {major}.{minor}.{patch} (protocol {})", self.protocol)
     }
 }
 
