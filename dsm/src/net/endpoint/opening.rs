@@ -40,8 +40,14 @@ impl Endpoint {
         if self.table.sessions() >= SESSIONS_MAX {
             return Err(ConnectRefused::Full);
         }
-        let nonce = self.nonce();
         let (index, session) = self.table.allocate(&mut self.rng);
+        self.say_hello(now, index, session, addr);
+        Ok(self.table.handle(index))
+    }
+
+    /// Begins the attempt of a slot, with a nonce that no answer under way can know.
+    fn say_hello(&mut self, now: Time, index: u16, session: SessionId, addr: SocketAddr) {
+        let nonce = self.nonce();
         let hello = self.keys.encode_hello(&Hello {
             version: self.config.version,
             nonce,
@@ -61,11 +67,11 @@ impl Endpoint {
                 retry_after,
                 owed: Owed::Now,
                 error: ConnectError::NoAnswer,
+                rival: None,
             })),
         );
         self.table.mark_ready(index, &mut self.ready);
         self.update(index);
-        Ok(self.table.handle(index))
     }
 
     pub(super) fn handle_handshake(&mut self, now: Time, from: SocketAddr, datagram: &[u8]) {
@@ -157,6 +163,10 @@ impl Endpoint {
     fn on_welcome(&mut self, now: Time, from: SocketAddr, welcome: &Welcome) {
         let Some(index) = self.answered(from, welcome.receiver, &welcome.hello_nonce) else { return };
         let State::Connecting(connecting) = &self.table.slot(index).state else { return };
+        if connecting.rival.is_some_and(|rival| rival != welcome.incarnation) {
+            // Of two starts of the peer the one that answers a new question is the later one.
+            return self.say_hello(now, index, welcome.receiver, from);
+        }
         let (until, nonce) = (connecting.until, connecting.nonce);
         let (initiator, responder) = self.keys.tokens(&nonce, &welcome.nonce);
         let peer = Peer {
@@ -229,6 +239,7 @@ impl Endpoint {
         self.table.set(index, State::Live(session));
         self.end_predecessors(now, index, &peer, side);
         self.forget_older_halves(&peer, age);
+        self.doubt_attempts(now, &peer);
         self.events.push_back(Event::Connected {
             session: self.table.handle(index),
             addr: peer.addr,
@@ -266,6 +277,32 @@ impl Endpoint {
             let earlier = half.age < age && half.peer.incarnation != peer.incarnation;
             if half.addr == peer.addr && earlier {
                 self.forget(index);
+            }
+        }
+    }
+
+    /// Attempts of ours at the address of a session that has come up meanwhile: what another start of the
+    /// peer answers, or has answered, may be older than that session, and must not end it. So it is asked
+    /// again.
+    fn doubt_attempts(&mut self, now: Time, peer: &Peer) {
+        for index in self.table.indexes() {
+            let session = self.table.slot(index).id;
+            match &mut self.table.slot_mut(index).state {
+                State::Connecting(connecting) if connecting.addr == peer.addr => {
+                    connecting.rival = Some(peer.incarnation);
+                }
+                State::Welcomed(Welcomed { session: welcomed, .. })
+                    if welcomed.peer().addr == peer.addr
+                        && welcomed.peer().incarnation != peer.incarnation =>
+                {
+                    self.say_hello(now, index, session, peer.addr);
+                }
+                State::Connecting(_)
+                | State::Welcomed(_)
+                | State::HalfOpen(_)
+                | State::Live(_)
+                | State::Closing(_)
+                | State::Free => {}
             }
         }
     }

@@ -9,7 +9,7 @@ use crate::config::net::{HALF_OPEN_MAX, HELLO_RETRY, HELLO_RETRY_MAX, SESSIONS_M
 use crate::net::handshake::Nonce;
 use crate::net::session::{Outbox, Peer, Session};
 use crate::net::wire::SessionId;
-use crate::page::{Span, Time};
+use crate::page::{Incarnation, Span, Time};
 
 /// Low bits of a session id that are the slot: a power of two, no smaller than the slots.
 pub(super) const INDEXES: usize = 1024;
@@ -40,6 +40,8 @@ pub(super) struct Connecting {
     pub(super) owed: Owed,
     /// What to report at the end.
     pub(super) error: ConnectError,
+    /// The start of the peer that has opened a session from this address since the nonce was made.
+    pub(super) rival: Option<Incarnation>,
 }
 
 pub(super) struct HalfOpen {

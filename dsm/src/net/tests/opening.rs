@@ -201,6 +201,41 @@ fn a_late_first_packet_of_an_earlier_start_does_not_end_the_session_of_the_next(
     assert_eq!(rig.nodes[1].delivered.len(), 1);
 }
 
+/// Found by a simulated network: an attempt was answered by a peer that then restarted; the rest of the
+/// answer came after the next start had connected, and ended its session as that of an earlier start.
+#[test]
+fn a_late_answer_of_an_earlier_start_does_not_end_the_session_of_the_next() {
+    for packets_late in [1, 2] {
+        let mut rig = Rig::new(2, lan(1));
+        let attempt = rig.nodes[0].endpoint.connect(rig.now, addr(1)).unwrap();
+        let hello = sent(&mut rig, 0);
+        rig.inject(1, addr(0), &hello);
+        let mut late = vec![sent(&mut rig, 1)];
+        if packets_late == 1 {
+            rig.inject(0, addr(1), &late.remove(0));
+            let ping = sent(&mut rig, 0);
+            rig.inject(1, addr(0), &ping);
+            rig.now = rig.now + Span::from_ms(1);
+            late.push(sent(&mut rig, 1));
+        }
+
+        rig.restart(1, 777);
+        let (_, session) = rig.connect(1, 0);
+        late.iter().for_each(|packet| rig.inject(0, addr(1), packet));
+        rig.run(Span::from_ms(100));
+        let closed = |event: &&Event| matches!(event, Event::Closed { session: s, .. } if *s == session);
+        assert_eq!(rig.nodes[0].events.iter().find(closed), None);
+        rig.send(0, session, b"to the living", Priority::Control);
+        rig.run(Span::from_ms(100));
+        assert_eq!(rig.nodes[1].delivered.len(), 1);
+        // The attempt goes on, and the living answer it.
+        assert_eq!(rig.connected(0, addr(1)), Some(attempt));
+        rig.send(0, attempt, b"to the living too", Priority::Control);
+        rig.run(Span::from_ms(100));
+        assert_eq!(rig.nodes[1].delivered.len(), 2);
+    }
+}
+
 /// The next datagram of a node, kept from the network.
 fn sent(rig: &mut Rig, node: usize) -> Vec<u8> {
     let (mut buf, mut bytes) = (TransmitBuf::default(), Vec::new());
