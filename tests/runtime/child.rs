@@ -70,8 +70,13 @@ impl Child {
 
     /// Waits for the child's next line.
     pub(crate) fn line(&self) -> String {
+        self.line_within(Duration::from_secs(20))
+    }
+
+    /// The same for a line that may take longer.
+    pub(crate) fn line_within(&self, longest: Duration) -> String {
         self.lines
-            .recv_timeout(Duration::from_secs(20))
+            .recv_timeout(longest)
             .unwrap_or_else(|_| panic!("the child says nothing: {}", self.complaint()))
     }
 
@@ -189,6 +194,7 @@ fn the_child_plays_its_role() {
         "panicker" => crate::leaving::panicker,
         "forker" => crate::process::forker,
         "interrupted" => crate::process::interrupted,
+        "player" => crate::litmus::player,
         "allocations" => crate::allocation::measure,
         "caller" => crate::hard_calls::caller,
         "server" => crate::hard_calls::server,

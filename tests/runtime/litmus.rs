@@ -1,5 +1,5 @@
-//! Litmus shapes of the memory-model literature (Alglave et al., TOPLAS 2014) across real nodes: one
-//! thread a node, relaxed atomics through raw pointers.
+//! Litmus shapes of the memory-model literature (Alglave et al., TOPLAS 2014) across processes: each
+//! rank is one, with one thread that makes relaxed atomic accesses through raw pointers.
 //!
 //! What is allowed is not listed but computed: the outcomes of all interleavings. Each round has words
 //! of its own, so nothing is reset. A round aims at an interleaving by pauses that are about as long as
@@ -9,13 +9,15 @@
 
 use std::collections::BTreeMap;
 use std::hint::spin_loop;
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Barrier, Mutex};
 use std::time::{Duration, Instant};
 
-use dsm::{Dsm, NodeId, Placement};
+use dsm::{Dsm, NodeId, Placement, Settings};
 
-use crate::rig::Rig;
+use crate::child::{self, Child, listen, say};
+use crate::rig::{self, Rig};
+use crate::stage::Stage;
 
 /// One access of a thread.
 #[derive(Clone, Copy)]
@@ -35,7 +37,7 @@ struct Shape {
 const X: usize = 0;
 const Y: usize = 1;
 
-const SHAPES: [Shape; 9] = [
+static SHAPES: [Shape; 9] = [
     Shape { name: "SB", threads: &[&[W(X, 1), R(Y)], &[W(Y, 1), R(X)]], finals: false },
     Shape { name: "MP", threads: &[&[W(X, 1), W(Y, 1)], &[R(Y), R(X)]], finals: false },
     Shape { name: "LB", threads: &[&[R(X), W(Y, 1)], &[R(Y), W(X, 1)]], finals: false },
@@ -56,8 +58,6 @@ enum Place {
 }
 
 type Outcome = Vec<u64>;
-/// What the threads of a group have seen in a round, each behind its number.
-type Parts = BTreeMap<(usize, usize), Vec<Vec<u64>>>;
 
 impl Shape {
     /// All interleavings, each as the threads in the order of their turns, by outcome.
@@ -109,111 +109,186 @@ fn reads(ops: &[Op]) -> usize {
     ops.iter().filter(|op| matches!(op, R(_))).count()
 }
 
-/// Words of a page, and rounds that one page serves.
+/// Words of a page.
 const WORDS: usize = 512;
-const PAGES: usize = 64;
 /// Time between the accesses of an interleaving, in microseconds: from "at once" to "after a fault".
 const STEPS_US: [u64; 4] = [0, 15, 60, 150];
 /// Aimed steps grow up to this many times their length.
 const SLOWER_MAX: u64 = 7;
 /// The same for rounds that aim at a rare outcome: up to "after some faults".
 const AIMED_STEPS_US: [u64; 4] = [60, 200, 400, 800];
+/// Longest that one round takes, far beyond the usual.
+const ROUND_MAX: Duration = Duration::from_millis(100);
 
 fn rounds() -> usize {
     std::env::var("LITMUS_ROUNDS").ok().and_then(|text| text.parse().ok()).unwrap_or(400)
 }
 
-/// Runs a shape on as many pairs (or triples, ...) of nodes as there are; checks what came out.
-fn race(shape: &'static Shape, place: Place, nodes: usize) {
-    let threads = shape.threads.len();
-    let groups = nodes / threads;
-    let (wanted, most) = (rounds(), rounds().max(2000) * 4);
-    let start = Arc::new(Barrier::new(groups * threads));
-    let results: Arc<Mutex<Parts>> = Arc::default();
-    let histogram: Arc<Mutex<BTreeMap<Outcome, usize>>> = Arc::default();
-    let allowed = Arc::new(shape.interleavings());
-    let every: Vec<Vec<usize>> = allowed.values().flatten().cloned().collect();
-    let aim: Arc<Mutex<Vec<usize>>> = Arc::new(Mutex::new(every[0].clone()));
-    let done = Arc::new(AtomicU64::new(0));
-    let verdict = (histogram.clone(), allowed.clone());
-    let program = move |dsm: Dsm| {
+/// Rounds after which a run that has not seen every outcome often enough has failed.
+fn rounds_max() -> usize {
+    rounds().max(2000) * 4
+}
+
+/// One shape in one placement, as a rank sees it.
+struct Race<'a> {
+    shape: &'static Shape,
+    place: Place,
+    stage: &'a Stage,
+    /// As many pairs (or triples, ...) of ranks as there are; the others only watch.
+    groups: usize,
+    group: usize,
+    thread: usize,
+    allowed: Vec<(Outcome, Vec<Vec<usize>>)>,
+    regions: [*mut u64; 2],
+}
+
+impl<'a> Race<'a> {
+    /// Makes the regions, each with words enough for all rounds.
+    fn new(dsm: &Dsm, stage: &'a Stage, shape: &'static Shape, place: Place) -> Race<'a> {
+        let threads = shape.threads.len();
+        let groups = dsm.ranks() as usize / threads;
         let second = if matches!(place, Place::TwoHomes) { 1 } else { 0 };
-        let on = |node| Placement::OnNode(NodeId(node));
-        let x = dsm.alloc_with::<u64>("x", WORDS * PAGES, on(0)).unwrap();
-        let y = dsm.alloc_with::<u64>("y", WORDS * PAGES, on(second)).unwrap();
-        let (group, thread) = (dsm.rank() as usize / threads, dsm.rank() as usize % threads);
-        dsm.barrier().unwrap();
-        if group < groups {
-            for round in 0..most {
-                let slot = (round * groups + group) % (WORDS * PAGES / 2);
-                let words = match place {
-                    Place::SamePage => {
-                        [x.as_mut_ptr().wrapping_add(2 * slot), x.as_mut_ptr().wrapping_add(2 * slot + 1)]
-                    }
-                    Place::TwoPages | Place::TwoHomes => {
-                        [x.as_mut_ptr().wrapping_add(slot), y.as_mut_ptr().wrapping_add(slot)]
-                    }
-                };
-                // The same choices in every thread.
-                let mut rng = fastrand::Rng::with_seed(round as u64);
-                // Once there were enough rounds, all aim, ever more slowly: a busy machine is a slow one.
-                let slow = (round * groups / wanted) as u64;
-                let (turns, steps) = if round % 2 == 0 && slow == 0 {
-                    (every[rng.usize(0..every.len())].clone(), STEPS_US)
-                } else {
-                    (aim.lock().unwrap().clone(), AIMED_STEPS_US)
-                };
-                let step_us = steps[rng.usize(0..steps.len())] * (1 + slow.min(SLOWER_MAX));
-                let times = times(&turns, thread, step_us, &mut rng);
-                start.wait();
-                let seen = run(shape.threads[thread], words, &times);
-                results
-                    .lock()
-                    .unwrap()
-                    .entry((group, round))
-                    .or_default()
-                    .push(std::iter::once(thread as u64).chain(seen).collect());
-                start.wait();
-                if thread == 0 {
-                    let mut parts = results.lock().unwrap().remove(&(group, round)).unwrap();
-                    parts.sort_unstable();
-                    let mut outcome: Outcome = parts.iter().flat_map(|part| &part[1..]).copied().collect();
-                    if shape.finals {
-                        outcome.extend(words.map(load));
-                    }
-                    let mut histogram = histogram.lock().unwrap();
-                    *histogram.entry(outcome).or_default() += 1;
-                    let total: usize = histogram.values().sum();
-                    let seen = |outcome| histogram.get(outcome).is_some_and(|count| count * 100 >= total);
-                    if total >= wanted && allowed.keys().all(seen) {
-                        done.store(1, Ordering::Relaxed);
-                    }
-                    let count = |outcome: &Outcome| histogram.get(outcome).copied().unwrap_or(0);
-                    let rarest = allowed.iter().min_by_key(|(outcome, _)| count(outcome)).expect("some");
-                    aim.lock().unwrap().clone_from(&rarest.1[round % rarest.1.len()]);
-                }
-                start.wait();
-                if done.load(Ordering::Relaxed) == 1 {
-                    break;
-                }
+        let words = (2 * rounds_max() * groups).next_multiple_of(WORDS);
+        let region = |name: &str, home| {
+            let name = format!("{} {place:?} {name}", shape.name);
+            let placement = Placement::OnNode(NodeId(home));
+            dsm.alloc_with::<u64>(&name, words, placement).unwrap().as_mut_ptr()
+        };
+        Race {
+            shape,
+            place,
+            stage,
+            groups,
+            group: dsm.rank() as usize / threads,
+            thread: dsm.rank() as usize % threads,
+            allowed: shape.interleavings().into_iter().collect(),
+            regions: [region("x", 0), region("y", second)],
+        }
+    }
+
+    /// Runs until every allowed outcome came often enough, or one came that is not allowed.
+    fn run(&self) {
+        if self.group >= self.groups {
+            return;
+        }
+        for round in 0..rounds_max() {
+            self.round(round);
+            if self.stage.done.load(Ordering::Relaxed) == 1 {
+                break;
             }
         }
-        dsm.leave().unwrap();
-    };
-    let started = Instant::now();
-    Rig::with_daemons(2, nodes as u32).run(program);
-    let (histogram, allowed) = verdict;
-    let histogram = histogram.lock().unwrap();
-    let total: usize = histogram.values().sum();
-    let took = started.elapsed().as_secs_f64();
-    println!("{} {place:?} on {nodes} nodes: {total} rounds in {took:.1} s: {histogram:?}", shape.name);
-    for outcome in histogram.keys() {
-        assert!(allowed.contains_key(outcome), "{} {place:?}: forbidden {outcome:?}", shape.name);
     }
-    for outcome in allowed.keys() {
-        let count = histogram.get(outcome).copied().unwrap_or(0);
-        assert!(count * 100 >= total, "{} {place:?}: {outcome:?} came {count} times only", shape.name);
+
+    fn round(&self, round: usize) {
+        let words = self.words(round);
+        let times = self.times(round);
+        let place = self.group * self.shape.threads.len();
+        self.stage.meet();
+        let seen = run(self.shape.threads[self.thread], words, &times);
+        self.stage.tell(place + self.thread, &seen);
+        self.stage.meet();
+        if self.thread == 0 {
+            let mut outcome = Outcome::new();
+            for (thread, ops) in self.shape.threads.iter().enumerate() {
+                outcome.extend(self.stage.told(place + thread, reads(ops)));
+            }
+            if self.shape.finals {
+                outcome.extend(words.map(load));
+            }
+            self.count(round, &outcome);
+        }
+        self.stage.meet();
     }
+
+    /// The two words of a round.
+    fn words(&self, round: usize) -> [*mut u64; 2] {
+        let slot = round * self.groups + self.group;
+        let [x, y] = self.regions;
+        match self.place {
+            Place::SamePage => [x.wrapping_add(2 * slot), x.wrapping_add(2 * slot + 1)],
+            Place::TwoPages | Place::TwoHomes => [x.wrapping_add(slot), y.wrapping_add(slot)],
+        }
+    }
+
+    /// When this rank's accesses are due in a round: all ranks choose the same interleaving to aim at.
+    fn times(&self, round: usize) -> Vec<Duration> {
+        let mut rng = fastrand::Rng::with_seed(round as u64);
+        let every: Vec<&Vec<usize>> = self.allowed.iter().flat_map(|(_, turns)| turns).collect();
+        // Once there were enough rounds, all aim, ever more slowly: a busy machine is a slow one.
+        let slow = (round * self.groups / rounds()) as u64;
+        let (turns, steps) = if round.is_multiple_of(2) && slow == 0 {
+            (every[rng.usize(0..every.len())], STEPS_US)
+        } else {
+            let aimed = &self.allowed[self.stage.aim.load(Ordering::Relaxed) as usize].1;
+            (&aimed[round / 2 % aimed.len()], AIMED_STEPS_US)
+        };
+        let step_us = steps[rng.usize(0..steps.len())] * (1 + slow.min(SLOWER_MAX));
+        times(turns, self.thread, step_us, &mut rng)
+    }
+
+    /// Counts an outcome; then the rarest is aimed at.
+    fn count(&self, round: usize, outcome: &Outcome) {
+        let Some(at) = self.allowed.iter().position(|(allowed, _)| allowed == outcome) else {
+            panic!("{} {:?}: forbidden {outcome:?} in round {round}", self.shape.name, self.place);
+        };
+        self.stage.counts[at].fetch_add(1, Ordering::Relaxed);
+        let counts = self.counts();
+        let rarest = (0..counts.len()).min_by_key(|at| counts[*at]).expect("some");
+        self.stage.aim.store(rarest as u64, Ordering::Relaxed);
+        if self.is_enough() {
+            self.stage.done.store(1, Ordering::Relaxed);
+        }
+    }
+
+    fn counts(&self) -> Vec<u64> {
+        self.stage.counts[..self.allowed.len()].iter().map(|count| count.load(Ordering::Relaxed)).collect()
+    }
+
+    fn is_enough(&self) -> bool {
+        let counts = self.counts();
+        let total: u64 = counts.iter().sum();
+        total >= rounds() as u64 && counts.iter().all(|count| count * 100 >= total)
+    }
+
+    /// What came how often.
+    fn histogram(&self) -> String {
+        let counts = self.counts();
+        let total: u64 = counts.iter().sum();
+        let name = |outcome: &Outcome| outcome.iter().map(u64::to_string).collect::<String>();
+        let bins = self.allowed.iter().zip(&counts).map(|((outcome, _), n)| format!("{} {n}", name(outcome)));
+        let percent = counts.iter().copied().min().unwrap_or(0) as f64 * 100.0 / total as f64;
+        format!("{total} rounds, rarest {percent:.1} %: {}", bins.collect::<Vec<_>>().join(", "))
+    }
+}
+
+/// A rank of [`race_everywhere`]: plays all shapes in all placements; rank 0 tells how each went.
+pub(crate) fn player(settings: Settings) {
+    let stage = Stage::open(&PathBuf::from(listen()));
+    let dsm = child::join(settings);
+    let nodes = dsm.ranks() as usize;
+    for (shape, place) in races(nodes) {
+        let race = Race::new(&dsm, &stage, shape, place);
+        if dsm.is_root() {
+            stage.begin(race.groups * shape.threads.len());
+        }
+        dsm.barrier().unwrap();
+        let started = Instant::now();
+        race.run();
+        if dsm.is_root() {
+            let took = started.elapsed().as_secs_f64();
+            say(&format!("{} {place:?} in {took:.1} s: {}", shape.name, race.histogram()));
+            assert!(race.is_enough(), "{} {place:?}: {}", shape.name, race.histogram());
+        }
+        dsm.barrier().unwrap();
+    }
+    dsm.leave().unwrap();
+}
+
+fn races(nodes: usize) -> impl Iterator<Item = (&'static Shape, Place)> {
+    let shapes = SHAPES.iter().filter(move |shape| shape.threads.len() <= nodes);
+    shapes.flat_map(|shape| {
+        [Place::SamePage, Place::TwoPages, Place::TwoHomes].into_iter().map(move |place| (shape, place))
+    })
 }
 
 /// Carries out a thread's accesses, none before its time; returns what its loads saw.
@@ -237,20 +312,34 @@ fn load(word: *mut u64) -> u64 {
     unsafe { AtomicU64::from_ptr(word) }.load(Ordering::Relaxed)
 }
 
-fn race_everywhere(nodes: usize) {
-    for shape in SHAPES.iter().filter(|shape| shape.threads.len() <= nodes) {
-        for place in [Place::SamePage, Place::TwoPages, Place::TwoHomes] {
-            race(shape, place, nodes);
-        }
+/// Two daemons and as many ranks, all of them processes.
+fn race_everywhere(nodes: u32) {
+    let rig = Rig::with_daemons(2, nodes);
+    let first = Child::start("daemon", &rig.rank(0, 0, None));
+    let join = Some(first.line().parse().expect("an address"));
+    let second = Child::start("daemon", &rig.rank(0, 1, join));
+    second.line();
+    let (stage, program) = (Stage::new(), rig::new_program());
+    let mut players: Vec<Child> =
+        (0..nodes).map(|rank| Child::start("player", &rig.rank(program, rank, join))).collect();
+    players.iter_mut().for_each(|player| player.tell(&stage.path().display().to_string()));
+    let longest = Duration::from_secs(20) + ROUND_MAX * rounds_max() as u32;
+    for _ in races(nodes as usize) {
+        println!("{nodes} processes: {}", players[0].line_within(longest));
     }
+    for player in &mut players {
+        let (status, errors) = player.end_within(Duration::from_secs(20));
+        assert!(status.success(), "{errors}");
+    }
+    drop((first, second));
 }
 
 #[test]
-fn two_nodes_see_only_what_some_interleaving_explains() {
+fn two_processes_see_only_what_some_interleaving_explains() {
     race_everywhere(2);
 }
 
 #[test]
-fn four_nodes_see_only_what_some_interleaving_explains() {
+fn four_processes_see_only_what_some_interleaving_explains() {
     race_everywhere(4);
 }

@@ -3,6 +3,7 @@
 
 mod child;
 mod rig;
+mod stage;
 
 mod accounting;
 mod allocation;
