@@ -1,8 +1,12 @@
 //! A node that dies while others wait: everybody affected learns who it was, soon, and nobody hangs.
 
+use std::io::Write;
+use std::net::SocketAddr;
+use std::os::unix::fs::OpenOptionsExt;
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
+use dsm::admin::Admin;
 use dsm::{Dsm, Error, Node, NodeId, Placement, Settings};
 use nix::sys::signal::Signal;
 
@@ -28,7 +32,7 @@ pub(crate) fn owner(settings: Settings) {
 /// Reads a page when told to, and says so just before.
 pub(crate) fn reader(settings: Settings) {
     let dsm = child::join(settings);
-    let data = dsm.alloc_with::<u64>("data", 512, placement()).unwrap();
+    let data = dsm.alloc::<u64>("data", 512).unwrap();
     say("ready");
     listen();
     say("reads");
@@ -51,14 +55,6 @@ pub(crate) fn joiner(settings: Settings) {
     let _dsm = child::join(settings);
     say("joined");
     listen();
-}
-
-/// Where the readers' region is, if the parent says.
-fn placement() -> Placement {
-    match std::env::var("RUNTIME_TEST_HOME").ok().and_then(|home| home.parse().ok()) {
-        Some(home) => Placement::OnNode(NodeId(home)),
-        None => Placement::FirstTouch,
-    }
 }
 
 /// The result of something that runs in another thread, and how long after `since` it came.
@@ -247,36 +243,107 @@ fn a_fault_wait_in_the_kernel_ends_when_the_coordinator_dies() {
     }
 }
 
-/// What rank 0 of a program of two waits for while the coordinator dies.
-fn coordinator_dies(wait: impl FnOnce(Dsm) -> Result<(), Error> + Send + 'static) {
-    let rig = Rig::with_daemons(1, 2);
-    let daemon = Child::start("daemon", &rig.rank(0, 0, None));
-    let join = Some(daemon.line().parse().expect("an address"));
+/// What rank 0 of a program of two waits for while a daemon dies.
+#[derive(Clone, Copy)]
+enum Wait {
+    Lock,
+    Barrier,
+    Alloc,
+    Leave,
+}
+
+/// Two daemons as children, of which `dies` is killed while rank 0 of a program of two waits. What only
+/// that daemon could end is begun when it is stopped already.
+fn daemon_dies(dies: usize, wait: Wait) {
+    let rig = Rig::with_daemons(2, 2);
+    let first = Child::start("daemon", &rig.rank(0, 0, None));
+    let join = Some(first.line().parse().expect("an address"));
+    let second = Child::start("daemon", &rig.rank(0, 1, join));
+    second.line();
+    let daemons = [first, second];
     let program = rig::new_program() + 1_000_000;
     let locker = Child::start("locker", &rig.rank(program, 1, join));
     let dsm = rig::join(rig.rank(program, 0, join));
     locker.expect("locked");
-    let (asked, question) = mpsc::channel();
+    let mutex = dsm.mutex::<u64>("mutex").unwrap();
+    let data = dsm.alloc_with::<u64>("data", 512, Placement::OnNode(NodeId(dies as u16))).unwrap();
+    data.set(0, 1);
+    if matches!(wait, Wait::Alloc | Wait::Leave) {
+        daemons[dies].stop();
+    }
+    let (begin, begun) = mpsc::channel();
     let waits = Running::start(move || {
         // The handle moves into the wait; its status cannot be asked meanwhile.
-        asked.send(()).expect("the test listens");
-        wait(dsm)
+        begin.send(()).expect("the test listens");
+        match wait {
+            Wait::Lock => mutex.lock().map(drop),
+            Wait::Barrier => dsm.barrier(),
+            Wait::Alloc => dsm.alloc::<u64>("more", 1).map(drop),
+            Wait::Leave => dsm.leave(),
+        }
     });
-    question.recv().expect("the thread runs");
-    daemon.signal(Signal::SIGKILL);
-    assert_names(waits.end_in_time(), "daemon 0");
+    begun.recv().expect("the thread runs");
+    daemons[dies].signal(Signal::SIGKILL);
+    assert_names(waits.end_in_time(), &format!("daemon {dies}"));
     drop(locker);
 }
 
 #[test]
-fn every_wait_ends_when_the_coordinator_dies() {
-    coordinator_dies(|dsm| dsm.mutex::<u64>("mutex")?.lock().map(drop));
-    coordinator_dies(|dsm| dsm.barrier());
-    coordinator_dies(|dsm| {
-        loop {
-            dsm.alloc::<u64>(&format!("data {}", fastrand::u64(..)), 1)?;
+fn every_wait_ends_when_a_daemon_dies() {
+    for dies in [0, 1] {
+        for wait in [Wait::Lock, Wait::Barrier, Wait::Alloc, Wait::Leave] {
+            daemon_dies(dies, wait);
         }
-    });
+    }
+}
+
+/// Waits until the cluster of a coordinator in another process has so many members.
+fn until_there_are(members: usize, coordinator: SocketAddr) {
+    // The key of who names none, as a file.
+    let key = std::env::temp_dir().join(format!("dsm-test-key-{:016x}", fastrand::u64(..)));
+    let file = std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&key);
+    file.and_then(|mut file| file.write_all("0".repeat(64).as_bytes())).expect("a file");
+    let mut admin = Admin::connect(coordinator, &key, TOLD_WITHIN).expect("it answers");
+    std::fs::remove_file(&key).expect("ours");
+    let until = Instant::now() + TOLD_WITHIN;
+    while admin.cluster().expect("it answers").members.len() != members {
+        assert!(Instant::now() < until, "there are never {members} members");
+    }
+}
+
+#[test]
+fn a_join_that_waits_for_other_ranks_ends_when_a_daemon_dies() {
+    for dies in [0, 1] {
+        let rig = Rig::with_daemons(2, 2);
+        let first = Child::start("daemon", &rig.rank(0, 0, None));
+        let join = Some(first.line().parse().expect("an address"));
+        let second = Child::start("daemon", &rig.rank(0, 1, join));
+        second.line();
+        let daemons = [first, second];
+        let settings = rig.rank(rig::new_program() + 1_000_000, 0, join);
+        let waits =
+            Running::start(move || Dsm::builder().settings(settings).arena_anywhere().join().map(drop));
+        until_there_are(3, join.expect("an address"));
+        daemons[dies].signal(Signal::SIGKILL);
+        assert_names(waits.end_in_time(), &format!("daemon {dies}"));
+    }
+}
+
+#[test]
+fn ranks_without_daemons_leave_together_or_learn_who_died() {
+    let rig = Rig::without_daemons(2);
+    let socket = std::net::UdpSocket::bind("127.0.0.1:0").expect("a socket");
+    let (program, join) = (rig::new_program() + 1_000_000, socket.local_addr().ok());
+    let child = Child::start("joiner", &rig.rank(program, 1, join));
+    let mut settings = rig.rank(program, 0, None);
+    settings.socket_fd = Some(std::os::fd::IntoRawFd::into_raw_fd(socket));
+    let dsm = rig::join(settings);
+    child.expect("joins");
+    child.expect("joined");
+    child.stop();
+    let waits = Running::start(move || dsm.leave());
+    child.signal(Signal::SIGKILL);
+    assert_names(waits.end_in_time(), "rank 1");
 }
 
 #[test]

@@ -28,7 +28,7 @@ use crate::rig::{self, Rig, until};
 /// A cluster with a program that multiplies matrices until it is told to stop.
 pub(crate) fn attacked(_: Settings) {
     const N: usize = 48;
-    let rig = Rig::with_daemons(2, 3);
+    let rig = Rig::with_daemons(2, 3).longer_by(attack_time());
     let daemons = rig.start_daemons();
     let join = daemons.first().map(Node::local_addr);
     let stop = Arc::new(AtomicBool::new(false));

@@ -17,17 +17,24 @@ pub(crate) struct Rig {
     pub(crate) daemons: u16,
     pub(crate) ranks: u32,
     pub(crate) settings: Settings,
+    longest: Duration,
 }
 
 impl Rig {
     /// `ranks` ranks that hold the memory themselves.
     pub(crate) fn without_daemons(ranks: u32) -> Rig {
-        Rig { daemons: 0, ranks, settings: small() }
+        Rig { daemons: 0, ranks, settings: small(), longest: PROGRAM_MAX }
     }
 
     /// `ranks` ranks beside `daemons` daemons.
     pub(crate) fn with_daemons(daemons: u16, ranks: u32) -> Rig {
-        Rig { daemons, ranks, settings: small() }
+        Rig { daemons, ranks, settings: small(), longest: PROGRAM_MAX }
+    }
+
+    /// Lets its programs take so much longer.
+    pub(crate) fn longer_by(mut self, time: Duration) -> Rig {
+        self.longest += time;
+        self
     }
 
     /// Sets one setting by its name.
@@ -84,7 +91,7 @@ impl Rig {
                 let _ = sender.send((rank, result));
             });
         }
-        let until = Instant::now() + PROGRAM_MAX;
+        let until = Instant::now() + self.longest;
         let mut ended = Vec::new();
         for _ in 0..self.ranks {
             let left = until.saturating_duration_since(Instant::now());
