@@ -23,9 +23,9 @@ use crate::net::inject::{Injector, InjectorConfig};
 use crate::net::udp::{DATAGRAM_MAX, Outlet, Received, UdpSocket, datagrams};
 use crate::net::{
     self, ClusterKey, ConnectRefused, Endpoint, EndpointConfig, Event, OutMessage, Priority, SessionHandle,
-    TransmitBuf,
+    TransmitBuf, Version,
 };
-use crate::node::{GUEST_CHANNEL, version};
+use crate::node::GUEST_CHANNEL;
 use crate::page::{Incarnation, NodeId, Time};
 use crate::rpc::{self, Channel, PeerId, SendError, Signal, Transport};
 
@@ -95,7 +95,8 @@ impl Guest {
     pub fn new(key: ClusterKey, bind: SocketAddr, bad_network: Option<InjectorConfig>) -> Result<Guest> {
         let socket = UdpSocket::bind(bind, crate::config::net::SOCKET_BUFFER)?;
         let random = || getrandom::u64().map_err(|error| Error::Refused(format!("random numbers: {error}")));
-        let config = EndpointConfig::new(key, Incarnation(random()?), version(), socket.receive_buffer());
+        let config =
+            EndpointConfig::new(key, Incarnation(random()?), Version::ours(), socket.receive_buffer());
         let shared = Shared {
             net: Endpoint::new(config, random()?),
             outlet: Outlet::new(bad_network.map(Injector::new)),

@@ -303,7 +303,7 @@ fn until_there_are(members: usize, coordinator: SocketAddr) {
     let key = std::env::temp_dir().join(format!("dsm-test-key-{:016x}", fastrand::u64(..)));
     let file = std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&key);
     file.and_then(|mut file| file.write_all("0".repeat(64).as_bytes())).expect("a file");
-    let mut admin = Admin::connect(coordinator, &key, TOLD_WITHIN).expect("it answers");
+    let admin = Admin::connect(coordinator, &key, TOLD_WITHIN).expect("it answers");
     std::fs::remove_file(&key).expect("ours");
     let until = Instant::now() + TOLD_WITHIN;
     while admin.cluster().expect("it answers").members.len() != members {
@@ -316,14 +316,15 @@ fn a_join_that_waits_for_other_ranks_ends_when_a_daemon_dies() {
     for dies in [0, 1] {
         let rig = Rig::with_daemons(2, 2);
         let first = Child::start("daemon", &rig.rank(0, 0, None));
-        let join = Some(first.line().parse().expect("an address"));
+        let coordinator = first.line().parse().expect("an address");
+        let join = Some(coordinator);
         let second = Child::start("daemon", &rig.rank(0, 1, join));
         second.line();
         let daemons = [first, second];
         let settings = rig.rank(rig::new_program() + 1_000_000, 0, join);
         let waits =
             Running::start(move || Dsm::builder().settings(settings).arena_anywhere().join().map(drop));
-        until_there_are(3, join.expect("an address"));
+        until_there_are(3, coordinator);
         daemons[dies].signal(Signal::SIGKILL);
         assert_names(waits.end_in_time(), &format!("daemon {dies}"));
     }

@@ -127,7 +127,7 @@ impl Core {
             None => self.brain.membership = Some(Membership::coordinator(self.brain.intro.clone())),
             Some(addr) => match self.endpoint.connect(now, addr) {
                 Ok(session) => self.brain.coordinator_session = Some(session),
-                Err(error) => self.brain.fatal(Fatal::NotJoined(format!("{addr}: {error}"))),
+                Err(error) => self.brain.fatal(Fatal::NotJoined(error.to_string())),
             },
         }
     }
@@ -242,9 +242,9 @@ impl Core {
                 self.brain.connecting.remove(&session);
                 self.on_new_view(now, arena);
             }
-            Event::ConnectFailed { session, addr, error } => {
+            Event::ConnectFailed { session, error, .. } => {
                 if self.brain.coordinator_session == Some(session) {
-                    self.brain.fatal(Fatal::NotJoined(format!("{addr}: {error}")));
+                    self.brain.fatal(Fatal::NotJoined(error.to_string()));
                 } else if let Some(node) = self.brain.connecting.remove(&session) {
                     self.brain.suspect(node, error.to_string());
                 }
@@ -578,7 +578,13 @@ impl Brain {
     /// The node cannot go on: everybody who waits is told. The first reason stands.
     pub(super) fn fatal(&mut self, fatal: Fatal) {
         if self.fatal.is_none() {
-            tracing::error!("{}", super::describe(&fatal));
+            match &fatal {
+                // Who joins is told so, and says it.
+                Fatal::NotJoined(_) => tracing::debug!("{}", super::describe(&fatal)),
+                Fatal::Died { .. } | Fatal::Stopped(_) | Fatal::Broken(_) => {
+                    tracing::error!("{}", super::describe(&fatal));
+                }
+            }
             self.fatal = Some(fatal);
             self.call_events.push(CallEvent::AllEnded);
         }
