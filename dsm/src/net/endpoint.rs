@@ -397,8 +397,10 @@ impl Endpoint {
                 self.update(index);
                 continue;
             }
-            // It may have more, but others come first.
-            self.table.mark_ready(index, &mut self.ready);
+            if self.has_more(index) {
+                // Others come first.
+                self.table.mark_ready(index, &mut self.ready);
+            }
             self.update(index);
             return Some(match &self.table.slot(index).state {
                 State::Live(session) | State::Welcomed(table::Welcomed { session, .. }) => {
@@ -479,6 +481,15 @@ impl Endpoint {
             }
         }
         total
+    }
+
+    /// Whether a session that has just sent may send again at once; then it is worth being asked.
+    fn has_more(&self, index: u16) -> bool {
+        match &self.table.slot(index).state {
+            State::Live(session) => session.has_more(),
+            State::Welcomed(_) | State::Connecting(_) | State::Closing(_) => true,
+            State::HalfOpen(_) | State::Free => false,
+        }
     }
 
     /// Puts the next packet of one session together.

@@ -16,21 +16,31 @@ const COPY_MAX: usize = 512;
 static PADDING: [u8; 1 << 16] = [0; 1 << 16];
 
 /// A datagram, ready to be sent.
-#[derive(Debug)]
 pub struct Transmit<'a> {
     /// Where to.
     pub to: SocketAddr,
-    /// Bytes of all slices.
+    /// Its bytes, in number.
     pub len: usize,
-    /// The bytes, in order.
-    pub slices: SmallVec<[&'a [u8]; SLICES]>,
+    buf: &'a TransmitBuf,
+    /// Where bytes are that were not copied; `None` if all were.
+    outbox: Option<&'a Outbox>,
 }
 
-impl Transmit<'_> {
+impl<'a> Transmit<'a> {
+    /// The bytes, in order.
+    pub fn slices(&self) -> SmallVec<[&'a [u8]; SLICES]> {
+        let mut slices = SmallVec::new();
+        match self.outbox {
+            Some(outbox) => self.buf.for_slices(outbox, |slice| slices.push(slice)),
+            None => slices.push(self.buf.bytes.as_slice()),
+        }
+        slices
+    }
+
     /// Replaces the contents of `out` by the datagram's bytes.
     pub fn copy_into(&self, out: &mut Vec<u8>) {
         out.clear();
-        for slice in &self.slices {
+        for slice in self.slices() {
             out.extend_from_slice(slice);
         }
     }
@@ -92,9 +102,7 @@ impl TransmitBuf {
 
     /// The datagram, of scratch bytes only.
     pub(super) fn finish_plain(&self, to: SocketAddr) -> Transmit<'_> {
-        let mut slices = SmallVec::new();
-        slices.push(self.bytes.as_slice());
-        Transmit { to, len: self.bytes.len(), slices }
+        Transmit { to, len: self.bytes.len(), buf: self, outbox: None }
     }
 
     /// The datagram, sealed with its checksum.
@@ -104,9 +112,7 @@ impl TransmitBuf {
         let mut header_len = wire::HEADER_LEN;
         self.for_slices(outbox, |slice| crc.add(&slice[std::mem::take(&mut header_len)..]));
         wire::seal(&mut self.bytes, crc.finish());
-        let mut slices = SmallVec::new();
-        self.for_slices(outbox, |slice| slices.push(slice));
-        Transmit { to, len: self.len(), slices }
+        Transmit { to, len: self.len(), buf: self, outbox: Some(outbox) }
     }
 
     /// Calls `each` with all slices, in order; the first one begins with the whole header.

@@ -38,6 +38,15 @@ impl Session {
         self.build_mtu_probe(now, buf) || self.build_packet(now, buf)
     }
 
+    /// Whether something may be left to send after a packet. Acknowledgements are not: they went with it.
+    pub(crate) fn has_more(&self) -> bool {
+        self.outbox.has(Priority::Control)
+            || self.outbox.has(Priority::Bulk)
+            || self.probes != Probes::NONE
+            || self.credit_in_news == Owed::Now
+            || self.mtu.is_searching()
+    }
+
     fn build_packet(&mut self, now: Time, buf: &mut TransmitBuf) -> bool {
         let has_messages = self.outbox.has(Priority::Control) || self.outbox.has(Priority::Bulk);
         let ack_due = self.acks.due().is_some_and(|at| at <= now);

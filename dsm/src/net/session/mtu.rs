@@ -51,6 +51,11 @@ impl Mtu {
         self.present
     }
 
+    /// Whether there may be a size to probe.
+    pub(super) fn is_searching(&self) -> bool {
+        self.present < self.limit && self.hold_until == Time(0)
+    }
+
     /// A size to probe now, at most `room` bytes; the caller sends it.
     pub(super) fn poll_probe(&mut self, now: Time, room: usize) -> Option<usize> {
         let bound = room.min(self.limit);

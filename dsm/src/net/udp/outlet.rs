@@ -80,12 +80,9 @@ impl Outlet {
         if self.flush(socket, now)? == Sent::Blocked {
             return Ok(());
         }
-        loop {
-            let Some(transmit) = endpoint.poll_transmit(now, buf) else { break };
+        while let Some(transmit) = endpoint.poll_transmit(now, buf) {
             let (to, len) = (transmit.to, transmit.len);
-            let sent = self.put(socket, now, &transmit)?;
-            drop(transmit);
-            match sent {
+            match self.put(socket, now, &transmit)? {
                 Sent::Done => {}
                 Sent::Blocked => return Ok(()),
                 Sent::TooLong => endpoint.handle_too_long(now, to, len),
@@ -98,10 +95,10 @@ impl Outlet {
     /// while an earlier one is [`Sent::Blocked`].
     fn put(&mut self, socket: &UdpSocket, now: Time, transmit: &Transmit<'_>) -> Result<Sent> {
         if let Some(injector) = &mut self.injector {
-            injector.offer(now, transmit.to, &transmit.slices);
+            injector.offer(now, transmit.to, &transmit.slices());
             return self.release(socket, now);
         }
-        self.put_slices(socket, transmit.to, transmit.len, &transmit.slices)
+        self.put_slices(socket, transmit.to, transmit.len, &transmit.slices())
     }
 
     /// Sends what waits, and what the injector held back until now.
