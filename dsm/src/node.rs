@@ -9,10 +9,12 @@ mod control;
 #[rustfmt::skip]
 pub(crate) mod control_stubs;
 mod core;
+mod crowd;
 mod directory;
 #[allow(unsafe_code)]
 mod exit;
 mod limit;
+mod patience;
 mod peers;
 #[allow(unsafe_code)]
 mod poller;
@@ -46,8 +48,10 @@ use crate::net::udp::{DATAGRAM_MAX, Outlet, UdpSocket};
 use crate::net::{ClusterKey, Endpoint, EndpointConfig, TransmitBuf, Version};
 use crate::page::{Access, GlobalAddr, Incarnation, NodeId, PageId, PagePool, Span, Time};
 use crate::settings::Settings;
+use crowd::Crowd;
+use patience::{Habit, Vigil};
 use poller::Poller;
-use pump::{Receiver, Spin};
+use pump::Receiver;
 use waits::Outcome;
 use watch::Watch;
 
@@ -84,6 +88,7 @@ struct Inner {
     poller: Poller,
     /// Wakes the waiting thread that receives for the node.
     receiver_wake: EventFd,
+    crowd: Crowd,
     clock: Instant,
     calls: rpc::Calls,
     /// Receive buffers that no thread uses.
@@ -98,7 +103,8 @@ struct Locked {
     outlet: Outlet,
     transmit: TransmitBuf,
     receiver: Receiver,
-    spin: Spin,
+    habit: Habit,
+    vigil: Vigil,
     watch: Watch,
     /// When the receiver will look at the timers by itself.
     sleep_until: Time,
@@ -300,7 +306,8 @@ impl Inner {
             outlet: Outlet::new(injector.map(Injector::new)),
             transmit: TransmitBuf::default(),
             receiver: Receiver::Progress,
-            spin: Spin::default(),
+            habit: Habit::default(),
+            vigil: Vigil::default(),
             watch: Watch::default(),
             sleep_until: Time(0),
             progress_until: Time(0),
@@ -318,6 +325,7 @@ impl Inner {
             receiver_wake,
             clock,
             calls: rpc::Calls::new(node.clone(), clock, workers),
+            crowd: Crowd::new(),
             buffers: ArrayQueue::new(16),
             kind: config.kind,
             stopping: AtomicBool::new(false),

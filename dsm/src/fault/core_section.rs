@@ -45,17 +45,12 @@ impl CoreSection {
         BLOCKED.set(true);
     }
 
-    /// Runs `work`, which waits for something without the lock, with signals as they were before the
-    /// section: a thread that waits for long must be interruptible.
-    pub fn outside<T>(&mut self, work: impl FnOnce() -> T) -> T {
+    /// Runs `sleep`, which waits for something without the lock, and must hand the mask to the kernel for
+    /// as long: signals are as they were before the section, since a thread that waits for long must be
+    /// interruptible. `None`: they stay blocked.
+    pub fn asleep<T>(&mut self, sleep: impl FnOnce(Option<&SigSet>) -> T) -> T {
         SECTIONS.set(SECTIONS.get() - 1);
-        if let Some(mask) = &self.mask {
-            mask.thread_set_mask().expect("valid arguments");
-        }
-        let result = work();
-        if self.mask.is_some() {
-            asynchronous().thread_swap_mask(SigmaskHow::SIG_BLOCK).expect("valid arguments");
-        }
+        let result = sleep(self.mask.as_ref());
         SECTIONS.set(SECTIONS.get() + 1);
         result
     }

@@ -77,6 +77,7 @@ pub(super) struct Brain {
     pub(super) resident_peak: u64,
     /// Regions that are mapped, while what was held before still leaves them no room.
     crowding: Vec<PageId>,
+    pub(super) outputs: Outputs,
     /// A page fault that nobody waits for has failed.
     pub(super) failed_fault: Option<Failure>,
     coordinator_session: Option<SessionHandle>,
@@ -90,6 +91,20 @@ pub(super) struct Brain {
     next_heartbeat: Time,
     /// No silence counts before this moment: this process itself may have been stopped.
     listening_since: Time,
+}
+
+/// How much the coherence core has put out.
+#[derive(Clone, Copy, Default, Debug)]
+pub(super) struct Outputs {
+    sent: u64,
+    done: u64,
+}
+
+impl Outputs {
+    /// Whether others were served since, and not a thread of this node.
+    pub(super) fn served_since(&self, before: &Outputs) -> bool {
+        self.sent > before.sent && self.done == before.done
+    }
 }
 
 impl Core {
@@ -108,6 +123,7 @@ impl Core {
             view_changes: 0,
             resident_peak: 0,
             crowding: Vec::new(),
+            outputs: Outputs::default(),
             failed_fault: None,
             coordinator_session: None,
             connecting: FxHashMap::default(),
@@ -390,8 +406,14 @@ impl Core {
         while let Some(output) = self.brain.coherence.as_mut().and_then(Coherence::poll_output) {
             any = true;
             match output {
-                Output::Send { to, message, page } => sends.push((to, message, page)),
-                Output::Done { op, result } => self.brain.end(op, result),
+                Output::Send { to, message, page } => {
+                    self.brain.outputs.sent += 1;
+                    sends.push((to, message, page));
+                }
+                Output::Done { op, result } => {
+                    self.brain.outputs.done += 1;
+                    self.brain.end(op, result);
+                }
             }
         }
         while let Some(&(to, ..)) = sends.first() {

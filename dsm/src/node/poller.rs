@@ -9,6 +9,7 @@ use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, ppoll};
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags};
 use nix::sys::eventfd::{EfdFlags, EventFd};
+use nix::sys::signal::SigSet;
 use nix::sys::time::TimeSpec;
 
 use crate::error::{Error, Result};
@@ -16,6 +17,8 @@ use crate::error::{Error, Result};
 /// Events taken from the kernel at one time.
 const EVENTS_MAX: usize = 16;
 const SOCKET: u64 = u64::MAX;
+/// Bytes of a signal set as the kernel takes it: 64 signals.
+const KERNEL_SIGSET_LEN: usize = 8;
 const WAKE: u64 = u64::MAX - 1;
 
 /// What the progress thread sleeps on: the socket while it is armed, a wake-up, ends of processes.
@@ -70,11 +73,13 @@ impl Poller {
         self.wake.write(1).expect("an eventfd takes a 1");
     }
 
-    /// Sleeps until something happens or `timeout` is over.
-    pub(super) fn wait(&self, timeout: Duration) -> Woken {
+    /// Sleeps until something happens or `timeout` is over, with `mask` instead of the thread's own.
+    pub(super) fn wait(&self, timeout: Duration, mask: Option<&SigSet>) -> Woken {
         let mut events = [EpollEvent::empty(); EVENTS_MAX];
         let timeout = TimeSpec::from_duration(timeout);
-        // SAFETY: `EpollEvent` is a transparent `epoll_event`; the kernel writes at most `EVENTS_MAX` of them.
+        let mask: *const libc::sigset_t = mask.map_or(std::ptr::null(), |mask| mask.as_ref());
+        // SAFETY: `EpollEvent` is a transparent `epoll_event`; the kernel writes at most `EVENTS_MAX` of
+        // them. Its own signal set is the first 8 bytes of libc's.
         let count = unsafe {
             libc::syscall(
                 libc::SYS_epoll_pwait2,
@@ -82,8 +87,8 @@ impl Poller {
                 events.as_mut_ptr(),
                 EVENTS_MAX,
                 std::ptr::from_ref(timeout.as_ref()),
-                std::ptr::null::<libc::sigset_t>(),
-                0usize,
+                mask,
+                KERNEL_SIGSET_LEN,
             )
         };
         let mut woken = Woken::default();

@@ -3,8 +3,8 @@
 //! While a thread waits it receives for the whole node, so that a reply costs one wake-up and not
 //! two; the progress thread steps aside meanwhile. All decisions about who receives are made under
 //! the core's lock, so a reply is never taken by one thread while the other sleeps for it. Waiting
-//! has two steps: a bounded spin, because waking an idle core costs tens of microseconds, then a
-//! sleep. The spin's length follows its own success.
+//! has two steps: a bounded look, because waking an idle core costs tens of microseconds, then a
+//! sleep. How long the look is, `patience.rs` decides.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -12,14 +12,16 @@ use std::time::Duration;
 
 use parking_lot::MutexGuard;
 
+use super::crowd::{self, Room};
+use super::patience::Look;
 use super::poller::{Woken, wait_for_datagram};
 use super::waits::{Bell, Outcome, Parked};
 use super::{Inner, Locked, exit, receive_buffer};
 use crate::coherence::OpId;
-use crate::config::node::{ACTIVE_FOR, ACTIVE_TICK, RECEIVE_BURST, SLEEP_MAX, SPIN_MAX, SPIN_MIN};
+use crate::config::node::{ACTIVE_FOR, ACTIVE_TICK, RECEIVE_BURST, SLEEP_MAX};
 use crate::fault::CoreSection;
 use crate::net::udp::{Received, datagrams};
-use crate::page::{Span, Time};
+use crate::page::Time;
 
 /// The one thread that takes datagrams from the socket.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -32,32 +34,6 @@ pub(super) enum Receiver {
     Worker(usize),
     /// A worker runs methods that take microseconds, and then receives again.
     Nobody,
-}
-
-/// How long to look for a datagram before sleeping.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Spin {
-    budget: Span,
-}
-
-impl Default for Spin {
-    fn default() -> Self {
-        Spin { budget: SPIN_MAX }
-    }
-}
-
-impl Spin {
-    pub(super) fn budget(&self) -> Span {
-        self.budget
-    }
-
-    pub(super) fn hit(&mut self) {
-        self.budget = Span((self.budget.0 * 2).min(SPIN_MAX.0));
-    }
-
-    pub(super) fn miss(&mut self) {
-        self.budget = Span((self.budget.0 / 2).max(SPIN_MIN.0));
-    }
 }
 
 /// What a receive found, for the thread that must go back to the lock.
@@ -127,6 +103,7 @@ impl Inner {
 
     pub(super) fn handle(&self, locked: &mut MutexGuard<'_, Locked>, found: &Found, buffer: &[u8]) {
         let now = self.now();
+        let before = locked.core.brain.outputs;
         match *found {
             Found::Datagrams { len, segment, from } => {
                 locked.active_until = now + ACTIVE_FOR;
@@ -139,6 +116,11 @@ impl Inner {
         }
         locked.core.tick(now, &self.arena);
         self.settle(locked, now);
+        let brain = &locked.core.brain;
+        let served = brain.outputs.served_since(&before) || !brain.call_events.is_empty();
+        if matches!(found, Found::Datagrams { .. }) && served {
+            locked.vigil.served(now);
+        }
     }
 
     /// Without waiting.
@@ -165,7 +147,7 @@ impl Inner {
         (op, bell): (OpId, &Arc<Bell>),
         deadline: Option<Time>,
     ) -> Option<Outcome> {
-        let mut buffer = None;
+        let (mut buffer, mut look) = (None, None);
         let outcome = loop {
             self.hand_out_calls(locked);
             if let Some(outcome) = locked.core.brain.waits.take(op) {
@@ -178,12 +160,17 @@ impl Inner {
             }
             self.take_over(locked, op);
             if locked.receiver == Receiver::Waiter(op) {
+                let look =
+                    *look.get_or_insert_with(|| Look { way: locked.habit.choose(), began: self.now() });
                 let buffer = buffer.get_or_insert_with(|| self.buffers.pop().unwrap_or_else(receive_buffer));
-                self.receive_as_waiter(locked, (op, bell), deadline, buffer);
+                self.receive_as_waiter(locked, (op, bell), (look, deadline), buffer);
             } else {
                 self.park(locked, op, bell, deadline);
             }
         };
+        if let Some(Look { way, began }) = look {
+            locked.habit.learn(way, self.now().since(began));
+        }
         if locked.receiver == Receiver::Waiter(op) {
             self.hand_over(locked);
         }
@@ -209,23 +196,26 @@ impl Inner {
         &self,
         locked: &mut MutexGuard<'_, Locked>,
         (op, bell): (OpId, &Arc<Bell>),
-        deadline: Option<Time>,
+        (look, deadline): (Look, Option<Time>),
         buffer: &mut [u8],
     ) {
         let due = self.due(locked).min(deadline.unwrap_or(Time(u64::MAX)));
-        let (blocked, spin) = (locked.outlet.is_blocked(), locked.spin.budget);
+        let (blocked, vigil) = (locked.outlet.is_blocked(), locked.vigil);
         locked.sleep_until = due;
-        let (found, spun) = MutexGuard::unlocked(locked, || {
-            let started = self.now();
-            let spin_until = due.min(started + spin);
+        let (found, room) = MutexGuard::unlocked(locked, || {
+            let mut room = Room::Enough;
             loop {
-                if let Some(found) = self.receive(buffer) {
-                    return (found, true);
+                let found = self.receive(buffer).or_else(|| bell.is_done().then_some(Found::Nothing));
+                if let Some(found) = found {
+                    return (found, room);
                 }
-                if bell.is_done() {
-                    return (Found::Nothing, true);
+                let now = self.now();
+                let serves = vigil.lasts(now);
+                if serves && self.crowd.is_due(now, vigil.last()) {
+                    room = self.crowd.ask(now, &self.socket);
                 }
-                if self.now() >= spin_until {
+                let serves = serves && room == Room::Enough && !self.crowd.is_crowded();
+                if now >= due || !(look.lasts(now) || serves) {
                     break;
                 }
                 std::hint::spin_loop();
@@ -233,13 +223,12 @@ impl Inner {
             let timeout = due.since(self.now()).to_std();
             let error = wait_for_datagram(&self.socket, blocked, &self.receiver_wake, timeout);
             let refusal = if error { self.socket.take_refusal() } else { None };
-            (refusal.map(Found::Refused).or_else(|| self.receive(buffer)).unwrap_or(Found::Nothing), false)
+            let found = refusal.map(Found::Refused).or_else(|| self.receive(buffer));
+            (found.unwrap_or(Found::Nothing), room)
         });
         locked.sleep_until = Time(0);
-        if spun {
-            locked.spin.hit();
-        } else {
-            locked.spin.miss();
+        if room != Room::Enough {
+            locked.vigil.end();
         }
         debug_assert_eq!(locked.receiver, Receiver::Waiter(op), "only the receiver itself gives its part up");
         self.handle(locked, &found, buffer);
@@ -278,7 +267,6 @@ impl Inner {
         let mut buffer = receive_buffer();
         let mut section = CoreSection::enter();
         let mut woken = Woken::default();
-        let mut spin_until = Time(0);
         while !self.stopping.load(Ordering::Acquire) {
             let mut locked = self.lock();
             let now = self.now();
@@ -287,10 +275,20 @@ impl Inner {
                 self.take_from_nobody(&mut locked);
             }
             if self.receive_burst(&mut locked, &mut buffer) {
-                spin_until = self.now() + SPIN_MAX;
-            } else if now < spin_until && locked.receiver == Receiver::Progress && self.due(&locked) > now {
-                // The peer that has just sent something may well send more: look again, bounded.
+                self.report_failed_fault(&mut locked);
+                self.hand_out_calls(&mut locked);
+                continue;
+            }
+            let looks = locked.vigil.lasts(now) && locked.receiver == Receiver::Progress;
+            if looks && self.due(&locked) > now {
+                // The peer that has just asked for something may well ask for more.
+                let is_due = self.crowd.is_due(now, locked.vigil.last());
                 drop(locked);
+                if is_due {
+                    self.look_around(now);
+                } else if self.crowd.is_crowded() {
+                    self.lock().vigil.end();
+                }
                 std::hint::spin_loop();
                 continue;
             }
@@ -301,12 +299,21 @@ impl Inner {
             self.report_failed_fault(&mut locked);
             self.hand_out_calls(&mut locked);
             let now = self.now();
-            if now < spin_until {
+            if locked.vigil.lasts(now) && locked.receiver == Receiver::Progress {
                 continue;
             }
             let timeout = self.plan_sleep(&mut locked, now);
             drop(locked);
-            woken = section.outside(|| self.poller.wait(timeout));
+            woken = section.asleep(|mask| self.poller.wait(timeout, mask));
+        }
+    }
+
+    /// Makes room for others, on this core or by leaving it.
+    fn look_around(&self, now: Time) {
+        match self.crowd.ask(now, &self.socket) {
+            Room::Enough => {}
+            Room::Shared(core) if crowd::move_off(core) => {}
+            Room::Shared(_) | Room::None => self.lock().vigil.end(),
         }
     }
 

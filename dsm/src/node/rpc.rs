@@ -23,9 +23,10 @@ use smallvec::SmallVec;
 
 use super::core::{Brain, Core, channel, typed};
 use super::directory::Directory;
+use super::patience::Spin;
 use super::peers::Unreachable;
 use super::poller::{drain, wait_for_datagram};
-use super::pump::{Found, Receiver, Spin};
+use super::pump::{Found, Receiver};
 use super::waits::Outcome;
 use super::{Inner, Locked, Node, receive_buffer, time_since};
 use crate::coherence::OpId;
