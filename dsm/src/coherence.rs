@@ -426,13 +426,19 @@ impl Coherence {
             }
             Input::Timer => {}
             Input::Lock { op, lock } => match self.places.manager(lock.0) {
-                Some(home) => self.locks.lock(self.me, home, &mut self.outbox, op, lock),
+                Some(home) => self.with_lock(lock, memory, |core| {
+                    core.locks.lock(core.me, home, &mut core.outbox, op, lock);
+                }),
                 None => self.outbox.done(op, Err(Failure::NoRegion)),
             },
-            Input::AbandonLock { op, lock } => self.locks.abandon(&mut self.outbox, op, lock),
+            Input::AbandonLock { op, lock } => self.with_lock(lock, memory, |core| {
+                core.locks.abandon(&mut core.outbox, op, lock);
+            }),
             Input::Unlock { lock } => {
                 let home = self.places.manager(lock.0).expect("a held lock lies in a region");
-                self.locks.unlock(self.me, home, &mut self.outbox, lock);
+                self.with_lock(lock, memory, |core| {
+                    core.locks.unlock(core.me, home, &mut core.outbox, lock);
+                });
             }
             Input::Barrier { op, barrier, members } => {
                 self.barriers.arrive(self.me, self.barrier_home, &mut self.outbox, op, barrier, members);
@@ -446,7 +452,7 @@ impl Coherence {
                     self.cache.resident.set_aside(self.places.pages_at(self.me));
                     self.cache.forget_region(&region);
                     self.directory.forget_region(&region);
-                    self.locks.forget_region(&region);
+                    self.locks.forget_region(self.planted, &region, memory);
                 }
             }
             Input::ProgramEnded { program } => self.barriers.forget_program(program),
@@ -462,7 +468,7 @@ impl Coherence {
             }
             Input::Leave { op } => {
                 self.cache.start_leaving(op);
-                self.locks.start_leaving(&mut self.outbox);
+                self.locks.start_leaving(self.planted, &mut self.outbox, memory);
             }
         }
     }
@@ -495,13 +501,21 @@ impl Coherence {
                 let (cache, places, mut ctx) = self.cache_parts(now, memory);
                 cache.on_message(&mut ctx, places, from, message, page);
             }
-            Message::Lock(message) => {
-                self.locks.on_message(self.me, self.planted, &mut self.outbox, from, message);
-            }
+            Message::Lock(message) => self.with_lock(message.lock(), memory, |core| {
+                core.locks.on_message(core.me, core.planted, &mut core.outbox, from, message);
+            }),
             Message::Barrier(message) => {
                 self.barriers.on_message(self.me, self.planted, &mut self.outbox, from, message);
             }
         }
+    }
+
+    /// Reacts to something that concerns a lock. Before, the core recalls it from the node's threads if
+    /// they have it among themselves; afterwards they may have it again.
+    fn with_lock<M: Memory>(&mut self, lock: LockId, memory: &mut M, react: impl FnOnce(&mut Self)) {
+        self.locks.recall(self.planted, lock, memory);
+        react(self);
+        self.locks.lend(lock, memory);
     }
 
     /// A page or lock outside every known region can only be named by a broken peer, or by a late

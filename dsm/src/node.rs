@@ -14,6 +14,8 @@ mod directory;
 #[allow(unsafe_code)]
 mod exit;
 mod limit;
+mod local;
+mod lock_word;
 mod patience;
 mod peers;
 #[allow(unsafe_code)]
@@ -37,7 +39,7 @@ use nix::sys::signal::{SigSet, SigmaskHow, Signal};
 use parking_lot::{Mutex, MutexGuard};
 
 use self::core::{Core, Fatal};
-use crate::coherence::{BarrierId, Failure, Input, LockId, OpId, Placement};
+use crate::coherence::{BarrierId, Failure, Input, OpId, Placement};
 use crate::config::membership::JOIN_TIMEOUT;
 use crate::config::node::{FLUSH_MAX, LEAVE_MAX, PAGE_POOL_MAX};
 use crate::error::{Error, Result};
@@ -49,6 +51,7 @@ use crate::net::{ClusterKey, Endpoint, EndpointConfig, TransmitBuf, Version};
 use crate::page::{Access, GlobalAddr, Incarnation, NodeId, PageId, PagePool, Span, Time};
 use crate::settings::Settings;
 use crowd::Crowd;
+pub use local::LockHandle;
 use patience::{Habit, Vigil};
 use poller::Poller;
 use pump::Receiver;
@@ -198,16 +201,6 @@ impl Node {
     /// Waits until all ranks of the program have called it.
     pub fn barrier(&self) -> Result<()> {
         self.inner.barrier(0)
-    }
-
-    /// Takes a lock; returns its fencing token.
-    pub fn lock(&self, lock: LockId) -> Result<u64> {
-        self.inner.call(None, |core, op| core.input(Input::Lock { op, lock }))
-    }
-
-    /// Gives a lock back.
-    pub fn unlock(&self, lock: LockId) {
-        self.inner.cast(Input::Unlock { lock });
     }
 
     /// Asks for pages that will be wanted; returns at once.

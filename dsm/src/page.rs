@@ -88,6 +88,27 @@ pub trait Memory {
     fn expect(&mut self, _first: PageId, _pages: u64) {}
     /// Gives the page's memory back; its access must be [`Access::None`]. A later read sees zeros.
     fn discard(&mut self, page: PageId);
+    /// Lets the node's threads take the lock of this page and give it back among themselves, without the
+    /// core: it is free, and `token` was its last. False if they cannot; then nothing has changed.
+    fn lend_lock(&mut self, page: PageId, token: u64) -> bool;
+    /// Ends what a successful [`Memory::lend_lock`] began: when it returns, no thread takes the lock or
+    /// gives it back but by the core.
+    fn recall_lock(&mut self, page: PageId) -> Lent;
+}
+
+/// How a lent lock comes back, with the last token that was given out for it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Lent {
+    /// Nobody has it.
+    Free {
+        /// The last token.
+        token: u64,
+    },
+    /// A thread is in the critical section. It will give the lock back by the core.
+    Held {
+        /// Its token.
+        token: u64,
+    },
 }
 
 /// The bytes of one page, owned. Buffers from a [`PagePool`] return to it when dropped.

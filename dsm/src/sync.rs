@@ -6,16 +6,17 @@ use bytemuck::Pod;
 
 use crate::coherence::LockId;
 use crate::error::Result;
+use crate::node::LockHandle;
 use crate::page::PageId;
 use crate::shared::SharedSlice;
 
 /// A value in shared memory that one holder at a time reads and writes.
 ///
 /// The lock is fair between nodes: whoever waits longest is next. A node that takes it again while
-/// nobody else wants it pays no message.
+/// nobody else wants it pays no message and no system call.
 pub struct DsmMutex<T> {
     value: SharedSlice<T>,
-    lock: LockId,
+    lock: LockHandle,
 }
 
 /// The right to use the value; given back when dropped.
@@ -35,13 +36,13 @@ enum Written {
 
 impl<T: Pod> DsmMutex<T> {
     pub(crate) fn new(value: SharedSlice<T>) -> Result<Self> {
-        let lock = LockId(PageId::of(value.addr()));
+        let lock = value.node().lock_handle(LockId(PageId::of(value.addr())));
         Ok(DsmMutex { value, lock })
     }
 
     /// Waits for the lock. An error names the node that died with it; the lock is of no use then.
     pub fn lock(&self) -> Result<DsmMutexGuard<'_, T>> {
-        let token = self.value.node().lock(self.lock)?;
+        let token = self.value.node().lock(&self.lock)?;
         Ok(DsmMutexGuard { mutex: self, token, value: self.value.get(0), written: Written::No })
     }
 }
@@ -74,6 +75,6 @@ impl<T: Pod> Drop for DsmMutexGuard<'_, T> {
         if self.written == Written::Yes {
             self.mutex.value.set(0, self.value);
         }
-        self.mutex.value.node().unlock(self.mutex.lock);
+        self.mutex.value.node().unlock(&self.mutex.lock);
     }
 }

@@ -6,7 +6,7 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::rc::Rc;
 
 use dsm::coherence::{Coherence, Fault, Input, Message, OpId, Output, Placement, RegionInfo, Version};
-use dsm::page::{Access, Contents, EXTENT_PAGES, Epoch, Memory, NodeId, PageBuf, PageId, Time};
+use dsm::page::{Access, Contents, EXTENT_PAGES, Epoch, Lent, Memory, NodeId, PageBuf, PageId, Time};
 use rustc_hash::{FxHashSet, FxHasher};
 
 /// The page that everybody wants, and its home.
@@ -456,6 +456,14 @@ impl Memory for Frame {
     fn discard(&mut self, page: PageId) {
         assert_eq!((page, self.access), (PAGE, Access::None));
         self.value = 0;
+    }
+
+    fn lend_lock(&mut self, _page: PageId, _token: u64) -> bool {
+        false // no thread here takes locks
+    }
+
+    fn recall_lock(&mut self, page: PageId) -> Lent {
+        unreachable!("the lock of {page:?} was not lent")
     }
 }
 

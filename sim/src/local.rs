@@ -4,7 +4,8 @@
 
 use std::collections::BTreeSet;
 
-use dsm::page::{Access, Contents, Memory, NodeId, PAGE_SIZE, PageBuf, PageId, PagePool, Time};
+use dsm::coherence::LockId;
+use dsm::page::{Access, Contents, Lent, Memory, NodeId, PAGE_SIZE, PageBuf, PageId, PagePool, Time};
 use fastrand::Rng;
 use smallvec::SmallVec;
 
@@ -30,6 +31,8 @@ pub(crate) struct Local {
     pub(crate) me: NodeId,
     pub(crate) threads: Vec<Thread>,
     frames: Vec<Frame>,
+    /// Locks that the core has lent to the threads, by page.
+    lent: Vec<Option<Lent>>,
     /// Pages whose mapping or bytes the core has touched since the last check.
     pub(crate) touched: SmallVec<[u8; 4]>,
     /// Pages that take memory, those included that no program touches.
@@ -52,8 +55,9 @@ pub(crate) struct NodeMemory<'a> {
 impl Local {
     pub(crate) fn new(me: NodeId, pages: usize, threads: Vec<Thread>) -> Self {
         let frame = Frame { cells: [0; CELLS.len()], access: Access::None };
-        let (frames, touched, pool) = (vec![frame; pages], SmallVec::new(), PagePool::new(64));
-        Local { me, threads, frames, touched, backed: BTreeSet::new(), pool }
+        let (frames, lent) = (vec![frame; pages], vec![None; pages]);
+        let (touched, pool) = (SmallVec::new(), PagePool::new(64));
+        Local { me, threads, frames, lent, touched, backed: BTreeSet::new(), pool }
     }
 
     /// What the MMU allows on a page.
@@ -113,6 +117,30 @@ impl Local {
         shared.trace.record(shared.now, self.me, what);
     }
 
+    /// A thread takes a lock that is lent and free.
+    pub(crate) fn try_take(&mut self, thread: usize, lock: LockId, shared: &mut Shared) -> bool {
+        let page = shared.plan.index(lock.0);
+        let Some(Lent::Free { token }) = self.lent[page] else { return false };
+        let (token, runner) = (token + 1, &mut self.threads[thread]);
+        self.lent[page] = Some(Lent::Held { token });
+        runner.holds = Some(lock);
+        shared.oracle.lock_taken(self.me, runner.id, page, token);
+        shared.trace.record(shared.now, self.me, What::Took { thread: runner.id, lock, token });
+        true
+    }
+
+    /// A thread gives a lock back that is still lent.
+    pub(crate) fn try_give(&mut self, thread: usize, lock: LockId, shared: &mut Shared) -> bool {
+        let page = shared.plan.index(lock.0);
+        let Some(Lent::Held { token }) = self.lent[page] else { return false };
+        let runner = &mut self.threads[thread];
+        self.lent[page] = Some(Lent::Free { token });
+        runner.holds = None;
+        shared.oracle.lock_released(page);
+        shared.trace.record(shared.now, self.me, What::Gave { thread: runner.id, lock });
+        true
+    }
+
     fn store(&mut self, cell: Cell, value: u32, shared: &mut Shared) {
         self.frames[cell.page as usize].cells[cell.index as usize] = value;
         shared.oracle.stored(cell, value);
@@ -131,13 +159,25 @@ impl NodeMemory<'_> {
                 return;
             }
             let step = self.local.threads[thread].step(&self.shared.plan, &mut self.shared.rng);
-            let Some(Step::Run { instruction, .. }) = step else { return };
-            if self.local.missing(&instruction, &mut self.shared.rng).is_some() {
+            let went_on = match step {
+                Some(Step::Run { instruction, .. }) => self.try_run(thread, instruction),
+                Some(Step::Lock(lock)) => self.local.try_take(thread, lock, self.shared),
+                Some(Step::Unlock(lock)) => self.local.try_give(thread, lock, self.shared),
+                Some(Step::Barrier(_)) | None => false,
+            };
+            if !went_on {
                 return;
             }
             self.local.threads[thread].steps.pop_front();
+        }
+    }
+
+    fn try_run(&mut self, thread: usize, instruction: Instruction) -> bool {
+        let runs = self.local.missing(&instruction, &mut self.shared.rng).is_none();
+        if runs {
             self.local.run(thread, instruction, self.shared);
         }
+        runs
     }
 
     fn record(&mut self, what: What) {
@@ -210,6 +250,28 @@ impl Memory for NodeMemory<'_> {
         if mapped != Access::None {
             self.shared.oracle.fail(|| format!("only unmapped memory is given back: {me} {page:?}"));
         }
+    }
+
+    fn lend_lock(&mut self, page: PageId, token: u64) -> bool {
+        // Not every node has a handle of every lock.
+        let lends = self.shared.rng.u32(..8) != 0;
+        if lends {
+            self.record(What::Lend { page, token });
+            let index = self.shared.plan.index(page);
+            if self.local.lent[index].replace(Lent::Free { token }).is_some() {
+                let me = self.local.me;
+                self.shared.oracle.fail(|| format!("a lock is lent once: {me} {page:?}"));
+            }
+            self.between();
+        }
+        lends
+    }
+
+    fn recall_lock(&mut self, page: PageId) -> Lent {
+        self.between();
+        self.record(What::Recall { page });
+        let index = self.shared.plan.index(page);
+        self.local.lent[index].take().expect("only a lent lock is recalled")
     }
 }
 

@@ -33,6 +33,10 @@ impl World {
                 self.node(node).leave_op = Some(op);
                 self.record(node, What::Leave);
                 self.feed(node, Input::Leave { op });
+                // A thread may have taken a lent lock before the core recalled it.
+                if self.node(node).local.threads.iter().any(|thread| thread.holds.is_some()) {
+                    self.shared.oracle.deserts(node);
+                }
             }
             How::Crashes => {
                 self.record(node, What::Crashed);

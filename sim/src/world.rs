@@ -334,6 +334,12 @@ impl World {
         slot.since[at].get_or_insert(self.shared.now);
         match step {
             Step::Run { instruction, address } => self.run_or_fault(node, thread, instruction, address),
+            Step::Lock(lock) if slot.local.try_take(at, lock, &mut self.shared) => {
+                self.finish_step(node, thread);
+            }
+            Step::Unlock(lock) if slot.local.try_give(at, lock, &mut self.shared) => {
+                self.finish_step(node, thread);
+            }
             Step::Lock(lock) => {
                 let op = self.wait(node, thread);
                 self.record(node, What::Lock { op, lock });

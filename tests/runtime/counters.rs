@@ -152,9 +152,10 @@ fn an_upgrade_without_sharers_costs_three_messages() {
 fn locks_and_barriers_cost_what_the_table_says() {
     let mut bench = Bench::new();
     let lock = LockId(dsm::page::PageId::of(bench.start));
+    let handles: Vec<_> = bench.ranks.iter().map(|rank| rank.lock_handle(lock)).collect();
     let take = |bench: &Bench, rank: usize| {
-        bench.ranks[rank].lock(lock).expect("taken");
-        bench.ranks[rank].unlock(lock);
+        bench.ranks[rank].lock(&handles[rank]).expect("taken");
+        bench.ranks[rank].unlock(&handles[rank]);
     };
     bench.costs("free lock", 1, 2, |bench| take(bench, 0));
     bench.costs("lock taken again", 100, 0, |bench| (0..100).for_each(|_| take(bench, 0)));

@@ -19,7 +19,7 @@ const MAY_IMPORT: [(&str, &[&str]); 18] = [
     ("rpc", &[]),
     ("node", &["coherence", "fault", "membership", "net", "rpc"]),
     ("shared", &["coherence", "membership", "node", "rpc", "sync"]),
-    ("sync", &["coherence", "shared"]),
+    ("sync", &["coherence", "node", "shared"]),
     ("guest", &["net", "node", "rpc"]),
     ("admin", &["guest", "membership", "net", "node", "rpc"]),
     ("lib", &[]),

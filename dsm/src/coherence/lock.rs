@@ -3,6 +3,10 @@
 //! lock, three for one that is handed on, none when the node that had it last takes it again. (The
 //! distributed queue of TreadMarks; Keleher et al., USENIX 1994.)
 //!
+//! A lock that is idle here is *lent* to the node's threads, which take it and give it back by one atomic
+//! instruction each. Whatever the core is to do with the lock, it recalls it first and then knows whether
+//! a thread holds it; afterwards it lends it again, if it is still idle and nobody waits.
+//!
 //! A node's *tenure* is the span from its request to its handing the lock on; it is named by the
 //! request's number, so that a late duplicate never acts on a later tenure. Each holder gets a fencing
 //! token that only grows. A lock whose holder died is broken for good; recovery is not built yet.
@@ -18,7 +22,7 @@ use super::message::{LockId, LockMessage, Req};
 use super::placement::{Places, RegionInfo};
 use super::plant::{Plant, Planted};
 use super::{Failure, OpId, Outbox};
-use crate::page::NodeId;
+use crate::page::{Lent, Memory, NodeId};
 
 /// Both sides of all locks of a node.
 #[derive(Clone)]
@@ -50,6 +54,8 @@ enum Phase {
     Held,
     /// Nobody wants it; kept for the next thread of this node.
     Idle,
+    /// As before, but this node's threads take it and give it back without the core.
+    Lent,
     /// Offered back to the home.
     Returning,
     /// Given up in the middle of a critical section: it must not be handed to anybody.
@@ -77,6 +83,30 @@ impl Locks {
             last_req: first,
             leaving: false,
             dead: NodeSet::EMPTY,
+        }
+    }
+
+    /// The core decides about the lock again. Goes before everything else that concerns a lock.
+    pub(super) fn recall<M: Memory>(&mut self, planted: Planted, lock: LockId, memory: &mut M) {
+        let lent = |tenure: &&mut Tenure| tenure.phase == Phase::Lent;
+        let Some(tenure) = self.tenures.get_mut(&lock).filter(lent) else { return };
+        (tenure.phase, tenure.token) = match memory.recall_lock(lock.0) {
+            Lent::Held { token } if planted.has(Plant::LockRecallMissesHolder) => (Phase::Idle, token),
+            Lent::Held { token } => (Phase::Held, token),
+            Lent::Free { token } => (Phase::Idle, token),
+        };
+    }
+
+    /// Leaves an idle lock to this node's threads. Goes after everything else that concerns a lock.
+    pub(super) fn lend<M: Memory>(&mut self, lock: LockId, memory: &mut M) {
+        let Some(tenure) = self.tenures.get_mut(&lock) else { return };
+        let is_wanted = tenure.next.is_some() || !tenure.waiters.is_empty();
+        if tenure.phase == Phase::Idle
+            && !is_wanted
+            && !self.leaving
+            && memory.lend_lock(lock.0, tenure.token)
+        {
+            tenure.phase = Phase::Lent;
         }
     }
 
@@ -220,13 +250,11 @@ impl Locks {
 
     pub(super) fn on_node_died(&mut self, me: NodeId, places: &Places, outbox: &mut Outbox, dead: NodeId) {
         self.dead.insert(dead);
-        let mut tenures: Vec<LockId> = self.tenures.keys().copied().collect();
-        tenures.sort_unstable();
-        for lock in tenures.into_iter().filter(|lock| places.manager(lock.0) == Some(dead)) {
+        for lock in self.sorted_tenures().into_iter().filter(|lock| places.manager(lock.0) == Some(dead)) {
             // Whoever has the lock keeps it, and gives it to those it was told of; nobody else gets it.
             let tenure = self.tenures.remove(&lock).expect("just listed");
             match tenure.phase {
-                Phase::Held | Phase::Idle => {
+                Phase::Held | Phase::Idle | Phase::Lent => {
                     self.tenures.insert(lock, tenure);
                 }
                 Phase::Waiting | Phase::Returning | Phase::Breaking => {
@@ -239,6 +267,13 @@ impl Locks {
         for lock in locks {
             self.look_into(me, outbox, lock, dead);
         }
+    }
+
+    /// In an order that every run repeats.
+    fn sorted_tenures(&self) -> Vec<LockId> {
+        let mut locks: Vec<LockId> = self.tenures.keys().copied().collect();
+        locks.sort_unstable();
+        locks
     }
 
     /// A newcomer's request numbers start again, and it has no place in any queue.
@@ -256,8 +291,11 @@ impl Locks {
         (self.last_req, self.leaving, self.dead).hash(hasher);
     }
 
-    pub(super) fn forget_region(&mut self, region: &RegionInfo) {
-        self.tenures.retain(|lock, _| !region.contains(lock.0));
+    pub(super) fn forget_region<M: Memory>(&mut self, planted: Planted, region: &RegionInfo, memory: &mut M) {
+        for lock in self.sorted_tenures().into_iter().filter(|lock| region.contains(lock.0)) {
+            self.recall(planted, lock, memory);
+            self.tenures.remove(&lock);
+        }
         self.homes.retain(|lock, _| !region.contains(lock.0));
     }
 }
@@ -370,11 +408,10 @@ impl Locks {
 /// Leaving.
 impl Locks {
     /// Threads that still wait give up: a lock that came to them now would have to be broken.
-    pub(super) fn start_leaving(&mut self, outbox: &mut Outbox) {
+    pub(super) fn start_leaving<M: Memory>(&mut self, planted: Planted, outbox: &mut Outbox, memory: &mut M) {
         self.leaving = true;
-        let mut locks: Vec<LockId> = self.tenures.keys().copied().collect();
-        locks.sort_unstable();
-        for lock in locks {
+        for lock in self.sorted_tenures() {
+            self.recall(planted, lock, memory);
             let waiters = self.tenures.get_mut(&lock).map(|tenure| std::mem::take(&mut tenure.waiters));
             fail(outbox, waiters.unwrap_or_default(), Failure::Leaving);
         }
@@ -387,9 +424,7 @@ impl Locks {
     /// Offers every lock back that no thread holds; a held one is given back as broken, since its
     /// critical section will never end.
     pub(super) fn return_idle(&mut self, me: NodeId, places: &Places, outbox: &mut Outbox) {
-        let mut locks: Vec<LockId> = self.tenures.keys().copied().collect();
-        locks.sort_unstable();
-        for lock in locks {
+        for lock in self.sorted_tenures() {
             let (Some(tenure), Some(home)) = (self.tenures.get_mut(&lock), places.manager(lock.0)) else {
                 continue;
             };
@@ -402,6 +437,7 @@ impl Locks {
             tenure.phase = match tenure.phase {
                 Phase::Idle => Phase::Returning,
                 Phase::Held => Phase::Breaking,
+                Phase::Lent => unreachable!("all were recalled when leaving began, and none is lent since"),
                 Phase::Waiting | Phase::Returning | Phase::Breaking => continue,
             };
             outbox.send(me, home, LockMessage::Return { lock, req, token, broken });

@@ -46,12 +46,13 @@ pub enum Plant {
     LockForwardIgnoresTenure,
     LockGrantIgnoresRequest,
     LockForgetsRequestNumbers,
+    LockRecallMissesHolder,
     BarrierIgnoresGeneration,
 }
 
 impl Plant {
     /// Every fault.
-    pub const ALL: [Plant; 42] = [
+    pub const ALL: [Plant; 43] = [
         Plant::HomeDoesNotAwaitInstalled,
         Plant::HomeDoesNotAwaitDataHome,
         Plant::HomeReadsBeforeDataHome,
@@ -93,6 +94,7 @@ impl Plant {
         Plant::LockForwardIgnoresTenure,
         Plant::LockGrantIgnoresRequest,
         Plant::LockForgetsRequestNumbers,
+        Plant::LockRecallMissesHolder,
         Plant::BarrierIgnoresGeneration,
     ];
 }

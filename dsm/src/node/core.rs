@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 use rustc_hash::FxHashMap;
 use smallvec::SmallVec;
 
+use super::local::{Local, LockWords};
 use super::peers::{Peers, Unreachable, link};
 use super::rpc::CallEvent;
 use super::waits::{Audience, Outcome, Waits};
@@ -64,6 +65,7 @@ pub(super) struct Brain {
     pub(super) coherence: Option<Coherence>,
     pub(super) peers: Peers,
     pub(super) waits: Waits,
+    pub(super) words: LockWords,
     pub(super) fatal: Option<Fatal>,
     /// Ends when this node and all its peers are ready.
     pub(super) joining: Option<OpId>,
@@ -115,6 +117,7 @@ impl Core {
             coherence: None,
             peers: Peers::new(),
             waits: Waits::default(),
+            words: LockWords::default(),
             fatal: None,
             joining: None,
             leaving: None,
@@ -307,6 +310,7 @@ impl Core {
             Action::UnmapRegion(record) => {
                 let (start, pages) = (record.info.start, record.info.pages);
                 self.brain.input(now, Input::RegionGone { start }, arena);
+                self.brain.words.forget(start, pages);
                 if let Err(error) = arena.unmap_region(start, pages) {
                     self.brain.fatal(Fatal::Broken(format!("region `{}`: {error}", record.name)));
                 }
@@ -518,7 +522,7 @@ impl Brain {
             return self.peers.keep_early(session, bytes);
         };
         if let Some(coherence) = &mut self.coherence {
-            coherence.handle_batch(now, from, &batch, &mut &*arena);
+            coherence.handle_batch(now, from, &batch, &mut Local { arena, words: &self.words });
         }
         self.note_resident(arena);
         true
@@ -527,7 +531,7 @@ impl Brain {
     /// Gives the coherence core an event, if it exists yet.
     pub(super) fn input(&mut self, now: Time, input: Input<'_>, arena: &Arena) {
         if let Some(coherence) = &mut self.coherence {
-            coherence.handle(now, input, &mut &*arena);
+            coherence.handle(now, input, &mut Local { arena, words: &self.words });
         }
         self.note_resident(arena);
     }
@@ -609,6 +613,7 @@ impl Brain {
             }
             self.fatal = Some(fatal);
             self.call_events.push(CallEvent::AllEnded);
+            self.words.end_lending();
         }
         for op in self.waits.open() {
             if self.waits.end(op, Outcome::Membership) == Audience::Detached {

@@ -4,7 +4,7 @@ use super::rig::{A, B, C, H, P, Rig};
 use crate::coherence::{
     BarrierId, BarrierMessage, Failure, Input, LockId, LockMessage, Message, NodeSet, OpId,
 };
-use crate::page::{Epoch, NodeId};
+use crate::page::{Epoch, Lent, NodeId};
 
 const LOCK: LockId = LockId(P);
 const BARRIER: BarrierId = BarrierId { program: 1, index: 0 };
@@ -40,6 +40,80 @@ fn a_free_lock_costs_two_messages_and_none_when_it_is_taken_again() {
     let second = lock(&mut rig, A);
     assert!(rig.network.is_empty());
     assert!(token(&rig, second) > token(&rig, first));
+}
+
+/// A node that has taken the lock once and given it back.
+fn lend(rig: &mut Rig, node: NodeId) {
+    lock(rig, node);
+    rig.settle();
+    rig.feed(node, Input::Unlock { lock: LOCK });
+}
+
+/// A thread takes the lock that its node was lent, without the core; its token.
+fn take_lent(rig: &mut Rig, node: NodeId) -> u64 {
+    let lent = rig.memories[node.0 as usize].lent.get_mut(&P).expect("lent");
+    let Lent::Free { token } = *lent else { panic!("{lent:?}") };
+    *lent = Lent::Held { token: token + 1 };
+    token + 1
+}
+
+#[test]
+fn a_forward_that_finds_a_lent_lock_taken_waits_for_its_holder() {
+    let mut rig = Rig::new(3);
+    lend(&mut rig, A);
+    let own = take_lent(&mut rig, A);
+    let next = lock(&mut rig, B);
+    rig.settle();
+    assert!(rig.memories[A.0 as usize].lent.is_empty(), "the core decides again");
+    assert_eq!(rig.result(next), None);
+    rig.feed(A, Input::Unlock { lock: LOCK });
+    rig.settle();
+    assert!(token(&rig, next) > own);
+}
+
+#[test]
+fn a_lent_lock_that_nobody_holds_is_handed_on_with_a_new_token() {
+    let mut rig = Rig::new(3);
+    lend(&mut rig, A);
+    let own = take_lent(&mut rig, A);
+    rig.memories[A.0 as usize].lent.insert(P, Lent::Free { token: own });
+    let next = lock(&mut rig, B);
+    rig.settle();
+    assert!(token(&rig, next) > own);
+}
+
+#[test]
+fn a_thread_that_finds_a_lent_lock_taken_is_next() {
+    let mut rig = Rig::new(2);
+    lend(&mut rig, A);
+    let own = take_lent(&mut rig, A);
+    let next = lock(&mut rig, A);
+    assert_eq!(rig.result(next), None);
+    rig.feed(A, Input::Unlock { lock: LOCK });
+    assert_eq!(token(&rig, next), own + 1);
+    rig.feed(A, Input::Unlock { lock: LOCK });
+    assert_eq!(rig.memories[A.0 as usize].lent[&P], Lent::Free { token: own + 1 });
+    assert!(rig.network.is_empty());
+}
+
+#[test]
+fn a_leaving_node_gives_a_lent_lock_back_and_breaks_one_that_is_held() {
+    for held in [false, true] {
+        let mut rig = Rig::new(3);
+        lend(&mut rig, A);
+        if held {
+            take_lent(&mut rig, A);
+        }
+        let op = rig.op();
+        rig.feed(A, Input::Leave { op });
+        rig.settle();
+        assert_eq!(rig.result(op), Some(Ok(0)));
+        assert!(rig.memories[A.0 as usize].lent.is_empty());
+        let next = lock(&mut rig, B);
+        rig.settle();
+        let broken = rig.result(next) == Some(Err(Failure::LockBroken(A)));
+        assert_eq!(broken, held, "{:?}", rig.result(next));
+    }
 }
 
 #[test]

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use crate::coherence::{
     Coherence, Failure, Fault, Input, Message, OpId, Output, Placement, RegionInfo, ToHome, ToNode,
 };
-use crate::page::{Access, Contents, EXTENT_PAGES, Epoch, Memory, NodeId, PageBuf, PageId, Span, Time};
+use crate::page::{Access, Contents, EXTENT_PAGES, Epoch, Lent, Memory, NodeId, PageBuf, PageId, Span, Time};
 
 /// The page that most tests are about.
 pub(super) const P: PageId = PageId(3);
@@ -22,6 +22,8 @@ pub(super) const C: NodeId = NodeId(3);
 pub(super) struct Bytes {
     pages: BTreeMap<PageId, (u8, Option<Access>)>,
     pub(super) log: Vec<String>,
+    /// Locks that this node's threads have among themselves.
+    pub(super) lent: BTreeMap<PageId, Lent>,
 }
 
 /// A message under way.
@@ -262,5 +264,14 @@ impl Memory for Bytes {
         let entry = self.pages.entry(page).or_default();
         assert_eq!(entry.1.unwrap_or(Access::None), Access::None, "mapped memory is not given back");
         entry.0 = 0;
+    }
+
+    fn lend_lock(&mut self, page: PageId, token: u64) -> bool {
+        assert_eq!(self.lent.insert(page, Lent::Free { token }), None, "a lock is lent once");
+        true
+    }
+
+    fn recall_lock(&mut self, page: PageId) -> Lent {
+        self.lent.remove(&page).expect("only lent locks are recalled")
     }
 }
