@@ -3,6 +3,7 @@
 
 mod bulk;
 mod client;
+mod echo;
 mod meet;
 mod server;
 mod tcp;
@@ -18,6 +19,7 @@ use crate::Result;
 
 pub(crate) use bulk::{Pull, Puller, pull, serve_pulls};
 pub(crate) use client::{ClientCommand, take_faults};
+pub(crate) use echo::{Echo, Wire, echo};
 pub(crate) use meet::{Meeting, meet};
 pub(crate) use server::{ServerCommand, serve_faults};
 pub(crate) use tcp::{TcpCommand, tcp};

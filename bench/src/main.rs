@@ -4,6 +4,7 @@
 //! floor, computing threads. They are wired by inherited sockets, obey commands on a pipe, sleep while
 //! others are measured and die with their parent. What a figure means stands beside the code that takes it.
 
+mod awake;
 mod child;
 mod cluster;
 mod fault;
@@ -17,6 +18,7 @@ mod net;
 mod rank;
 mod report;
 mod role;
+mod rpc;
 mod scan;
 mod sync;
 mod touch;
@@ -84,6 +86,8 @@ enum Benchmark {
     Lock,
     /// Messages between two endpoints: round trip and throughput, with and without loss.
     Net(NetOptions),
+    /// Calls between two processes beside raw sockets, tarpc and tonic.
+    Rpc,
     /// Matrix product on 2 processes beside 1, two threads, and Open MPI.
     Matmul,
     /// CPU that four idle daemons use.
@@ -137,6 +141,7 @@ fn run(benchmark: &Benchmark, options: &Options) -> Result<()> {
         Benchmark::Barrier => sync::run_barrier(options, &mut report),
         Benchmark::Lock => sync::run_lock(options, &mut report),
         Benchmark::Net(net) => net::run(options, net, &mut report),
+        Benchmark::Rpc => rpc::run(options, &mut report),
         Benchmark::Matmul => matmul::run(options, &mut report),
         Benchmark::Idle => idle::run(options, &mut report),
         Benchmark::Memory => memory::run(options, &mut report),
@@ -151,6 +156,7 @@ fn run_all(options: &Options, faults: &FaultOptions, report: &mut Report) -> Res
     sync::run_barrier(options, report)?;
     sync::run_lock(options, report)?;
     net::run(options, &NetOptions::default(), report)?;
+    rpc::run(options, report)?;
     matmul::run(options, report)?;
     idle::run(options, report)?;
     memory::run(options, report)

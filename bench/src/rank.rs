@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use crate::cluster::RankSettings;
 use crate::sync::{self, Tenure};
 use crate::touch::{PAGE, Walk};
-use crate::{Result, child, matmul, scan};
+use crate::{Result, child, matmul, rpc, scan};
 
 /// What a rank is told. Regions are named by numbers.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -32,6 +32,12 @@ pub(crate) enum Command {
     Retake { lock: u32, count: usize },
     /// Take part in the product of two `n` x `n` matrices; seconds, at rank 0.
     Multiply { region: u32, n: usize },
+    /// Serve echoes.
+    ServeEcho,
+    /// Time so many echoes by node 0, one after the other.
+    Echo { count: usize, bytes: usize },
+    /// So many echoes by node 0 with 64 under way; calls a second.
+    EchoRate { count: usize, bytes: usize },
     /// What passed the socket.
     Traffic,
     /// Pages that hold memory here.
@@ -132,6 +138,11 @@ impl Rank {
             }
             Command::Retake { lock, count } => Ok(Answer::Times(vec![sync::retake(&self.dsm, lock, count)?])),
             Command::Multiply { region, n } => self.multiply(region, n),
+            Command::ServeEcho => rpc::serve(&self.dsm).map(|()| Answer::Done),
+            Command::Echo { count, bytes } => rpc::one_by_one(&self.dsm, count, bytes).map(Answer::Times),
+            Command::EchoRate { count, bytes } => {
+                rpc::together(&self.dsm, count, bytes).map(|rate| Answer::Times(vec![rate]))
+            }
             Command::Traffic => Ok(Answer::Traffic(self.traffic())),
             Command::Resident => Ok(Answer::Resident(self.dsm.status().resident_pages)),
         }

@@ -1,11 +1,12 @@
 //! What a process of this program can be.
 
+use std::net::SocketAddr;
 use std::os::fd::RawFd;
 
 use serde::{Deserialize, Serialize};
 
-use crate::floor::{FaultSide, Wait};
-use crate::{Result, child, cluster, floor, idle, load, matmul, net, rank};
+use crate::floor::{FaultSide, Wait, Wire};
+use crate::{Result, awake, child, cluster, floor, idle, load, matmul, net, rank, rpc};
 
 /// The part of a child process, told on its command line.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -37,6 +38,14 @@ pub(crate) enum Part {
     Tcp { socket: RawFd },
     /// One endpoint of ours.
     Endpoint(net::EndpointSettings),
+    /// One side of a bare echo.
+    Echo { wire: Wire, socket: RawFd },
+    /// Serves the echoes of another call facility.
+    PeerServer { kind: rpc::PeerKind, socket: RawFd },
+    /// Calls them.
+    PeerClient { kind: rpc::PeerKind, addr: SocketAddr },
+    /// Keeps the cores awake.
+    Awake,
     /// Threads that multiply matrices in private memory.
     Threads,
 }
@@ -63,6 +72,10 @@ impl Role {
             Part::PullClient { .. } => "client of bulk UDP",
             Part::Tcp { .. } => "TCP",
             Part::Endpoint(_) => "endpoint",
+            Part::Echo { .. } => "bare echo",
+            Part::PeerServer { .. } => "server of a peer",
+            Part::PeerClient { .. } => "client of a peer",
+            Part::Awake => "awake",
             Part::Threads => "multiplying threads",
         }
     }
@@ -81,6 +94,10 @@ impl Role {
             Part::PullClient { socket } => floor::pull(socket),
             Part::Tcp { socket } => floor::tcp(socket),
             Part::Endpoint(settings) => net::serve(&settings),
+            Part::Echo { wire, socket } => floor::echo(wire, socket),
+            Part::PeerServer { kind, socket } => rpc::serve_peer(kind, socket),
+            Part::PeerClient { kind, addr } => rpc::call_peer(kind, addr),
+            Part::Awake => awake::serve(),
             Part::Threads => matmul::serve_threads(),
         }
     }

@@ -1,0 +1,8 @@
+//! Stubs of the interface that the benchmark of calls uses.
+
+fn main() {
+    if let Err(error) = rpcgen::compile(&["echo.idl"]) {
+        eprintln!("{error}");
+        std::process::exit(1);
+    }
+}
