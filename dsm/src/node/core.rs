@@ -96,7 +96,7 @@ pub(super) struct Brain {
 }
 
 /// How much the coherence core has put out.
-#[derive(Clone, Copy, Default, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
 pub(super) struct Outputs {
     sent: u64,
     done: u64,

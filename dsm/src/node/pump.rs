@@ -106,7 +106,6 @@ impl Inner {
         let before = locked.core.brain.outputs;
         match *found {
             Found::Datagrams { len, segment, from } => {
-                locked.active_until = now + ACTIVE_FOR;
                 for datagram in datagrams(&buffer[..len], segment) {
                     locked.core.on_datagram(now, from, datagram, &self.arena);
                 }
@@ -116,10 +115,17 @@ impl Inner {
         }
         locked.core.tick(now, &self.arena);
         self.settle(locked, now);
-        let brain = &locked.core.brain;
-        let served = brain.outputs.served_since(&before) || !brain.call_events.is_empty();
-        if matches!(found, Found::Datagrams { .. }) && served {
-            locked.vigil.served(now);
+        if matches!(found, Found::Datagrams { .. }) {
+            let brain = &locked.core.brain;
+            let calls = !brain.call_events.is_empty();
+            let (served, moved) = (brain.outputs.served_since(&before), brain.outputs != before);
+            if served || calls {
+                locked.vigil.served(now);
+            }
+            // Signs of life are no traffic: an idle cluster sleeps.
+            if moved || calls {
+                locked.active_until = now + ACTIVE_FOR;
+            }
         }
     }
 
