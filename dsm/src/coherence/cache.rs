@@ -50,12 +50,14 @@ struct Entry {
     state: State,
     /// What the application's view allows: at most what the state does.
     mapped: Access,
+    /// Whether it has been mapped since it came.
+    touched: bool,
     version: Version,
 }
 
 impl Default for Entry {
     fn default() -> Self {
-        Entry { state: State::Invalid, mapped: Access::None, version: Version::default() }
+        Entry { state: State::Invalid, mapped: Access::None, touched: false, version: Version::default() }
     }
 }
 
@@ -401,7 +403,7 @@ impl Cache {
             Access::None | Access::Read => (State::Shared, version),
             Access::Write => (State::Modified, txn),
         };
-        *entry = Entry { state, mapped: Access::None, version };
+        *entry = Entry { state, mapped: Access::None, touched: false, version };
         ctx.memory.install(page, contents, Access::None);
         self.on_installed(ctx, places, page, txn);
     }
@@ -465,7 +467,7 @@ impl Cache {
 
     fn on_inv<M: Memory>(&mut self, ctx: &mut Context<'_, M>, home: NodeId, page: PageId, txn: Txn) {
         let entry = self.table.entry(page);
-        let (state, version, mapped) = (entry.state, entry.version, entry.mapped);
+        let (state, version) = (entry.state, entry.version);
         let old = version < txn || ctx.planted.has(Plant::NodeIgnoresInvVersion);
         match state {
             State::Shared if old => {
@@ -483,7 +485,7 @@ impl Cache {
                 }
                 self.table.entry(page).state = State::Invalid;
                 ctx.counters.invalidations += 1;
-                self.note_waste(ctx, page, mapped);
+                self.note_waste(ctx, page);
             }
             State::Modified if old && ctx.planted.has(Plant::NodeIgnoresInvVersion) => {
                 self.lower(ctx.memory, page, Access::None);
@@ -521,7 +523,7 @@ impl Cache {
             return;
         }
         let bytes = if state == State::Modified {
-            self.note_waste(ctx, page, self.mapped(page));
+            self.note_waste(ctx, page);
             self.lower_and_read(ctx, page, home, requester, write)
         } else {
             // Once: a read leaves them at home, a write with the next owner.

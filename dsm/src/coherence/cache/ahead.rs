@@ -80,8 +80,7 @@ impl Cache {
             if self.access(page) != access || self.mapped(page) >= access {
                 break;
             }
-            self.table.entry(page).mapped = access;
-            self.resident.touch(page);
+            self.note_mapped(page, access);
             ctx.memory.protect(page, access);
         }
     }
@@ -102,8 +101,7 @@ impl Cache {
         let lowest = page.0.saturating_sub(MAP_RUN_MAX - (end - page.0));
         let start = (lowest..page.0).rev().take_while(|&page| waits(page)).last().unwrap_or(page.0);
         for page in (start..end).map(PageId) {
-            self.table.entry(page).mapped = access;
-            self.resident.touch(page);
+            self.note_mapped(page, access);
         }
         ctx.memory.protect_range(PageId(start), end - start, access);
     }
@@ -126,9 +124,16 @@ impl Cache {
         memory.protect_range(first, pages, access);
     }
 
-    /// A page is taken away, of which `mapped` was mapped: if nothing, it came in vain.
-    pub(super) fn note_waste<M: Memory>(&mut self, ctx: &mut Context<'_, M>, page: PageId, mapped: Access) {
-        if mapped == Access::None && !self.resident.is_aged(page) {
+    fn note_mapped(&mut self, page: PageId, access: Access) {
+        let entry = self.table.entry(page);
+        (entry.mapped, entry.touched) = (access, true);
+        self.resident.touch(page);
+    }
+
+    /// A page is taken away: if it never was mapped, it came in vain.
+    pub(super) fn note_waste<M: Memory>(&mut self, ctx: &mut Context<'_, M>, page: PageId) {
+        // What is mapped now may be less: the page is lowered with its neighbours, or by the clock.
+        if !self.table.entry(page).touched {
             ctx.counters.pages_wasted += 1;
             self.streams.wasted(page);
         }

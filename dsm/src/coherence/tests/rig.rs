@@ -3,7 +3,8 @@
 use std::collections::BTreeMap;
 
 use crate::coherence::{
-    Coherence, Failure, Fault, Input, Message, OpId, Output, Placement, RegionInfo, ToHome, ToNode,
+    Batch, Coherence, Failure, Fault, Input, Message, OpId, Output, Placement, RegionInfo, ToHome, ToNode,
+    encode_batch_head,
 };
 use crate::page::{Access, Contents, EXTENT_PAGES, Epoch, Lent, Memory, NodeId, PageBuf, PageId, Span, Time};
 
@@ -77,6 +78,27 @@ impl Rig {
     pub(super) fn feed(&mut self, node: NodeId, input: Input<'_>) {
         let at = node.0 as usize;
         self.cores[at].handle(self.now, input, &mut self.memories[at]);
+        self.drain(node);
+    }
+
+    /// Delivers all that is under way from one node to another, as one batch.
+    pub(super) fn deliver_together(&mut self, from: NodeId, to: NodeId) {
+        let goes = |parcel: &Parcel| (parcel.from, parcel.to) == (from, to);
+        let (parcels, rest): (Vec<_>, Vec<_>) = self.network.drain(..).partition(goes);
+        self.network = rest;
+        let mut bytes = Vec::new();
+        encode_batch_head(&mut bytes, Epoch(0), parcels.len());
+        parcels.iter().for_each(|parcel| parcel.message.encode(&mut bytes));
+        let pages = parcels.iter().filter_map(|parcel| parcel.page.as_ref());
+        pages.for_each(|page| bytes.extend_from_slice(page.as_slice()));
+        let batch = Batch::decode(&bytes).expect("it was encoded here");
+        let at = to.0 as usize;
+        self.cores[at].handle_batch(self.now, from, &batch, &mut self.memories[at]);
+        self.drain(to);
+    }
+
+    fn drain(&mut self, node: NodeId) {
+        let at = node.0 as usize;
         while let Some(output) = self.cores[at].poll_output() {
             match output {
                 Output::Send { to, message, page } => {

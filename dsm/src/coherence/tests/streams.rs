@@ -1,6 +1,6 @@
 //! Fetching ahead: what earns it, what ends it, and what is mapped when.
 
-use super::rig::{A, B, H, P, Rig, region};
+use super::rig::{A, B, H, P, Q, Rig, region};
 use crate::coherence::stream::Streams;
 use crate::coherence::{Input, Message, Placement, ToHome};
 use crate::page::{Access, PageId};
@@ -134,6 +134,27 @@ fn a_page_that_came_ahead_is_given_up_without_unmapping_and_counts_as_waste() {
     assert!(rig.memories[1].log.is_empty(), "{:?}", rig.memories[1].log);
     assert_eq!(rig.cores[1].counters().pages_wasted, 1);
     assert_eq!(rig.read(A, next), 9);
+}
+
+#[test]
+fn pages_that_are_lowered_together_came_in_vain_only_if_nobody_touched_them() {
+    for stored in [false, true] {
+        let mut rig = Rig::new(3);
+        for page in [P, Q] {
+            if stored { rig.write(A, page, 5) } else { drop(rig.read(A, page)) }
+        }
+        rig.feed(A, Input::Prefetch { first: PageId(Q.0 + 1), pages: 1, access: Access::Read });
+        rig.settle();
+        let writers = [P, Q, PageId(Q.0 + 1)].map(|page| rig.fault(B, page, Access::Write));
+        rig.deliver_together(B, H);
+        rig.memories[1].log.clear();
+        rig.deliver_together(H, A);
+        assert_eq!(rig.memories[1].log[..2], ["protect None", "protect None"], "as one run");
+        rig.settle();
+        assert!(writers.iter().all(|&op| rig.result(op) == Some(Ok(0))));
+        assert_eq!(rig.cores[1].counters().invalidations, 3);
+        assert_eq!(rig.cores[1].counters().pages_wasted, 1, "stored: {stored}");
+    }
 }
 
 #[test]
