@@ -83,31 +83,51 @@ fn multiply(cluster: &mut Cluster, n: usize) -> Result<f64> {
     Ok(answers.into_iter().next().ok_or("no rank 0")?.times()?[0])
 }
 
-/// In a rank: multiplies; A, B and C lie one behind the other. Seconds, at rank 0.
-pub(crate) fn shared(dsm: &Dsm, matrices: &SharedSlice<f64>, n: usize) -> Result<f64> {
-    let all = matrices.as_mut_ptr();
-    if dsm.is_root() {
-        // SAFETY: A and B are in the region, and nobody reads them before the barrier.
-        let inputs = unsafe { std::slice::from_raw_parts_mut(all, 2 * n * n) };
-        fill(inputs);
+/// A rank's part of the product. The kernel works on private copies, as that of the MPI program does:
+/// shared memory has small pages, and packing a matrix from them takes a third longer.
+pub(crate) struct Product {
+    matrices: SharedSlice<f64>,
+    n: usize,
+    a: Vec<f64>,
+    b: Vec<f64>,
+    c: Vec<f64>,
+    collected: Vec<f64>,
+}
+
+impl Product {
+    /// With A, B and C one behind the other.
+    pub(crate) fn new(dsm: &Dsm, matrices: SharedSlice<f64>, n: usize) -> Product {
+        let part = dsm.my_block(n).len() * n;
+        let collected = vec![0.0; if dsm.is_root() { n * n } else { 0 }];
+        Product { matrices, n, a: vec![0.0; part], b: vec![0.0; n * n], c: vec![0.0; part], collected }
     }
-    dsm.barrier()?;
-    let start = Instant::now();
-    let rows = dsm.my_block(n);
-    let (a, b, c) = (all.wrapping_add(rows.start * n), all.wrapping_add(n * n), all.wrapping_add(2 * n * n));
-    // SAFETY: all rows are in the region; between the barriers nobody writes A or B, and these rows of
-    // C are this rank's alone.
-    unsafe { bench_gemm(rows.len(), n, n, a, b, c.wrapping_add(rows.start * n)) };
-    dsm.barrier()?;
-    if !dsm.is_root() {
-        return Ok(start.elapsed().as_secs_f64());
+
+    /// Multiplies. Seconds, at rank 0.
+    pub(crate) fn multiply(&mut self, dsm: &Dsm) -> Result<f64> {
+        let (matrices, n) = (&self.matrices, self.n);
+        if dsm.is_root() {
+            // SAFETY: A and B are in the region, and nobody reads them before the barrier.
+            let inputs = unsafe { std::slice::from_raw_parts_mut(matrices.as_mut_ptr(), 2 * n * n) };
+            fill(inputs);
+        }
+        dsm.barrier()?;
+        let start = Instant::now();
+        let rows = dsm.my_block(n);
+        matrices.copy_out(rows.start * n, &mut self.a)?;
+        matrices.copy_out(n * n, &mut self.b)?;
+        let (a, b, c) = (self.a.as_ptr(), self.b.as_ptr(), self.c.as_mut_ptr());
+        // SAFETY: the three have so many rows and columns, and are this thread's alone.
+        unsafe { bench_gemm(rows.len(), n, n, a, b, c) };
+        matrices.copy_in((2 * n + rows.start) * n, &self.c)?;
+        dsm.barrier()?;
+        if !dsm.is_root() {
+            return Ok(start.elapsed().as_secs_f64());
+        }
+        matrices.copy_out(2 * n * n, &mut self.collected)?;
+        let time = start.elapsed().as_secs_f64();
+        check(&self.collected, n)?;
+        Ok(time)
     }
-    let mut collected = vec![0.0; n * n];
-    // SAFETY: C is in the region, and nobody writes it after the barrier.
-    unsafe { std::ptr::copy_nonoverlapping(c, collected.as_mut_ptr(), n * n) };
-    let time = start.elapsed().as_secs_f64();
-    check(&collected, n)?;
-    Ok(time)
 }
 
 /// Values of both inputs: small whole numbers, so that every order of summation gives the same.

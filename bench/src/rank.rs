@@ -1,6 +1,7 @@
 //! A rank of a cluster: it does to shared memory what it is told, and times that.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::time::{Duration, Instant};
 
 use dsm::{Dsm, NodeId, Placement, SharedSlice};
@@ -103,14 +104,14 @@ fn mismatch() -> Box<dyn std::error::Error> {
 struct Rank {
     dsm: Dsm,
     regions: HashMap<u32, SharedSlice<u8>>,
-    matrices: HashMap<u32, SharedSlice<f64>>,
+    products: HashMap<u32, matmul::Product>,
 }
 
 /// Joins, says so, and obeys.
 pub(crate) fn serve(settings: RankSettings) -> Result<()> {
     let dsm = Dsm::builder().settings(settings.settings()?).join()?;
     child::answer(&Ok(Answer::Done))?;
-    let mut rank = Rank { dsm, regions: HashMap::new(), matrices: HashMap::new() };
+    let mut rank = Rank { dsm, regions: HashMap::new(), products: HashMap::new() };
     child::serve(|command| rank.obey(command))?;
     // Only a parent that has gone closes the pipe: whoever is left would wait for the others in vain.
     std::process::exit(0)
@@ -177,12 +178,15 @@ impl Rank {
     }
 
     fn multiply(&mut self, region: u32, n: usize) -> Result<Answer> {
-        if !self.matrices.contains_key(&region) {
-            let placement = Placement::OnNode(NodeId(0));
-            let all = self.dsm.alloc_with(&format!("matrices {region}"), 3 * n * n, placement)?;
-            self.matrices.insert(region, all);
-        }
-        matmul::shared(&self.dsm, &self.matrices[&region], n).map(|time| Answer::Times(vec![time]))
+        let product = match self.products.entry(region) {
+            Entry::Occupied(known) => known.into_mut(),
+            Entry::Vacant(new) => {
+                let placement = Placement::OnNode(NodeId(0));
+                let all = self.dsm.alloc_with(&format!("matrices {region}"), 3 * n * n, placement)?;
+                new.insert(matmul::Product::new(&self.dsm, all, n))
+            }
+        };
+        product.multiply(&self.dsm).map(|time| Answer::Times(vec![time]))
     }
 
     fn traffic(&self) -> Traffic {

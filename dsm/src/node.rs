@@ -306,7 +306,7 @@ impl Inner {
             progress_until: Time(0),
             active_until: Time(0),
         };
-        let (poller, receiver_wake, clock) = (Poller::new()?, poller::wake_event()?, Instant::now());
+        let (poller, receiver_wake, clock) = (Poller::new(&socket)?, poller::wake_event()?, Instant::now());
         let workers =
             (0..settings.rpc_workers.max(1)).map(|_| poller::wake_event()).collect::<Result<_>>()?;
         let inner = Arc::new_cyclic(|node: &Weak<Inner>| Inner {
@@ -324,7 +324,6 @@ impl Inner {
             stopping: AtomicBool::new(false),
             left: AtomicBool::new(false),
         });
-        inner.poller.arm(&inner.socket);
         let sink: Weak<Inner> = Arc::downgrade(&inner);
         inner.arena.deliver_to(sink);
         Ok(inner)
@@ -523,10 +522,14 @@ impl Inner {
 
     /// Waits until everything sent has been acknowledged, for a bounded time.
     fn flush(&self) {
+        self.flush_while(|locked| locked.core.has_pending());
+    }
+
+    fn flush_while(&self, unfinished: impl Fn(&Locked) -> bool) {
         let until = self.now() + FLUSH_MAX;
         let _section = CoreSection::enter();
         let mut locked = self.lock();
-        while locked.core.has_pending() && self.now() < until {
+        while unfinished(&locked) && self.now() < until {
             let (op, bell) = locked.core.brain.waits.begin();
             let soon = self.now() + crate::config::node::ACTIVE_TICK;
             let _ = self.wait(&mut locked, (op, &bell), Some(soon.min(until)));
@@ -545,8 +548,8 @@ impl Inner {
                 let _ = self.wait(&mut locked, (op, &bell), None);
             }
         };
-        // The last word must arrive before this node goes.
-        self.flush();
+        // The last word must arrive before this node goes, and the answer to who asked it to.
+        self.flush_while(|locked| self.calls.endpoint.is_serving() || locked.core.has_pending());
         fatal
     }
 

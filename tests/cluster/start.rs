@@ -53,7 +53,8 @@ fn a_cluster_goes_up_and_down() {
     bed.dsm("cluster up --nodes 2").refused(&["a cluster of 2 nodes is up already"]);
     bed.dsm("cluster run --nodes 3 matmul --n 4").refused(&["the running cluster has 2 nodes, not 3"]);
     bed.dsm("cluster run --private --nodes 3 matmul --n 4").ok();
-    bed.dsm("cluster down").ok().says(&["stopped 2 nodes"]);
+    let down = bed.dsm("cluster down").ok().says(&["stopped 2 nodes"]);
+    assert_eq!(down.err, "", "the coordinator answers whoever stops it before it goes");
     bed.assert_nothing_left();
     bed.dsm("cluster down").ok().says(&["no cluster is running here"]);
 }

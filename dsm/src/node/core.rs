@@ -235,15 +235,15 @@ impl Core {
         due.map_or(self.brain.next_heartbeat, |due| due.min(self.brain.next_heartbeat))
     }
 
-    /// Whether a member has yet to acknowledge something.
+    /// Whether a member or guest has yet to acknowledge something.
     pub(super) fn has_pending(&self) -> bool {
-        let pending = |(_, session)| self.endpoint.pending(session).is_some_and(|count| count > 0);
-        self.brain.peers.members().any(pending)
+        let pending = |session| self.endpoint.pending(session).is_some_and(|count| count > 0);
+        self.brain.peers.sessions().any(pending)
     }
 
     /// Ends all sessions.
     pub(super) fn close_all(&mut self, now: Time, reason: &str) {
-        let sessions: Vec<SessionHandle> = self.brain.peers.members().map(|(_, session)| session).collect();
+        let sessions: Vec<SessionHandle> = self.brain.peers.sessions().collect();
         for session in sessions {
             self.endpoint.close(now, session, 0, reason);
         }

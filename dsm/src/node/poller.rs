@@ -37,29 +37,30 @@ pub(super) struct Woken {
 }
 
 impl Poller {
-    pub(super) fn new() -> Result<Poller> {
+    /// Watches the socket, armed.
+    pub(super) fn new(socket: &impl AsFd) -> Result<Poller> {
         let fail = |errno| Error::os("epoll", errno);
         let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC).map_err(fail)?;
         let wake = wake_event()?;
         epoll.add(&wake, EpollEvent::new(EpollFlags::EPOLLIN, WAKE)).map_err(fail)?;
+        epoll.add(socket, EpollEvent::new(EpollFlags::EPOLLIN, SOCKET)).map_err(fail)?;
         Ok(Poller { epoll, wake })
     }
 
     /// The progress thread receives from now on. Level-triggered: what came meanwhile wakes it.
     pub(super) fn arm(&self, socket: &impl AsFd) {
-        let event = EpollEvent::new(EpollFlags::EPOLLIN, SOCKET);
-        match self.epoll.add(socket, event) {
-            Ok(()) | Err(Errno::EEXIST) => {}
-            Err(errno) => panic!("epoll cannot watch the socket: {errno}"),
-        }
+        self.watch_socket(socket, EpollFlags::EPOLLIN);
     }
 
-    /// Somebody else receives: datagrams wake the progress thread no longer.
+    /// Somebody else receives: datagrams wake the progress thread no longer, only errors do. Half of what
+    /// it costs to take the socket off the list and put it back.
     pub(super) fn disarm(&self, socket: &impl AsFd) {
-        match self.epoll.delete(socket) {
-            Ok(()) | Err(Errno::ENOENT) => {}
-            Err(errno) => panic!("epoll cannot let the socket go: {errno}"),
-        }
+        self.watch_socket(socket, EpollFlags::empty());
+    }
+
+    fn watch_socket(&self, socket: &impl AsFd, events: EpollFlags) {
+        let result = self.epoll.modify(socket, &mut EpollEvent::new(events, SOCKET));
+        result.expect("the socket is on the list, and the list exists");
     }
 
     /// Reports the end of a process, once, as `token`.

@@ -129,6 +129,15 @@ impl Inner {
         }
     }
 
+    /// Whether this thread may look on; makes room for the peer that shares its core by leaving that.
+    fn find_room(&self, now: Time) -> Room {
+        match self.crowd.ask(now, &self.socket) {
+            Room::Shared(core) if crowd::move_off(core) => Room::Enough,
+            Room::Shared(_) | Room::None => Room::None,
+            Room::Enough => Room::Enough,
+        }
+    }
+
     /// Without waiting.
     pub(super) fn receive(&self, buffer: &mut [u8]) -> Option<Found> {
         match self.socket.receive(buffer) {
@@ -218,7 +227,7 @@ impl Inner {
                 let now = self.now();
                 let serves = vigil.lasts(now);
                 if serves && self.crowd.is_due(now, vigil.last()) {
-                    room = self.crowd.ask(now, &self.socket);
+                    room = self.find_room(now);
                 }
                 let serves = serves && room == Room::Enough && !self.crowd.is_crowded();
                 if now >= due || !(look.lasts(now) || serves) {
@@ -290,9 +299,8 @@ impl Inner {
                 // The peer that has just asked for something may well ask for more.
                 let is_due = self.crowd.is_due(now, locked.vigil.last());
                 drop(locked);
-                if is_due {
-                    self.look_around(now);
-                } else if self.crowd.is_crowded() {
+                let room = if is_due { self.find_room(now) } else { Room::Enough };
+                if room == Room::None || self.crowd.is_crowded() {
                     self.lock().vigil.end();
                 }
                 std::hint::spin_loop();
@@ -311,15 +319,6 @@ impl Inner {
             let timeout = self.plan_sleep(&mut locked, now);
             drop(locked);
             woken = section.asleep(|mask| self.poller.wait(timeout, mask));
-        }
-    }
-
-    /// Makes room for others, on this core or by leaving it.
-    fn look_around(&self, now: Time) {
-        match self.crowd.ask(now, &self.socket) {
-            Room::Enough => {}
-            Room::Shared(core) if crowd::move_off(core) => {}
-            Room::Shared(_) | Room::None => self.lock().vigil.end(),
         }
     }
 

@@ -36,6 +36,8 @@ pub struct Endpoint {
     client: Mutex<ClientCore>,
     server: Mutex<ServerCore>,
     arrived: Condvar,
+    /// Threads in [`Endpoint::run_ready`].
+    serving: AtomicUsize,
     gathering: AtomicUsize,
     gathered: Mutex<Vec<(PeerId, Vec<u8>)>>,
 }
@@ -53,6 +55,7 @@ impl Endpoint {
             client: Mutex::default(),
             server: Mutex::default(),
             arrived: Condvar::new(),
+            serving: AtomicUsize::new(0),
             gathering: AtomicUsize::new(0),
             gathered: Mutex::default(),
         })
@@ -170,6 +173,7 @@ impl Endpoint {
     pub fn run_ready(&self) -> usize {
         let mut ran = 0;
         let mut replies = Vec::new();
+        self.serving.fetch_add(1, Ordering::AcqRel);
         while let Some(job) = self.next_job() {
             if job.is_slow() {
                 self.flush(&mut replies);
@@ -178,7 +182,13 @@ impl Endpoint {
             ran += 1;
         }
         self.flush(&mut replies);
+        self.serving.fetch_sub(1, Ordering::AcqRel);
         ran
+    }
+
+    /// Whether a method runs, or its answer has not been handed to the transport yet.
+    pub fn is_serving(&self) -> bool {
+        self.serving.load(Ordering::Acquire) > 0
     }
 
     /// Wakes as many sleeping workers as there are calls.
