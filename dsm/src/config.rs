@@ -189,29 +189,30 @@ pub mod node {
     pub const ACTIVE_FOR: Span = Span::from_ms(10);
     /// See [`ACTIVE_FOR`].
     pub const ACTIVE_TICK: Span = Span::from_ms(1);
-    /// Longest look of a worker for another call before it sleeps.
-    pub const SPIN_MAX: Span = Span::from_us(50);
-    /// Shortest one, so that success can be noticed again.
-    pub const SPIN_MIN: Span = Span::from_us(2);
     /// Longest look for an answer before the thread that waits for it sleeps: what an answer takes when
     /// an idle core must be woken for it. What takes longer is not worth a core.
     pub const ANSWER_SOON: Span = Span::from_us(100);
-    /// Waits for an answer between two that are done the other way, to see whether that is better now.
-    pub const TRIAL_EVERY: u32 = 128;
-    /// Longest look of the progress thread for another message. Traffic with longer gaps is not worth a
-    /// core; what it costs when traffic ends is one of these.
+    /// Of so many waits for an answer, [`TRIAL_WAITS`] are done the other way, to see whether that is better
+    /// now.
+    pub const TRIAL_EVERY: u32 = 512;
+    /// See [`TRIAL_EVERY`]: several, because the first does not find the peer in the state that it makes.
+    pub const TRIAL_WAITS: u32 = 4;
+    /// Longest look for another message. Traffic with longer gaps is not worth a core; what it costs when
+    /// traffic ends is one of these.
     pub const VIGIL_MAX: Span = Span::from_ms(2);
     /// Shortest look, if there is traffic.
-    pub const VIGIL_MIN: Span = Span::from_us(100);
-    /// How often a thread that looks on asks who else wants its core.
-    pub const CROWD_EVERY: Span = Span::from_us(100);
-    /// How long after it has served somebody it first asks.
-    pub const CROWD_AFTER: Span = Span::from_us(50);
-    /// How often it asks even if it serves somebody all the time.
-    pub const CROWD_AT_LEAST: Span = Span::from_ms(1);
-    /// Weight of what it was told: each time that threads waited for cores adds one, each other time
-    /// takes one away, and above half of this it gives way.
-    pub const CROWD_MAX: u32 = 8;
+    pub const VIGIL_MIN: Span = Span::from_us(50);
+    /// How often a thread that was woken elsewhere may go back to its core.
+    pub const SEAT_EVERY: Span = Span::from_ms(1);
+    /// A thread that does not run for so long has made room for one that computes, not for a short errand.
+    pub const SLICE_MIN: Span = Span::from_us(500);
+    /// Time spent looking after which is judged whether others want the cores: more than two of their
+    /// time slices.
+    pub const COMPANY_JUDGED_AFTER: Span = Span::from_ms(8);
+    /// How long others are believed to want the cores, at first.
+    pub const COMPANY_AGAIN_MIN: Span = Span::from_ms(50);
+    /// The same after they were found there again and again.
+    pub const COMPANY_AGAIN_MAX: Span = Span::from_ms(800);
     /// Longest sleep of the progress thread.
     pub const SLEEP_MAX: Span = Span::from_ms(250);
     /// Longest wait for the acknowledgement of the last messages when a node stops.

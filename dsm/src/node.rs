@@ -9,7 +9,6 @@ mod control;
 #[rustfmt::skip]
 pub(crate) mod control_stubs;
 mod core;
-mod crowd;
 mod directory;
 #[allow(unsafe_code)]
 mod exit;
@@ -22,6 +21,7 @@ mod peers;
 mod poller;
 mod pump;
 mod rpc;
+mod seat;
 pub mod status;
 mod waits;
 mod watch;
@@ -50,11 +50,11 @@ use crate::net::udp::{DATAGRAM_MAX, Outlet, UdpSocket};
 use crate::net::{ClusterKey, Endpoint, EndpointConfig, TransmitBuf, Version};
 use crate::page::{Access, GlobalAddr, Incarnation, NodeId, PageId, PagePool, Span, Time};
 use crate::settings::Settings;
-use crowd::Crowd;
 pub use local::LockHandle;
-use patience::{Habit, Vigil};
+use patience::Patience;
 use poller::Poller;
 use pump::Receiver;
+use seat::Seat;
 use waits::Outcome;
 use watch::Watch;
 
@@ -91,7 +91,7 @@ struct Inner {
     poller: Poller,
     /// Wakes the waiting thread that receives for the node.
     receiver_wake: EventFd,
-    crowd: Crowd,
+    seat: Seat,
     clock: Instant,
     calls: rpc::Calls,
     /// Receive buffers that no thread uses.
@@ -106,8 +106,7 @@ struct Locked {
     outlet: Outlet,
     transmit: TransmitBuf,
     receiver: Receiver,
-    habit: Habit,
-    vigil: Vigil,
+    patience: Patience,
     watch: Watch,
     /// When the receiver will look at the timers by itself.
     sleep_until: Time,
@@ -299,8 +298,7 @@ impl Inner {
             outlet: Outlet::new(injector.map(Injector::new)),
             transmit: TransmitBuf::default(),
             receiver: Receiver::Progress,
-            habit: Habit::default(),
-            vigil: Vigil::default(),
+            patience: Patience::default(),
             watch: Watch::default(),
             sleep_until: Time(0),
             progress_until: Time(0),
@@ -318,7 +316,7 @@ impl Inner {
             receiver_wake,
             clock,
             calls: rpc::Calls::new(node.clone(), clock, workers),
-            crowd: Crowd::new(),
+            seat: Seat::new(),
             buffers: ArrayQueue::new(16),
             kind: config.kind,
             stopping: AtomicBool::new(false),

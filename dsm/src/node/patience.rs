@@ -1,20 +1,32 @@
 //! How long a thread looks for a datagram before it sleeps. Decisions only: the times come as arguments.
 //!
 //! Waking an idle core costs tens of microseconds, so looking pays where the next datagram comes soon.
-//! It is waste where nothing comes, and harm where the one who would send it waits for this very core.
-//! A thread that waits for an answer knows how long that takes: [`Habit`] compares both ways. Who serves
-//! others does not see what its sleep costs them: [`Vigil`] goes by how often they ask.
+//! It is waste where nothing comes, and harm where others want the core. A thread that waits for an answer
+//! knows how long that takes: [`Habit`] compares both ways. Who serves others does not see what its sleep
+//! costs them: [`Vigil`] goes by how often they ask. [`Company`] tells whether looking takes a core
+//! from somebody.
 
-use crate::config::node::{ANSWER_SOON, SPIN_MAX, SPIN_MIN, TRIAL_EVERY, VIGIL_MAX, VIGIL_MIN};
+use crate::config::node::{
+    ANSWER_SOON, COMPANY_AGAIN_MAX, COMPANY_AGAIN_MIN, COMPANY_JUDGED_AFTER, SLICE_MIN, TRIAL_EVERY,
+    TRIAL_WAITS, VIGIL_MAX, VIGIL_MIN,
+};
 use crate::page::{Span, Time};
 
-/// How a thread waits for an answer.
+/// How a thread waits for a datagram.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Way {
     /// Looks for a bounded while, then sleeps.
     Look,
     /// Sleeps at once.
     Sleep,
+}
+
+/// How to wait this time.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Choice {
+    pub(super) way: Way,
+    /// Looking has not helped of late: perhaps on another core it does.
+    pub(super) elsewhere: bool,
 }
 
 /// One wait for an answer.
@@ -34,46 +46,44 @@ impl Look {
     }
 }
 
-/// Which way answers have come sooner of late. The other one is tried now and then: the machine changes.
+/// Which way of waiting has been over sooner of late. The other one is tried now and then: the machine
+/// changes.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Habit {
-    /// What an answer has taken, by looking and by sleeping.
+    /// What a wait usually takes, by looking and by sleeping: running medians, because a single wait
+    /// that met a busy core says nothing about the next.
     looked: Span,
     slept: Span,
-    until_trial: u32,
+    waits: u32,
 }
 
 impl Default for Habit {
     fn default() -> Self {
-        Habit { looked: Span(0), slept: ANSWER_SOON, until_trial: TRIAL_EVERY }
+        Habit { looked: Span(ANSWER_SOON.0 / 4), slept: Span(ANSWER_SOON.0 / 2), waits: 0 }
     }
 }
 
 impl Habit {
     /// How to wait now.
-    pub(super) fn choose(&mut self) -> Way {
+    pub(super) fn choose(&mut self) -> Choice {
         let better = if self.looked < self.slept { Way::Look } else { Way::Sleep };
-        if self.until_trial > 0 {
-            self.until_trial -= 1;
-            return better;
-        }
-        self.until_trial = TRIAL_EVERY;
+        self.waits = (self.waits + 1) % TRIAL_EVERY;
         match better {
-            Way::Look => Way::Sleep,
-            Way::Sleep => Way::Look,
+            Way::Look if self.waits < TRIAL_WAITS => Choice { way: Way::Sleep, elsewhere: false },
+            Way::Sleep if self.waits < TRIAL_WAITS => Choice { way: Way::Look, elsewhere: self.waits == 0 },
+            way => Choice { way, elsewhere: false },
         }
     }
 
-    /// An answer has come `after` so long. What takes longer than a look counts as that: the way of
+    /// A wait was over `after` so long. What takes longer than a look counts as that: the way of
     /// waiting has no part in it, and then sleeping is as good and cheaper.
     pub(super) fn learn(&mut self, way: Way, after: Span) {
-        let after = Span(after.0.min(ANSWER_SOON.0));
         let known = match way {
             Way::Look => &mut self.looked,
             Way::Sleep => &mut self.slept,
         };
-        // Quick to believe: a trial is one wait in many.
-        *known = Span((known.0 + after.0).div_ceil(2));
+        let step = known.0.div_ceil(8);
+        known.0 = if after > *known { (known.0 + step).min(ANSWER_SOON.0) } else { known.0 - step };
     }
 }
 
@@ -83,7 +93,6 @@ impl Habit {
 pub(super) struct Vigil {
     budget: Span,
     last: Time,
-    until: Time,
 }
 
 impl Vigil {
@@ -98,48 +107,78 @@ impl Vigil {
             let wanted = Span((2 * gap.0).clamp(VIGIL_MIN.0, VIGIL_MAX.0));
             wanted.max(Span(self.budget.0 - self.budget.0 / 8))
         };
-        self.until = now + self.budget;
     }
 
-    /// Whether to look on.
-    pub(super) fn lasts(&self, now: Time) -> bool {
+    /// Whether to look on; for the shortest while only if others want the core.
+    pub(super) fn lasts(&self, now: Time, company: &Company) -> bool {
+        let budget = if company.is_there(now) { self.budget.min(VIGIL_MIN) } else { self.budget };
+        now < self.last + budget
+    }
+}
+
+/// What became of the time of a thread that looked.
+#[derive(Clone, Copy, Default, Debug)]
+pub(super) struct Looked {
+    /// It ran.
+    kept: Span,
+    /// Others ran in its place.
+    lost: Span,
+}
+
+impl Looked {
+    /// So much time lay between two looks at the socket with nothing to do in between.
+    pub(super) fn add(&mut self, gap: Span) {
+        let part = if gap < SLICE_MIN { &mut self.kept } else { &mut self.lost };
+        part.0 += gap.0;
+    }
+}
+
+/// Whether others compute on the cores that looking threads use: if so, the kernel takes the core away for
+/// whole time slices. Asked anew from time to time, ever more rarely.
+#[derive(Clone, Copy, Default, Debug)]
+pub(super) struct Company {
+    looked: Looked,
+    until: Time,
+    again: Span,
+}
+
+impl Company {
+    /// Takes note of what became of a look.
+    pub(super) fn note(&mut self, now: Time, looked: Looked) {
+        self.looked.kept.0 += looked.kept.0;
+        self.looked.lost.0 += looked.lost.0;
+        let Looked { kept, lost } = self.looked;
+        if kept.0 + lost.0 < COMPANY_JUDGED_AFTER.0 {
+            return;
+        }
+        self.looked = Looked::default();
+        if lost.0 > kept.0 / 2 {
+            self.again = Span((2 * self.again.0).clamp(COMPANY_AGAIN_MIN.0, COMPANY_AGAIN_MAX.0));
+            self.until = now + self.again;
+        } else {
+            self.again = Span(0);
+        }
+    }
+
+    /// Whether a look takes the core from somebody.
+    pub(super) fn is_there(&self, now: Time) -> bool {
         now < self.until
     }
-
-    /// When a peer was last served.
-    pub(super) fn last(&self) -> Time {
-        self.last
-    }
-
-    /// Others need the core more.
-    pub(super) fn end(&mut self) {
-        self.until = Time(0);
-    }
 }
 
-/// How long a worker looks for another call before it sleeps.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Spin {
-    budget: Span,
+/// What a node knows of how to wait.
+#[derive(Clone, Copy, Default, Debug)]
+pub(super) struct Patience {
+    /// Of threads that wait for an answer.
+    pub(super) habit: Habit,
+    pub(super) vigil: Vigil,
+    pub(super) company: Company,
 }
 
-impl Default for Spin {
-    fn default() -> Self {
-        Spin { budget: SPIN_MAX }
-    }
-}
-
-impl Spin {
-    pub(super) fn budget(&self) -> Span {
-        self.budget
-    }
-
-    pub(super) fn hit(&mut self) {
-        self.budget = Span((self.budget.0 * 2).min(SPIN_MAX.0));
-    }
-
-    pub(super) fn miss(&mut self) {
-        self.budget = Span((self.budget.0 / 2).max(SPIN_MIN.0));
+impl Patience {
+    /// Whether a thread that receives looks on for messages that nobody here waits for.
+    pub(super) fn lasts(&self, now: Time) -> bool {
+        self.vigil.lasts(now, &self.company)
     }
 }
 
@@ -149,7 +188,7 @@ mod tests {
 
     fn took(habit: &mut Habit, looking: Span, sleeping: Span, waits: u32) -> u32 {
         (0..waits)
-            .map(|_| match habit.choose() {
+            .map(|_| match habit.choose().way {
                 Way::Look => {
                     habit.learn(Way::Look, looking);
                     1
@@ -166,16 +205,35 @@ mod tests {
     fn the_way_that_answers_come_sooner_is_taken_but_for_trials() {
         let mut habit = Habit::default();
         let (quick, slow) = (Span::from_us(8), Span::from_us(60));
-        let many = 50 * TRIAL_EVERY;
+        let (many, trials) = (50 * TRIAL_EVERY, 51 * TRIAL_WAITS);
         let looks = took(&mut habit, quick, slow, many);
-        assert!(looks >= many - 51, "{looks} of {many}");
+        assert!(looks >= many - trials, "{looks} of {many}");
         // Now the one who answers needs this core.
-        took(&mut habit, slow, quick, 3 * TRIAL_EVERY);
+        took(&mut habit, slow, quick, 8 * TRIAL_EVERY);
         let looks = took(&mut habit, slow, quick, many);
-        assert!(looks <= 51, "{looks} of {many}");
-        took(&mut habit, quick, slow, 3 * TRIAL_EVERY);
+        assert!(looks <= trials, "{looks} of {many}");
+        took(&mut habit, quick, slow, 8 * TRIAL_EVERY);
         let looks = took(&mut habit, quick, slow, many);
-        assert!(looks >= many - 51, "{looks} of {many}");
+        assert!(looks >= many - trials, "{looks} of {many}");
+    }
+
+    #[test]
+    fn a_look_in_ten_that_meets_a_busy_core_changes_no_habit() {
+        let mut habit = Habit::default();
+        let looks = |habit: &mut Habit| {
+            let wait = |at: u32| match habit.choose().way {
+                Way::Look => {
+                    habit.learn(Way::Look, Span::from_us(if at.is_multiple_of(10) { 4_000 } else { 12 }));
+                    1
+                }
+                Way::Sleep => {
+                    habit.learn(Way::Sleep, Span::from_us(35));
+                    0
+                }
+            };
+            (0..20 * TRIAL_EVERY).map(wait).sum::<u32>()
+        };
+        assert!(looks(&mut habit) >= 20 * (TRIAL_EVERY - TRIAL_WAITS) - 10);
     }
 
     #[test]
@@ -183,25 +241,28 @@ mod tests {
         let mut habit = Habit::default();
         let long = Span::from_ms(5);
         took(&mut habit, long, long, 20);
-        assert!(took(&mut habit, long, long, 10 * TRIAL_EVERY) <= 11);
+        assert!(took(&mut habit, long, long, 10 * TRIAL_EVERY) <= 11 * TRIAL_WAITS);
     }
 
     #[test]
     fn a_vigil_covers_the_usual_gap_and_ends_with_the_traffic() {
-        let mut vigil = Vigil::default();
+        let (mut vigil, alone) = (Vigil::default(), Company::default());
         let every = Span::from_ms(1);
         let mut now = Time(0) + Span::from_ms(1_000);
         vigil.served(now);
-        assert!(!vigil.lasts(now), "the first message after a long silence is no traffic");
+        assert!(!vigil.lasts(now, &alone), "the first message after a long silence is no traffic");
         for _ in 0..3 {
             now = now + every;
             vigil.served(now);
-            assert!(vigil.lasts(now + every + Span::from_us(300)));
+            assert!(vigil.lasts(now + every + Span::from_us(300), &alone));
         }
-        assert!(!vigil.lasts(now + VIGIL_MAX));
+        assert!(!vigil.lasts(now + VIGIL_MAX, &alone));
+        let company = Company { until: now + VIGIL_MAX, ..Company::default() };
+        assert!(vigil.lasts(Time(now.0 + VIGIL_MIN.0 / 2), &company));
+        assert!(!vigil.lasts(now + VIGIL_MIN, &company));
         now = now + Span::from_ms(250);
         vigil.served(now);
-        assert!(!vigil.lasts(now));
+        assert!(!vigil.lasts(now, &alone));
     }
 
     #[test]
@@ -212,7 +273,32 @@ mod tests {
             now = now + Span(gap);
             vigil.served(now);
         }
-        assert!(vigil.lasts(now + Span(VIGIL_MIN.0 / 2)));
-        assert!(!vigil.lasts(now + VIGIL_MIN));
+        let alone = Company::default();
+        assert!(vigil.lasts(now + Span(VIGIL_MIN.0 / 2), &alone));
+        assert!(!vigil.lasts(now + VIGIL_MIN, &alone));
+    }
+
+    #[test]
+    fn slices_that_others_take_are_company_and_short_interruptions_are_not() {
+        let mut now = Time(0) + Span::from_ms(1_000);
+        let mut company = Company::default();
+        let mut look = |company: &mut Company, gaps: &[Span]| {
+            let mut looked = Looked::default();
+            for &gap in gaps {
+                now = now + gap;
+                looked.add(gap);
+            }
+            company.note(now, looked);
+            now
+        };
+        let (short, slice) = (Span(SLICE_MIN.0 - 1), Span::from_ms(4));
+        let now = look(&mut company, &[short; 500]);
+        assert!(!company.is_there(now));
+        let now = look(&mut company, &[slice, Span::from_us(1), slice]);
+        assert!(company.is_there(now) && !company.is_there(now + COMPANY_AGAIN_MIN));
+        let now = look(&mut company, &[slice; 2]);
+        assert!(company.is_there(now + COMPANY_AGAIN_MIN), "it is asked more rarely while it stays");
+        let now = look(&mut company, &[short; 500]);
+        assert!(!company.is_there(now + COMPANY_AGAIN_MAX));
     }
 }

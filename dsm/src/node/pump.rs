@@ -10,10 +10,10 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use nix::sys::eventfd::EventFd;
 use parking_lot::MutexGuard;
 
-use super::crowd::{self, Room};
-use super::patience::Look;
+use super::patience::{Choice, Look, Looked, Patience};
 use super::poller::{Woken, wait_for_datagram};
 use super::waits::{Bell, Outcome, Parked};
 use super::{Inner, Locked, exit, receive_buffer};
@@ -120,21 +120,12 @@ impl Inner {
             let calls = !brain.call_events.is_empty();
             let (served, moved) = (brain.outputs.served_since(&before), brain.outputs != before);
             if served || calls {
-                locked.vigil.served(now);
+                locked.patience.vigil.served(now);
             }
             // Signs of life are no traffic: an idle cluster sleeps.
             if moved || calls {
                 locked.active_until = now + ACTIVE_FOR;
             }
-        }
-    }
-
-    /// Whether this thread may look on; makes room for the peer that shares its core by leaving that.
-    fn find_room(&self, now: Time) -> Room {
-        match self.crowd.ask(now, &self.socket) {
-            Room::Shared(core) if crowd::move_off(core) => Room::Enough,
-            Room::Shared(_) | Room::None => Room::None,
-            Room::Enough => Room::Enough,
         }
     }
 
@@ -149,8 +140,56 @@ impl Inner {
     }
 }
 
+/// How a thread that receives for the node waits for the next datagram.
+pub(super) struct Search<'a> {
+    pub(super) patience: Patience,
+    /// Its own wait for an answer.
+    pub(super) look: Option<Look>,
+    /// When the timers must be looked at.
+    pub(super) due: Time,
+    /// A datagram waits for room in the socket.
+    pub(super) for_room: bool,
+    /// Ends its sleep.
+    pub(super) wake: &'a EventFd,
+}
+
 /// Threads that wait.
 impl Inner {
+    /// Looks for a datagram while that promises something, then sleeps, until `is_over`. Without the lock.
+    pub(super) fn search(
+        &self,
+        search: &Search<'_>,
+        buffer: &mut [u8],
+        is_over: impl Fn() -> bool,
+    ) -> (Found, Looked) {
+        let Search { patience, look, due, for_room, wake } = search;
+        let begun = self.now();
+        let (mut looked, mut last) = (Looked::default(), begun);
+        loop {
+            if let Some(found) = self.receive(buffer).or_else(|| is_over().then_some(Found::Nothing)) {
+                if last > begun {
+                    self.seat.answered();
+                }
+                return (found, looked);
+            }
+            let now = self.now();
+            looked.add(now.since(last));
+            last = now;
+            let goes_on = look.is_some_and(|look| look.lasts(now)) || patience.lasts(now);
+            if now >= *due || !goes_on || self.seat.is_single() {
+                break;
+            }
+            self.seat.take(now);
+            std::hint::spin_loop();
+        }
+        let timeout = due.since(last).to_std();
+        let error = wait_for_datagram(&self.socket, *for_room, wake, timeout);
+        self.seat.slept();
+        let refusal = if error { self.socket.take_refusal() } else { None };
+        let found = refusal.map(Found::Refused).or_else(|| self.receive(buffer));
+        (found.unwrap_or(Found::Nothing), looked)
+    }
+
     /// Waits until the operation ends, receiving for the node if nobody else who waits does. `None`
     /// when `deadline` came first; the operation is forgotten then.
     ///
@@ -175,8 +214,13 @@ impl Inner {
             }
             self.take_over(locked, op);
             if locked.receiver == Receiver::Waiter(op) {
-                let look =
-                    *look.get_or_insert_with(|| Look { way: locked.habit.choose(), began: self.now() });
+                let look = *look.get_or_insert_with(|| {
+                    let Choice { way, elsewhere } = locked.patience.habit.choose();
+                    if elsewhere {
+                        self.seat.change();
+                    }
+                    Look { way, began: self.now() }
+                });
                 let buffer = buffer.get_or_insert_with(|| self.buffers.pop().unwrap_or_else(receive_buffer));
                 self.receive_as_waiter(locked, (op, bell), (look, deadline), buffer);
             } else {
@@ -184,7 +228,7 @@ impl Inner {
             }
         };
         if let Some(Look { way, began }) = look {
-            locked.habit.learn(way, self.now().since(began));
+            locked.patience.habit.learn(way, self.now().since(began));
         }
         if locked.receiver == Receiver::Waiter(op) {
             self.hand_over(locked);
@@ -215,36 +259,13 @@ impl Inner {
         buffer: &mut [u8],
     ) {
         let due = self.due(locked).min(deadline.unwrap_or(Time(u64::MAX)));
-        let (blocked, vigil) = (locked.outlet.is_blocked(), locked.vigil);
+        let (patience, for_room) = (locked.patience, locked.outlet.is_blocked());
         locked.sleep_until = due;
-        let (found, room) = MutexGuard::unlocked(locked, || {
-            let mut room = Room::Enough;
-            loop {
-                let found = self.receive(buffer).or_else(|| bell.is_done().then_some(Found::Nothing));
-                if let Some(found) = found {
-                    return (found, room);
-                }
-                let now = self.now();
-                let serves = vigil.lasts(now);
-                if serves && self.crowd.is_due(now, vigil.last()) {
-                    room = self.find_room(now);
-                }
-                let serves = serves && room == Room::Enough && !self.crowd.is_crowded();
-                if now >= due || !(look.lasts(now) || serves) {
-                    break;
-                }
-                std::hint::spin_loop();
-            }
-            let timeout = due.since(self.now()).to_std();
-            let error = wait_for_datagram(&self.socket, blocked, &self.receiver_wake, timeout);
-            let refusal = if error { self.socket.take_refusal() } else { None };
-            let found = refusal.map(Found::Refused).or_else(|| self.receive(buffer));
-            (found.unwrap_or(Found::Nothing), room)
-        });
+        let search = Search { patience, look: Some(look), due, for_room, wake: &self.receiver_wake };
+        let (found, looked) =
+            MutexGuard::unlocked(locked, || self.search(&search, buffer, || bell.is_done()));
         locked.sleep_until = Time(0);
-        if room != Room::Enough {
-            locked.vigil.end();
-        }
+        locked.patience.company.note(self.now(), looked);
         debug_assert_eq!(locked.receiver, Receiver::Waiter(op), "only the receiver itself gives its part up");
         self.handle(locked, &found, buffer);
     }
@@ -281,7 +302,7 @@ impl Inner {
     pub(super) fn run_progress(&self) {
         let mut buffer = receive_buffer();
         let mut section = CoreSection::enter();
-        let mut woken = Woken::default();
+        let (mut woken, mut last_look) = (Woken::default(), None);
         while !self.stopping.load(Ordering::Acquire) {
             let mut locked = self.lock();
             let now = self.now();
@@ -290,19 +311,23 @@ impl Inner {
                 self.take_from_nobody(&mut locked);
             }
             if self.receive_burst(&mut locked, &mut buffer) {
+                if last_look.take().is_some() {
+                    self.seat.answered();
+                }
                 self.report_failed_fault(&mut locked);
                 self.hand_out_calls(&mut locked);
                 continue;
             }
-            let looks = locked.vigil.lasts(now) && locked.receiver == Receiver::Progress;
-            if looks && self.due(&locked) > now {
+            if let Some(last) = last_look.take() {
+                let mut looked = Looked::default();
+                looked.add(now.since(last));
+                locked.patience.company.note(now, looked);
+            }
+            if self.looks_on(&locked, now) && self.due(&locked) > now {
                 // The peer that has just asked for something may well ask for more.
-                let is_due = self.crowd.is_due(now, locked.vigil.last());
                 drop(locked);
-                let room = if is_due { self.find_room(now) } else { Room::Enough };
-                if room == Room::None || self.crowd.is_crowded() {
-                    self.lock().vigil.end();
-                }
+                last_look = Some(now);
+                self.seat.take(now);
                 std::hint::spin_loop();
                 continue;
             }
@@ -313,13 +338,19 @@ impl Inner {
             self.report_failed_fault(&mut locked);
             self.hand_out_calls(&mut locked);
             let now = self.now();
-            if locked.vigil.lasts(now) && locked.receiver == Receiver::Progress {
+            if self.looks_on(&locked, now) {
                 continue;
             }
             let timeout = self.plan_sleep(&mut locked, now);
             drop(locked);
             woken = section.asleep(|mask| self.poller.wait(timeout, mask));
-        }
+            self.seat.slept();
+            }
+    }
+
+    /// Whether the progress thread looks for more before it sleeps.
+    fn looks_on(&self, locked: &Locked, now: Time) -> bool {
+        locked.receiver == Receiver::Progress && locked.patience.lasts(now) && !self.seat.is_single()
     }
 
     /// What the poller reported: ended processes, errors of the socket.

@@ -23,10 +23,9 @@ use smallvec::SmallVec;
 
 use super::core::{Brain, Core, channel, typed};
 use super::directory::Directory;
-use super::patience::Spin;
 use super::peers::Unreachable;
-use super::poller::{drain, wait_for_datagram};
-use super::pump::{Found, Receiver};
+use super::poller::drain;
+use super::pump::{Receiver, Search};
 use super::waits::Outcome;
 use super::{Inner, Locked, Node, receive_buffer, time_since};
 use crate::coherence::OpId;
@@ -325,7 +324,6 @@ impl Inner {
         }
         locked.receiver = Receiver::Worker(number);
         self.calls.workers[number].relieved.store(false, Ordering::Release);
-        let mut spin = Spin::default();
         loop {
             let queued = self.handle_calls(&mut locked);
             let relieved = locked.receiver != Receiver::Worker(number);
@@ -340,7 +338,7 @@ impl Inner {
                 self.hand_over(&mut locked);
                 return true;
             }
-            self.receive_as_worker(&mut locked, number, &mut spin, buffer);
+            self.receive_as_worker(&mut locked, number, buffer);
         }
     }
 
@@ -366,42 +364,21 @@ impl Inner {
         }
     }
 
-    fn receive_as_worker(
-        &self,
-        locked: &mut MutexGuard<'_, Locked>,
-        number: usize,
-        spin: &mut Spin,
-        buffer: &mut [u8],
-    ) {
-        let worker = &self.calls.workers[number];
-        let due = self.due(locked);
-        let blocked = locked.outlet.is_blocked();
+    fn receive_as_worker(&self, locked: &mut MutexGuard<'_, Locked>, number: usize, buffer: &mut [u8]) {
+        let Worker { wake, relieved } = &self.calls.workers[number];
+        let (patience, due, for_room) = (locked.patience, self.due(locked), locked.outlet.is_blocked());
         locked.sleep_until = due;
-        let found = MutexGuard::unlocked(locked, || {
-            let spin_until = due.min(self.now() + spin.budget());
-            loop {
-                if let Some(found) = self.receive(buffer) {
-                    spin.hit();
-                    return found;
-                }
-                if worker.relieved.load(Ordering::Acquire) {
-                    drain(&worker.wake);
-                    return Found::Nothing;
-                }
-                if self.now() >= spin_until {
-                    break;
-                }
-                std::hint::spin_loop();
-            }
-            spin.miss();
-            let timeout = due.since(self.now()).to_std();
-            let error = wait_for_datagram(&self.socket, blocked, &worker.wake, timeout);
-            let refusal = if error { self.socket.take_refusal() } else { None };
-            refusal.map(Found::Refused).or_else(|| self.receive(buffer)).unwrap_or(Found::Nothing)
+        let search = Search { patience, look: None, due, for_room, wake };
+        let (found, looked) = MutexGuard::unlocked(locked, || {
+            self.search(&search, buffer, || relieved.load(Ordering::Acquire))
         });
+        if relieved.load(Ordering::Acquire) {
+            drain(wake);
+        }
         if locked.receiver == Receiver::Worker(number) {
             locked.sleep_until = Time(0);
         }
+        locked.patience.company.note(self.now(), looked);
         self.handle(locked, &found, buffer);
     }
 

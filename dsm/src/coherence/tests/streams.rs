@@ -141,7 +141,7 @@ fn pages_that_are_lowered_together_came_in_vain_only_if_nobody_touched_them() {
     for stored in [false, true] {
         let mut rig = Rig::new(3);
         for page in [P, Q] {
-            if stored { rig.write(A, page, 5) } else { drop(rig.read(A, page)) }
+            rig.access(A, page, if stored { Access::Write } else { Access::Read });
         }
         rig.feed(A, Input::Prefetch { first: PageId(Q.0 + 1), pages: 1, access: Access::Read });
         rig.settle();
