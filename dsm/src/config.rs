@@ -204,11 +204,12 @@ pub mod node {
     pub const VIGIL_MIN: Span = Span::from_us(50);
     /// How often a thread that was woken elsewhere may go back to its core.
     pub const SEAT_EVERY: Span = Span::from_ms(1);
-    /// A thread that does not run for so long has made room for one that computes, not for a short errand.
+    /// A thread that does not run for so long has made room for another.
+    pub const ERRAND_MIN: Span = Span::from_us(8);
+    /// A thread that does not run for so long has made room for one that computes.
     pub const SLICE_MIN: Span = Span::from_us(500);
-    /// Time spent looking after which is judged whether others want the cores: more than two of their
-    /// time slices.
-    pub const COMPANY_JUDGED_AFTER: Span = Span::from_ms(8);
+    /// Time spent looking after which is judged whether others want the cores.
+    pub const COMPANY_JUDGED_AFTER: Span = Span::from_ms(2);
     /// How long others are believed to want the cores, at first.
     pub const COMPANY_AGAIN_MIN: Span = Span::from_ms(50);
     /// The same after they were found there again and again.

@@ -7,8 +7,8 @@
 //! from somebody.
 
 use crate::config::node::{
-    ANSWER_SOON, COMPANY_AGAIN_MAX, COMPANY_AGAIN_MIN, COMPANY_JUDGED_AFTER, SLICE_MIN, TRIAL_EVERY,
-    TRIAL_WAITS, VIGIL_MAX, VIGIL_MIN,
+    ANSWER_SOON, COMPANY_AGAIN_MAX, COMPANY_AGAIN_MIN, COMPANY_JUDGED_AFTER, ERRAND_MIN, SLICE_MIN,
+    TRIAL_EVERY, TRIAL_WAITS, VIGIL_MAX, VIGIL_MIN,
 };
 use crate::page::{Span, Time};
 
@@ -54,12 +54,15 @@ pub(super) struct Habit {
     /// that met a busy core says nothing about the next.
     looked: Span,
     slept: Span,
+    /// The way that is tried now and then; the other one is taken.
+    tried: Way,
     waits: u32,
 }
 
 impl Default for Habit {
     fn default() -> Self {
-        Habit { looked: Span(ANSWER_SOON.0 / 4), slept: Span(ANSWER_SOON.0 / 2), waits: 0 }
+        let (looked, slept) = (Span(ANSWER_SOON.0 / 4), Span(ANSWER_SOON.0 / 2));
+        Habit { looked, slept, tried: Way::Sleep, waits: 0 }
     }
 }
 
@@ -68,11 +71,15 @@ impl Habit {
     pub(super) fn choose(&mut self) -> Choice {
         let better = if self.looked < self.slept { Way::Look } else { Way::Sleep };
         self.waits = (self.waits + 1) % TRIAL_EVERY;
-        match better {
-            Way::Look if self.waits < TRIAL_WAITS => Choice { way: Way::Sleep, elsewhere: false },
-            Way::Sleep if self.waits < TRIAL_WAITS => Choice { way: Way::Look, elsewhere: self.waits == 0 },
-            way => Choice { way, elsewhere: false },
+        if self.waits == 0 {
+            (self.tried, self.looked) = match better {
+                Way::Look => (Way::Sleep, self.looked),
+                // Its earlier failures may be the core's: let the trial alone decide.
+                Way::Sleep => (Way::Look, self.slept),
+            };
         }
+        let way = if self.waits < TRIAL_WAITS { self.tried } else { better };
+        Choice { way, elsewhere: way == Way::Look && self.waits == 0 }
     }
 
     /// A wait was over `after` so long. What takes longer than a look counts as that: the way of
@@ -111,7 +118,10 @@ impl Vigil {
 
     /// Whether to look on; for the shortest while only if others want the core.
     pub(super) fn lasts(&self, now: Time, company: &Company) -> bool {
-        let budget = if company.is_there(now) { self.budget.min(VIGIL_MIN) } else { self.budget };
+        let budget = match company.others(now) {
+            Others::Nobody => self.budget,
+            Others::Waiting | Others::Computing => self.budget.min(VIGIL_MIN),
+        };
         now < self.last + budget
     }
 }
@@ -121,23 +131,41 @@ impl Vigil {
 pub(super) struct Looked {
     /// It ran.
     kept: Span,
-    /// Others ran in its place.
-    lost: Span,
+    /// Others ran for a moment: they had something to do, and then waited again.
+    errands: Span,
+    /// Others ran as long as the kernel lets them.
+    slices: Span,
 }
 
 impl Looked {
     /// So much time lay between two looks at the socket with nothing to do in between.
     pub(super) fn add(&mut self, gap: Span) {
-        let part = if gap < SLICE_MIN { &mut self.kept } else { &mut self.lost };
+        let part = match gap {
+            gap if gap < ERRAND_MIN => &mut self.kept,
+            gap if gap < SLICE_MIN => &mut self.errands,
+            _ => &mut self.slices,
+        };
         part.0 += gap.0;
     }
 }
 
-/// Whether others compute on the cores that looking threads use: if so, the kernel takes the core away for
-/// whole time slices. Asked anew from time to time, ever more rarely.
+/// Who else wants the core that a thread looks on.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub(super) enum Others {
+    #[default]
+    Nobody,
+    /// Threads that wait for messages as this one does: to be let through at every look.
+    Waiting,
+    /// Threads that compute, who give the core back late: to be let through by sleeping, from which a
+    /// datagram wakes.
+    Computing,
+}
+
+/// Finds out who else wants the cores. Asked anew from time to time, ever more rarely.
 #[derive(Clone, Copy, Default, Debug)]
 pub(super) struct Company {
     looked: Looked,
+    others: Others,
     until: Time,
     again: Span,
 }
@@ -145,24 +173,33 @@ pub(super) struct Company {
 impl Company {
     /// Takes note of what became of a look.
     pub(super) fn note(&mut self, now: Time, looked: Looked) {
-        self.looked.kept.0 += looked.kept.0;
-        self.looked.lost.0 += looked.lost.0;
-        let Looked { kept, lost } = self.looked;
-        if kept.0 + lost.0 < COMPANY_JUDGED_AFTER.0 {
+        let Looked { kept, errands, slices } = &mut self.looked;
+        kept.0 += looked.kept.0;
+        errands.0 += looked.errands.0;
+        slices.0 += looked.slices.0;
+        if kept.0 + errands.0 + slices.0 < COMPANY_JUDGED_AFTER.0 {
             return;
         }
-        self.looked = Looked::default();
-        if lost.0 > kept.0 / 2 {
-            self.again = Span((2 * self.again.0).clamp(COMPANY_AGAIN_MIN.0, COMPANY_AGAIN_MAX.0));
-            self.until = now + self.again;
-        } else {
+        let others = match () {
+            () if slices.0 > kept.0 / 2 => Others::Computing,
+            () if errands.0 > kept.0 / 4 => Others::Waiting,
+            () => Others::Nobody,
+        };
+        // What was long ago counts less.
+        for span in [kept, errands, slices] {
+            span.0 /= 2;
+        }
+        if others == Others::Nobody {
             self.again = Span(0);
+        } else if now >= self.until || others != self.others {
+            self.again = Span((2 * self.again.0).clamp(COMPANY_AGAIN_MIN.0, COMPANY_AGAIN_MAX.0));
+            (self.others, self.until) = (others, now + self.again);
         }
     }
 
-    /// Whether a look takes the core from somebody.
-    pub(super) fn is_there(&self, now: Time) -> bool {
-        now < self.until
+    /// From whom a look takes the core.
+    pub(super) fn others(&self, now: Time) -> Others {
+        if now < self.until { self.others } else { Others::Nobody }
     }
 }
 
@@ -257,7 +294,8 @@ mod tests {
             assert!(vigil.lasts(now + every + Span::from_us(300), &alone));
         }
         assert!(!vigil.lasts(now + VIGIL_MAX, &alone));
-        let company = Company { until: now + VIGIL_MAX, ..Company::default() };
+        let others = Others::Computing;
+        let company = Company { others, until: now + VIGIL_MAX, ..Company::default() };
         assert!(vigil.lasts(Time(now.0 + VIGIL_MIN.0 / 2), &company));
         assert!(!vigil.lasts(now + VIGIL_MIN, &company));
         now = now + Span::from_ms(250);
@@ -279,26 +317,30 @@ mod tests {
     }
 
     #[test]
-    fn slices_that_others_take_are_company_and_short_interruptions_are_not() {
+    fn who_runs_in_a_looking_thread_s_place_is_told_by_how_long() {
         let mut now = Time(0) + Span::from_ms(1_000);
         let mut company = Company::default();
-        let mut look = |company: &mut Company, gaps: &[Span]| {
-            let mut looked = Looked::default();
-            for &gap in gaps {
-                now = now + gap;
-                looked.add(gap);
+        let mut look = |company: &mut Company, gaps: &[u64], times: usize| {
+            for _ in 0..times {
+                let mut looked = Looked::default();
+                for &gap in gaps {
+                    now = now + Span::from_us(gap);
+                    looked.add(Span::from_us(gap));
+                }
+                company.note(now, looked);
             }
-            company.note(now, looked);
             now
         };
-        let (short, slice) = (Span(SLICE_MIN.0 - 1), Span::from_ms(4));
-        let now = look(&mut company, &[short; 500]);
-        assert!(!company.is_there(now));
-        let now = look(&mut company, &[slice, Span::from_us(1), slice]);
-        assert!(company.is_there(now) && !company.is_there(now + COMPANY_AGAIN_MIN));
-        let now = look(&mut company, &[slice; 2]);
-        assert!(company.is_there(now + COMPANY_AGAIN_MIN), "it is asked more rarely while it stays");
-        let now = look(&mut company, &[short; 500]);
-        assert!(!company.is_there(now + COMPANY_AGAIN_MAX));
+        let now = look(&mut company, &[1; 100], 1_000);
+        assert_eq!(company.others(now), Others::Nobody);
+        let now = look(&mut company, &[1, 1, 1, 1_000, 4_000], 2);
+        assert_eq!(company.others(now), Others::Computing);
+        assert_eq!(company.others(now + COMPANY_AGAIN_MIN), Others::Nobody, "until it is found out again");
+        let now = look(&mut company, &[4_000], 40);
+        assert_eq!(company.others(now + COMPANY_AGAIN_MIN), Others::Computing, "ever more rarely");
+        let now = look(&mut company, &[1, 1, 1, 1, 30], 1_000);
+        assert_eq!(company.others(now), Others::Waiting);
+        let now = look(&mut company, &[1; 100], 1_000);
+        assert_eq!(company.others(now + COMPANY_AGAIN_MAX), Others::Nobody);
     }
 }

@@ -13,7 +13,7 @@ use std::time::Duration;
 use nix::sys::eventfd::EventFd;
 use parking_lot::MutexGuard;
 
-use super::patience::{Choice, Look, Looked, Patience};
+use super::patience::{Choice, Look, Looked, Others, Patience};
 use super::poller::{Woken, wait_for_datagram};
 use super::waits::{Bell, Outcome, Parked};
 use super::{Inner, Locked, exit, receive_buffer};
@@ -129,6 +129,14 @@ impl Inner {
         }
     }
 
+    /// Between two looks.
+    fn pause(&self, patience: &Patience, now: Time) {
+        match patience.company.others(now) {
+            Others::Waiting => std::thread::yield_now(),
+            Others::Nobody | Others::Computing => std::hint::spin_loop(),
+        }
+    }
+
     /// Without waiting.
     pub(super) fn receive(&self, buffer: &mut [u8]) -> Option<Found> {
         match self.socket.receive(buffer) {
@@ -180,7 +188,7 @@ impl Inner {
                 break;
             }
             self.seat.take(now);
-            std::hint::spin_loop();
+            self.pause(patience, now);
         }
         let timeout = due.since(last).to_std();
         let error = wait_for_datagram(&self.socket, *for_room, wake, timeout);
@@ -325,10 +333,11 @@ impl Inner {
             }
             if self.looks_on(&locked, now) && self.due(&locked) > now {
                 // The peer that has just asked for something may well ask for more.
+                let patience = locked.patience;
                 drop(locked);
                 last_look = Some(now);
                 self.seat.take(now);
-                std::hint::spin_loop();
+                self.pause(&patience, now);
                 continue;
             }
             if locked.receiver == Receiver::Progress {
@@ -345,7 +354,7 @@ impl Inner {
             drop(locked);
             woken = section.asleep(|mask| self.poller.wait(timeout, mask));
             self.seat.slept();
-            }
+        }
     }
 
     /// Whether the progress thread looks for more before it sleeps.
