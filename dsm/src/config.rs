@@ -195,6 +195,8 @@ pub mod node {
     /// Of so many waits for an answer, [`TRIAL_WAITS`] are done the other way, to see whether that is better
     /// now.
     pub const TRIAL_EVERY: u32 = 512;
+    /// Waits before the first trial of looking once it has failed; the number doubles up to [`TRIAL_EVERY`].
+    pub const TRIAL_FIRST: u32 = 16;
     /// See [`TRIAL_EVERY`]: several, because the first does not find the peer in the state that it makes.
     pub const TRIAL_WAITS: u32 = 4;
     /// Longest look for another message. Traffic with longer gaps is not worth a core; what it costs when

@@ -8,7 +8,7 @@
 
 use crate::config::node::{
     ANSWER_SOON, COMPANY_AGAIN_MAX, COMPANY_AGAIN_MIN, COMPANY_JUDGED_AFTER, ERRAND_MIN, SLICE_MIN,
-    TRIAL_EVERY, TRIAL_WAITS, VIGIL_MAX, VIGIL_MIN,
+    TRIAL_EVERY, TRIAL_FIRST, TRIAL_WAITS, VIGIL_MAX, VIGIL_MIN,
 };
 use crate::page::{Span, Time};
 
@@ -54,15 +54,24 @@ pub(super) struct Habit {
     /// that met a busy core says nothing about the next.
     looked: Span,
     slept: Span,
-    /// The way that is tried now and then; the other one is taken.
-    tried: Way,
-    waits: u32,
+    usual: Way,
+    /// Waits until the other way is tried again, and between two trials.
+    until_trial: u32,
+    interval: u32,
+    /// Waits that belong to the present trial.
+    trial: u32,
 }
 
 impl Default for Habit {
     fn default() -> Self {
-        let (looked, slept) = (Span(ANSWER_SOON.0 / 4), Span(ANSWER_SOON.0 / 2));
-        Habit { looked, slept, tried: Way::Sleep, waits: 0 }
+        Habit {
+            looked: Span(ANSWER_SOON.0 / 4),
+            slept: Span(ANSWER_SOON.0 / 2),
+            usual: Way::Look,
+            until_trial: TRIAL_EVERY,
+            interval: TRIAL_EVERY,
+            trial: 0,
+        }
     }
 }
 
@@ -70,16 +79,30 @@ impl Habit {
     /// How to wait now.
     pub(super) fn choose(&mut self) -> Choice {
         let better = if self.looked < self.slept { Way::Look } else { Way::Sleep };
-        self.waits = (self.waits + 1) % TRIAL_EVERY;
-        if self.waits == 0 {
-            (self.tried, self.looked) = match better {
-                Way::Look => (Way::Sleep, self.looked),
-                // Its earlier failures may be the core's: let the trial alone decide.
-                Way::Sleep => (Way::Look, self.slept),
-            };
+        if self.trial == 0 && better != self.usual {
+            self.usual = better;
+            // What made looking fail may pass soon, or be the core's fault.
+            self.interval = if better == Way::Sleep { TRIAL_FIRST } else { TRIAL_EVERY };
+            self.until_trial = self.interval;
         }
-        let way = if self.waits < TRIAL_WAITS { self.tried } else { better };
-        Choice { way, elsewhere: way == Way::Look && self.waits == 0 }
+        let begins = self.trial == 0 && self.until_trial == 0;
+        if begins {
+            self.interval = (2 * self.interval).min(TRIAL_EVERY);
+            (self.until_trial, self.trial) = (self.interval, TRIAL_WAITS);
+            if self.usual == Way::Sleep {
+                // Earlier failures do not count: let the trial alone decide.
+                self.looked = self.slept;
+            }
+        }
+        if self.trial == 0 {
+            self.until_trial -= 1;
+            return Choice { way: self.usual, elsewhere: false };
+        }
+        self.trial -= 1;
+        match self.usual {
+            Way::Look => Choice { way: Way::Sleep, elsewhere: false },
+            Way::Sleep => Choice { way: Way::Look, elsewhere: begins },
+        }
     }
 
     /// A wait was over `after` so long. What takes longer than a look counts as that: the way of
