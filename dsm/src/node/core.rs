@@ -100,12 +100,21 @@ pub(super) struct Brain {
 pub(super) struct Outputs {
     sent: u64,
     done: u64,
+    /// Of what was sent, what went to who had just asked.
+    answers: u64,
+    pub(super) asker: Option<NodeId>,
 }
 
 impl Outputs {
-    /// Whether others were served since, and not a thread of this node.
+    /// Whether a peer was answered since, and no thread of this node. Who is only put in a queue, or
+    /// referred to another node, will not ask for more at once.
     pub(super) fn served_since(&self, before: &Outputs) -> bool {
-        self.sent > before.sent && self.done == before.done
+        self.answers > before.answers && self.done == before.done
+    }
+
+    /// Whether anything was put out since.
+    pub(super) fn moved_since(&self, before: &Outputs) -> bool {
+        (self.sent, self.done) != (before.sent, before.done)
     }
 }
 
@@ -412,6 +421,7 @@ impl Core {
             match output {
                 Output::Send { to, message, page } => {
                     self.brain.outputs.sent += 1;
+                    self.brain.outputs.answers += u64::from(self.brain.outputs.asker == Some(to));
                     sends.push((to, message, page));
                 }
                 Output::Done { op, result } => {
@@ -521,6 +531,7 @@ impl Brain {
         else {
             return self.peers.keep_early(session, bytes);
         };
+        self.outputs.asker = Some(from);
         if let Some(coherence) = &mut self.coherence {
             coherence.handle_batch(now, from, &batch, &mut Local { arena, words: &self.words });
         }

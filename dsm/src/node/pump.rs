@@ -103,6 +103,7 @@ impl Inner {
 
     pub(super) fn handle(&self, locked: &mut MutexGuard<'_, Locked>, found: &Found, buffer: &[u8]) {
         let now = self.now();
+        locked.core.brain.outputs.asker = None;
         let before = locked.core.brain.outputs;
         match *found {
             Found::Datagrams { len, segment, from } => {
@@ -118,7 +119,7 @@ impl Inner {
         if matches!(found, Found::Datagrams { .. }) {
             let brain = &locked.core.brain;
             let calls = !brain.call_events.is_empty();
-            let (served, moved) = (brain.outputs.served_since(&before), brain.outputs != before);
+            let (served, moved) = (brain.outputs.served_since(&before), brain.outputs.moved_since(&before));
             if served || calls {
                 locked.patience.vigil.served(now);
             }
