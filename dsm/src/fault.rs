@@ -67,6 +67,9 @@ pub trait FaultSink: Send + Sync {
     /// Called by the handler thread of [`Backend::Thread`]; must not wait for anybody. The access that
     /// is raised later wakes the faulting thread.
     fn submit(&self, fault: PageFault);
+    /// Called by that thread when it has submitted what was there: for a moment, it may wait for the
+    /// answers itself.
+    fn attend(&self) {}
 }
 
 /// How to make an [`Arena`].

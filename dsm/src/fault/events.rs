@@ -1,5 +1,5 @@
 //! The handler thread of the `thread` backend: reads page faults from the userfaultfd and hands them
-//! to the sink. It resolves nothing itself; the later install wakes the thread that faulted.
+//! to the sink. The install, now or later, wakes the thread that faulted.
 
 use std::ops::ControlFlow;
 use std::os::fd::AsFd;
@@ -81,6 +81,9 @@ fn pump(uffd: &Uffd, arena: &Shared, events: &mut Vec<Event>) -> bool {
         if catch_unwind(AssertUnwindSafe(|| sink.submit(fault))).is_err() {
             die(format_args!("panic while a page fault on {:?} was being submitted", fault.page));
         }
+    }
+    if catch_unwind(AssertUnwindSafe(|| sink.attend())).is_err() {
+        die(format_args!("panic while page faults were being waited for"));
     }
     true
 }

@@ -274,7 +274,7 @@ impl Session {
             self.active_until = now + CREDIT_ACTIVE;
         }
         let mut reader = Reader::new(payload);
-        let mut elicits = false;
+        let (mut elicits, mut pinged) = (false, false);
         while let Some(frame) = next_frame(&mut reader)? {
             match frame {
                 Frame::Whole { id, bytes } => {
@@ -295,7 +295,8 @@ impl Session {
                     elicits = true;
                     self.on_credit(number, window);
                 }
-                Frame::Ping | Frame::Probe => elicits = true,
+                Frame::Ping => (elicits, pinged) = (true, true),
+                Frame::Probe => elicits = true,
                 Frame::Close { code, reason } => {
                     let reason = String::from_utf8_lossy(reason).into_owned();
                     return Ok(Verdict::PeerClosed { code, reason });
@@ -304,6 +305,10 @@ impl Session {
         }
         if elicits {
             self.acks.on_eliciting(now, number, credit::truesize(len), self.credit_in);
+            if pinged {
+                // Nothing else is likely to go there soon: this spares a wake-up.
+                self.acks.hurry(now);
+            }
         }
         Ok(Verdict::Open)
     }

@@ -19,7 +19,7 @@ use crate::config::node::{BATCH_PAGES_MAX, FLUSH_MAX};
 use crate::fault::Arena;
 use crate::membership::{Action, COORDINATOR, Control, Death, Introduction, Kind, Member, Membership};
 use crate::net::{Endpoint, Event, OutMessage, Priority, SessionHandle};
-use crate::page::{NodeId, PageBuf, PageId, Time};
+use crate::page::{NodeId, PageBuf, PageId, Span, Time};
 
 /// First byte of every message: whom it is for.
 pub(crate) mod channel {
@@ -229,8 +229,12 @@ impl Core {
         }
         let members: SmallVec<[(NodeId, SessionHandle); 8]> = brain.peers.members().collect();
         for (node, session) in members {
-            self.endpoint.ping(session);
-            let heard = self.endpoint.last_heard(session).unwrap_or(now).max(brain.listening_since);
+            let heard = self.endpoint.last_heard(session).unwrap_or(now);
+            // A ping and its acknowledgement are signs of life of both: one of the two pings.
+            if now.since(heard) > Span(HEARTBEAT.0 / 2) {
+                self.endpoint.ping(session);
+            }
+            let heard = heard.max(brain.listening_since);
             if now.since(heard) > DEAD_AFTER {
                 brain.suspect(node, format!("silent for {} ms", now.since(heard).0 / 1_000_000));
             }

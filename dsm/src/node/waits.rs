@@ -94,6 +94,10 @@ pub(super) struct Waits {
     slots: Vec<Slot>,
     free: Vec<u32>,
     spare: Vec<Arc<Bell>>,
+    /// Operations that no thread waits for.
+    detached: usize,
+    /// Ends when one of them does.
+    attendant: Option<OpId>,
 }
 
 impl Waits {
@@ -107,7 +111,23 @@ impl Waits {
 
     /// A new operation that no thread waits for; its outcome is only looked at.
     pub(super) fn begin_detached(&mut self) -> OpId {
+        self.detached += 1;
         self.insert(None)
+    }
+
+    /// An operation that ends when the next one does that no thread waits for; `None` if there is none.
+    pub(super) fn begin_attending(&mut self) -> Option<(OpId, Arc<Bell>)> {
+        let any = self.detached > 0 && self.attendant.is_none();
+        any.then(|| {
+            let (op, bell) = self.begin();
+            self.attendant = Some(op);
+            (op, bell)
+        })
+    }
+
+    /// The thread that attended does so no longer.
+    pub(super) fn end_attending(&mut self) {
+        self.attendant = None;
     }
 
     fn insert(&mut self, bell: Option<Arc<Bell>>) -> OpId {
@@ -133,6 +153,10 @@ impl Waits {
         };
         let Some(bell) = slot.bell.clone() else {
             self.release(op);
+            self.detached -= 1;
+            if let Some(attendant) = self.attendant.take() {
+                self.end(attendant, Outcome::Membership);
+            }
             return Audience::Detached;
         };
         slot.outcome = Some(outcome);

@@ -84,6 +84,11 @@ impl Acks {
         }
     }
 
+    /// What is owed is to go out now.
+    pub(super) fn hurry(&mut self, now: Time) {
+        self.due = Some(now);
+    }
+
     /// A packet arrived again: its sender has probably not heard of it.
     pub(super) fn on_duplicate(&mut self, now: Time) {
         if self.due.is_none() && !self.ranges.is_empty() {

@@ -1,0 +1,87 @@
+//! Page faults of the application: brought to the cores by the faulting thread itself, or by the handler
+//! thread of the `thread` backend.
+
+use parking_lot::MutexGuard;
+
+use super::waits::Outcome;
+use super::{Inner, Locked, describe, exit};
+use crate::coherence::{Input, OpId};
+use crate::config::node::ANSWER_SOON;
+use crate::fault::{CoreSection, FaultSink, PageFault};
+use crate::page::{Access, Time};
+
+impl FaultSink for Inner {
+    fn resolve(&self, fault: PageFault) {
+        let _section = CoreSection::enter();
+        let mut locked = self.lock();
+        if let Some(fatal) = locked.core.brain.fatal.clone() {
+            drop(locked);
+            self.die_in_fault(&fault, &describe(&fatal));
+        }
+        let now = self.now();
+        let (op, bell) = locked.core.brain.waits.begin();
+        self.start_fault(&mut locked, now, op, &fault);
+        let outcome = self.wait(&mut locked, (op, &bell), None);
+        let fatal = locked.core.brain.fatal.clone();
+        let (thread, page, access) = (u64::from(fault.thread), fault.page, fault.access);
+        locked.core.brain.input(self.now(), Input::Resumed { thread, page, access }, &self.arena);
+        drop(locked);
+        match (outcome, fatal) {
+            (Some(Outcome::Coherence(Ok(_))), _) => {}
+            (Some(Outcome::Coherence(Err(failure))), None) => {
+                let why = self.failure(failure).to_string();
+                self.die_in_fault(&fault, &why);
+            }
+            (_, Some(fatal)) => self.die_in_fault(&fault, &describe(&fatal)),
+            (_, None) => self.die_in_fault(&fault, "the node has left the cluster"),
+        }
+    }
+
+    fn submit(&self, fault: PageFault) {
+        let _section = CoreSection::enter();
+        let mut locked = self.lock();
+        let now = self.now();
+        let op = locked.core.brain.waits.begin_detached();
+        self.start_fault(&mut locked, now, op, &fault);
+        let failed = locked.core.brain.failed_fault.take();
+        let fatal = locked.core.brain.fatal.clone();
+        drop(locked);
+        if let Some(fatal) = fatal {
+            self.die_in_fault(&fault, &describe(&fatal));
+        }
+        if let Some(failure) = failed {
+            let why = self.failure(failure).to_string();
+            self.die_in_fault(&fault, &why);
+        }
+    }
+
+    fn attend(&self) {
+        let _section = CoreSection::enter();
+        let mut locked = self.lock();
+        if let Some((op, bell)) = locked.core.brain.waits.begin_attending() {
+            let until = self.now() + ANSWER_SOON;
+            let _ = self.wait(&mut locked, (op, &bell), Some(until));
+            locked.core.brain.waits.end_attending();
+        }
+    }
+}
+
+impl Inner {
+    fn start_fault(&self, locked: &mut MutexGuard<'_, Locked>, now: Time, op: OpId, fault: &PageFault) {
+        let PageFault { page, access, instruction, thread } = *fault;
+        let thread = u64::from(thread);
+        let input = crate::coherence::Fault { op, thread, instruction, page, access };
+        let mapped = locked.core.brain.coherence.as_ref().map_or(Access::None, |core| core.mapped(page));
+        locked.core.brain.input(now, Input::Fault(input), &self.arena);
+        if mapped >= access {
+            // Another thread's fault was answered first, or the kernel took the mapping: put it back.
+            self.arena.settle(fault);
+        }
+        self.settle(locked, now);
+    }
+
+    fn die_in_fault(&self, fault: &PageFault, why: &str) -> ! {
+        let who = self.with_core(|core| core.brain.intro_name());
+        exit::die(format_args!("{who}: a page fault at {:?} cannot be resolved: {why}", fault.page.start()))
+    }
+}
