@@ -18,8 +18,8 @@ use crate::rig;
 /// Marks the lines that are for the parent among those of the test harness.
 const MARK: &str = "@ ";
 const ROLE: &str = "RUNTIME_TEST_ROLE";
-const SETTINGS: [&str; 8] =
-    ["join", "program", "rank", "ranks", "nearest", "fault", "arena_size", "memory_max"];
+const SETTINGS: [&str; 9] =
+    ["join", "program", "rank", "ranks", "nearest", "fault", "arena_size", "memory_max", "rpc_workers"];
 
 /// What a child is to do.
 pub(crate) type Role = fn(Settings);
@@ -159,6 +159,13 @@ pub(crate) fn listen() -> String {
     line.trim().to_owned()
 }
 
+/// The memory that this process uses.
+pub(crate) fn resident_kib() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").expect("a file of the kernel");
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("a line of it");
+    line.trim().trim_end_matches(" kB").parse().expect("a number")
+}
+
 /// Settings as text, for the environment.
 fn exported(settings: &Settings) -> Vec<(&'static str, String)> {
     let join = settings.join.map(|addr: SocketAddr| addr.to_string());
@@ -172,6 +179,7 @@ fn exported(settings: &Settings) -> Vec<(&'static str, String)> {
         settings.fault.clone(),
         Some(settings.arena_size.to_string()),
         Some(settings.memory_max.to_string()),
+        Some(settings.rpc_workers.to_string()),
     ];
     SETTINGS.into_iter().zip(values).filter_map(|(key, value)| Some((key, value?))).collect()
 }

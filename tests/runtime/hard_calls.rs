@@ -1,5 +1,6 @@
 //! What calls promise when servers die, when they take long, and when there are too many.
 
+use std::sync::Mutex;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
@@ -9,14 +10,16 @@ use nix::sys::signal::{Signal, kill};
 
 use crate::child::{self, Child, listen, say};
 use crate::counting::{CounterCalls, CounterServer, Counting};
-use crate::rig::{Rig, stop, until};
+use crate::rig::{self, Rig, stop, until};
 
-/// A daemon that founds a cluster and counts.
+/// A daemon that founds a cluster, counts, and tells how much memory it uses.
 pub(crate) fn server(settings: Settings) {
     let node = Node::start(NodeConfig::daemon(settings, 0)).expect("a daemon starts");
     node.serve(CounterServer(Counting::default()), 64).expect("it is the coordinator");
     say(&node.local_addr().to_string());
-    listen();
+    while listen() == "memory" {
+        say(&child::resident_kib().to_string());
+    }
 }
 
 /// A rank that is a program of its own and serves the interface.
@@ -121,4 +124,47 @@ fn a_thousand_callers_at_eight_workers_are_served_or_told_that_it_is_busy() {
         dsm.leave().unwrap();
     });
     stop(daemons);
+}
+
+#[test]
+fn the_memory_that_a_thousand_callers_take_is_bounded_however_often_they_call() {
+    const CALLERS: usize = 1000;
+    const ROUNDS: usize = 20;
+    /// Half of what all answers together have.
+    const GROWTH_MAX_KIB: u64 = (ROUNDS * CALLERS * 4096 / 1024 / 2) as u64;
+    let rig = Rig::with_daemons(1, 1);
+    let server = Child::start("server", &Settings { rpc_workers: 8, ..rig::small() });
+    let join = server.line().parse().expect("an address");
+    let server = Mutex::new(server);
+    rig.run_program(Some(join), move |dsm| {
+        let calls = CounterCalls::new(dsm.channel(Policy::RoundRobin));
+        let data = vec![7; 4096];
+        let round = || {
+            let mut refused = 0;
+            let mut open: Vec<Call<Vec<u8>>> = (0..CALLERS).map(|_| calls.echo(&data)).collect();
+            while let Some(call) = open.pop() {
+                match call.wait() {
+                    Ok(echo) => assert!(echo == data),
+                    Err(error) => {
+                        assert_eq!(error.kind, ErrorKind::Busy);
+                        refused += 1;
+                        open.push(calls.echo(&data));
+                    }
+                }
+            }
+            refused
+        };
+        let memory = || {
+            let mut server = server.lock().unwrap();
+            server.tell("memory");
+            server.line().parse::<u64>().expect("KiB")
+        };
+        let before = memory();
+        let refused: usize = (0..ROUNDS).map(|_| round()).sum();
+        let after = memory();
+        assert!(refused > 0, "more calls than the server lets wait");
+        assert!(after <= before + GROWTH_MAX_KIB, "{before} KiB, and later {after} KiB");
+        println!("{refused} refused for {} served; {before} KiB, and later {after} KiB", ROUNDS * CALLERS);
+        dsm.leave().unwrap();
+    });
 }

@@ -21,7 +21,7 @@ use dsm::page::{Access, Epoch, ExtentId, Incarnation, PageBuf, PageId, Time};
 use dsm::{Node, NodeId, Placement, Settings};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
-use crate::child::{Child, listen, say};
+use crate::child::{Child, listen, resident_kib, say};
 use crate::counting::{CounterServer, Counting};
 use crate::rig::{self, Rig, until};
 
@@ -90,12 +90,6 @@ pub(crate) fn attacked(_: Settings) {
     say(&net.bad_crc.to_string());
     say(&net.duplicate_packets.to_string());
     rig::stop(daemons);
-}
-
-fn resident_kib() -> u64 {
-    let status = std::fs::read_to_string("/proc/self/status").expect("a file of the kernel");
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("a line of it");
-    line.trim().trim_end_matches(" kB").parse().expect("a number")
 }
 
 /// The UDP ports that a process listens at.
