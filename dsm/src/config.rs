@@ -218,7 +218,7 @@ pub mod node {
     pub const COMPANY_AGAIN_MAX: Span = Span::from_ms(800);
     /// Longest sleep of the progress thread.
     pub const SLEEP_MAX: Span = Span::from_ms(250);
-    /// Longest wait for the acknowledgement of the last messages when a node stops.
+    /// Longest wait for methods that run, and for the acknowledgement of the last messages, when a node stops.
     pub const FLUSH_MAX: Span = Span::from_ms(1_000);
     /// Longest that a node tries to leave.
     pub const LEAVE_MAX: Span = Span::from_ms(20_000);
@@ -228,7 +228,7 @@ pub mod node {
 pub mod membership {
     use super::Span;
 
-    /// Between two signs of life to the coordinator, and from it.
+    /// Between two looks at who has been silent. Signs of life are at most one and a half of these apart.
     pub const HEARTBEAT: Span = Span::from_ms(250);
     /// Silence after which a node is declared dead. A stop of 1.5 s must not kill.
     pub const DEAD_AFTER: Span = Span::from_ms(3_000);

@@ -521,7 +521,7 @@ impl Inner {
 
     /// Waits until everything sent has been acknowledged, for a bounded time.
     fn flush(&self) {
-        self.flush_while(|locked| locked.core.has_pending());
+        self.flush_while(|locked| locked.core.has_pending(self.now()));
     }
 
     fn flush_while(&self, unfinished: impl Fn(&Locked) -> bool) {
@@ -548,7 +548,7 @@ impl Inner {
             }
         };
         // The last word must arrive before this node goes, and the answer to who asked it to.
-        self.flush_while(|locked| self.calls.endpoint.is_serving() || locked.core.has_pending());
+        self.flush_while(|locked| self.calls.endpoint.is_serving() || locked.core.has_pending(self.now()));
         fatal
     }
 

@@ -162,7 +162,6 @@ fn the_memory_that_a_thousand_callers_take_is_bounded_however_often_they_call() 
         let before = memory();
         let refused: usize = (0..ROUNDS).map(|_| round()).sum();
         let after = memory();
-        assert!(refused > 0, "more calls than the server lets wait");
         assert!(after <= before + GROWTH_MAX_KIB, "{before} KiB, and later {after} KiB");
         println!("{refused} refused for {} served; {before} KiB, and later {after} KiB", ROUNDS * CALLERS);
         dsm.leave().unwrap();

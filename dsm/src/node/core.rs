@@ -106,6 +106,12 @@ pub(super) struct Outputs {
 }
 
 impl Outputs {
+    /// A message went out: an answer if it went to who had just asked, or is the page that was asked for.
+    fn count_answer(&mut self, to: NodeId, carries_page: bool) {
+        let is_answer = self.asker.is_some_and(|asker| asker == to || carries_page);
+        self.answers += u64::from(is_answer);
+    }
+
     /// Whether a peer was answered since, and no thread of this node. Who is only put in a queue, or
     /// referred to another node, will not ask for more at once.
     pub(super) fn served_since(&self, before: &Outputs) -> bool {
@@ -248,15 +254,20 @@ impl Core {
         due.map_or(self.brain.next_heartbeat, |due| due.min(self.brain.next_heartbeat))
     }
 
-    /// Whether a member or guest has yet to acknowledge something.
-    pub(super) fn has_pending(&self) -> bool {
+    /// Whether a member has yet to acknowledge something, or a guest that was heard of lately.
+    pub(super) fn has_pending(&self, now: Time) -> bool {
         let pending = |session| self.endpoint.pending(session).is_some_and(|count| count > 0);
-        self.brain.peers.sessions().any(pending)
+        let here = |session| self.endpoint.last_heard(session).is_some_and(|at| now.since(at) < FLUSH_MAX);
+        let (members, guests) = (self.brain.peers.members(), self.brain.peers.guests());
+        members.map(|(_, session)| session).chain(guests.filter(|&guest| here(guest))).any(pending)
     }
 
     /// Ends all sessions.
     pub(super) fn close_all(&mut self, now: Time, reason: &str) {
-        let sessions: Vec<SessionHandle> = self.brain.peers.sessions().collect();
+        let sessions: Vec<SessionHandle> = {
+            let peers = &self.brain.peers;
+            peers.members().map(|(_, session)| session).chain(peers.guests()).collect()
+        };
         for session in sessions {
             self.endpoint.close(now, session, 0, reason);
         }
@@ -425,7 +436,7 @@ impl Core {
             match output {
                 Output::Send { to, message, page } => {
                     self.brain.outputs.sent += 1;
-                    self.brain.outputs.answers += u64::from(self.brain.outputs.asker == Some(to));
+                    self.brain.outputs.count_answer(to, page.is_some());
                     sends.push((to, message, page));
                 }
                 Output::Done { op, result } => {
@@ -662,4 +673,26 @@ pub(super) fn typed(channel: u8, body: &[u8]) -> OutMessage {
     message.head.push(channel);
     message.head.extend_from_slice(body);
     message
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn whoever_is_answered_or_sent_a_page_for_another_is_served() {
+        let (asker, other) = (NodeId(1), NodeId(2));
+        let before = Outputs { asker: Some(asker), ..Outputs::default() };
+        let served = |to, carries_page| {
+            let mut outputs = before;
+            outputs.count_answer(to, carries_page);
+            outputs.served_since(&before)
+        };
+        assert!(served(asker, false) && served(other, true), "an answer, and a page that the home asked for");
+        assert!(!served(other, false), "who asked was referred to another node");
+        let timer = Outputs { asker: None, ..before };
+        let mut outputs = timer;
+        outputs.count_answer(other, true);
+        assert!(!outputs.served_since(&timer), "nobody asked");
+    }
 }

@@ -3,6 +3,7 @@
 
 use parking_lot::MutexGuard;
 
+use super::pump::Receiver;
 use super::waits::Outcome;
 use super::{Inner, Locked, describe, exit};
 use crate::coherence::{Input, OpId};
@@ -58,6 +59,9 @@ impl FaultSink for Inner {
     fn attend(&self) {
         let _section = CoreSection::enter();
         let mut locked = self.lock();
+        if matches!(locked.receiver, Receiver::Waiter(_)) {
+            return; // another thread receives, and maps what comes
+        }
         if let Some((op, bell)) = locked.core.brain.waits.begin_attending() {
             let until = self.now() + ANSWER_SOON;
             let _ = self.wait(&mut locked, (op, &bell), Some(until));

@@ -363,7 +363,7 @@ mod tests {
         assert_eq!(company.others(now + COMPANY_AGAIN_MIN), Others::Computing, "ever more rarely");
         let now = look(&mut company, &[1, 1, 1, 1, 30], 1_000);
         assert_eq!(company.others(now), Others::Waiting);
-        let now = look(&mut company, &[1; 100], 1_000);
-        assert_eq!(company.others(now + COMPANY_AGAIN_MAX), Others::Nobody);
+        let now = look(&mut company, &[1; 100], 10_000);
+        assert_eq!(company.others(now), Others::Nobody);
     }
 }

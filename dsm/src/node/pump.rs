@@ -176,7 +176,7 @@ impl Inner {
         let (mut looked, mut last) = (Looked::default(), begun);
         loop {
             if let Some(found) = self.receive(buffer).or_else(|| is_over().then_some(Found::Nothing)) {
-                if last > begun {
+                if last > begun && matches!(found, Found::Datagrams { .. }) {
                     self.seat.answered();
                 }
                 return (found, looked);
@@ -188,7 +188,10 @@ impl Inner {
             if now >= *due || !goes_on || self.seat.is_single() {
                 break;
             }
-            self.seat.take(now);
+            if self.seat.take(now) {
+                // Its own doing, and nobody's company.
+                last = self.now();
+            }
             self.pause(patience, now);
         }
         let timeout = due.since(last).to_std();
@@ -226,7 +229,8 @@ impl Inner {
                 let look = *look.get_or_insert_with(|| {
                     let Choice { way, elsewhere } = locked.patience.habit.choose();
                     if elsewhere {
-                        self.seat.change();
+                        // Without the lock: it may take until another thread's time slice is over.
+                        MutexGuard::unlocked(locked, || self.seat.change());
                     }
                     Look { way, began: self.now() }
                 });
@@ -313,6 +317,7 @@ impl Inner {
         let mut section = CoreSection::enter();
         let (mut woken, mut last_look) = (Woken::default(), None);
         while !self.stopping.load(Ordering::Acquire) {
+            let looked_at = self.now();
             let mut locked = self.lock();
             let now = self.now();
             self.take_in(&mut locked, &mut woken, now);
@@ -329,15 +334,15 @@ impl Inner {
             }
             if let Some(last) = last_look.take() {
                 let mut looked = Looked::default();
-                looked.add(now.since(last));
+                looked.add(looked_at.since(last));
                 locked.patience.company.note(now, looked);
             }
             if self.looks_on(&locked, now) && self.due(&locked) > now {
                 // The peer that has just asked for something may well ask for more.
                 let patience = locked.patience;
                 drop(locked);
-                last_look = Some(now);
-                self.seat.take(now);
+                let moved = self.seat.take(now);
+                last_look = (!moved).then_some(now);
                 self.pause(&patience, now);
                 continue;
             }
@@ -352,9 +357,12 @@ impl Inner {
                 continue;
             }
             let timeout = self.plan_sleep(&mut locked, now);
+            let receives = locked.receiver == Receiver::Progress;
             drop(locked);
             woken = section.asleep(|mask| self.poller.wait(timeout, mask));
-            self.seat.slept();
+            if receives {
+                self.seat.slept();
+            }
         }
     }
 

@@ -52,43 +52,47 @@ impl Seat {
         }
     }
 
-    /// This thread is about to look: if it has slept, where looks are answered.
-    pub(super) fn take(&self, now: Time) {
+    /// This thread is about to look: if it has slept, where looks are answered. True if it has moved.
+    pub(super) fn take(&self, now: Time) -> bool {
         if !self.slept.load(Ordering::Relaxed) {
-            return;
+            return false;
         }
         self.slept.store(false, Ordering::Relaxed);
         let core = self.core.load(Ordering::Relaxed);
         let recently = now.since(Time(self.moved.load(Ordering::Relaxed))) < SEAT_EVERY;
-        if core != usize::MAX && !recently && sched_getcpu() != Ok(core) {
+        let moves = core != usize::MAX && !recently && sched_getcpu() != Ok(core);
+        if moves {
             self.moved.store(now.0, Ordering::Relaxed);
             move_to(|other| other == core);
         }
+        moves
     }
 
-    /// Takes any other core, for a trial.
+    /// Takes any other core, for a trial that comes back to it.
     pub(super) fn change(&self) {
-        if let Ok(core) = sched_getcpu() {
-            move_to(|other| other != core);
+        if let Some(core) = sched_getcpu().ok().and_then(|own| move_to(|other| other != own)) {
+            self.core.store(core, Ordering::Relaxed);
         }
+        self.slept.store(false, Ordering::Relaxed);
     }
 }
 
-/// Moves this thread to one of the cores that it may use; true if there was one.
-fn move_to(is_wanted: impl Fn(usize) -> bool) -> bool {
+/// Moves this thread to one of the cores that it may use, if there is one that is wanted; gives it.
+fn move_to(is_wanted: impl Fn(usize) -> bool) -> Option<usize> {
     let this = Pid::from_raw(0);
-    let Ok(allowed) = sched_getaffinity(this) else { return false };
+    let allowed = sched_getaffinity(this).ok()?;
     let mut wanted = CpuSet::new();
     let mut any = false;
     for core in (0..CpuSet::count()).filter(|&core| allowed.is_set(core) == Ok(true) && is_wanted(core)) {
         any |= wanted.set(core).is_ok();
     }
     if !any || sched_setaffinity(this, &wanted).is_err() {
-        return false;
+        return None;
     }
+    let core = sched_getcpu().ok();
     // The kernel may place it anywhere again; it stays while it runs.
     let _ = sched_setaffinity(this, &allowed);
-    true
+    core
 }
 
 #[cfg(test)]
@@ -101,9 +105,11 @@ mod tests {
         let before = sched_getaffinity(this).unwrap();
         let own = sched_getcpu().unwrap();
         let allowed = (0..CpuSet::count()).filter(|core| before.is_set(*core) == Ok(true)).count();
-        assert_eq!(move_to(|core| core != own), allowed > 1);
+        let core = move_to(|core| core != own);
+        assert_eq!(core.is_some(), allowed > 1);
+        assert_ne!(core, Some(own));
         assert_eq!(sched_getaffinity(this).unwrap(), before);
-        assert!(!move_to(|core| core == usize::MAX), "no such core");
+        assert_eq!(move_to(|core| core == usize::MAX), None, "no such core");
     }
 
     #[test]
@@ -120,7 +126,15 @@ mod tests {
         assert!(moved(now));
         assert!(!moved(Time(now.0 + 1)), "not all the time");
         assert!(moved(now + SEAT_EVERY));
-        seat.take(now + SEAT_EVERY + SEAT_EVERY);
-        assert_eq!(seat.moved.load(Ordering::Relaxed), (now + SEAT_EVERY).0, "it has not slept");
+        assert!(!seat.take(now + SEAT_EVERY + SEAT_EVERY), "it has not slept");
+        seat.slept();
+        seat.change();
+        assert!(!seat.take(now + SEAT_EVERY + SEAT_EVERY), "a trial is not undone");
+        let several = std::thread::available_parallelism().is_ok_and(|cores| cores.get() > 1);
+        assert_eq!(
+            seat.core.load(Ordering::Relaxed) < CpuSet::count(),
+            several,
+            "and comes back to its core"
+        );
     }
 }

@@ -94,9 +94,9 @@ pub(super) struct Waits {
     slots: Vec<Slot>,
     free: Vec<u32>,
     spare: Vec<Arc<Bell>>,
-    /// Operations that no thread waits for.
-    detached: usize,
-    /// Ends when one of them does.
+    /// The last operation that began without a thread that waits for it.
+    detached: Option<OpId>,
+    /// Ends when one of those does.
     attendant: Option<OpId>,
 }
 
@@ -111,14 +111,16 @@ impl Waits {
 
     /// A new operation that no thread waits for; its outcome is only looked at.
     pub(super) fn begin_detached(&mut self) -> OpId {
-        self.detached += 1;
-        self.insert(None)
+        let op = self.insert(None);
+        self.detached = Some(op);
+        op
     }
 
-    /// An operation that ends when the next one does that no thread waits for; `None` if there is none.
+    /// An operation that ends when the next one does that no thread waits for; `None` if the last of those
+    /// has ended already.
     pub(super) fn begin_attending(&mut self) -> Option<(OpId, Arc<Bell>)> {
-        let any = self.detached > 0 && self.attendant.is_none();
-        any.then(|| {
+        let awaited = self.detached.is_some_and(|op| !self.has_ended(op)) && self.attendant.is_none();
+        awaited.then(|| {
             let (op, bell) = self.begin();
             self.attendant = Some(op);
             (op, bell)
@@ -153,7 +155,6 @@ impl Waits {
         };
         let Some(bell) = slot.bell.clone() else {
             self.release(op);
-            self.detached -= 1;
             if let Some(attendant) = self.attendant.take() {
                 self.end(attendant, Outcome::Membership);
             }
@@ -229,4 +230,23 @@ pub(super) enum Parked {
     Yes,
     /// It runs, or receives.
     No,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_attends_is_told_when_any_operation_ends_that_nobody_waits_for() {
+        let mut waits = Waits::default();
+        assert!(waits.begin_attending().is_none(), "there is none");
+        let (stuck, last) = (waits.begin_detached(), waits.begin_detached());
+        let (op, bell) = waits.begin_attending().expect("the last one is open");
+        assert!(waits.begin_attending().is_none(), "one thread attends");
+        assert_eq!(waits.end(last, Outcome::Membership), Audience::Detached);
+        assert!(bell.is_done() && waits.take(op).is_some());
+        assert!(waits.begin_attending().is_none(), "an older one is no reason to wait");
+        assert_eq!(waits.end(stuck, Outcome::Membership), Audience::Detached);
+        assert_eq!(waits.end(stuck, Outcome::Membership), Audience::Gone);
+    }
 }

@@ -254,7 +254,11 @@ impl Memory for Bytes {
     }
 
     fn protect_range(&mut self, first: PageId, pages: u64, access: Access) {
-        (first.0..first.0 + pages).for_each(|page| self.protect(PageId(page), access));
+        let times = if pages > 1 { format!(" x {pages}") } else { String::new() };
+        self.log.push(format!("protect {access:?}{times}"));
+        for page in first.0..first.0 + pages {
+            self.pages.entry(PageId(page)).or_default().1 = Some(access);
+        }
     }
 
     fn read(&mut self, page: PageId) -> PageBuf {

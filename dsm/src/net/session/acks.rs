@@ -1,7 +1,7 @@
 //! The receiving half's memory of packets: what has arrived, and when to say so.
 //!
 //! An acknowledgement goes out with the second packet that asks for one, after
-//! [`ACK_DELAY_MAX`], at once after a gap, and at once when the sender has used half of its credit
+//! [`ACK_DELAY_MAX`], at once after a gap or a PING, and at once when the sender has used half of its credit
 //! and would otherwise wait for us. RFC 9000, section 13.2.
 
 use smallvec::SmallVec;
@@ -145,6 +145,15 @@ mod tests {
         assert_eq!(acks.due(), Some(Time(9)));
         acks.on_written();
         assert_eq!(acks.due(), None);
+    }
+
+    #[test]
+    fn what_is_hurried_goes_out_at_once() {
+        let mut acks = Acks::new();
+        acks.insert(Time(5), 0);
+        acks.on_eliciting(Time(5), 0, 768, CREDIT);
+        acks.hurry(Time(6));
+        assert_eq!(acks.due(), Some(Time(6)));
     }
 
     #[test]
