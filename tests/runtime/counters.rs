@@ -1,6 +1,7 @@
 //! What each operation costs: messages and datagrams on real nodes against the table in
-//! `docs/protocol.md`. Messages are exact, in total over all nodes; of datagrams the best of several
-//! rounds counts, since an acknowledgement travels alone whenever a thread was late.
+//! `docs/protocol.md`. Messages are exact, in total over all nodes. Of datagrams the fewest of several
+//! rounds count: an acknowledgement travels alone whenever a thread was late, which on a busy machine one is
+//! in most rounds, so that there are more of them until each operation has once cost what it should.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -13,7 +14,7 @@ use crate::rig::{self, Rig};
 const RANKS: u32 = 4;
 /// Operations of one round.
 const PAGES: u64 = 16;
-const ROUNDS: u64 = 12;
+const ROUNDS_MAX: u64 = 60;
 /// From one page to the next: too far for a stream, so that each is a fault of its own.
 const APART: u64 = 97;
 
@@ -27,7 +28,7 @@ struct Bench {
 
 impl Bench {
     fn new() -> Bench {
-        let rig = Rig::with_daemons(1, RANKS);
+        let rig = Rig::with_daemons(1, RANKS).set("arena_size", "1GiB").set("memory_max", "512MiB");
         let home = rig.start_daemons().remove(0);
         let program = rig::new_program();
         let starts: Vec<_> = (0..RANKS)
@@ -38,7 +39,7 @@ impl Bench {
             })
             .collect();
         let ranks: Vec<Arc<Node>> = starts.into_iter().map(|start| start.join().expect("joins")).collect();
-        let bytes = PAGES * (ROUNDS + 1) * APART * 4096;
+        let bytes = PAGES * (ROUNDS_MAX + 1) * APART * 4096;
         let alloc = |rank: &Arc<Node>| rank.alloc("data", bytes, 8, Placement::OnNode(NodeId(0))).unwrap();
         let records: Vec<_> = ranks.iter().map(alloc).collect();
         let start = records[0].info.start.start();
@@ -105,8 +106,19 @@ impl Bench {
 #[test]
 fn page_operations_cost_what_the_table_says() {
     let mut bench = Bench::new();
+    let carrying = [3, 4, 2, 7, 4, 4, 5];
+    let acknowledging = [0, 1, 0, 1, 2, 1, 1];
+    let bounds: Vec<_> = carrying
+        .into_iter()
+        .zip(acknowledging)
+        // The last INSTALLED has nothing to ride on, and its acknowledgement neither.
+        .map(|(carrying, acknowledging)| carrying * PAGES..=(carrying + acknowledging) * PAGES + 4)
+        .collect();
     let mut fewest = [u64::MAX; 7];
-    for round in 0..ROUNDS {
+    for round in 0..ROUNDS_MAX {
+        if fewest.iter().zip(&bounds).all(|(least, bounds)| least <= bounds.end()) {
+            break;
+        }
         let pages = round * PAGES..(round + 1) * PAGES;
         let each = |bench: &mut Bench, what: &str, messages, run: &dyn Fn(&Bench)| {
             let (datagrams, calls) = bench.costs(what, PAGES, messages, run);
@@ -129,13 +141,8 @@ fn page_operations_cost_what_the_table_says() {
         each(&mut bench, "upgrade, 3 sharers", 9, &|bench| bench.write(0, pages.clone()));
     }
     println!("fewest datagrams of {PAGES} operations: {fewest:?}");
-    let carrying = [3, 4, 2, 7, 4, 4, 5];
-    let acknowledging = [0, 1, 0, 1, 2, 1, 1];
-    for (least, (carrying, acknowledging)) in fewest.into_iter().zip(carrying.into_iter().zip(acknowledging))
-    {
-        let (low, high) = (carrying * PAGES, (carrying + acknowledging) * PAGES);
-        // The last INSTALLED has nothing to ride on, and its acknowledgement neither.
-        assert!(low <= least && least <= high + 4, "{least} datagrams, {low} to {high}");
+    for (least, bounds) in fewest.iter().zip(&bounds) {
+        assert!(bounds.contains(least), "{least} datagrams, {bounds:?}");
     }
     bench.stop();
 }
