@@ -147,6 +147,10 @@ pub mod coherence {
     /// Pages that came ahead and are mapped by one touch: half of what a stream of stores runs ahead, so
     /// that the next touch comes in time to go on.
     pub const MAP_RUN_MAX: u64 = 30;
+    /// Neighbours, at a multiple of their number, that an owner lowers together for readers.
+    pub const LOWER_RUN: u64 = 16;
+    /// So many of them must have been read before the others are lowered ahead of need.
+    pub const LOWER_EVIDENCE: usize = 2;
     /// Write-backs under way while a node leaves.
     pub const LEAVE_WRITE_BACKS_MAX: usize = 64;
     /// Write-backs under way to make room.

@@ -45,6 +45,16 @@ enum State {
     GivenAway,
 }
 
+/// Whether an owned page was lowered ahead of a reader.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+enum Lowered {
+    No,
+    /// And no store has come since.
+    Ahead,
+    /// A store came before any reader: it is not done again before one has come.
+    InVain,
+}
+
 #[derive(Clone, PartialEq, Hash)]
 struct Entry {
     state: State,
@@ -52,12 +62,13 @@ struct Entry {
     mapped: Access,
     /// Whether it has been mapped since it came.
     touched: bool,
+    lowered: Lowered,
     version: Version,
 }
 
 impl Default for Entry {
     fn default() -> Self {
-        Entry { state: State::Invalid, mapped: Access::None, touched: false, version: Version::default() }
+        Entry::new(State::Invalid, Version::default())
     }
 }
 
@@ -403,7 +414,7 @@ impl Cache {
             Access::None | Access::Read => (State::Shared, version),
             Access::Write => (State::Modified, txn),
         };
-        *entry = Entry { state, mapped: Access::None, touched: false, version };
+        *entry = Entry::new(state, version);
         ctx.memory.install(page, contents, Access::None);
         self.on_installed(ctx, places, page, txn);
     }
@@ -534,6 +545,7 @@ impl Cache {
             (State::Modified, true) => State::Invalid,
             (_, _) => State::GivenAway,
         };
+        self.table.entry(page).lowered = Lowered::No;
         if !write && !ctx.planted.has(Plant::OwnerSendsNoDataHome) {
             match &bytes {
                 Some(bytes) if home != ctx.me => {
@@ -575,6 +587,9 @@ impl Cache {
             return Some(bytes);
         }
         // Downgrade before reading: no store may land after.
+        if !write {
+            self.lower_ahead(ctx, page);
+        }
         self.lower(ctx.memory, page, access);
         let stays_here = home == ctx.me && requester == ctx.me;
         (!stays_here).then(|| ctx.memory.read(page))
@@ -717,6 +732,11 @@ impl Cache {
 }
 
 impl Entry {
+    /// A page that has just come.
+    fn new(state: State, version: Version) -> Entry {
+        Entry { state, mapped: Access::None, touched: false, lowered: Lowered::No, version }
+    }
+
     /// What the protocol allows.
     fn access(&self) -> Access {
         match self.state {

@@ -22,6 +22,7 @@ pub enum Plant {
     HomePunchesItsPage,
     OwnerSendsNoDataHome,
     OwnerReadsBeforeProtect,
+    OwnerLowersOnPaperOnly,
     NodeAcksBeforeUnmap,
     NodeIgnoresRequestNumber,
     NodeIgnoresForwardVersion,
@@ -52,7 +53,7 @@ pub enum Plant {
 
 impl Plant {
     /// Every fault.
-    pub const ALL: [Plant; 43] = [
+    pub const ALL: [Plant; 44] = [
         Plant::HomeDoesNotAwaitInstalled,
         Plant::HomeDoesNotAwaitDataHome,
         Plant::HomeReadsBeforeDataHome,
@@ -70,6 +71,7 @@ impl Plant {
         Plant::HomePunchesItsPage,
         Plant::OwnerSendsNoDataHome,
         Plant::OwnerReadsBeforeProtect,
+        Plant::OwnerLowersOnPaperOnly,
         Plant::NodeAcksBeforeUnmap,
         Plant::NodeIgnoresRequestNumber,
         Plant::NodeIgnoresForwardVersion,

@@ -7,11 +7,11 @@
 //! touched, so that this touch tells how far the application has come, and so that a page which is taken
 //! away untouched costs no unmapping and is known as waste.
 
-use super::{Cache, Place, hold_until};
+use super::{Cache, Entry, Lowered, Place, State, hold_until};
 use crate::coherence::placement::Places;
 use crate::coherence::plant::Plant;
 use crate::coherence::{Context, Fault};
-use crate::config::coherence::{AHEAD_PENDING_MAX, MAP_RUN_MAX};
+use crate::config::coherence::{AHEAD_PENDING_MAX, LOWER_EVIDENCE, LOWER_RUN, MAP_RUN_MAX};
 use crate::page::{Access, Memory, PageId, Time};
 
 impl Cache {
@@ -124,8 +124,38 @@ impl Cache {
         memory.protect_range(first, pages, access);
     }
 
+    /// Somebody reads a page of this owner, some of whose neighbours have been read before: lowers the others
+    /// with it, one system call instead of one each. A store to one of them maps it again without a message,
+    /// and then it is left alone until a reader does come.
+    pub(super) fn lower_ahead<M: Memory>(&mut self, ctx: &mut Context<'_, M>, page: PageId) {
+        if self.mapped(page) < Access::Write {
+            return;
+        }
+        let start = page.0 - page.0 % LOWER_RUN;
+        let entries = (start..start + LOWER_RUN).filter_map(|page| self.table.peek(PageId(page)));
+        if entries.filter(|entry| entry.state == State::Shared).count() < LOWER_EVIDENCE {
+            return;
+        }
+        let goes_along = |page: &u64| {
+            let writable = |entry: &Entry| entry.mapped == Access::Write && entry.lowered != Lowered::InVain;
+            self.table.peek(PageId(*page)).is_some_and(writable) && !self.is_held(PageId(*page), ctx.now)
+        };
+        let first = (start..page.0).rev().take_while(goes_along).last().unwrap_or(page.0);
+        let end = (page.0 + 1..start + LOWER_RUN).take_while(goes_along).last().unwrap_or(page.0) + 1;
+        for page in first..end {
+            let entry = self.table.entry(PageId(page));
+            (entry.mapped, entry.lowered) = (Access::Read, Lowered::Ahead);
+        }
+        if !ctx.planted.has(Plant::OwnerLowersOnPaperOnly) {
+            ctx.memory.protect_range(PageId(first), end - first, Access::Read);
+        }
+    }
+
     fn note_mapped(&mut self, page: PageId, access: Access) {
         let entry = self.table.entry(page);
+        if entry.lowered == Lowered::Ahead {
+            entry.lowered = Lowered::InVain;
+        }
         (entry.mapped, entry.touched) = (access, true);
         self.resident.touch(page);
     }

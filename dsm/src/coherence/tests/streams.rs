@@ -176,3 +176,57 @@ fn nothing_that_no_program_may_touch_is_asked_for() {
     rig.feed(A, Input::Prefetch { first: PageId(last), pages: 100, access: Access::Read });
     assert_eq!(rig.network.len(), 1);
 }
+
+/// Pages that the home has written, two of which have been read by node A.
+fn rig_with_readers_of_the_neighbourhood() -> Rig {
+    let mut rig = Rig::new(2);
+    for page in 0..16 {
+        rig.write(H, PageId(page), 40 + page as u8);
+    }
+    for page in [2, 9] {
+        assert_eq!(rig.read(A, PageId(page)), 40 + page as u8);
+        let writable = (0..16).filter(|&page| rig.mapped(H, PageId(page)) == Access::Write).count();
+        assert_eq!(writable, if page == 2 { 15 } else { 14 }, "not before it is earned");
+    }
+    rig.memories[0].log.clear();
+    rig
+}
+
+#[test]
+fn an_owner_lowers_pages_ahead_of_readers_who_have_read_others_of_the_neighbourhood() {
+    let mut rig = rig_with_readers_of_the_neighbourhood();
+    assert_eq!(rig.read(A, PageId(5)), 45);
+    assert_eq!(rig.memories[0].log[0], "protect Read x 6", "between those that had been read");
+    rig.memories[0].log.clear();
+    assert_eq!(rig.read(A, PageId(7)), 47);
+    assert_eq!(rig.memories[0].log, ["read"], "and nothing is left to lower");
+    assert_eq!(rig.cores[0].access(PageId(6)), Access::Write, "to the protocol it is as writable as before");
+}
+
+#[test]
+fn a_store_to_a_page_that_was_lowered_ahead_needs_no_message_and_is_not_provoked_again() {
+    let mut rig = rig_with_readers_of_the_neighbourhood();
+    rig.read(A, PageId(5));
+    let op = rig.fault(H, PageId(4), Access::Write);
+    assert_eq!(rig.result(op), Some(Ok(0)), "without a message");
+    for page in [3, 4] {
+        rig.store(H, PageId(page), 90);
+    }
+    assert_eq!(rig.read(A, PageId(3)), 90);
+    assert_eq!(rig.mapped(H, PageId(4)), Access::Write);
+    assert_eq!(rig.read(A, PageId(4)), 90);
+}
+
+#[test]
+fn a_page_that_is_held_is_not_lowered_ahead() {
+    let mut rig = rig_with_readers_of_the_neighbourhood();
+    rig.read(A, PageId(14));
+    let store = rig.fault_at(H, 2, 0x2000, PageId(9), Access::Write);
+    rig.deliver(H, A);
+    rig.deliver(A, H);
+    assert_eq!(rig.result(store), Some(Ok(0)), "and the instruction has not run yet");
+    rig.fault(A, PageId(7), Access::Read);
+    rig.deliver(A, H);
+    let mapped = [6, 7, 8, 9].map(|page| rig.mapped(H, PageId(page)));
+    assert_eq!(mapped, [Access::Read, Access::Read, Access::Read, Access::Write]);
+}
