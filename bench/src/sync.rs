@@ -73,7 +73,7 @@ pub(crate) fn run_lock(options: &Options, report: &mut Report) -> Result<()> {
     report.title("lock: floor of the hand-over: one datagram; of the re-take: std's Mutex");
     let mut cluster = Plan::ranks(3).start()?;
     let mut floors = floors(2)?;
-    let (count, retakes) = (options.count(1000), options.count(100_000));
+    let (count, retakes) = (options.count(5000), options.count(100_000));
     let mut hand_over = Series::new("lock.handoff.2", "us");
     let mut retake = Series::new("lock.retake", "ns");
     for round in 0..options.rounds() as u32 {

@@ -196,11 +196,13 @@ pub mod node {
     /// Longest look for an answer before the thread that waits for it sleeps: what an answer takes when
     /// an idle core must be woken for it. What takes longer is not worth a core.
     pub const ANSWER_SOON: Span = Span::from_us(100);
-    /// Of so many waits for an answer, [`TRIAL_WAITS`] are done the other way, to see whether that is better
+    /// What takes longer is not the way of waiting's doing.
+    pub const ANSWER_LATE: Span = Span::from_us(400);
+    /// How often [`TRIAL_WAITS`] waits for an answer are done the other way, to see whether that is better
     /// now.
-    pub const TRIAL_EVERY: u32 = 512;
-    /// Waits before the first trial of looking once it has failed; the number doubles up to [`TRIAL_EVERY`].
-    pub const TRIAL_FIRST: u32 = 16;
+    pub const TRIAL_EVERY: Span = Span::from_ms(50);
+    /// The first trial of looking comes so long after it has failed; the time doubles up to [`TRIAL_EVERY`].
+    pub const TRIAL_FIRST: Span = Span::from_ms(2);
     /// See [`TRIAL_EVERY`]: several, because the first does not find the peer in the state that it makes.
     pub const TRIAL_WAITS: u32 = 4;
     /// Longest look for another message. Traffic with longer gaps is not worth a core; what it costs when
@@ -208,6 +210,8 @@ pub mod node {
     pub const VIGIL_MAX: Span = Span::from_ms(2);
     /// Shortest look, if there is traffic.
     pub const VIGIL_MIN: Span = Span::from_us(50);
+    /// Time slice of threads that have errands: the shortest that Linux gives.
+    pub const ERRAND_SLICE: Span = Span::from_us(100);
     /// How often a thread that was woken elsewhere may go back to its core.
     pub const SEAT_EVERY: Span = Span::from_ms(1);
     /// A thread that does not run for so long has made room for another.

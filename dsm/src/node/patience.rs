@@ -7,8 +7,8 @@
 //! from somebody.
 
 use crate::config::node::{
-    ANSWER_SOON, COMPANY_AGAIN_MAX, COMPANY_AGAIN_MIN, COMPANY_JUDGED_AFTER, ERRAND_MIN, SLICE_MIN,
-    TRIAL_EVERY, TRIAL_FIRST, TRIAL_WAITS, VIGIL_MAX, VIGIL_MIN,
+    ANSWER_LATE, ANSWER_SOON, COMPANY_AGAIN_MAX, COMPANY_AGAIN_MIN, COMPANY_JUDGED_AFTER, ERRAND_MIN,
+    SLICE_MIN, TRIAL_EVERY, TRIAL_FIRST, TRIAL_WAITS, VIGIL_MAX, VIGIL_MIN,
 };
 use crate::page::{Span, Time};
 
@@ -55,9 +55,9 @@ pub(super) struct Habit {
     looked: Span,
     slept: Span,
     usual: Way,
-    /// Waits until the other way is tried again, and between two trials.
-    until_trial: u32,
-    interval: u32,
+    /// When the other way is tried again, and how long after the last trial that is.
+    next_trial: Time,
+    interval: Span,
     /// Waits that belong to the present trial.
     trial: u32,
 }
@@ -68,7 +68,7 @@ impl Default for Habit {
             looked: Span(ANSWER_SOON.0 / 4),
             slept: Span(ANSWER_SOON.0 / 2),
             usual: Way::Look,
-            until_trial: TRIAL_EVERY,
+            next_trial: Time(0),
             interval: TRIAL_EVERY,
             trial: 0,
         }
@@ -77,25 +77,24 @@ impl Default for Habit {
 
 impl Habit {
     /// How to wait now.
-    pub(super) fn choose(&mut self) -> Choice {
+    pub(super) fn choose(&mut self, now: Time) -> Choice {
         let better = if self.looked < self.slept { Way::Look } else { Way::Sleep };
         if self.trial == 0 && better != self.usual {
             self.usual = better;
             // What made looking fail may pass soon, or be the core's fault.
             self.interval = if better == Way::Sleep { TRIAL_FIRST } else { TRIAL_EVERY };
-            self.until_trial = self.interval;
+            self.next_trial = now + self.interval;
         }
-        let begins = self.trial == 0 && self.until_trial == 0;
+        let begins = self.trial == 0 && self.next_trial <= now;
         if begins {
-            self.interval = (2 * self.interval).min(TRIAL_EVERY);
-            (self.until_trial, self.trial) = (self.interval, TRIAL_WAITS);
+            self.interval = Span((2 * self.interval.0).min(TRIAL_EVERY.0));
+            (self.next_trial, self.trial) = (now + self.interval, TRIAL_WAITS);
             if self.usual == Way::Sleep {
                 // Earlier failures do not count: let the trial alone decide.
                 self.looked = self.slept;
             }
         }
         if self.trial == 0 {
-            self.until_trial -= 1;
             return Choice { way: self.usual, elsewhere: false };
         }
         self.trial -= 1;
@@ -113,7 +112,7 @@ impl Habit {
             Way::Sleep => &mut self.slept,
         };
         let step = known.0.div_ceil(8);
-        known.0 = if after > *known { (known.0 + step).min(ANSWER_SOON.0) } else { known.0 - step };
+        known.0 = if after > *known { (known.0 + step).min(ANSWER_LATE.0) } else { known.0 - step };
     }
 }
 
@@ -246,62 +245,75 @@ impl Patience {
 mod tests {
     use super::*;
 
-    fn took(habit: &mut Habit, looking: Span, sleeping: Span, waits: u32) -> u32 {
-        (0..waits)
-            .map(|_| match habit.choose().way {
-                Way::Look => {
-                    habit.learn(Way::Look, looking);
-                    1
-                }
-                Way::Sleep => {
-                    habit.learn(Way::Sleep, sleeping);
-                    0
-                }
-            })
-            .sum()
+    /// Waits one after the other for `span`; the parts of them that were spent looking and sleeping.
+    fn wait_for(
+        habit: &mut Habit,
+        now: &mut Time,
+        span: Span,
+        mut take: impl FnMut(Way) -> Span,
+    ) -> [f64; 2] {
+        let (end, mut waits) = (*now + span, [0.0; 2]);
+        while *now < end {
+            let way = habit.choose(*now).way;
+            let took = take(way);
+            habit.learn(way, took);
+            *now = *now + took;
+            waits[usize::from(way == Way::Sleep)] += 1.0;
+        }
+        let all = waits[0] + waits[1];
+        waits.map(|part| part / all)
     }
 
     #[test]
     fn the_way_that_answers_come_sooner_is_taken_but_for_trials() {
-        let mut habit = Habit::default();
-        let (quick, slow) = (Span::from_us(8), Span::from_us(60));
-        let (many, trials) = (50 * TRIAL_EVERY, 51 * TRIAL_WAITS);
-        let looks = took(&mut habit, quick, slow, many);
-        assert!(looks >= many - trials, "{looks} of {many}");
+        let (mut habit, mut now) = (Habit::default(), Time(0));
+        let (quick, slow, long) = (Span::from_us(8), Span::from_us(60), Span::from_ms(1_000));
+        let mut phase = |span, looking, sleeping| {
+            wait_for(&mut habit, &mut now, span, |way| if way == Way::Look { looking } else { sleeping })
+        };
+        let [looks, _] = phase(long, quick, slow);
+        assert!(looks > 0.999, "{looks}");
         // Now the one who answers needs this core.
-        took(&mut habit, slow, quick, 8 * TRIAL_EVERY);
-        let looks = took(&mut habit, slow, quick, many);
-        assert!(looks <= trials, "{looks} of {many}");
-        took(&mut habit, quick, slow, 8 * TRIAL_EVERY);
-        let looks = took(&mut habit, quick, slow, many);
-        assert!(looks >= many - trials, "{looks} of {many}");
+        phase(Span(2 * TRIAL_EVERY.0), slow, quick);
+        let [_, sleeps] = phase(long, slow, quick);
+        assert!(sleeps > 0.999, "{sleeps}");
+        phase(Span(2 * TRIAL_EVERY.0), quick, slow);
+        let [looks, _] = phase(long, quick, slow);
+        assert!(looks > 0.999, "{looks}");
     }
 
     #[test]
     fn a_look_in_ten_that_meets_a_busy_core_changes_no_habit() {
-        let mut habit = Habit::default();
-        let looks = |habit: &mut Habit| {
-            let wait = |at: u32| match habit.choose().way {
-                Way::Look => {
-                    habit.learn(Way::Look, Span::from_us(if at.is_multiple_of(10) { 4_000 } else { 12 }));
-                    1
-                }
-                Way::Sleep => {
-                    habit.learn(Way::Sleep, Span::from_us(35));
-                    0
-                }
-            };
-            (0..20 * TRIAL_EVERY).map(wait).sum::<u32>()
-        };
-        assert!(looks(&mut habit) >= 20 * (TRIAL_EVERY - TRIAL_WAITS) - 10);
+        let (mut habit, mut now, mut count) = (Habit::default(), Time(0), 0u32);
+        let [looks, _] = wait_for(&mut habit, &mut now, Span::from_ms(2_000), |way| {
+            count += 1;
+            match way {
+                Way::Look if count.is_multiple_of(10) => Span::from_us(4_000),
+                Way::Look => Span::from_us(12),
+                Way::Sleep => Span::from_us(35),
+            }
+        });
+        assert!(looks > 0.95, "{looks}");
     }
 
     #[test]
     fn long_waits_are_slept_through() {
-        let mut habit = Habit::default();
-        let long = Span::from_ms(5);
-        took(&mut habit, long, long, 20);
-        assert!(took(&mut habit, long, long, 10 * TRIAL_EVERY) <= 16 * TRIAL_WAITS);
+        let (mut habit, mut now) = (Habit::default(), Time(0));
+        let mut look_time = Span(0);
+        wait_for(&mut habit, &mut now, Span::from_ms(10_000), |way| {
+            look_time.0 += if way == Way::Look { ANSWER_SOON.0 } else { 0 };
+            Span::from_ms(5)
+        });
+        assert!(look_time < Span::from_ms(100), "a hundredth of the time at most: {look_time:?}");
+    }
+
+    #[test]
+    fn waits_that_looking_shortens_are_looked_through_though_they_outlast_the_look() {
+        let (mut habit, mut now) = (Habit::default(), Time(0));
+        let mut take = |way| if way == Way::Look { Span::from_us(150) } else { Span::from_us(220) };
+        wait_for(&mut habit, &mut now, Span::from_ms(500), &mut take);
+        let [looks, _] = wait_for(&mut habit, &mut now, Span::from_ms(1_000), take);
+        assert!(looks > 0.9, "{looks}");
     }
 
     #[test]

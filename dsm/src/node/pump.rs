@@ -22,6 +22,7 @@ use crate::config::node::{ACTIVE_FOR, ACTIVE_TICK, RECEIVE_BURST, SLEEP_MAX};
 use crate::fault::CoreSection;
 use crate::net::udp::{Received, datagrams};
 use crate::page::Time;
+use crate::time_slice;
 
 /// The one thread that takes datagrams from the socket.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -227,7 +228,7 @@ impl Inner {
             self.take_over(locked, op);
             if locked.receiver == Receiver::Waiter(op) {
                 let look = *look.get_or_insert_with(|| {
-                    let Choice { way, elsewhere } = locked.patience.habit.choose();
+                    let Choice { way, elsewhere } = locked.patience.habit.choose(self.now());
                     if elsewhere {
                         // Without the lock: it may take until another thread's time slice is over.
                         MutexGuard::unlocked(locked, || self.seat.change());
@@ -313,6 +314,7 @@ impl Inner {
 /// The progress thread.
 impl Inner {
     pub(super) fn run_progress(&self) {
+        time_slice::shorten();
         let mut buffer = receive_buffer();
         let mut section = CoreSection::enter();
         let (mut woken, mut last_look) = (Woken::default(), None);

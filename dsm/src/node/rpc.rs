@@ -36,6 +36,7 @@ use crate::membership::{Member, Membership};
 use crate::net::{self, Priority, SessionHandle};
 use crate::page::{GlobalAddr, NodeId, Time};
 use crate::rpc::{Channel, Endpoint, GUEST, PeerId, SendError, Signal, Transport, is_message};
+use crate::time_slice;
 
 /// Longest message that travels ahead of pages.
 const CONTROL_LEN_MAX: usize = 1024;
@@ -388,7 +389,10 @@ impl Inner {
         let spawn = |number: usize| {
             let inner = self.clone();
             let named = std::thread::Builder::new().name(format!("dsm-worker-{number}"));
-            named.spawn(move || inner.run_worker(number))
+            named.spawn(move || {
+                time_slice::shorten();
+                inner.run_worker(number)
+            })
         };
         let threads: std::io::Result<Vec<_>> = (0..self.calls.workers.len()).map(spawn).collect();
         mask.thread_set_mask().expect("valid arguments");
