@@ -115,6 +115,9 @@ impl Product {
         let rows = dsm.my_block(n);
         matrices.copy_out(rows.start * n, &mut self.a)?;
         matrices.copy_out(n * n, &mut self.b)?;
+        // Who computes already serves others with half a core: everybody first has what it needs, as after
+        // the MPI program's scatter and broadcast.
+        dsm.barrier()?;
         let (a, b, c) = (self.a.as_ptr(), self.b.as_ptr(), self.c.as_mut_ptr());
         // SAFETY: the three have so many rows and columns, and are this thread's alone.
         unsafe { bench_gemm(rows.len(), n, n, a, b, c) };

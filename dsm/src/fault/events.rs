@@ -17,7 +17,6 @@ use super::uffd::{Event, Uffd};
 use super::{PageFault, Shared};
 use crate::config::fault::EVENTS_MAX;
 use crate::error::{Error, Result};
-use crate::time_slice;
 
 /// A running handler thread; stopped and joined on drop.
 pub(super) struct EventThread {
@@ -35,7 +34,6 @@ impl EventThread {
         // would be left to resolve that.
         let mask = SigSet::all().thread_swap_mask(SigmaskHow::SIG_BLOCK).expect("valid arguments");
         let thread = std::thread::Builder::new().name("dsm-faults".into()).spawn(move || {
-            time_slice::shorten();
             let mut events = Vec::with_capacity(EVENTS_MAX);
             while wait(&uffd, &ends).is_continue() && pump(&uffd, &arena, &mut events) {}
         });

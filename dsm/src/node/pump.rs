@@ -403,7 +403,11 @@ impl Inner {
     }
 
     fn plan_sleep(&self, locked: &mut Locked, now: Time) -> Duration {
-        let mut until = (now + SLEEP_MAX).min(self.due(locked));
+        let mut until = now + SLEEP_MAX;
+        if matches!(locked.receiver, Receiver::Progress | Receiver::Nobody) {
+            until = until.min(self.due(locked));
+        }
+        // Another receiver looks at the timers itself.
         if now < locked.active_until {
             until = until.min(now + ACTIVE_TICK);
         }
