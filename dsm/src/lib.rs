@@ -25,8 +25,6 @@ pub mod rpc;
 pub mod settings;
 pub mod shared;
 pub mod sync;
-#[allow(unsafe_code)]
-mod time_slice;
 
 pub use coherence::Placement;
 pub use error::{Error, Result};

@@ -24,6 +24,8 @@ mod pump;
 mod rpc;
 mod seat;
 pub mod status;
+#[allow(unsafe_code)]
+mod time_slice;
 mod waits;
 mod watch;
 

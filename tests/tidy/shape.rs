@@ -20,6 +20,7 @@ const UNSAFE_FILES: [&str; 10] = [
     "dsm/src/node.rs",
     "dsm/src/node/exit.rs",
     "dsm/src/node/poller.rs",
+    "dsm/src/node/time_slice.rs",
     // The typed handles on shared memory.
     "dsm/src/shared.rs",
 ];

@@ -264,11 +264,7 @@ impl Core {
 
     /// Ends all sessions.
     pub(super) fn close_all(&mut self, now: Time, reason: &str) {
-        let sessions: Vec<SessionHandle> = {
-            let peers = &self.brain.peers;
-            peers.members().map(|(_, session)| session).chain(peers.guests()).collect()
-        };
-        for session in sessions {
+        for session in self.brain.peers.sessions().collect::<Vec<_>>() {
             self.endpoint.close(now, session, 0, reason);
         }
     }

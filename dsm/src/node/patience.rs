@@ -78,7 +78,8 @@ impl Default for Habit {
 impl Habit {
     /// How to wait now.
     pub(super) fn choose(&mut self, now: Time) -> Choice {
-        let better = if self.looked < self.slept { Way::Look } else { Way::Sleep };
+        // A look takes a core, perhaps from the one who is to answer: it must save an eighth of the wait.
+        let better = if self.looked.0 + self.looked.0 / 8 < self.slept.0 { Way::Look } else { Way::Sleep };
         if self.trial == 0 && better != self.usual {
             self.usual = better;
             // What made looking fail may pass soon, or be the core's fault.
@@ -202,10 +203,12 @@ impl Company {
         if kept.0 + errands.0 + slices.0 < COMPANY_JUDGED_AFTER.0 {
             return;
         }
-        let others = match () {
-            () if slices.0 > kept.0 / 2 => Others::Computing,
-            () if errands.0 > kept.0 / 4 => Others::Waiting,
-            () => Others::Nobody,
+        let others = if slices.0 > kept.0 / 2 {
+            Others::Computing
+        } else if errands.0 > kept.0 / 4 {
+            Others::Waiting
+        } else {
+            Others::Nobody
         };
         // What was long ago counts less.
         for span in [kept, errands, slices] {

@@ -130,6 +130,11 @@ impl Peers {
         self.of_node.iter().enumerate().filter_map(|(node, session)| Some((NodeId(node as u16), (*session)?)))
     }
 
+    /// All sessions to members and guests.
+    pub(super) fn sessions(&self) -> impl Iterator<Item = SessionHandle> {
+        self.members().map(|(_, session)| session).chain(self.guests())
+    }
+
     /// All sessions to guests.
     pub(super) fn guests(&self) -> impl Iterator<Item = SessionHandle> {
         self.guests.values().copied()

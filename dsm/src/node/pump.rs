@@ -16,13 +16,12 @@ use parking_lot::MutexGuard;
 use super::patience::{Choice, Look, Looked, Others, Patience};
 use super::poller::{Woken, wait_for_datagram};
 use super::waits::{Bell, Outcome, Parked};
-use super::{Inner, Locked, exit, receive_buffer};
+use super::{Inner, Locked, exit, receive_buffer, time_slice};
 use crate::coherence::OpId;
 use crate::config::node::{ACTIVE_FOR, ACTIVE_TICK, RECEIVE_BURST, SLEEP_MAX};
 use crate::fault::CoreSection;
 use crate::net::udp::{Received, datagrams};
 use crate::page::Time;
-use crate::time_slice;
 
 /// The one thread that takes datagrams from the socket.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -152,19 +151,32 @@ impl Inner {
 
 /// How a thread that receives for the node waits for the next datagram.
 pub(super) struct Search<'a> {
-    pub(super) patience: Patience,
+    patience: Patience,
     /// Its own wait for an answer.
-    pub(super) look: Option<Look>,
+    look: Option<Look>,
     /// When the timers must be looked at.
-    pub(super) due: Time,
+    due: Time,
     /// A datagram waits for room in the socket.
-    pub(super) for_room: bool,
+    for_room: bool,
     /// Ends its sleep.
-    pub(super) wake: &'a EventFd,
+    wake: &'a EventFd,
 }
 
 /// Threads that wait.
 impl Inner {
+    /// The receiver is about to look and to sleep, until `deadline` or an earlier timer.
+    pub(super) fn begin_search<'a>(
+        &self,
+        locked: &mut Locked,
+        look: Option<Look>,
+        deadline: Option<Time>,
+        wake: &'a EventFd,
+    ) -> Search<'a> {
+        let due = self.due(locked).min(deadline.unwrap_or(Time(u64::MAX)));
+        locked.sleep_until = due;
+        Search { patience: locked.patience, look, due, for_room: locked.outlet.is_blocked(), wake }
+    }
+
     /// Looks for a datagram while that promises something, then sleeps, until `is_over`. Without the lock.
     pub(super) fn search(
         &self,
@@ -272,10 +284,7 @@ impl Inner {
         (look, deadline): (Look, Option<Time>),
         buffer: &mut [u8],
     ) {
-        let due = self.due(locked).min(deadline.unwrap_or(Time(u64::MAX)));
-        let (patience, for_room) = (locked.patience, locked.outlet.is_blocked());
-        locked.sleep_until = due;
-        let search = Search { patience, look: Some(look), due, for_room, wake: &self.receiver_wake };
+        let search = self.begin_search(locked, Some(look), deadline, &self.receiver_wake);
         let (found, looked) =
             MutexGuard::unlocked(locked, || self.search(&search, buffer, || bell.is_done()));
         locked.sleep_until = Time(0);

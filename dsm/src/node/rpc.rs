@@ -25,9 +25,9 @@ use super::core::{Brain, Core, channel, typed};
 use super::directory::Directory;
 use super::peers::Unreachable;
 use super::poller::drain;
-use super::pump::{Receiver, Search};
+use super::pump::Receiver;
 use super::waits::Outcome;
-use super::{Inner, Locked, Node, receive_buffer, time_since};
+use super::{Inner, Locked, Node, receive_buffer, time_since, time_slice};
 use crate::coherence::OpId;
 use crate::config::node::ACTIVE_TICK;
 use crate::error::{Error, Result};
@@ -36,7 +36,6 @@ use crate::membership::{Member, Membership};
 use crate::net::{self, Priority, SessionHandle};
 use crate::page::{GlobalAddr, NodeId, Time};
 use crate::rpc::{Channel, Endpoint, GUEST, PeerId, SendError, Signal, Transport, is_message};
-use crate::time_slice;
 
 /// Longest message that travels ahead of pages.
 const CONTROL_LEN_MAX: usize = 1024;
@@ -367,9 +366,7 @@ impl Inner {
 
     fn receive_as_worker(&self, locked: &mut MutexGuard<'_, Locked>, number: usize, buffer: &mut [u8]) {
         let Worker { wake, relieved } = &self.calls.workers[number];
-        let (patience, due, for_room) = (locked.patience, self.due(locked), locked.outlet.is_blocked());
-        locked.sleep_until = due;
-        let search = Search { patience, look: None, due, for_room, wake };
+        let search = self.begin_search(locked, None, None, wake);
         let (found, looked) = MutexGuard::unlocked(locked, || {
             self.search(&search, buffer, || relieved.load(Ordering::Acquire))
         });

@@ -15,7 +15,7 @@ const _: () = assert!(size_of::<libc::sched_attr>() == ATTR_LEN as usize);
 
 /// Asks for short slices for the calling thread. An older kernel does as before, and a policy other than the
 /// usual one is somebody's decision and stays.
-pub(crate) fn shorten() {
+pub(super) fn shorten() {
     if let Some(mut attr) = read().filter(|attr| attr.sched_policy == libc::SCHED_OTHER as u32) {
         attr.sched_runtime = ERRAND_SLICE.0;
         // SAFETY: the kernel reads as many bytes as `size` says, which it wrote itself. 0: this thread, no flags.
