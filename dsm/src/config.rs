@@ -102,6 +102,12 @@ pub mod net {
     pub const MTU_BLACK_HOLE_HOLD: Span = Span::from_ms(1_000);
     /// Large packets lost in a row, none arriving, that mean a black hole.
     pub const MTU_BLACK_HOLE_LOSSES: u32 = 6;
+    /// Packets of a session after which it has a socket of its own to send from, on loopback.
+    pub const PATH_AFTER: u64 = 256;
+    /// Such sockets of a node.
+    pub const PATHS_MAX: usize = 64;
+    /// A socket that was not used for so long makes room for another peer's.
+    pub const PATH_IDLE: Span = Span::from_ms(1_000);
     /// Longest datagram that is copied into a train: Ethernet's.
     pub const TRAIN_DATAGRAM_MAX: usize = 1472;
     /// Datagrams of one train (UDP_MAX_SEGMENTS of older kernels).
@@ -193,6 +199,16 @@ pub mod node {
     pub const ACTIVE_FOR: Span = Span::from_ms(10);
     /// See [`ACTIVE_FOR`].
     pub const ACTIVE_TICK: Span = Span::from_ms(1);
+    /// Longest that the progress thread, when it looks, leaves the socket to nobody.
+    pub const NOBODY_MAX: Span = Span::from_us(100);
+    /// A thread that has waited, and waits again so soon, need not hand the socket over in between.
+    pub const ABSENCE_MAX: Span = Span::from_us(20);
+    /// So many times in a row promise another one, at least.
+    pub const ABSENCES_MIN: u32 = 16;
+    /// The same after promises that were not kept.
+    pub const ABSENCES_MAX: u32 = 1 << 14;
+    /// Kept promises, as a multiple of what one takes, after which half as many are believed.
+    pub const ABSENCES_RIGHT: u32 = 8;
     /// Longest look for an answer before the thread that waits for it sleeps: what an answer takes when
     /// an idle core must be woken for it. What takes longer is not worth a core.
     pub const ANSWER_SOON: Span = Span::from_us(100);

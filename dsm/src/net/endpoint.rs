@@ -10,7 +10,7 @@ mod table;
 use std::collections::VecDeque;
 use std::net::SocketAddr;
 
-use crate::config::net::{CLOSE_LINGER, CLOSE_REPEATS_MAX, CREDIT_ACTIVE, MTU_LIMIT};
+use crate::config::net::{CLOSE_LINGER, CLOSE_REPEATS_MAX, CREDIT_ACTIVE, MTU_LIMIT, PATH_AFTER};
 use crate::net::counters::Counters;
 use crate::net::credit::Share;
 use crate::net::handshake::{ClusterKey, Keys, Version};
@@ -271,7 +271,7 @@ impl Endpoint {
                 return;
             }
         };
-        if known.0 != from {
+        if !is_from(known.0, from) {
             self.counters.unknown_session += 1;
         } else if !packet.has_token(known.1) {
             self.counters.bad_token += 1;
@@ -403,7 +403,12 @@ impl Endpoint {
             }
             self.update(index);
             return Some(match &self.table.slot(index).state {
-                State::Live(session) | State::Welcomed(table::Welcomed { session, .. }) => {
+                State::Live(session) => {
+                    let mut transmit = buf.finish_sealed(session.peer().addr, session.outbox());
+                    transmit.is_one_of_many = session.next_number() > PATH_AFTER;
+                    transmit
+                }
+                State::Welcomed(table::Welcomed { session, .. }) => {
                     buf.finish_sealed(session.peer().addr, session.outbox())
                 }
                 State::Connecting(connecting) => buf.finish_plain(connecting.addr),
@@ -618,6 +623,11 @@ impl Endpoint {
         }
         self.table.free(index);
     }
+}
+
+/// Whether a datagram from `from` may be a peer's: on loopback, from any of its sockets.
+fn is_from(peer: SocketAddr, from: SocketAddr) -> bool {
+    peer == from || (peer.ip() == from.ip() && peer.ip().is_loopback())
 }
 
 /// The session id's low bits are an index into the table.

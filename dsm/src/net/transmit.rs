@@ -21,6 +21,8 @@ pub struct Transmit<'a> {
     pub to: SocketAddr,
     /// Its bytes, in number.
     pub len: usize,
+    /// There has been much traffic to this peer, which has proved that it is one.
+    pub is_one_of_many: bool,
     buf: &'a TransmitBuf,
     /// Where bytes are that were not copied; `None` if all were.
     outbox: Option<&'a Outbox>,
@@ -102,7 +104,7 @@ impl TransmitBuf {
 
     /// The datagram, of scratch bytes only.
     pub(super) fn finish_plain(&self, to: SocketAddr) -> Transmit<'_> {
-        Transmit { to, len: self.bytes.len(), buf: self, outbox: None }
+        Transmit { to, len: self.bytes.len(), is_one_of_many: false, buf: self, outbox: None }
     }
 
     /// The datagram, sealed with its checksum.
@@ -112,7 +114,7 @@ impl TransmitBuf {
         let mut header_len = wire::HEADER_LEN;
         self.for_slices(outbox, |slice| crc.add(&slice[std::mem::take(&mut header_len)..]));
         wire::seal(&mut self.bytes, crc.finish());
-        Transmit { to, len: self.len(), buf: self, outbox: Some(outbox) }
+        Transmit { to, len: self.len(), is_one_of_many: false, buf: self, outbox: Some(outbox) }
     }
 
     /// Calls `each` with all slices, in order; the first one begins with the whole header.

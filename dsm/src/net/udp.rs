@@ -6,6 +6,7 @@
 //! datagrams of one length (UDP_SEGMENT, UDP_GRO), where the kernel can do that.
 
 mod outlet;
+mod paths;
 
 use std::io::{self, ErrorKind, IoSlice, IoSliceMut};
 use std::net::{SocketAddr, UdpSocket as StdSocket};
@@ -24,6 +25,7 @@ use crate::config::net::TRAIN_DATAGRAM_MAX;
 use crate::error::{Error, Result};
 
 pub use outlet::Outlet;
+use paths::Paths;
 
 /// Buffer that any datagram fits into.
 pub const DATAGRAM_MAX: usize = 1 << 16;
@@ -173,20 +175,13 @@ impl UdpSocket {
         let fail = |step: &str, e: io::Error| Error::os(format!("{step} of UDP socket {addr}"), e);
         socket.set_nonblocking(true).map_err(|e| fail("non-blocking mode", e))?;
         Self::grow_buffers(&socket, buffer);
-        let options = if addr.is_ipv4() {
-            setsockopt(&socket, sockopt::Ipv4RecvErr, &true).and(setsockopt(
-                &socket,
-                options::MtuDiscover,
-                &options::PMTUDISC_PROBE,
-            ))
+        let reports = if addr.is_ipv4() {
+            setsockopt(&socket, sockopt::Ipv4RecvErr, &true)
         } else {
-            setsockopt(&socket, sockopt::Ipv6RecvErr, &true).and(setsockopt(
-                &socket,
-                options::MtuDiscoverV6,
-                &options::PMTUDISC_PROBE,
-            ))
+            setsockopt(&socket, sockopt::Ipv6RecvErr, &true)
         };
-        options.map_err(|e| fail("options", e.into()))?;
+        reports.map_err(|e| fail("options", e.into()))?;
+        probe_mtu(&socket, addr).map_err(|e| fail("options", e.into()))?;
         let receive_buffer =
             SockRef::from(&socket).recv_buffer_size().map_err(|e| fail("receive buffer", e))?;
         Ok(UdpSocket {
@@ -299,39 +294,63 @@ impl UdpSocket {
     }
 
     /// Sends slices as one datagram.
-    fn send_slices(&self, to: SocketAddr, slices: &[&[u8]]) -> Result<Sent> {
-        self.send_with(to, 1, || self.send_once(to, slices))
+    fn send_slices(&self, paths: Option<&mut Paths>, to: SocketAddr, slices: &[&[u8]]) -> Result<Sent> {
+        self.send_with(paths, to, 1, |socket, to| send_once(socket, to, slices))
     }
 
     /// Sends datagrams of `segment` bytes each, the last perhaps shorter. What is too long for the path
     /// is lost.
-    fn send_train(&self, to: SocketAddr, bytes: &[u8], segment: usize) -> Result<Sent> {
+    fn send_train(
+        &self,
+        mut paths: Option<&mut Paths>,
+        to: SocketAddr,
+        bytes: &[u8],
+        segment: usize,
+    ) -> Result<Sent> {
         let count = bytes.len().div_ceil(segment);
         if count == 1 {
-            return self.send_slices(to, &[bytes]);
+            return self.send_slices(paths, to, &[bytes]);
         }
         if self.sends_trains.load(Ordering::Relaxed) {
-            match self.send_with(to, count as u64, || self.send_segmented(to, bytes, segment))? {
+            let send = |socket: &StdSocket, to| send_segmented(socket, to, bytes, segment);
+            match self.send_with(paths.as_deref_mut(), to, count as u64, send)? {
                 Sent::TooLong => {}
                 sent @ (Sent::Done | Sent::Blocked) => return Ok(sent),
             }
         }
         for datagram in bytes.chunks(segment) {
             // A blocked one in the middle of a train is lost; its session will notice.
-            self.send_slices(to, &[datagram])?;
+            self.send_slices(paths.as_deref_mut(), to, &[datagram])?;
         }
         Ok(Sent::Done)
     }
 
-    fn send_with(&self, to: SocketAddr, count: u64, send: impl Fn() -> io::Result<usize>) -> Result<Sent> {
+    /// By the peer's own path if there may be one, which needs no address, else from the common socket.
+    fn send_with(
+        &self,
+        paths: Option<&mut Paths>,
+        to: SocketAddr,
+        count: u64,
+        send: impl Fn(&StdSocket, Option<SocketAddr>) -> io::Result<usize>,
+    ) -> Result<Sent> {
+        if let Some(paths) = paths
+            && let Some(path) = paths.get(to)
+        {
+            self.counts.send_calls.fetch_add(1, Ordering::Relaxed);
+            match send(path, None) {
+                Ok(len) => return Ok(self.count_sent(count, len)),
+                Err(error) if error.raw_os_error() == Some(Errno::EMSGSIZE as i32) => {
+                    return Ok(Sent::TooLong);
+                }
+                // The common socket has room of its own, and tells what is wrong.
+                Err(error) if error.kind() == ErrorKind::WouldBlock => {}
+                Err(_) => paths.close(to),
+            }
+        }
         for _ in 0..TRIES {
             self.counts.send_calls.fetch_add(1, Ordering::Relaxed);
-            match send() {
-                Ok(len) => {
-                    self.counts.datagrams_out.fetch_add(count, Ordering::Relaxed);
-                    self.counts.bytes_out.fetch_add(len as u64, Ordering::Relaxed);
-                    return Ok(Sent::Done);
-                }
+            match send(&self.socket, Some(to)) {
+                Ok(len) => return Ok(self.count_sent(count, len)),
                 Err(error) if error.kind() == ErrorKind::WouldBlock => {
                     self.counts.send_blocked.fetch_add(1, Ordering::Relaxed);
                     return Ok(Sent::Blocked);
@@ -355,22 +374,10 @@ impl UdpSocket {
         Ok(Sent::Done)
     }
 
-    fn send_segmented(&self, to: SocketAddr, bytes: &[u8], segment: usize) -> io::Result<usize> {
-        let segment = u16::try_from(segment).map_err(|_| Errno::EMSGSIZE)?;
-        let control = [ControlMessage::UdpGsoSegments(&segment)];
-        let to = SockaddrStorage::from(to);
-        let slices = [IoSlice::new(bytes)];
-        Ok(sendmsg(self.socket.as_raw_fd(), &slices, &control, MsgFlags::MSG_DONTWAIT, Some(&to))?)
-    }
-
-    fn send_once(&self, to: SocketAddr, slices: &[&[u8]]) -> io::Result<usize> {
-        match slices {
-            [only] => self.socket.send_to(only, to),
-            _ => {
-                let slices: SmallVec<[IoSlice<'_>; 36]> = slices.iter().map(|s| IoSlice::new(s)).collect();
-                SockRef::from(&self.socket).send_to_vectored(&slices, &to.into())
-            }
-        }
+    fn count_sent(&self, count: u64, len: usize) -> Sent {
+        self.counts.datagrams_out.fetch_add(count, Ordering::Relaxed);
+        self.counts.bytes_out.fetch_add(len as u64, Ordering::Relaxed);
+        Sent::Done
     }
 
     /// What has passed so far.
@@ -398,6 +405,42 @@ impl UdpSocket {
 impl AsFd for UdpSocket {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.socket.as_fd()
+    }
+}
+
+/// Sends from `socket`; no address if it is connected.
+fn send_once(socket: &StdSocket, to: Option<SocketAddr>, slices: &[&[u8]]) -> io::Result<usize> {
+    if let [only] = slices {
+        return to.map_or_else(|| socket.send(only), |to| socket.send_to(only, to));
+    }
+    let slices: SmallVec<[IoSlice<'_>; 36]> = slices.iter().map(|s| IoSlice::new(s)).collect();
+    let socket = SockRef::from(socket);
+    match to {
+        None => socket.send_vectored(&slices),
+        Some(to) => socket.send_to_vectored(&slices, &to.into()),
+    }
+}
+
+fn send_segmented(
+    socket: &StdSocket,
+    to: Option<SocketAddr>,
+    bytes: &[u8],
+    segment: usize,
+) -> io::Result<usize> {
+    let segment = u16::try_from(segment).map_err(|_| Errno::EMSGSIZE)?;
+    let control = [ControlMessage::UdpGsoSegments(&segment)];
+    let to = to.map(SockaddrStorage::from);
+    let slices = [IoSlice::new(bytes)];
+    Ok(sendmsg(socket.as_raw_fd(), &slices, &control, MsgFlags::MSG_DONTWAIT, to.as_ref())?)
+}
+
+/// The kernel is neither to fragment what `socket`, which has this address, sends, nor to believe in a
+/// path MTU of its own.
+fn probe_mtu(socket: &StdSocket, addr: SocketAddr) -> nix::Result<()> {
+    if addr.is_ipv4() {
+        setsockopt(socket, options::MtuDiscover, &options::PMTUDISC_PROBE)
+    } else {
+        setsockopt(socket, options::MtuDiscoverV6, &options::PMTUDISC_PROBE)
     }
 }
 
@@ -470,7 +513,7 @@ mod tests {
         let to = b.local_addr().unwrap();
         let page = [7; 4096];
         let slices = [&b"head"[..], &page, b"tail"];
-        assert_eq!(a.send_slices(to, &slices).unwrap(), Sent::Done);
+        assert_eq!(a.send_slices(None, to, &slices).unwrap(), Sent::Done);
         let Received::Datagrams { len, segment, from } = receive(&b, &mut buf) else { panic!("a datagram") };
         assert_eq!((len, segment, from), (4104, 4104, a.local_addr().unwrap()));
         assert!(buf[..4] == *b"head" && buf[4..4100] == page && buf[4100..4104] == *b"tail");
@@ -486,7 +529,7 @@ mod tests {
         let (mut buf, mut calls) = (vec![0; DATAGRAM_MAX], 0);
         // Trains are asked for only when many datagrams have come that could be in one.
         for _ in 0..=COACHES_MAX {
-            assert_eq!(a.send_train(b.local_addr().unwrap(), &bytes, 1400).unwrap(), Sent::Done);
+            assert_eq!(a.send_train(None, b.local_addr().unwrap(), &bytes, 1400).unwrap(), Sent::Done);
             let mut came = Vec::new();
             calls = b.counters().receive_calls;
             while let Received::Datagrams { len, segment, .. } = b.receive(&mut buf).unwrap() {
@@ -506,7 +549,7 @@ mod tests {
     fn a_port_without_listener_is_reported_with_its_address() {
         let a = socket();
         let nobody = socket().local_addr().unwrap();
-        assert_eq!(a.send_slices(nobody, &[b"anyone?"]).unwrap(), Sent::Done);
+        assert_eq!(a.send_slices(None, nobody, &[b"anyone?"]).unwrap(), Sent::Done);
         let found = receive(&a, &mut [0; 64]);
         assert_eq!(found, Received::Refused { addr: nobody });
         assert_eq!(a.receive(&mut [0; 64]).unwrap(), Received::Nothing);
@@ -518,8 +561,8 @@ mod tests {
         let nobody = socket().local_addr().unwrap();
         let to = b.local_addr().unwrap();
         for _ in 0..10 {
-            a.send_slices(nobody, &[b"anyone?"]).unwrap();
-            assert_eq!(a.send_slices(to, &[b"hello"]).unwrap(), Sent::Done);
+            a.send_slices(None, nobody, &[b"anyone?"]).unwrap();
+            assert_eq!(a.send_slices(None, to, &[b"hello"]).unwrap(), Sent::Done);
             assert!(matches!(receive(&b, &mut [0; 64]), Received::Datagrams { len: 5, .. }));
         }
         assert_eq!(a.take_refusal(), Some(nobody));
@@ -530,7 +573,7 @@ mod tests {
         let (a, b) = (socket(), socket());
         let long = vec![0; 65_508];
         let to = b.local_addr().unwrap();
-        assert_eq!(a.send_slices(to, &[&long]).unwrap(), Sent::TooLong);
+        assert_eq!(a.send_slices(None, to, &[&long]).unwrap(), Sent::TooLong);
         assert_eq!(a.receive(&mut [0; 64]).unwrap(), Received::Nothing);
     }
 
@@ -541,7 +584,7 @@ mod tests {
         let to = b.local_addr().unwrap();
         let fit = b.receive_buffer() / 8448;
         for _ in 0..fit + 5 {
-            a.send_slices(to, &[&[1; 4200]]).unwrap();
+            a.send_slices(None, to, &[&[1; 4200]]).unwrap();
         }
         assert!(b.dropped().unwrap() > 0, "{} bytes held {fit} pages", b.receive_buffer());
         assert_eq!(a.dropped().unwrap(), 0);

@@ -7,8 +7,9 @@
 //! from somebody.
 
 use crate::config::node::{
-    ANSWER_LATE, ANSWER_SOON, COMPANY_AGAIN_MAX, COMPANY_AGAIN_MIN, COMPANY_JUDGED_AFTER, ERRAND_MIN,
-    SLICE_MIN, TRIAL_EVERY, TRIAL_FIRST, TRIAL_WAITS, VIGIL_MAX, VIGIL_MIN,
+    ABSENCE_MAX, ABSENCES_MAX, ABSENCES_MIN, ABSENCES_RIGHT, ANSWER_LATE, ANSWER_SOON, COMPANY_AGAIN_MAX,
+    COMPANY_AGAIN_MIN, COMPANY_JUDGED_AFTER, ERRAND_MIN, NOBODY_MAX, SLICE_MIN, TRIAL_EVERY, TRIAL_FIRST,
+    TRIAL_WAITS, VIGIL_MAX, VIGIL_MIN,
 };
 use crate::page::{Span, Time};
 
@@ -149,6 +150,56 @@ impl Vigil {
     }
 }
 
+/// How soon threads that have waited wait again. Who calls a server or reads remote pages in a loop comes
+/// back after microseconds, and to hand the socket over and take it back costs two system calls.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Absence {
+    since: Time,
+    /// Short ones, one after the other.
+    streak: u32,
+    /// So many in a row promise another one. Doubled whenever that was wrong.
+    wanted: u32,
+}
+
+impl Default for Absence {
+    fn default() -> Self {
+        Absence { since: Time(0), streak: 0, wanted: ABSENCES_MIN }
+    }
+}
+
+impl Absence {
+    /// A thread that received goes on; whether it will be back soon.
+    pub(super) fn begins(&mut self, now: Time) -> bool {
+        self.since = now;
+        self.streak >= self.wanted
+    }
+
+    /// A thread receives again.
+    pub(super) fn ends(&mut self, now: Time) {
+        let gap = now.since(self.since);
+        if gap > NOBODY_MAX {
+            self.lasts_too_long();
+            return;
+        }
+        if gap > ABSENCE_MAX {
+            // Perhaps another thread had the core for a moment: no promise, and none broken.
+            return;
+        }
+        self.streak = self.streak.saturating_add(1);
+        if self.streak >= ABSENCES_RIGHT * self.wanted {
+            self.wanted = (self.wanted / 2).max(ABSENCES_MIN);
+        }
+    }
+
+    /// The promise was wrong, or none was given.
+    pub(super) fn lasts_too_long(&mut self) {
+        if self.streak >= self.wanted {
+            self.wanted = (2 * self.wanted).min(ABSENCES_MAX);
+        }
+        self.streak = 0;
+    }
+}
+
 /// What became of the time of a thread that looked.
 #[derive(Clone, Copy, Default, Debug)]
 pub(super) struct Looked {
@@ -234,6 +285,7 @@ pub(super) struct Patience {
     /// Of threads that wait for an answer.
     pub(super) habit: Habit,
     pub(super) vigil: Vigil,
+    pub(super) absence: Absence,
     pub(super) company: Company,
 }
 
@@ -352,6 +404,29 @@ mod tests {
         let alone = Company::default();
         assert!(vigil.lasts(now + Span(VIGIL_MIN.0 / 2), &alone));
         assert!(!vigil.lasts(now + VIGIL_MIN, &alone));
+    }
+
+    #[test]
+    fn who_comes_back_soon_leaves_the_socket_until_that_was_wrong() {
+        let (mut absence, mut now) = (Absence::default(), Time(1));
+        let mut away = |absence: &mut Absence, us: u64, times: u32| {
+            let mut promised = 0;
+            for _ in 0..times {
+                promised += u32::from(absence.begins(now));
+                now = now + Span::from_us(us);
+                absence.ends(now);
+                now = now + Span::from_us(10);
+            }
+            promised
+        };
+        assert_eq!(away(&mut absence, 3, ABSENCES_MIN), 0);
+        assert_eq!(away(&mut absence, 3, 10), 10);
+        assert_eq!(away(&mut absence, 50, 10), 10, "another thread had the core for a moment");
+        assert_eq!(away(&mut absence, 500, 10), 1, "it computes");
+        assert_eq!(away(&mut absence, 3, 2 * ABSENCES_MIN), 0, "twice as many are wanted");
+        assert_eq!(away(&mut absence, 3, 1_000), 1_000, "which so many give back");
+        absence.lasts_too_long();
+        assert_eq!(away(&mut absence, 3, 2 * ABSENCES_MIN), 0);
     }
 
     #[test]

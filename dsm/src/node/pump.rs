@@ -18,7 +18,7 @@ use super::poller::{Woken, wait_for_datagram};
 use super::waits::{Bell, Outcome, Parked};
 use super::{Inner, Locked, exit, receive_buffer, time_slice};
 use crate::coherence::OpId;
-use crate::config::node::{ACTIVE_FOR, ACTIVE_TICK, RECEIVE_BURST, SLEEP_MAX};
+use crate::config::node::{ACTIVE_FOR, ACTIVE_TICK, ANSWER_LATE, NOBODY_MAX, RECEIVE_BURST, SLEEP_MAX};
 use crate::fault::CoreSection;
 use crate::net::udp::{Received, datagrams};
 use crate::page::Time;
@@ -32,8 +32,9 @@ pub(super) enum Receiver {
     Waiter(OpId),
     /// This worker, until calls come or a thread that waits relieves it.
     Worker(usize),
-    /// A worker runs methods that take microseconds, and then receives again.
-    Nobody,
+    /// Since then, whoever received has something short to do, and will receive again: a worker that runs
+    /// a method of microseconds, a thread that has waited and will soon wait for something else.
+    Nobody(Time),
 }
 
 /// What a receive found, for the thread that must go back to the lock.
@@ -46,6 +47,13 @@ pub(super) enum Found {
     Refused(std::net::SocketAddr),
     /// A timer, a wake-up, or the end of the operation.
     Nothing,
+}
+
+impl Locked {
+    /// Whether the progress thread will look at the socket soon, whoever receives.
+    pub(super) fn is_looked_after(&self, now: Time) -> bool {
+        self.progress_until <= now + ACTIVE_TICK
+    }
 }
 
 /// Under the lock.
@@ -84,7 +92,7 @@ impl Inner {
                 self.receiver_wake.write(1).expect("an eventfd takes a 1");
             }
             Receiver::Worker(worker) => self.wake_worker(worker),
-            Receiver::Nobody => {}
+            Receiver::Nobody(_) => {}
         }
     }
 
@@ -228,7 +236,7 @@ impl Inner {
     ) -> Option<Outcome> {
         let (mut buffer, mut look) = (None, None);
         let outcome = loop {
-            self.hand_out_calls(locked);
+            let served = self.hand_out_calls(locked) > 0;
             if let Some(outcome) = locked.core.brain.waits.take(op) {
                 break Some(outcome);
             }
@@ -236,6 +244,13 @@ impl Inner {
                 locked.core.brain.waits.end(op, Outcome::Membership);
                 locked.core.brain.waits.take(op);
                 break None;
+            }
+            let waits_long = |look: Look| self.now().since(look.began) > ANSWER_LATE;
+            if served && locked.receiver == Receiver::Waiter(op) && look.is_some_and(waits_long) {
+                // The worker that runs these calls also receives the next ones, and wakes nobody for them.
+                self.hand_to_progress(locked);
+                self.park(locked, op, bell, deadline);
+                continue;
             }
             self.take_over(locked, op);
             if locked.receiver == Receiver::Waiter(op) {
@@ -257,7 +272,7 @@ impl Inner {
             locked.patience.habit.learn(way, self.now().since(began));
         }
         if locked.receiver == Receiver::Waiter(op) {
-            self.hand_over(locked);
+            self.stop_receiving(locked);
         }
         if let Some(buffer) = buffer {
             // A full stock lets the buffer go.
@@ -271,10 +286,11 @@ impl Inner {
         match locked.receiver {
             Receiver::Progress => self.poller.disarm(&self.socket),
             Receiver::Worker(worker) => self.relieve(worker),
-            Receiver::Nobody => {}
+            Receiver::Nobody(_) => {}
             Receiver::Waiter(_) => return,
         }
         locked.receiver = Receiver::Waiter(op);
+        locked.patience.absence.ends(self.now());
     }
 
     fn receive_as_waiter(
@@ -301,21 +317,43 @@ impl Inner {
         locked.core.brain.waits.set_parked(op, Parked::No);
     }
 
+    /// A thread that has waited goes on. If it comes back as soon as it usually does, nobody need receive
+    /// meanwhile; the progress thread sees to it that this is not for long.
+    fn stop_receiving(&self, locked: &mut MutexGuard<'_, Locked>) {
+        let now = self.now();
+        let is_short = locked.patience.absence.begins(now);
+        match locked.core.brain.waits.appoint() {
+            Some(next) => {
+                locked.sleep_until = Time(0);
+                locked.receiver = Receiver::Waiter(next);
+            }
+            None if is_short && locked.is_looked_after(now) => {
+                locked.sleep_until = Time(0);
+                locked.receiver = Receiver::Nobody(now);
+            }
+            None => self.hand_to_progress(locked),
+        }
+    }
+
     /// Lets another waiting thread receive, or else the progress thread.
     pub(super) fn hand_over(&self, locked: &mut MutexGuard<'_, Locked>) {
-        locked.sleep_until = Time(0);
         match locked.core.brain.waits.appoint() {
-            Some(next) => locked.receiver = Receiver::Waiter(next),
-            None => {
-                locked.receiver = Receiver::Progress;
-                self.poller.arm(&self.socket);
-                // The progress thread sleeps by its own clock; wake it only for an earlier timer, be it
-                // one of now or one that a later event sets.
-                locked.sleep_until = locked.progress_until;
-                if self.due(locked) + ACTIVE_TICK < locked.sleep_until {
-                    self.wake_receiver(locked);
-                }
+            Some(next) => {
+                locked.sleep_until = Time(0);
+                locked.receiver = Receiver::Waiter(next);
             }
+            None => self.hand_to_progress(locked),
+        }
+    }
+
+    fn hand_to_progress(&self, locked: &mut MutexGuard<'_, Locked>) {
+        locked.receiver = Receiver::Progress;
+        self.poller.arm(&self.socket);
+        // The progress thread sleeps by its own clock; wake it only for an earlier timer, be it one of
+        // now or one that a later event sets.
+        locked.sleep_until = locked.progress_until;
+        if self.due(locked) + ACTIVE_TICK < locked.sleep_until {
+            self.wake_receiver(locked);
         }
     }
 }
@@ -332,7 +370,9 @@ impl Inner {
             let mut locked = self.lock();
             let now = self.now();
             self.take_in(&mut locked, &mut woken, now);
-            if locked.receiver == Receiver::Nobody {
+            if let Receiver::Nobody(since) = locked.receiver
+                && now >= since + NOBODY_MAX
+            {
                 self.take_from_nobody(&mut locked);
             }
             if self.receive_burst(&mut locked, &mut buffer) {
@@ -413,10 +453,12 @@ impl Inner {
 
     fn plan_sleep(&self, locked: &mut Locked, now: Time) -> Duration {
         let mut until = now + SLEEP_MAX;
-        if matches!(locked.receiver, Receiver::Progress | Receiver::Nobody) {
-            until = until.min(self.due(locked));
-        }
         // Another receiver looks at the timers itself.
+        match locked.receiver {
+            Receiver::Progress => until = until.min(self.due(locked)),
+            Receiver::Nobody(since) => until = until.min(since + NOBODY_MAX),
+            Receiver::Waiter(_) | Receiver::Worker(_) => {}
+        }
         if now < locked.active_until {
             until = until.min(now + ACTIVE_TICK);
         }

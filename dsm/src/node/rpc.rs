@@ -29,7 +29,6 @@ use super::pump::Receiver;
 use super::waits::Outcome;
 use super::{Inner, Locked, Node, receive_buffer, time_since, time_slice};
 use crate::coherence::OpId;
-use crate::config::node::ACTIVE_TICK;
 use crate::error::{Error, Result};
 use crate::fault::{CoreSection, asynchronous};
 use crate::membership::{Member, Membership};
@@ -247,10 +246,11 @@ impl Inner {
         }
     }
 
-    /// The same, for a thread that runs no calls.
-    pub(super) fn hand_out_calls(&self, locked: &mut MutexGuard<'_, Locked>) {
+    /// The same, for a thread that runs no calls: workers are woken.
+    pub(super) fn hand_out_calls(&self, locked: &mut MutexGuard<'_, Locked>) -> usize {
         let queued = self.handle_calls(locked);
         self.calls.endpoint.rouse(queued);
+        queued
     }
 
     /// A thread that waits receives from now on: the worker that led must not take its datagrams.
@@ -265,9 +265,10 @@ impl Inner {
         self.calls.workers[worker].wake.write(1).expect("an eventfd takes a 1");
     }
 
-    /// The progress thread found that nobody receives: the method that was to be short is not.
+    /// The progress thread found that nobody receives: what was to be short is not.
     pub(super) fn take_from_nobody(&self, locked: &mut Locked) {
         locked.receiver = Receiver::Progress;
+        locked.patience.absence.lasts_too_long();
         self.poller.arm(&self.socket);
         // What came with that method has waited for it long enough.
         self.calls.endpoint.rouse(self.calls.workers.len());
@@ -319,7 +320,7 @@ impl Inner {
         let mut locked = self.lock();
         match locked.receiver {
             Receiver::Progress => self.poller.disarm(&self.socket),
-            Receiver::Nobody => {}
+            Receiver::Nobody(_) => {}
             Receiver::Waiter(_) | Receiver::Worker(_) => return false,
         }
         locked.receiver = Receiver::Worker(number);
@@ -354,13 +355,12 @@ impl Inner {
         if locked.receiver != Receiver::Worker(number) {
             return;
         }
-        // Nobody looks at the socket before the progress thread does, which must be soon.
-        let looked_after = locked.progress_until <= self.now() + ACTIVE_TICK;
-        if slow || !looked_after {
+        let now = self.now();
+        if slow || !locked.is_looked_after(now) {
             self.hand_over(locked);
         } else {
             locked.sleep_until = Time(0);
-            locked.receiver = Receiver::Nobody;
+            locked.receiver = Receiver::Nobody(now);
         }
     }
 

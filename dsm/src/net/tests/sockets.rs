@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::time::Instant;
 
 use super::rig::{config, key};
+use crate::config::net::PATH_AFTER;
 use crate::net::inject::{Chance, Injector, InjectorConfig};
 use crate::net::udp::{DATAGRAM_MAX, Outlet, Received, UdpSocket, datagrams};
 use crate::net::{
@@ -21,6 +22,8 @@ struct Node {
     delivered: usize,
     connected: Option<SessionHandle>,
     refused: usize,
+    /// Where datagrams came from last.
+    heard_from: Option<SocketAddr>,
 }
 
 impl Node {
@@ -37,6 +40,7 @@ impl Node {
             delivered: 0,
             connected: None,
             refused: 0,
+            heard_from: None,
         }
     }
 
@@ -48,6 +52,7 @@ impl Node {
         loop {
             match self.socket.receive(buffer).unwrap() {
                 Received::Datagrams { len, segment, from } => {
+                    self.heard_from = Some(from);
                     let delivered = &mut self.delivered;
                     for datagram in datagrams(&buffer[..len], segment) {
                         self.endpoint.handle_datagram(now, from, datagram, &mut |_, _| *delivered += 1);
@@ -120,6 +125,27 @@ fn pages_pass_real_sockets_through_an_injected_storm() {
     let counters = nodes[1].endpoint.counters();
     assert!(counters.duplicate_packets > 0, "{counters:?}");
     assert!(nodes[0].endpoint.counters().fragments_retransmitted > 0);
+}
+
+#[test]
+fn a_busy_peer_is_sent_to_from_a_socket_of_its_own_but_for_handshakes() {
+    let start = Instant::now();
+    let mut nodes = pages_through(|_| None);
+    let first = nodes[0].connected.unwrap();
+    for _ in 0..2 * PATH_AFTER {
+        // A ping is answered at once.
+        let heard = nodes[0].endpoint.last_heard(first);
+        nodes[0].endpoint.ping(first);
+        drive(start, &mut nodes, |nodes| nodes[0].endpoint.last_heard(first) > heard);
+    }
+    for (node, peer) in [(0, 1), (1, 0)] {
+        let (heard_from, addr) = (nodes[node].heard_from.unwrap(), nodes[peer].addr());
+        assert!(heard_from.ip() == addr.ip() && heard_from != addr, "{heard_from}");
+    }
+    // Whoever gets a hello answers to where it came from.
+    let to = nodes[0].addr();
+    let second = nodes[1].endpoint.connect(Time(start.elapsed().as_nanos() as u64), to).unwrap();
+    drive(start, &mut nodes, |nodes| nodes[1].connected == Some(second));
 }
 
 #[test]

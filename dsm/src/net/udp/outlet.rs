@@ -6,12 +6,14 @@
 
 use std::net::SocketAddr;
 
+use super::paths::Paths;
 use super::{Sent, UdpSocket};
 use crate::config::net::{MTU_LIMIT, TRAIN_DATAGRAM_MAX, TRAIN_DATAGRAMS_MAX};
 use crate::error::Result;
 use crate::net::Endpoint;
 use crate::net::inject::Injector;
 use crate::net::transmit::{Transmit, TransmitBuf};
+use crate::net::wire::TYPE_DATA;
 use crate::page::Time;
 
 /// The way out of an endpoint. Belongs beside it, under the same lock.
@@ -21,6 +23,7 @@ pub struct Outlet {
     /// What comes after it when it is blocked.
     next: Train,
     room: Room,
+    paths: Paths,
     injector: Option<Injector>,
 }
 
@@ -33,18 +36,46 @@ enum Room {
     Blocked,
 }
 
-/// Datagrams to one address, all of one length but the last, which may be shorter.
+/// Where a datagram may be sent from.
+#[derive(Clone, Copy, PartialEq, Eq, Default)]
+enum Kind {
+    /// From any socket: its session is known by its id.
+    OfSession,
+    /// Answers go to where it came from: from the common socket.
+    #[default]
+    Handshake,
+}
+
+impl Kind {
+    fn of(slices: &[&[u8]]) -> Kind {
+        match slices.first().and_then(|slice| slice.first()) {
+            Some(&TYPE_DATA) => Kind::OfSession,
+            Some(_) | None => Kind::Handshake,
+        }
+    }
+
+    fn paths(self, paths: &mut Paths) -> Option<&mut Paths> {
+        match self {
+            Kind::OfSession => Some(paths),
+            Kind::Handshake => None,
+        }
+    }
+}
+
+/// Datagrams of one kind to one address, all of one length but the last, which may be shorter.
 #[derive(Default)]
 struct Train {
     to: Option<SocketAddr>,
+    kind: Kind,
     segment: usize,
     bytes: Vec<u8>,
 }
 
 impl Train {
     /// Whether a datagram of `len` bytes may follow.
-    fn takes(&self, to: SocketAddr, len: usize) -> bool {
+    fn takes(&self, to: SocketAddr, kind: Kind, len: usize) -> bool {
         self.to == Some(to)
+            && self.kind == kind
             && len <= self.segment
             && self.bytes.len().is_multiple_of(self.segment)
             && self.bytes.len() + len <= MTU_LIMIT
@@ -53,6 +84,7 @@ impl Train {
 
     fn begin(&mut self, to: SocketAddr, slices: &[&[u8]]) {
         self.to = Some(to);
+        self.kind = Kind::of(slices);
         self.bytes.clear();
         self.append(slices);
         self.segment = self.bytes.len();
@@ -66,7 +98,7 @@ impl Train {
 impl Outlet {
     /// A way out, through a bad network if there is an injector.
     pub fn new(injector: Option<Injector>) -> Self {
-        Outlet { waiting: Train::default(), next: Train::default(), room: Room::Free, injector }
+        Outlet { injector, ..Outlet::default() }
     }
 
     /// Sends everything that the endpoint has to send now, until the kernel has no room.
@@ -94,6 +126,9 @@ impl Outlet {
     /// Sends one datagram, or keeps it for those that follow until [`Outlet::flush`]. Must not be called
     /// while an earlier one is [`Sent::Blocked`].
     fn put(&mut self, socket: &UdpSocket, now: Time, transmit: &Transmit<'_>) -> Result<Sent> {
+        if transmit.is_one_of_many {
+            self.paths.expect(now, socket, transmit.to);
+        }
         if let Some(injector) = &mut self.injector {
             injector.offer(now, transmit.to, &transmit.slices());
             return self.release(socket, now);
@@ -143,7 +178,8 @@ impl Outlet {
     ) -> Result<Sent> {
         assert!(self.room == Room::Free, "a blocked datagram goes first");
         let is_short = len <= TRAIN_DATAGRAM_MAX;
-        if is_short && self.waiting.takes(to, len) {
+        let kind = Kind::of(slices);
+        if is_short && self.waiting.takes(to, kind, len) {
             self.waiting.append(slices);
             return Ok(Sent::Done);
         }
@@ -155,7 +191,7 @@ impl Outlet {
             self.waiting.begin(to, slices);
             return Ok(Sent::Done);
         }
-        let sent = socket.send_slices(to, slices)?;
+        let sent = socket.send_slices(kind.paths(&mut self.paths), to, slices)?;
         if sent == Sent::Blocked {
             self.waiting.begin(to, slices);
             self.room = Room::Blocked;
@@ -165,7 +201,8 @@ impl Outlet {
 
     fn send_waiting(&mut self, socket: &UdpSocket) -> Result<Sent> {
         while let Some(to) = self.waiting.to.filter(|_| !self.waiting.bytes.is_empty()) {
-            if socket.send_train(to, &self.waiting.bytes, self.waiting.segment)? == Sent::Blocked {
+            let Train { kind, bytes, segment, .. } = &self.waiting;
+            if socket.send_train(kind.paths(&mut self.paths), to, bytes, *segment)? == Sent::Blocked {
                 self.room = Room::Blocked;
                 return Ok(Sent::Blocked);
             }
