@@ -2,8 +2,9 @@
 //!
 //! An echo of 16 B and of 4 KiB, one call after the other by a blocked thread, and calls a second with 64
 //! in flight. Ours is a call between two ranks, with every promise that a call has; peers have one
-//! runtime thread on each side. All cores are kept awake (`awake.rs`), for all contestants alike. The floor
-//! of an echo is raw UDP with as many bytes, the better of spinning and blocking; `.vs_x` has x in its place.
+//! runtime thread on each side. All cores are kept awake (`awake.rs`), for all contestants alike, but for
+//! `idle` and `in_barrier`. The floor of an echo is raw UDP with as many bytes, the better of spinning and
+//! blocking; `.vs_x` has x in its place.
 
 use std::collections::VecDeque;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
@@ -19,7 +20,7 @@ use crate::awake::Awake;
 use crate::child::{self, Child};
 use crate::cluster::{Cluster, Plan};
 use crate::floor::{Echo as Floor, Wait, Wire};
-use crate::rank::Command;
+use crate::rank::{Answer, Command};
 use crate::report::{Report, Series, quantile};
 use crate::role::{Part, Role};
 use crate::{Options, Result};
@@ -64,10 +65,11 @@ struct Contest {
 
 /// Runs the benchmark.
 pub(crate) fn run(options: &Options, report: &mut Report) -> Result<()> {
-    report.title("rpc: echo between two processes, cores awake; floor: raw UDP");
-    let awake = Awake::start()?;
-    report.note(&format!("process {} keeps the cores awake", awake.id()));
+    report.title("rpc: echo between two processes; floor: raw UDP");
     let mut contest = Contest::start()?;
+    contest.run_unattended(options, report)?;
+    let awake = Awake::start()?;
+    report.note(&format!("from here on process {} keeps the cores awake", awake.id()));
     for (bytes, name) in SIZES {
         contest.run_echo(options, report, (bytes, name))?;
     }
@@ -120,6 +122,22 @@ impl Contest {
             }
         }
         own.iter().chain(&vs).for_each(|series| report.add(series));
+        Ok(())
+    }
+
+    /// On cores that nothing keeps awake; the server's main thread does nothing, or waits in a barrier.
+    fn run_unattended(&mut self, options: &Options, report: &mut Report) -> Result<()> {
+        let mut own = ["idle", "in_barrier"].map(|how| Series::new(format!("rpc.echo16.{how}.p50"), "us"));
+        let (count, bytes) = (options.count(3000), 16);
+        for _ in 0..options.rounds() {
+            let floor = quantile(&self.udp[0].round_trips(count, bytes)?, 0.5);
+            own[0].push(quantile(&self.own(count, bytes)?, 0.5), floor);
+            self.cluster.ranks[0].tell(&Command::Barriers(1))?;
+            own[1].push(quantile(&self.own(count, bytes)?, 0.5), floor);
+            self.cluster.ask(1, &Command::Barriers(1))?;
+            Child::<Command, Answer>::hear(&mut self.cluster.ranks[0])?;
+        }
+        own.iter().for_each(|series| report.add(series));
         Ok(())
     }
 

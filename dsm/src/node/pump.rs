@@ -109,8 +109,13 @@ impl Inner {
         locked.core.poll_timeout().min(outlet).min(self.calls.due())
     }
 
-    pub(super) fn handle(&self, locked: &mut MutexGuard<'_, Locked>, found: &Found, buffer: &[u8]) {
-        let now = self.now();
+    pub(super) fn handle(
+        &self,
+        locked: &mut MutexGuard<'_, Locked>,
+        now: Time,
+        found: &Found,
+        buffer: &[u8],
+    ) {
         locked.core.brain.outputs.asker = None;
         let before = locked.core.brain.outputs;
         match *found {
@@ -252,15 +257,16 @@ impl Inner {
                 self.park(locked, op, bell, deadline);
                 continue;
             }
-            self.take_over(locked, op);
+            let now = self.now();
+            self.take_over(locked, op, now);
             if locked.receiver == Receiver::Waiter(op) {
                 let look = *look.get_or_insert_with(|| {
-                    let Choice { way, elsewhere } = locked.patience.habit.choose(self.now());
+                    let Choice { way, elsewhere } = locked.patience.habit.choose(now);
                     if elsewhere {
                         // Without the lock: it may take until another thread's time slice is over.
                         MutexGuard::unlocked(locked, || self.seat.change());
                     }
-                    Look { way, began: self.now() }
+                    Look { way, began: if elsewhere { self.now() } else { now } }
                 });
                 let buffer = buffer.get_or_insert_with(|| self.buffers.pop().unwrap_or_else(receive_buffer));
                 self.receive_as_waiter(locked, (op, bell), (look, deadline), buffer);
@@ -268,11 +274,12 @@ impl Inner {
                 self.park(locked, op, bell, deadline);
             }
         };
+        let now = self.now();
         if let Some(Look { way, began }) = look {
-            locked.patience.habit.learn(way, self.now().since(began));
+            locked.patience.habit.learn(way, now.since(began));
         }
         if locked.receiver == Receiver::Waiter(op) {
-            self.stop_receiving(locked);
+            self.stop_receiving(locked, now);
         }
         if let Some(buffer) = buffer {
             // A full stock lets the buffer go.
@@ -282,7 +289,7 @@ impl Inner {
     }
 
     /// Becomes the receiver, unless another thread that waits is.
-    fn take_over(&self, locked: &mut MutexGuard<'_, Locked>, op: OpId) {
+    fn take_over(&self, locked: &mut MutexGuard<'_, Locked>, op: OpId, now: Time) {
         match locked.receiver {
             Receiver::Progress => self.poller.disarm(&self.socket),
             Receiver::Worker(worker) => self.relieve(worker),
@@ -290,7 +297,7 @@ impl Inner {
             Receiver::Waiter(_) => return,
         }
         locked.receiver = Receiver::Waiter(op);
-        locked.patience.absence.ends(self.now());
+        locked.patience.absence.ends(now);
     }
 
     fn receive_as_waiter(
@@ -304,9 +311,10 @@ impl Inner {
         let (found, looked) =
             MutexGuard::unlocked(locked, || self.search(&search, buffer, || bell.is_done()));
         locked.sleep_until = Time(0);
-        locked.patience.company.note(self.now(), looked);
+        let now = self.now();
+        locked.patience.company.note(now, looked);
         debug_assert_eq!(locked.receiver, Receiver::Waiter(op), "only the receiver itself gives its part up");
-        self.handle(locked, &found, buffer);
+        self.handle(locked, now, &found, buffer);
     }
 
     /// Sleeps until the operation has ended, this thread must receive, or `deadline` has come.
@@ -319,8 +327,7 @@ impl Inner {
 
     /// A thread that has waited goes on. If it comes back as soon as it usually does, nobody need receive
     /// meanwhile; the progress thread sees to it that this is not for long.
-    fn stop_receiving(&self, locked: &mut MutexGuard<'_, Locked>) {
-        let now = self.now();
+    fn stop_receiving(&self, locked: &mut MutexGuard<'_, Locked>, now: Time) {
         let is_short = locked.patience.absence.begins(now);
         match locked.core.brain.waits.appoint() {
             Some(next) => {
@@ -400,7 +407,7 @@ impl Inner {
             if locked.receiver == Receiver::Progress {
                 locked.sleep_until = Time(0);
             }
-            self.handle(&mut locked, &Found::Nothing, &[]);
+            self.handle(&mut locked, now, &Found::Nothing, &[]);
             self.report_failed_fault(&mut locked);
             self.hand_out_calls(&mut locked);
             let now = self.now();
@@ -444,7 +451,7 @@ impl Inner {
             }
             // Under the lock: a waiting thread that takes the socket over must find its reply there.
             match self.receive(buffer) {
-                Some(found) => self.handle(locked, &found, buffer),
+                Some(found) => self.handle(locked, self.now(), &found, buffer),
                 None => return count > 0,
             }
         }

@@ -376,8 +376,9 @@ impl Inner {
         if locked.receiver == Receiver::Worker(number) {
             locked.sleep_until = Time(0);
         }
-        locked.patience.company.note(self.now(), looked);
-        self.handle(locked, &found, buffer);
+        let now = self.now();
+        locked.patience.company.note(now, looked);
+        self.handle(locked, now, &found, buffer);
     }
 
     pub(super) fn spawn_workers(self: &Arc<Self>) -> Result<Vec<JoinHandle<()>>> {
