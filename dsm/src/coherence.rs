@@ -354,6 +354,11 @@ impl Coherence {
         self.counters
     }
 
+    /// Pages that this node has asked for and does not have yet.
+    pub fn pages_asked_for(&self) -> usize {
+        self.cache.pages_asked_for()
+    }
+
     /// Bytes kept for write-backs, in pages.
     pub fn retained_pages(&self) -> u64 {
         self.cache.resident.occupancy().retained

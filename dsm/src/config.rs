@@ -190,8 +190,10 @@ pub mod node {
     pub const RECEIVE_BURST: usize = 64;
     /// Pages in one batch: what fits a datagram of 64 KiB.
     pub const BATCH_PAGES_MAX: usize = 15;
-    /// Bytes of a long copy that are asked for while those before them are copied.
-    pub const COPY_PART: usize = 512 << 10;
+    /// Bytes that a long copy goes on at a time: the pages of two full datagrams.
+    pub const COPY_PART: usize = 120 << 10;
+    /// Bytes that a long copy asks for ahead.
+    pub const COPY_AHEAD: usize = 4 * COPY_PART;
     /// Page buffers kept for the next page.
     pub const PAGE_POOL_MAX: usize = 1024;
     /// After the last message, timers are looked at every [`ACTIVE_TICK`] for this long, so that a
@@ -199,16 +201,17 @@ pub mod node {
     pub const ACTIVE_FOR: Span = Span::from_ms(10);
     /// See [`ACTIVE_FOR`].
     pub const ACTIVE_TICK: Span = Span::from_ms(1);
-    /// Longest that the progress thread, when it looks, leaves the socket to nobody.
-    pub const NOBODY_MAX: Span = Span::from_us(100);
-    /// A thread that has waited, and waits again so soon, need not hand the socket over in between.
-    pub const ABSENCE_MAX: Span = Span::from_us(20);
+    /// A thread that has waited, and waits again so soon, need not hand the socket over in between; the
+    /// progress thread, when it looks, takes it from who has been away for longer.
+    pub const ABSENCE_MAX: Span = Span::from_us(100);
     /// So many times in a row promise another one, at least.
     pub const ABSENCES_MIN: u32 = 16;
     /// The same after promises that were not kept.
     pub const ABSENCES_MAX: u32 = 1 << 14;
     /// Kept promises, as a multiple of what one takes, after which half as many are believed.
     pub const ABSENCES_RIGHT: u32 = 8;
+    /// So many pages on their way are a stream: more than a thread's own instruction can wait for.
+    pub const STREAMING_MIN: usize = 8;
     /// Longest look for an answer before the thread that waits for it sleeps: what an answer takes when
     /// an idle core must be woken for it. What takes longer is not worth a core.
     pub const ANSWER_SOON: Span = Span::from_us(100);

@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicU64, Ordering, fence};
 use bytemuck::Pod;
 
 use crate::coherence::Placement;
-use crate::config::node::COPY_PART;
+use crate::config::node::{COPY_AHEAD, COPY_PART};
 use crate::error::{Error, Result};
 use crate::membership::RegionRecord;
 use crate::node::status::NodeStatus;
@@ -414,14 +414,15 @@ impl<T: Pod> SharedSlice<T> {
         copy_bytes(to, bytemuck::cast_slice(values));
     }
 
-    /// A range part by part, the next part asked for before the present one is copied: the whole range
-    /// travels at the network's speed, whatever the pages' faults cost.
+    /// A range part by part, several parts asked for ahead of the one that is copied: the range travels at
+    /// the network's speed, whatever the pages' faults cost, and steadily, so that nobody falls asleep.
     fn in_parts(&self, range: Range<usize>, access: Access, mut copy: impl FnMut(Range<usize>)) {
-        let part = (COPY_PART / size_of::<T>()).max(1);
-        self.ask_ahead(range.start..range.end.min(range.start + part), access);
+        let elements = |bytes: usize| (bytes / size_of::<T>()).max(1);
+        let (part, ahead) = (elements(COPY_PART), elements(COPY_AHEAD));
+        self.ask_ahead(range.start..range.end.min(range.start + ahead), access);
         for start in range.clone().step_by(part) {
             let end = range.end.min(start + part);
-            self.ask_ahead(end..range.end.min(end + part), access);
+            self.ask_ahead(range.end.min(start + ahead)..range.end.min(end + ahead), access);
             copy(start..end);
         }
     }
@@ -430,20 +431,23 @@ impl<T: Pod> SharedSlice<T> {
 /// Reads bytes that another node may be writing: whole words atomically, the ends byte by byte.
 #[allow(unsafe_code)]
 fn copy_words(from: *const u8, to: &mut [u8]) {
-    let mut at = 0;
-    while at < to.len() {
-        let source = from.wrapping_add(at);
-        if source.addr().is_multiple_of(8) && to.len() - at >= 8 {
-            // SAFETY: checked by the callers to lie in the region, aligned just above; memory that
-            // other nodes write is read atomically, and its pages become readable by a fault.
-            let word = unsafe { AtomicU64::from_ptr(source.cast_mut().cast()) }.load(Ordering::Relaxed);
-            to[at..at + 8].copy_from_slice(&word.to_ne_bytes());
-            at += 8;
-        } else {
-            // SAFETY: checked by the callers to lie in the region.
-            to[at] = unsafe { source.read_volatile() };
-            at += 1;
-        }
+    let (head, rest) = to.split_at_mut(bytes_before_words(from.addr(), to.len()));
+    let (words, tail) = rest.as_chunks_mut::<8>();
+    let source = from.wrapping_add(head.len()).cast::<u64>();
+    let behind = source.wrapping_add(words.len()).cast::<u8>();
+    for (source, byte) in (0..).map(|at| from.wrapping_add(at)).zip(head) {
+        // SAFETY: checked by the callers to lie in the region.
+        *byte = unsafe { source.read_volatile() };
+    }
+    for (source, word) in (0..).map(|at| source.wrapping_add(at)).zip(words) {
+        // SAFETY: as above, and aligned; memory that other nodes write is read atomically, and its pages
+        // become readable by a fault.
+        let value = unsafe { AtomicU64::from_ptr(source.cast_mut()) }.load(Ordering::Relaxed);
+        *word = value.to_ne_bytes();
+    }
+    for (source, byte) in (0..).map(|at| behind.wrapping_add(at)).zip(tail) {
+        // SAFETY: as above.
+        *byte = unsafe { source.read_volatile() };
     }
     fence(Ordering::Acquire);
 }
@@ -452,28 +456,46 @@ fn copy_words(from: *const u8, to: &mut [u8]) {
 #[allow(unsafe_code)]
 fn copy_bytes(to: *mut u8, from: &[u8]) {
     fence(Ordering::Release);
-    let mut at = 0;
-    while at < from.len() {
-        let target = to.wrapping_add(at);
-        match from[at..].first_chunk::<8>() {
-            Some(word) if target.addr().is_multiple_of(8) => {
-                // SAFETY: checked by the callers to lie in the region, aligned just above.
-                let target = unsafe { AtomicU64::from_ptr(target.cast()) };
-                target.store(u64::from_ne_bytes(*word), Ordering::Relaxed);
-                at += 8;
-            }
-            Some(_) | None => {
-                // SAFETY: checked by the callers to lie in the region.
-                unsafe { target.write_volatile(from[at]) };
-                at += 1;
-            }
-        }
+    let (head, rest) = from.split_at(bytes_before_words(to.addr(), from.len()));
+    let (words, tail) = rest.as_chunks::<8>();
+    let target = to.wrapping_add(head.len()).cast::<u64>();
+    let behind = target.wrapping_add(words.len()).cast::<u8>();
+    for (target, byte) in (0..).map(|at| to.wrapping_add(at)).zip(head) {
+        // SAFETY: checked by the callers to lie in the region.
+        unsafe { target.write_volatile(*byte) };
     }
+    for (target, word) in (0..).map(|at| target.wrapping_add(at)).zip(words) {
+        // SAFETY: as above, and aligned.
+        unsafe { AtomicU64::from_ptr(target) }.store(u64::from_ne_bytes(*word), Ordering::Relaxed);
+    }
+    for (target, byte) in (0..).map(|at| behind.wrapping_add(at)).zip(tail) {
+        // SAFETY: as above.
+        unsafe { target.write_volatile(*byte) };
+    }
+}
+
+/// Of `len` bytes from `addr` on, those in front of the first whole word.
+fn bytes_before_words(addr: usize, len: usize) -> usize {
+    len.min(addr.wrapping_neg() % size_of::<u64>())
 }
 
 #[cfg(test)]
 mod tests {
-    use super::block;
+    use super::{block, copy_bytes, copy_words};
+
+    #[test]
+    fn bytes_at_any_place_are_copied_and_no_others() {
+        let bytes: Vec<u8> = (1..=40).collect();
+        for (start, len) in (0..9).flat_map(|start| (0..31).map(move |len| (start, len))) {
+            let (mut memory, mut back) = ([0u64; 6], vec![0; len]);
+            let memory = bytemuck::bytes_of_mut(&mut memory);
+            copy_bytes(memory[start..].as_mut_ptr(), &bytes[..len]);
+            assert_eq!(memory[start..start + len], bytes[..len]);
+            assert!(memory[..start].iter().chain(&memory[start + len..]).all(|&byte| byte == 0));
+            copy_words(memory[start..].as_ptr(), &mut back);
+            assert_eq!(back, bytes[..len]);
+        }
+    }
 
     #[test]
     fn blocks_cover_everything_once() {

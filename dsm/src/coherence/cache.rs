@@ -23,7 +23,7 @@ use super::message::{Body, Req, ToHome, ToNode, Txn, Version};
 use super::placement::{Places, RegionInfo};
 use super::plant::{Plant, Planted};
 use super::resident::Resident;
-use super::stream::Streams;
+use super::stream::{Cause, Streams};
 use super::table::PageTable;
 use super::{Context, Failure, Fault, NodeSet, OpId};
 use crate::config::coherence::INSTALLED_DELAY_MAX;
@@ -233,13 +233,15 @@ impl Cache {
         if self.access(fault.page) >= fault.access {
             self.touch(ctx, &fault);
             ctx.outbox.done(fault.op, Ok(0));
-            return self.run_ahead(ctx, places, &fault);
+            return self.run_ahead(ctx, places, &fault, Cause::FirstTouch);
         }
         match fault.access {
             Access::Write if self.access(fault.page) == Access::Read => ctx.counters.upgrades += 1,
             Access::Write => ctx.counters.write_faults += 1,
             Access::None | Access::Read => ctx.counters.read_faults += 1,
         }
+        let is_asked_for = self.pending.contains_key(&fault.page);
+        let cause = if is_asked_for { Cause::FirstTouch } else { Cause::Miss };
         let table = &self.table;
         let (page, access) =
             self.instructions.wanted(&fault, |page, access| access_in(table, page) >= access);
@@ -247,7 +249,7 @@ impl Cache {
         self.pending.entry(page).or_default().waiters.push(waiter);
         self.advance(ctx, places, page);
         // After the request that somebody waits for, so that this one travels first.
-        self.run_ahead(ctx, places, &fault);
+        self.run_ahead(ctx, places, &fault, cause);
     }
 
     /// A thread goes on after a fault; only if the page is still there will its instruction run.

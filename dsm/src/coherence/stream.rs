@@ -1,7 +1,7 @@
 //! Runs of faults: which pages a program will touch next, as far as its faults so far tell.
 //!
 //! Fetching ahead must be earned, because a page fetched in vain costs its bytes, and its owner a
-//! downgrade. Three faults at equal distances begin a *stream*; every further fault of it doubles how
+//! downgrade. Three misses at equal distances begin a *stream*; every further fault of it doubles how
 //! far it runs ahead, up to a bound; a page that is taken away before it was touched halves that, and
 //! leaves a *fence* that no stream crosses before the program itself does. So random access fetches
 //! nothing ahead, and a program that sweeps its own part of an array again and again learns where its
@@ -25,6 +25,16 @@ pub(super) struct Streams {
     fences: SmallVec<[i64; FENCES_MAX]>,
 }
 
+/// Why there was a fault.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Cause {
+    /// Nobody had asked for the page.
+    Miss,
+    /// It was asked for before it was touched. Such a fault may follow a stream but begins none: the first
+    /// touches of what came together are at equal distances, whatever the program does in between.
+    FirstTouch,
+}
+
 /// A run of faults at equal distances.
 #[derive(Clone, Copy, Hash)]
 struct Stream {
@@ -44,11 +54,13 @@ impl Streams {
         &mut self,
         page: PageId,
         access: Access,
+        cause: Cause,
     ) -> Option<impl Iterator<Item = PageId> + use<>> {
         let page = page.0 as i64;
         self.fences.retain(|fence| *fence != page);
         let mut stream = match self.streams.iter().position(|stream| stream.is_continued_by(page, access)) {
             Some(at) => self.streams.remove(at),
+            None if cause == Cause::FirstTouch => return None,
             None => self.begun_by(page, access)?,
         };
         self.fences.retain(|fence| !stream.crosses(*fence, page));

@@ -7,6 +7,7 @@ use rustc_hash::FxHashMap;
 use smallvec::SmallVec;
 
 use super::local::{Local, LockWords};
+use super::patience::Awaited;
 use super::peers::{Peers, Unreachable, link};
 use super::rpc::CallEvent;
 use super::waits::{Audience, Outcome, Waits};
@@ -15,7 +16,7 @@ use crate::coherence::{
     BATCH_MESSAGES_MAX, Batch, Coherence, Failure, Input, Message, NodeSet, OpId, Output, encode_batch_head,
 };
 use crate::config::membership::{DEAD_AFTER, HEARTBEAT};
-use crate::config::node::{BATCH_PAGES_MAX, FLUSH_MAX};
+use crate::config::node::{BATCH_PAGES_MAX, FLUSH_MAX, STREAMING_MIN};
 use crate::fault::Arena;
 use crate::membership::{Action, COORDINATOR, Control, Death, Introduction, Kind, Member, Membership};
 use crate::net::{Endpoint, Event, OutMessage, Priority, SessionHandle};
@@ -556,6 +557,14 @@ impl Brain {
             coherence.handle(now, input, &mut Local { arena, words: &self.words });
         }
         self.note_resident(arena);
+    }
+
+    /// What comes next to a thread that waits.
+    pub(super) fn awaited(&self) -> Awaited {
+        match &self.coherence {
+            Some(coherence) if coherence.pages_asked_for() >= STREAMING_MIN => Awaited::Stream,
+            Some(_) | None => Awaited::Answer,
+        }
     }
 
     /// Keeps the most that this node has held.

@@ -8,8 +8,8 @@
 
 use crate::config::node::{
     ABSENCE_MAX, ABSENCES_MAX, ABSENCES_MIN, ABSENCES_RIGHT, ANSWER_LATE, ANSWER_SOON, COMPANY_AGAIN_MAX,
-    COMPANY_AGAIN_MIN, COMPANY_JUDGED_AFTER, ERRAND_MIN, NOBODY_MAX, SLICE_MIN, TRIAL_EVERY, TRIAL_FIRST,
-    TRIAL_WAITS, VIGIL_MAX, VIGIL_MIN,
+    COMPANY_AGAIN_MIN, COMPANY_JUDGED_AFTER, ERRAND_MIN, SLICE_MIN, TRIAL_EVERY, TRIAL_FIRST, TRIAL_WAITS,
+    VIGIL_MAX, VIGIL_MIN,
 };
 use crate::page::{Span, Time};
 
@@ -30,11 +30,21 @@ pub(super) struct Choice {
     pub(super) elsewhere: bool,
 }
 
-/// One wait for an answer.
+/// What a thread waits for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Awaited {
+    /// The answer to a question.
+    Answer,
+    /// The next of many pages that are on their way.
+    Stream,
+}
+
+/// One wait.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Look {
     pub(super) way: Way,
     pub(super) began: Time,
+    pub(super) awaited: Awaited,
 }
 
 impl Look {
@@ -176,13 +186,8 @@ impl Absence {
 
     /// A thread receives again.
     pub(super) fn ends(&mut self, now: Time) {
-        let gap = now.since(self.since);
-        if gap > NOBODY_MAX {
+        if now.since(self.since) > ABSENCE_MAX {
             self.lasts_too_long();
-            return;
-        }
-        if gap > ABSENCE_MAX {
-            // Perhaps another thread had the core for a moment: no promise, and none broken.
             return;
         }
         self.streak = self.streak.saturating_add(1);
@@ -290,6 +295,26 @@ pub(super) struct Patience {
 }
 
 impl Patience {
+    /// How to wait now. For the next pages of a stream a thread looks unless others compute: they come
+    /// whether it does or not, and if it sleeps, who sends them must wake it again and again.
+    pub(super) fn choose(&mut self, now: Time, awaited: Awaited) -> Choice {
+        match awaited {
+            Awaited::Stream if self.company.others(now) != Others::Computing => {
+                Choice { way: Way::Look, elsewhere: false }
+            }
+            Awaited::Stream | Awaited::Answer => self.habit.choose(now),
+        }
+    }
+
+    /// A wait was over `after` so long.
+    pub(super) fn learn(&mut self, look: Look, after: Span) {
+        match look.awaited {
+            Awaited::Answer => self.habit.learn(look.way, after),
+            // How long it took says nothing about the way of waiting.
+            Awaited::Stream => {}
+        }
+    }
+
     /// Whether a thread that receives looks on for messages that nobody here waits for.
     pub(super) fn lasts(&self, now: Time) -> bool {
         self.vigil.lasts(now, &self.company)
@@ -421,7 +446,6 @@ mod tests {
         };
         assert_eq!(away(&mut absence, 3, ABSENCES_MIN), 0);
         assert_eq!(away(&mut absence, 3, 10), 10);
-        assert_eq!(away(&mut absence, 50, 10), 10, "another thread had the core for a moment");
         assert_eq!(away(&mut absence, 500, 10), 1, "it computes");
         assert_eq!(away(&mut absence, 3, 2 * ABSENCES_MIN), 0, "twice as many are wanted");
         assert_eq!(away(&mut absence, 3, 1_000), 1_000, "which so many give back");

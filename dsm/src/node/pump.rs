@@ -13,12 +13,12 @@ use std::time::Duration;
 use nix::sys::eventfd::EventFd;
 use parking_lot::MutexGuard;
 
-use super::patience::{Choice, Look, Looked, Others, Patience};
+use super::patience::{Awaited, Choice, Look, Looked, Others, Patience};
 use super::poller::{Woken, wait_for_datagram};
 use super::waits::{Bell, Outcome, Parked};
 use super::{Inner, Locked, exit, receive_buffer, time_slice};
 use crate::coherence::OpId;
-use crate::config::node::{ACTIVE_FOR, ACTIVE_TICK, ANSWER_LATE, NOBODY_MAX, RECEIVE_BURST, SLEEP_MAX};
+use crate::config::node::{ABSENCE_MAX, ACTIVE_FOR, ACTIVE_TICK, ANSWER_LATE, RECEIVE_BURST, SLEEP_MAX};
 use crate::fault::CoreSection;
 use crate::net::udp::{Received, datagrams};
 use crate::page::Time;
@@ -261,12 +261,13 @@ impl Inner {
             self.take_over(locked, op, now);
             if locked.receiver == Receiver::Waiter(op) {
                 let look = *look.get_or_insert_with(|| {
-                    let Choice { way, elsewhere } = locked.patience.habit.choose(now);
+                    let awaited = locked.core.brain.awaited();
+                    let Choice { way, elsewhere } = locked.patience.choose(now, awaited);
                     if elsewhere {
                         // Without the lock: it may take until another thread's time slice is over.
                         MutexGuard::unlocked(locked, || self.seat.change());
                     }
-                    Look { way, began: if elsewhere { self.now() } else { now } }
+                    Look { way, began: if elsewhere { self.now() } else { now }, awaited }
                 });
                 let buffer = buffer.get_or_insert_with(|| self.buffers.pop().unwrap_or_else(receive_buffer));
                 self.receive_as_waiter(locked, (op, bell), (look, deadline), buffer);
@@ -275,8 +276,8 @@ impl Inner {
             }
         };
         let now = self.now();
-        if let Some(Look { way, began }) = look {
-            locked.patience.habit.learn(way, now.since(began));
+        if let Some(look) = look {
+            locked.patience.learn(look, now.since(look.began));
         }
         if locked.receiver == Receiver::Waiter(op) {
             self.stop_receiving(locked, now);
@@ -325,10 +326,10 @@ impl Inner {
         locked.core.brain.waits.set_parked(op, Parked::No);
     }
 
-    /// A thread that has waited goes on. If it comes back as soon as it usually does, nobody need receive
-    /// meanwhile; the progress thread sees to it that this is not for long.
+    /// A thread that has waited goes on. If it comes back as soon as it usually does, or when it has used what
+    /// has come of a stream, nobody need receive meanwhile; the progress thread sees to it that this is not for long.
     fn stop_receiving(&self, locked: &mut MutexGuard<'_, Locked>, now: Time) {
-        let is_short = locked.patience.absence.begins(now);
+        let is_short = locked.patience.absence.begins(now) || locked.core.brain.awaited() == Awaited::Stream;
         match locked.core.brain.waits.appoint() {
             Some(next) => {
                 locked.sleep_until = Time(0);
@@ -378,7 +379,7 @@ impl Inner {
             let now = self.now();
             self.take_in(&mut locked, &mut woken, now);
             if let Receiver::Nobody(since) = locked.receiver
-                && now >= since + NOBODY_MAX
+                && now >= since + ABSENCE_MAX
             {
                 self.take_from_nobody(&mut locked);
             }
@@ -463,7 +464,7 @@ impl Inner {
         // Another receiver looks at the timers itself.
         match locked.receiver {
             Receiver::Progress => until = until.min(self.due(locked)),
-            Receiver::Nobody(since) => until = until.min(since + NOBODY_MAX),
+            Receiver::Nobody(since) => until = until.min(since + ABSENCE_MAX),
             Receiver::Waiter(_) | Receiver::Worker(_) => {}
         }
         if now < locked.active_until {

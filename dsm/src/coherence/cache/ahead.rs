@@ -10,6 +10,7 @@
 use super::{Cache, Entry, Lowered, Place, State, hold_until};
 use crate::coherence::placement::Places;
 use crate::coherence::plant::Plant;
+use crate::coherence::stream::Cause;
 use crate::coherence::{Context, Fault};
 use crate::config::coherence::{AHEAD_PENDING_MAX, LOWER_EVIDENCE, LOWER_RUN, MAP_RUN_MAX};
 use crate::page::{Access, Memory, PageId, Time};
@@ -50,9 +51,19 @@ impl Cache {
         ctx.memory.expect(PageId(run.start), run.end - run.start);
     }
 
+    pub(in crate::coherence) fn pages_asked_for(&self) -> usize {
+        self.pending.len()
+    }
+
     /// Fetches ahead of a fault if it continues a run of faults.
-    pub(super) fn run_ahead<M: Memory>(&mut self, ctx: &mut Context<'_, M>, places: &Places, fault: &Fault) {
-        if let Some(ahead) = self.streams.faulted(fault.page, fault.access) {
+    pub(super) fn run_ahead<M: Memory>(
+        &mut self,
+        ctx: &mut Context<'_, M>,
+        places: &Places,
+        fault: &Fault,
+        cause: Cause,
+    ) {
+        if let Some(ahead) = self.streams.faulted(fault.page, fault.access, cause) {
             self.prefetch(ctx, places, ahead, fault.access);
         }
     }

@@ -1,14 +1,16 @@
 //! Fetching ahead: what earns it, what ends it, and what is mapped when.
 
 use super::rig::{A, B, H, P, Q, Rig, region};
-use crate::coherence::stream::Streams;
+use crate::coherence::stream::{Cause, Streams};
 use crate::coherence::{Input, Message, Placement, ToHome};
 use crate::page::{Access, PageId};
 
 const NONE: [u64; 0] = [];
 
 fn fault(streams: &mut Streams, page: u64, access: Access) -> Vec<u64> {
-    streams.faulted(PageId(page), access).map_or(Vec::new(), |pages| pages.map(|page| page.0).collect())
+    streams
+        .faulted(PageId(page), access, Cause::Miss)
+        .map_or(Vec::new(), |pages| pages.map(|page| page.0).collect())
 }
 
 fn read(streams: &mut Streams, page: u64) -> Vec<u64> {
@@ -106,6 +108,19 @@ fn pages_that_come_ahead_are_mapped_by_the_first_touch_all_at_once() {
         assert_eq!(rig.byte(A, PageId(page)), 40 + page as u8);
     }
     assert_eq!(rig.cores[1].counters().local_faults, 1);
+}
+
+/// Whoever copies a range asks for it first; it comes in batches, and each batch is touched once.
+#[test]
+fn first_touches_of_what_was_asked_for_begin_no_stream() {
+    let mut rig = Rig::new(3);
+    for first in [0, 3, 6, 9].map(PageId) {
+        rig.feed(A, Input::Prefetch { first, pages: 3, access: Access::Read });
+        rig.settle();
+        let op = rig.fault(A, first, Access::Read);
+        assert_eq!(rig.result(op), Some(Ok(0)));
+        assert!(rig.network.is_empty(), "a touch of {first:?} asked for more");
+    }
 }
 
 #[test]
