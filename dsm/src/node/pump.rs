@@ -54,6 +54,20 @@ impl Locked {
     pub(super) fn is_looked_after(&self, now: Time) -> bool {
         self.progress_until <= now + ACTIVE_TICK
     }
+
+    /// Only if the socket is looked after.
+    pub(super) fn leave_to_nobody(&mut self, now: Time) {
+        self.sleep_until = Time(0);
+        self.receiver = Receiver::Nobody(now);
+    }
+
+    /// Lets a thread receive that sleeps while it waits; false if there is none.
+    fn hand_to_waiter(&mut self) -> bool {
+        let Some(next) = self.core.brain.waits.appoint() else { return false };
+        self.sleep_until = Time(0);
+        self.receiver = Receiver::Waiter(next);
+        true
+    }
 }
 
 /// Under the lock.
@@ -330,27 +344,20 @@ impl Inner {
     /// has come of a stream, nobody need receive meanwhile; the progress thread sees to it that this is not for long.
     fn stop_receiving(&self, locked: &mut MutexGuard<'_, Locked>, now: Time) {
         let is_short = locked.patience.absence.begins(now) || locked.core.brain.awaited() == Awaited::Stream;
-        match locked.core.brain.waits.appoint() {
-            Some(next) => {
-                locked.sleep_until = Time(0);
-                locked.receiver = Receiver::Waiter(next);
-            }
-            None if is_short && locked.is_looked_after(now) => {
-                locked.sleep_until = Time(0);
-                locked.receiver = Receiver::Nobody(now);
-            }
-            None => self.hand_to_progress(locked),
+        if locked.hand_to_waiter() {
+            return;
+        }
+        if is_short && locked.is_looked_after(now) {
+            locked.leave_to_nobody(now);
+        } else {
+            self.hand_to_progress(locked);
         }
     }
 
     /// Lets another waiting thread receive, or else the progress thread.
     pub(super) fn hand_over(&self, locked: &mut MutexGuard<'_, Locked>) {
-        match locked.core.brain.waits.appoint() {
-            Some(next) => {
-                locked.sleep_until = Time(0);
-                locked.receiver = Receiver::Waiter(next);
-            }
-            None => self.hand_to_progress(locked),
+        if !locked.hand_to_waiter() {
+            self.hand_to_progress(locked);
         }
     }
 

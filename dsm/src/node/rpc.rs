@@ -359,8 +359,7 @@ impl Inner {
         if slow || !locked.is_looked_after(now) {
             self.hand_over(locked);
         } else {
-            locked.sleep_until = Time(0);
-            locked.receiver = Receiver::Nobody(now);
+            locked.leave_to_nobody(now);
         }
     }
 
