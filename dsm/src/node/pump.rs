@@ -105,7 +105,7 @@ impl Inner {
             Receiver::Waiter(_) => {
                 self.receiver_wake.write(1).expect("an eventfd takes a 1");
             }
-            Receiver::Worker(worker) => self.wake_worker(worker),
+            Receiver::Worker(worker) => self.interrupt_worker(worker),
             Receiver::Nobody(_) => {}
         }
     }
@@ -307,7 +307,7 @@ impl Inner {
     fn take_over(&self, locked: &mut MutexGuard<'_, Locked>, op: OpId, now: Time) {
         match locked.receiver {
             Receiver::Progress => self.poller.disarm(&self.socket),
-            Receiver::Worker(worker) => self.relieve(worker),
+            Receiver::Worker(worker) => self.interrupt_worker(worker),
             Receiver::Nobody(_) => {}
             Receiver::Waiter(_) => return,
         }

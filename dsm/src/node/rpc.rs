@@ -64,8 +64,8 @@ pub(super) struct Calls {
 /// What a leading worker is woken by.
 struct Worker {
     wake: EventFd,
-    /// Somebody else receives.
-    relieved: AtomicBool,
+    /// Somebody else receives, calls are queued, or a timer is due earlier.
+    interrupted: AtomicBool,
 }
 
 /// What the calls made of events.
@@ -80,7 +80,7 @@ struct Handled {
 impl Calls {
     /// The calls of the node behind `node`, to be run by so many workers.
     pub(super) fn new(node: Weak<Inner>, clock: Instant, workers: Vec<EventFd>) -> Calls {
-        let worker = |wake| Worker { wake, relieved: AtomicBool::new(false) };
+        let worker = |wake| Worker { wake, interrupted: AtomicBool::new(false) };
         Calls {
             endpoint: Endpoint::new(Arc::new(Carrier { node, clock })),
             directory: Directory::default(),
@@ -249,20 +249,22 @@ impl Inner {
     /// The same, for a thread that runs no calls: workers are woken.
     pub(super) fn hand_out_calls(&self, locked: &mut MutexGuard<'_, Locked>) -> usize {
         let queued = self.handle_calls(locked);
-        self.calls.endpoint.rouse(queued);
+        let roused = self.calls.endpoint.rouse(queued);
+        // A worker that did not sleep may have begun to lead meanwhile, and have found no call.
+        if roused < queued
+            && let Receiver::Worker(_) = locked.receiver
+        {
+            self.wake_receiver(locked);
+        }
         queued
     }
 
-    /// A thread that waits receives from now on: the worker that led must not take its datagrams.
-    pub(super) fn relieve(&self, worker: usize) {
+    /// The leading worker goes back to the lock: it must not take datagrams that a thread waits for, and
+    /// must run what others have queued.
+    pub(super) fn interrupt_worker(&self, worker: usize) {
         let worker = &self.calls.workers[worker];
-        worker.relieved.store(true, Ordering::Release);
+        worker.interrupted.store(true, Ordering::Release);
         worker.wake.write(1).expect("an eventfd takes a 1");
-    }
-
-    /// Ends the sleep of the leading worker.
-    pub(super) fn wake_worker(&self, worker: usize) {
-        self.calls.workers[worker].wake.write(1).expect("an eventfd takes a 1");
     }
 
     /// The progress thread found that nobody receives: what was to be short is not.
@@ -315,6 +317,9 @@ impl Inner {
     }
 
     /// Receives for the node until calls are there to run. False if somebody else receives.
+    ///
+    /// Who received before may still be queueing calls, and rouses nobody if this worker is the only one that
+    /// is free. So it looks at the queue once it is known as the receiver: what is queued later interrupts it.
     fn lead(&self, number: usize, buffer: &mut [u8]) -> bool {
         let _section = CoreSection::enter();
         let mut locked = self.lock();
@@ -324,15 +329,17 @@ impl Inner {
             Receiver::Waiter(_) | Receiver::Worker(_) => return false,
         }
         locked.receiver = Receiver::Worker(number);
-        self.calls.workers[number].relieved.store(false, Ordering::Release);
         loop {
-            let queued = self.handle_calls(&mut locked);
-            let relieved = locked.receiver != Receiver::Worker(number);
+            self.calls.workers[number].interrupted.store(false, Ordering::Release);
+            let mut queued = self.handle_calls(&mut locked);
+            if queued == 0 {
+                queued = MutexGuard::unlocked(&mut locked, || self.calls.endpoint.queue_len());
+            }
             if queued > 0 {
                 self.pass_on(&mut locked, number, queued);
                 return true;
             }
-            if relieved {
+            if locked.receiver != Receiver::Worker(number) {
                 return false;
             }
             if self.stopping.load(Ordering::Acquire) {
@@ -364,12 +371,12 @@ impl Inner {
     }
 
     fn receive_as_worker(&self, locked: &mut MutexGuard<'_, Locked>, number: usize, buffer: &mut [u8]) {
-        let Worker { wake, relieved } = &self.calls.workers[number];
+        let Worker { wake, interrupted } = &self.calls.workers[number];
         let search = self.begin_search(locked, None, None, wake);
         let (found, looked) = MutexGuard::unlocked(locked, || {
-            self.search(&search, buffer, || relieved.load(Ordering::Acquire))
+            self.search(&search, buffer, || interrupted.load(Ordering::Acquire))
         });
-        if relieved.load(Ordering::Acquire) {
+        if interrupted.load(Ordering::Acquire) {
             drain(wake);
         }
         if locked.receiver == Receiver::Worker(number) {
@@ -488,5 +495,69 @@ impl Transport for Carrier {
                 inner.wake_receiver(&mut locked);
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::{NodeConfig, Settings};
+
+    fn until(what: &str, condition: impl Fn() -> bool) {
+        let give_up = Instant::now() + Duration::from_secs(20);
+        while !condition() {
+            assert!(Instant::now() < give_up, "in vain: {what}");
+            std::thread::yield_now();
+        }
+    }
+
+    /// The only worker may be on its way from the empty queue to the socket, or be there already, when
+    /// another thread queues a call: nobody sleeps who could be roused.
+    #[test]
+    fn a_call_runs_though_its_only_worker_had_left_the_queue() {
+        let settings =
+            Settings { arena_size: 1 << 28, memory_max: 1 << 28, rpc_workers: 1, ..Settings::default() };
+        let node = Node::start(NodeConfig::daemon(settings, 0)).expect("a daemon starts");
+        let (inner, calls) = (&node.inner, node.calls());
+        let me = node.peer(NodeId(0)).expect("it is a member");
+        let list = || {
+            let statistics = calls.statistics();
+            statistics.into_iter().find(|(method, _)| method.name == "list").expect("every node serves it")
+        };
+        let (method, _) = list();
+        let ran = || list().1.calls;
+        // A oneway call without arguments, as `frame.rs` describes it.
+        let call = |sequence: u64| {
+            let mut bytes = vec![0; 40];
+            bytes[..2].copy_from_slice(&[1, 1]);
+            bytes[8..16].copy_from_slice(&sequence.to_le_bytes());
+            bytes[16..24].copy_from_slice(&method.id.to_le_bytes());
+            bytes
+        };
+        let section = CoreSection::enter();
+
+        let locked = inner.lock();
+        assert_eq!(calls.handle_message(me, &call(0)), Ok(1));
+        until("it ran", || ran() == 1 && !calls.is_serving());
+        // The worker waits for the lock to lead.
+        assert_eq!(calls.admit_message(me, &call(1)), Ok(1));
+        drop(locked);
+        until("the worker sees what was queued before it led", || ran() == 2);
+
+        until("the worker leads", || {
+            let locked = inner.lock();
+            locked.receiver == Receiver::Worker(0) && locked.sleep_until > Time(0)
+        });
+        let mut locked = inner.lock();
+        locked.core.brain.call_events.push(CallEvent::Message(me, call(2)));
+        assert_eq!(inner.hand_out_calls(&mut locked), 1);
+        let told = inner.calls.workers[0].interrupted.load(Ordering::Acquire);
+        assert!(told, "it would see the call when its next timer is due");
+        drop(locked);
+        until("the worker runs what is queued while it leads", || ran() == 3);
+        drop(section);
+        node.request_shutdown();
     }
 }

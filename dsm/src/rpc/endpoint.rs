@@ -191,13 +191,14 @@ impl Endpoint {
         self.serving.load(Ordering::Acquire) > 0
     }
 
-    /// Wakes as many sleeping workers as there are calls.
-    pub fn rouse(&self, calls: usize) {
-        for _ in 0..calls {
-            if !self.arrived.notify_one() {
-                break;
-            }
-        }
+    /// Wakes as many sleeping workers as there are calls, and returns how many that were.
+    pub fn rouse(&self, calls: usize) -> usize {
+        (0..calls).take_while(|_| self.arrived.notify_one()).count()
+    }
+
+    /// How many calls wait for a worker.
+    pub fn queue_len(&self) -> usize {
+        self.server.lock().queue_len()
     }
 
     /// Whether the next call in the queue may hold its worker for long.
