@@ -4,7 +4,7 @@
 //! It is waste where nothing comes, and harm where others want the core. A thread that waits for an answer
 //! knows how long that takes: [`Habit`] compares both ways. Who serves others does not see what its sleep
 //! costs them: [`Vigil`] goes by how often they ask. [`Company`] tells whether looking takes a core
-//! from somebody.
+//! from somebody; if not, a look that is answered in its time is taken without comparison.
 
 use crate::config::node::{
     ABSENCE_MAX, ABSENCES_MAX, ABSENCES_MIN, ABSENCES_RIGHT, ANSWER_LATE, ANSWER_SOON, COMPANY_AGAIN_MAX,
@@ -87,10 +87,14 @@ impl Default for Habit {
 }
 
 impl Habit {
-    /// How to wait now.
-    pub(super) fn choose(&mut self, now: Time) -> Choice {
-        // A look takes a core, perhaps from the one who is to answer: it must save an eighth of the wait.
-        let better = if self.looked.0 + self.looked.0 / 8 < self.slept.0 { Way::Look } else { Way::Sleep };
+    /// How to wait now, while so many want the core.
+    pub(super) fn choose(&mut self, now: Time, others: Others) -> Choice {
+        // What a wait takes depends on how much it waits for, so both ways of many calls at a time seem
+        // alike; but who sleeps is often woken on the core of who answers, and both are slow from then on.
+        let is_free = others == Others::Nobody && self.looked < ANSWER_SOON;
+        // Else a look takes a core, perhaps from the one who is to answer: it must save an eighth of the wait.
+        let saves = self.looked.0 + self.looked.0 / 8 < self.slept.0;
+        let better = if is_free || saves { Way::Look } else { Way::Sleep };
         if self.trial == 0 && better != self.usual {
             self.usual = better;
             // What made looking fail may pass soon, or be the core's fault.
@@ -240,10 +244,15 @@ pub(super) enum Others {
     Computing,
 }
 
-/// Finds out who else wants the cores. Asked anew from time to time, ever more rarely.
+/// Finds out who else wants the cores. Asked anew from time to time, ever more rarely. The first sign of
+/// threads that compute may be true of one core only: whoever looks there tries another.
 #[derive(Clone, Copy, Default, Debug)]
 pub(super) struct Company {
     looked: Looked,
+    /// The last judgement was that others compute.
+    suspects: bool,
+    /// The next look should be on another core.
+    elsewhere: bool,
     others: Others,
     until: Time,
     again: Span,
@@ -270,12 +279,21 @@ impl Company {
         for span in [kept, errands, slices] {
             span.0 /= 2;
         }
+        let computing = others == Others::Computing;
+        let suspected = std::mem::replace(&mut self.suspects, computing);
         if others == Others::Nobody {
             self.again = Span(0);
+        } else if computing && !suspected && self.again == Span(0) {
+            self.elsewhere = true;
         } else if now >= self.until || others != self.others {
             self.again = Span((2 * self.again.0).clamp(COMPANY_AGAIN_MIN.0, COMPANY_AGAIN_MAX.0));
             (self.others, self.until) = (others, now + self.again);
         }
+    }
+
+    /// Whether to look on another core; says so once.
+    pub(super) fn wants_change(&mut self) -> bool {
+        std::mem::take(&mut self.elsewhere)
     }
 
     /// From whom a look takes the core.
@@ -298,11 +316,10 @@ impl Patience {
     /// How to wait now. For the next pages of a stream a thread looks unless others compute: they come
     /// whether it does or not, and if it sleeps, who sends them must wake it again and again.
     pub(super) fn choose(&mut self, now: Time, awaited: Awaited) -> Choice {
+        let others = self.company.others(now);
         match awaited {
-            Awaited::Stream if self.company.others(now) != Others::Computing => {
-                Choice { way: Way::Look, elsewhere: false }
-            }
-            Awaited::Stream | Awaited::Answer => self.habit.choose(now),
+            Awaited::Stream if others != Others::Computing => Choice { way: Way::Look, elsewhere: false },
+            Awaited::Stream | Awaited::Answer => self.habit.choose(now, others),
         }
     }
 
@@ -329,12 +346,12 @@ mod tests {
     fn wait_for(
         habit: &mut Habit,
         now: &mut Time,
-        span: Span,
+        (span, others): (Span, Others),
         mut take: impl FnMut(Way) -> Span,
     ) -> [f64; 2] {
         let (end, mut waits) = (*now + span, [0.0; 2]);
         while *now < end {
-            let way = habit.choose(*now).way;
+            let way = habit.choose(*now, others).way;
             let took = take(way);
             habit.learn(way, took);
             *now = *now + took;
@@ -349,7 +366,8 @@ mod tests {
         let (mut habit, mut now) = (Habit::default(), Time(0));
         let (quick, slow, long) = (Span::from_us(8), Span::from_us(60), Span::from_ms(1_000));
         let mut phase = |span, looking, sleeping| {
-            wait_for(&mut habit, &mut now, span, |way| if way == Way::Look { looking } else { sleeping })
+            let when = (span, Others::Waiting);
+            wait_for(&mut habit, &mut now, when, |way| if way == Way::Look { looking } else { sleeping })
         };
         let [looks, _] = phase(long, quick, slow);
         assert!(looks > 0.999, "{looks}");
@@ -363,9 +381,21 @@ mod tests {
     }
 
     #[test]
+    fn sleep_that_seems_as_good_is_for_crowded_cores() {
+        let wait = |others| {
+            let (mut habit, mut now) = (Habit::default(), Time(0));
+            let [looks, _] =
+                wait_for(&mut habit, &mut now, (Span::from_ms(2_000), others), |_| Span::from_us(45));
+            looks
+        };
+        assert!(wait(Others::Nobody) > 0.99, "a trial is all that sleeping gets");
+        assert!(wait(Others::Waiting) < 0.05);
+    }
+
+    #[test]
     fn a_look_in_ten_that_meets_a_busy_core_changes_no_habit() {
         let (mut habit, mut now, mut count) = (Habit::default(), Time(0), 0u32);
-        let [looks, _] = wait_for(&mut habit, &mut now, Span::from_ms(2_000), |way| {
+        let [looks, _] = wait_for(&mut habit, &mut now, (Span::from_ms(2_000), Others::Waiting), |way| {
             count += 1;
             match way {
                 Way::Look if count.is_multiple_of(10) => Span::from_us(4_000),
@@ -380,7 +410,7 @@ mod tests {
     fn long_waits_are_slept_through() {
         let (mut habit, mut now) = (Habit::default(), Time(0));
         let mut look_time = Span(0);
-        wait_for(&mut habit, &mut now, Span::from_ms(10_000), |way| {
+        wait_for(&mut habit, &mut now, (Span::from_ms(10_000), Others::Nobody), |way| {
             look_time.0 += if way == Way::Look { ANSWER_SOON.0 } else { 0 };
             Span::from_ms(5)
         });
@@ -391,8 +421,8 @@ mod tests {
     fn waits_that_looking_shortens_are_looked_through_though_they_outlast_the_look() {
         let (mut habit, mut now) = (Habit::default(), Time(0));
         let mut take = |way| if way == Way::Look { Span::from_us(150) } else { Span::from_us(220) };
-        wait_for(&mut habit, &mut now, Span::from_ms(500), &mut take);
-        let [looks, _] = wait_for(&mut habit, &mut now, Span::from_ms(1_000), take);
+        wait_for(&mut habit, &mut now, (Span::from_ms(500), Others::Nobody), &mut take);
+        let [looks, _] = wait_for(&mut habit, &mut now, (Span::from_ms(1_000), Others::Nobody), take);
         assert!(looks > 0.9, "{looks}");
     }
 
@@ -470,7 +500,12 @@ mod tests {
         };
         let now = look(&mut company, &[1; 100], 1_000);
         assert_eq!(company.others(now), Others::Nobody);
-        let now = look(&mut company, &[1, 1, 1, 1_000, 4_000], 2);
+        assert!(!company.wants_change());
+        let now = look(&mut company, &[1, 1, 1, 1_000, 4_000], 1);
+        assert!(company.wants_change(), "it may be true of this core only");
+        assert_eq!(company.others(now), Others::Nobody);
+        let now = look(&mut company, &[1, 1, 1, 1_000, 4_000], 1);
+        assert!(!company.wants_change());
         assert_eq!(company.others(now), Others::Computing);
         assert_eq!(company.others(now + COMPANY_AGAIN_MIN), Others::Nobody, "until it is found out again");
         let now = look(&mut company, &[4_000], 40);

@@ -183,6 +183,8 @@ pub(super) struct Search<'a> {
     look: Option<Look>,
     /// When the timers must be looked at.
     due: Time,
+    /// Somebody else wants this core: another may be free.
+    elsewhere: bool,
     /// A datagram waits for room in the socket.
     for_room: bool,
     /// Ends its sleep.
@@ -201,7 +203,9 @@ impl Inner {
     ) -> Search<'a> {
         let due = self.due(locked).min(deadline.unwrap_or(Time(u64::MAX)));
         locked.sleep_until = due;
-        Search { patience: locked.patience, look, due, for_room: locked.outlet.is_blocked(), wake }
+        let elsewhere = locked.patience.company.wants_change();
+        let for_room = locked.outlet.is_blocked();
+        Search { patience: locked.patience, look, due, elsewhere, for_room, wake }
     }
 
     /// Looks for a datagram while that promises something, then sleeps, until `is_over`. Without the lock.
@@ -211,7 +215,10 @@ impl Inner {
         buffer: &mut [u8],
         is_over: impl Fn() -> bool,
     ) -> (Found, Looked) {
-        let Search { patience, look, due, for_room, wake } = search;
+        let Search { patience, look, due, elsewhere, for_room, wake } = search;
+        if *elsewhere {
+            self.seat.change();
+        }
         let begun = self.now();
         let (mut looked, mut last) = (Looked::default(), begun);
         loop {
