@@ -60,8 +60,11 @@ pub mod net {
     pub const MESSAGE_WINDOW: u64 = 8192;
     /// What one waiting message is charged besides its bytes, so that empty ones are bounded too.
     pub const MESSAGE_OVERHEAD: usize = 256;
-    /// Message fragments in one packet: what the record of a sent packet holds inline.
+    /// Message fragments in one packet.
     pub const FRAGMENTS_PER_PACKET_MAX: usize = 16;
+    /// As many of them the record of a sent packet holds inline: most packets have one or two, and records
+    /// are moved.
+    pub const FRAGMENTS_INLINE: usize = 4;
     /// Shortest piece that a message is cut into, its last piece excepted.
     pub const FRAGMENT_LEN_MIN: usize = 256;
     /// Holes that one incomplete message may have: 1 MiB in pieces of 1,150 bytes, every other one lost, twice over.

@@ -29,22 +29,20 @@ pub struct Transmit<'a> {
 }
 
 impl<'a> Transmit<'a> {
-    /// The bytes, in order.
-    pub fn slices(&self) -> SmallVec<[&'a [u8]; SLICES]> {
-        let mut slices = SmallVec::new();
-        match self.outbox {
-            Some(outbox) => self.buf.for_slices(outbox, |slice| slices.push(slice)),
-            None => slices.push(self.buf.bytes.as_slice()),
-        }
-        slices
+    /// Gives `take` the slices of which the datagram consists, in order.
+    pub fn with_slices<T>(&self, take: impl FnOnce(&[&'a [u8]]) -> T) -> T {
+        let Some(outbox) = self.outbox.filter(|_| self.buf.borrowed > 0) else {
+            return take(&[&self.buf.bytes]);
+        };
+        let mut slices = SmallVec::<[&[u8]; SLICES]>::new();
+        self.buf.for_slices(outbox, |slice| slices.push(slice));
+        take(&slices)
     }
 
     /// Replaces the contents of `out` by the datagram's bytes.
     pub fn copy_into(&self, out: &mut Vec<u8>) {
         out.clear();
-        for slice in self.slices() {
-            out.extend_from_slice(slice);
-        }
+        self.with_slices(|slices| slices.iter().for_each(|slice| out.extend_from_slice(slice)));
     }
 }
 
@@ -109,15 +107,20 @@ impl TransmitBuf {
 
     /// The datagram, sealed with its checksum.
     pub(super) fn finish_sealed<'a>(&'a mut self, to: SocketAddr, outbox: &'a Outbox) -> Transmit<'a> {
-        self.segments.push(Segment::Scratch { end: self.bytes.len() });
-        let mut crc = wire::Checksum::of_header(&self.bytes);
-        let mut header_len = wire::HEADER_LEN;
-        self.for_slices(outbox, |slice| crc.add(&slice[std::mem::take(&mut header_len)..]));
-        wire::seal(&mut self.bytes, crc.finish());
+        let crc = (self.borrowed > 0).then(|| {
+            self.segments.push(Segment::Scratch { end: self.bytes.len() });
+            let mut crc: Option<wire::Checksum> = None;
+            self.for_slices(outbox, |slice| match &mut crc {
+                Some(crc) => crc.add(slice),
+                None => crc = Some(wire::Checksum::of_first(slice)),
+            });
+            crc.expect("a datagram begins with its header").finish()
+        });
+        wire::seal(&mut self.bytes, crc);
         Transmit { to, len: self.len(), is_one_of_many: false, buf: self, outbox: Some(outbox) }
     }
 
-    /// Calls `each` with all slices, in order; the first one begins with the whole header.
+    /// Calls `each` with all slices of a datagram that borrows some, in order; the first one begins with the whole header.
     fn for_slices<'a>(&'a self, outbox: &'a Outbox, mut each: impl FnMut(&'a [u8])) {
         let mut start = 0;
         for segment in &self.segments {

@@ -10,9 +10,9 @@ use crate::config::net::{ACK_RANGES_MAX, CLOSE_REASON_LEN_MAX};
 use crate::page::Span;
 
 /// Version of every byte layout below and of the handshake.
-pub const PROTOCOL: u32 = 1;
-/// Bytes before the first frame: type 1, session 4, packet number 8, tag 16.
-pub const HEADER_LEN: usize = TAG_AT + TAG_LEN;
+pub const PROTOCOL: u32 = 2;
+/// Bytes before the first frame: type 1, tag 16 (checksum 4, token 12), session 4, packet number 8.
+pub const HEADER_LEN: usize = COVERED_AT + TOKEN_LEN + 12;
 /// First byte of a hello.
 pub const TYPE_HELLO: u8 = 0x01;
 /// First byte of a welcome.
@@ -22,10 +22,10 @@ pub const TYPE_REFUSE: u8 = 0x03;
 /// First byte of a data packet: the low half is the key phase, which is 0 until there are keys.
 pub const TYPE_DATA: u8 = 0x10;
 
-const TAG_AT: usize = 13;
-const TAG_LEN: usize = 16;
-const CRC_LEN: usize = 4;
-const TOKEN_LEN: usize = TAG_LEN - CRC_LEN;
+const CRC_AT: usize = 1;
+/// The checksum covers everything from here on, so that it is one run of bytes.
+const COVERED_AT: usize = CRC_AT + 4;
+const TOKEN_LEN: usize = 12;
 
 const FRAME_WHOLE: u8 = 1;
 const FRAME_PART: u8 = 2;
@@ -62,7 +62,7 @@ pub struct Packet<'a> {
     pub number: u64,
     token: Token,
     crc: u32,
-    head: &'a [u8],
+    covered: &'a [u8],
     /// The frames.
     pub payload: &'a [u8],
 }
@@ -70,17 +70,17 @@ pub struct Packet<'a> {
 impl<'a> Packet<'a> {
     /// Splits a datagram. Fails on other packet types and on datagrams shorter than a header.
     pub fn decode(datagram: &'a [u8]) -> Result<Self, DecodeError> {
-        let (head, _) = datagram.split_at_checked(TAG_AT).ok_or(DecodeError::Truncated)?;
+        let covered = datagram.get(COVERED_AT..).ok_or(DecodeError::Truncated)?;
         let mut reader = Reader::new(datagram);
         if reader.u8()? != TYPE_DATA {
             return Err(DecodeError::Bad("packet type"));
         }
-        let receiver = SessionId(reader.u32()?);
-        let number = reader.u64()?;
         let crc = reader.u32()?;
         let mut token = [0; TOKEN_LEN];
         token.copy_from_slice(reader.bytes(TOKEN_LEN)?);
-        Ok(Packet { receiver, number, token: Token(token), crc, head, payload: reader.rest() })
+        let receiver = SessionId(reader.u32()?);
+        let number = reader.u64()?;
+        Ok(Packet { receiver, number, token: Token(token), crc, covered, payload: reader.rest() })
     }
 
     /// Whether the packet carries this session's token.
@@ -90,33 +90,31 @@ impl<'a> Packet<'a> {
 
     /// Whether header and frames are as they were sent.
     pub fn is_intact(&self) -> bool {
-        let mut crc = Checksum::of_header(self.head);
-        crc.add(self.payload);
-        crc.finish() == self.crc
+        crc_fast::crc32_iscsi(self.covered) == self.crc
     }
 }
 
 /// Appends a header whose checksum is still zero; [`seal`] sets it.
 pub fn put_header(out: &mut Vec<u8>, receiver: SessionId, number: u64, token: Token) {
     out.put_u8(TYPE_DATA);
-    out.put_u32(receiver.0);
-    out.put_u64(number);
     out.put_u32(0);
     out.put(&token.0);
+    out.put_u32(receiver.0);
+    out.put_u64(number);
 }
 
-/// The CRC32C of a packet: of its header before the tag, and of everything after it.
+/// The CRC32C of a packet that lies in several places.
 pub struct Checksum(crc_fast::Digest);
 
 impl Checksum {
-    /// Begins with a packet's first bytes (see [`put_header`]), as many of them as count.
-    pub fn of_header(header: &[u8]) -> Self {
+    /// Begins with a packet's first bytes: at least its header.
+    pub fn of_first(bytes: &[u8]) -> Self {
         let mut digest = crc_fast::Digest::new(crc_fast::CrcAlgorithm::Crc32Iscsi);
-        digest.update(&header[..TAG_AT]);
+        digest.update(&bytes[COVERED_AT..]);
         Checksum(digest)
     }
 
-    /// Goes on with bytes that follow the header.
+    /// Goes on with the bytes that follow.
     pub fn add(&mut self, bytes: &[u8]) {
         self.0.update(bytes);
     }
@@ -127,9 +125,10 @@ impl Checksum {
     }
 }
 
-/// Writes the checksum into the header at the start of `packet`.
-pub fn seal(packet: &mut [u8], crc: u32) {
-    packet[TAG_AT..TAG_AT + CRC_LEN].copy_from_slice(&crc.to_le_bytes());
+/// Writes the checksum into the header at the start of `packet`; it is the packet's own if nothing is given.
+pub fn seal(packet: &mut [u8], crc: Option<u32>) {
+    let crc = crc.unwrap_or_else(|| crc_fast::crc32_iscsi(&packet[COVERED_AT..]));
+    packet[CRC_AT..COVERED_AT].copy_from_slice(&crc.to_le_bytes());
 }
 
 /// Consecutive packet numbers, both ends included.
@@ -395,9 +394,11 @@ mod tests {
         let mut out = Vec::new();
         put_header(&mut out, SessionId(5), 77, token);
         put_ping(&mut out);
-        let mut crc = Checksum::of_header(&out);
+        let mut crc = Checksum::of_first(&out[..HEADER_LEN]);
         crc.add(&out[HEADER_LEN..]);
-        seal(&mut out, crc.finish());
+        let crc = crc.finish();
+        seal(&mut out, None);
+        assert_eq!(Packet::decode(&out).unwrap().crc, crc, "in two places or in one");
         let packet = Packet::decode(&out).unwrap();
         assert_eq!((packet.receiver, packet.number), (SessionId(5), 77));
         assert!(packet.has_token(token) && packet.is_intact());

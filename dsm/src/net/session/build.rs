@@ -96,7 +96,7 @@ impl Session {
         let limits = self.limits(now);
         let mut fragments = Fragments::new();
         for (priority, limit) in [(Priority::Control, limits.control), (Priority::Bulk, limits.bulk)] {
-            while fragments.len() < FRAGMENTS_PER_PACKET_MAX {
+            while self.outbox.has(priority) && fragments.len() < FRAGMENTS_PER_PACKET_MAX {
                 let room =
                     Room { here: limit.saturating_sub(buf.len()), empty: limits.datagram - HEADER_LEN };
                 let Some(taken) = self.outbox.take(priority, room) else { break };

@@ -10,7 +10,7 @@ use smallvec::SmallVec;
 
 use super::outbox::Fragment;
 use crate::config::net::{
-    ACK_DELAY_MAX, FRAGMENTS_PER_PACKET_MAX, GRANULARITY, INITIAL_RTT, MTU_BASE, MTU_PAGE, PACKET_THRESHOLD,
+    ACK_DELAY_MAX, FRAGMENTS_INLINE, GRANULARITY, INITIAL_RTT, MTU_BASE, MTU_PAGE, PACKET_THRESHOLD,
     PTO_MAX, PTO_MIN, SENT_PACKETS_MAX,
 };
 use crate::net::wire::Ack;
@@ -22,7 +22,7 @@ const PROBES: [u32; 2] = [1, 2];
 const PERSISTENT_TIMEOUTS: u64 = 3;
 
 /// The pieces of messages that one packet carries; never more than fit inline.
-pub(super) type Fragments = SmallVec<[Fragment; FRAGMENTS_PER_PACKET_MAX]>;
+pub(super) type Fragments = SmallVec<[Fragment; FRAGMENTS_INLINE]>;
 
 /// One packet that was sent.
 pub(super) struct SentPacket {

@@ -174,14 +174,14 @@ impl Rig {
     pub(super) fn flush(&mut self, node: usize) {
         let Node { endpoint, weather, buf, events, addr, .. } = &mut self.nodes[node];
         while let Some(transmit) = endpoint.poll_transmit(self.now, buf) {
-            assert_eq!(transmit.len, transmit.slices().iter().map(|s| s.len()).sum::<usize>());
+            assert_eq!(transmit.len, transmit.with_slices(|slices| slices.concat().len()));
             if let Some(capture) = &mut self.capture {
                 let mut bytes = Vec::new();
                 transmit.copy_into(&mut bytes);
                 capture.push(Datagram { from: *addr, to: transmit.to, bytes });
             }
             if transmit.len <= self.path_mtu {
-                weather.offer(self.now, transmit.to, &transmit.slices());
+                transmit.with_slices(|slices| weather.offer(self.now, transmit.to, slices));
             }
         }
         events.extend(std::iter::from_fn(|| endpoint.poll_event()));

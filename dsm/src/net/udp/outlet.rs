@@ -130,10 +130,10 @@ impl Outlet {
             self.paths.expect(now, socket, transmit.to);
         }
         if let Some(injector) = &mut self.injector {
-            injector.offer(now, transmit.to, &transmit.slices());
+            transmit.with_slices(|slices| injector.offer(now, transmit.to, slices));
             return self.release(socket, now);
         }
-        self.put_slices(socket, transmit.to, transmit.len, &transmit.slices())
+        transmit.with_slices(|slices| self.put_slices(socket, transmit.to, transmit.len, slices))
     }
 
     /// Sends what waits, and what the injector held back until now.
