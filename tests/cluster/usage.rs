@@ -126,7 +126,9 @@ fn refuse_as_another_version(socket: UdpSocket, theirs: Version) {
     while let Ok((len, from)) = socket.recv_from(&mut datagram) {
         endpoint.handle_datagram(Time(1), from, &datagram[..len], &mut |_, _| {});
         while let Some(answer) = endpoint.poll_transmit(Time(1), &mut transmit) {
-            socket.send_to(&answer.with_slices(|slices| slices.concat()), answer.to).expect("an answer goes out");
+            socket
+                .send_to(&answer.with_slices(|slices| slices.concat()), answer.to)
+                .expect("an answer goes out");
         }
     }
 }

@@ -10,8 +10,8 @@ use smallvec::SmallVec;
 
 use super::outbox::Fragment;
 use crate::config::net::{
-    ACK_DELAY_MAX, FRAGMENTS_INLINE, GRANULARITY, INITIAL_RTT, MTU_BASE, MTU_PAGE, PACKET_THRESHOLD,
-    PTO_MAX, PTO_MIN, SENT_PACKETS_MAX,
+    ACK_DELAY_MAX, FRAGMENTS_INLINE, GRANULARITY, INITIAL_RTT, MTU_BASE, MTU_PAGE, PACKET_THRESHOLD, PTO_MAX,
+    PTO_MIN, SENT_PACKETS_MAX,
 };
 use crate::net::wire::Ack;
 use crate::page::{Span, Time};
