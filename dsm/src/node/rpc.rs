@@ -406,9 +406,7 @@ impl Inner {
     /// Makes the workers look whether they are to stop.
     pub(super) fn wake_workers(&self) {
         self.calls.endpoint.wake_workers();
-        for worker in &self.calls.workers {
-            worker.wake.write(1).expect("an eventfd takes a 1");
-        }
+        (0..self.calls.workers.len()).for_each(|worker| self.interrupt_worker(worker));
     }
 }
 
