@@ -67,6 +67,12 @@ struct Awaited {
 impl Plan {
     /// Decides what goes where. Nothing is started, nothing outside is touched.
     pub(crate) fn new(state: &State, shape: &Shape, life: Life) -> Result<Plan, Trouble> {
+        // Ranks take slots of the membership too, one each at least.
+        let most = dsm::config::NODES_MAX / 2;
+        let refusal = |nodes| Trouble::start(format!("--nodes {nodes}: a number from 1 to {most}"));
+        if let Some(nodes) = shape.nodes.map(|nodes| nodes as usize).filter(|nodes| *nodes > most) {
+            return Err(refusal(nodes));
+        }
         let hosts = match &shape.hosts {
             Some(file) => hosts::place(&hosts::read(file)?, shape.nodes)
                 .into_iter()
@@ -74,10 +80,8 @@ impl Plan {
                 .collect(),
             None => vec![None; shape.nodes.unwrap_or(NODES_DEFAULT) as usize],
         };
-        // Ranks take slots of the membership too, one each at least.
-        let most = dsm::config::NODES_MAX / 2;
         if hosts.is_empty() || hosts.len() > most {
-            return Err(Trouble::start(format!("--nodes {}: a number from 1 to {most}", hosts.len())));
+            return Err(refusal(hosts.len()));
         }
         let program = beside("node-daemon")?;
         if !program.exists() {

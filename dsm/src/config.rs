@@ -321,6 +321,11 @@ pub mod rpc {
     pub const ALIVE_EVERY: Span = Span::from_ms(1_000);
     /// Silence after which a client gives a long call up.
     pub const SILENCE_MAX: Span = Span::from_ms(10_000);
+    /// Longest message of the calls: a byte that says whom it is for goes in front.
+    pub const CALL_LEN_MAX: usize = super::MESSAGE_LEN_MAX - 1;
+    /// A reply for which the queue to its client has no room is offered again after so long, up to
+    /// [`SILENCE_MAX`] in all: a client that takes nothing for that time is dead.
+    pub const ROOM_AGAIN: Span = Span::from_ms(1);
     /// Bytes of replies that are gathered for one peer before they are sent.
     pub const GATHER_LEN_MAX: usize = 16 << 10;
     /// Time in a handler up to which replies of earlier calls may wait for it.

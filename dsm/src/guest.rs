@@ -293,11 +293,19 @@ impl Carrier {
         self.turn.lock().sleepers.retain(|sleeper| sleeper.id() != me);
         false
     }
+}
 
-    fn give_turn(&self) {
-        let mut turn = self.turn.lock();
-        turn.taken = false;
-        if let Some(next) = turn.sleepers.pop() {
+impl Turn {
+    fn give(&mut self) {
+        self.taken = false;
+        self.pass_on();
+    }
+
+    /// Whoever is woken and does not take the turn passes it on.
+    fn pass_on(&mut self) {
+        if !self.taken
+            && let Some(next) = self.sleepers.pop()
+        {
             next.unpark();
         }
     }
@@ -338,10 +346,13 @@ impl Transport for Carrier {
 
     fn wait(&self, signal: &Signal, until: Option<Time>) {
         let over = || signal.is_set() || until.is_some_and(|until| until <= self.now());
+        let mut woken = false;
         while !over() {
             if !self.take_turn(signal, until) {
+                woken = true;
                 continue;
             }
+            woken = false;
             let mut buffer = vec![0; DATAGRAM_MAX];
             while !over() {
                 let mut shared = self.shared.lock();
@@ -349,7 +360,11 @@ impl Transport for Carrier {
                 drop(shared);
                 self.handle_calls();
             }
-            self.give_turn();
+            self.turn.lock().give();
+        }
+        if woken {
+            // The turn may have been meant for this thread, which has no use for it.
+            self.turn.lock().pass_on();
         }
     }
 }
@@ -464,5 +479,24 @@ fn begin(net: &mut Endpoint, now: Time, addr: SocketAddr) -> std::result::Result
     match net.connect(now, addr) {
         Ok(session) | Err(ConnectRefused::Exists(session)) => Ok(session),
         Err(error @ ConnectRefused::Full) => Err(error.to_string()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_turn_that_its_thread_does_not_need_is_passed_on() {
+        let other = std::thread::spawn(std::thread::park);
+        let sleepers = vec![other.thread().clone(), std::thread::current()];
+        let mut turn = Turn { taken: true, sleepers };
+        turn.pass_on();
+        assert_eq!(turn.sleepers.len(), 2, "somebody has it");
+        turn.give();
+        assert_eq!(turn.sleepers.len(), 1, "this thread is woken, but its answer has come as well");
+        turn.pass_on();
+        assert!(turn.sleepers.is_empty());
+        other.join().unwrap();
     }
 }

@@ -519,6 +519,10 @@ impl Inner {
         let now = self.now();
         locked.core.close_all(now, reason);
         self.settle(&mut locked, now);
+        drop(locked);
+        // No answer comes any more, and nobody takes one.
+        self.calls.endpoint.handle_end();
+        self.calls.directory.end();
     }
 
     /// Waits until everything sent has been acknowledged, for a bounded time.

@@ -96,6 +96,13 @@ impl Run<'_> {
             self.problems.push(Problem::new(source, import.span.clone(), message, "closes the circle"));
             return None;
         }
+        let stem = path.file_stem().and_then(|stem| stem.to_str()).unwrap_or_default();
+        if !names::is_name(&names::snake(stem)) {
+            let message = "the name of an imported file becomes the name of a module";
+            let label = "begins with a letter, and goes on with letters, digits and `_`";
+            self.problems.push(Problem::new(source, import.span.clone(), message, label));
+            return None;
+        }
         if self.done.len() + self.open.len() >= FILES_MAX {
             let message = format!("more than {FILES_MAX} files");
             self.problems.push(Problem::new(source, import.span.clone(), message, "not read"));

@@ -116,6 +116,12 @@ pub(crate) fn shout(name: &str) -> String {
     snake(name).to_ascii_uppercase()
 }
 
+/// Whether [`identifier`] has one for it.
+pub(crate) fn is_name(name: &str) -> bool {
+    let rest = |c: char| c.is_ascii_alphanumeric() || c == '_';
+    name.starts_with(|c: char| c.is_ascii_alphabetic()) && name.chars().all(rest)
+}
+
 /// The name as an identifier of Rust, escaped if it is a keyword.
 pub(crate) fn identifier(name: &str) -> proc_macro2::Ident {
     let span = proc_macro2::Span::call_site();

@@ -237,6 +237,11 @@ impl Endpoint {
         datagram: &[u8],
         deliver: &mut dyn FnMut(SessionHandle, &[u8]),
     ) {
+        if from.port() == 0 {
+            // No answer could go there.
+            self.counters.malformed += 1;
+            return;
+        }
         match datagram.first() {
             Some(&TYPE_DATA) => self.handle_data(now, from, datagram, deliver),
             Some(&(TYPE_HELLO | TYPE_WELCOME | TYPE_REFUSE)) => self.handle_handshake(now, from, datagram),

@@ -364,13 +364,16 @@ impl UdpSocket {
                     self.sends_trains.store(false, Ordering::Relaxed);
                     return Ok(Sent::TooLong);
                 }
+                Err(error) if is_about_the_socket(&error) => {
+                    return Err(Error::os(format!("send to {to}"), error));
+                }
                 // The report of an earlier datagram, to another peer perhaps, keeps this one from
                 // being sent: again.
-                Err(error) if is_about_the_network(&error) => {}
-                Err(error) => return Err(Error::os(format!("send to {to}"), error)),
+                Err(_) => {}
             }
         }
-        // No route, a firewall, a memory shortage: to the session these are loss.
+        // No route, a firewall, a memory shortage, an address that nobody can have: to the session these
+        // are loss.
         Ok(Sent::Done)
     }
 
@@ -463,6 +466,13 @@ fn is_about_the_network(error: &io::Error) -> bool {
     known.iter().any(|&errno| error.raw_os_error() == Some(errno as i32))
 }
 
+/// Errors that no other datagram would be spared.
+fn is_about_the_socket(error: &io::Error) -> bool {
+    [Errno::EBADF, Errno::ENOTSOCK, Errno::EFAULT]
+        .iter()
+        .any(|&errno| error.raw_os_error() == Some(errno as i32))
+}
+
 /// Errors that mean that this kernel or this link cannot cut a train.
 fn is_about_trains(error: &io::Error) -> bool {
     [Errno::EIO, Errno::EINVAL, Errno::EOPNOTSUPP, Errno::ENOPROTOOPT]
@@ -496,6 +506,15 @@ mod tests {
 
     fn socket() -> UdpSocket {
         UdpSocket::bind(SocketAddr::from(([127, 0, 0, 1], 0)), 1 << 20).unwrap()
+    }
+
+    #[test]
+    fn what_goes_to_an_impossible_address_is_lost_and_no_error() {
+        let socket = socket();
+        for addr in ["127.0.0.1:0", "[::1]:9", "255.255.255.255:9"] {
+            let sent = socket.send_slices(None, addr.parse().unwrap(), &[b"x"]);
+            assert_eq!(sent.map_err(|error| error.to_string()), Ok(Sent::Done), "{addr}");
+        }
     }
 
     /// Loopback delivers before `sendmsg` returns; an ICMP report too.

@@ -175,8 +175,12 @@ impl Handle {
 
     /// Waits until some node serves the interface.
     pub fn wait_for_server(&self, name: &str, timeout: Duration) -> Result<()> {
-        if self.inner.calls.directory.wait_for(name, Instant::now() + timeout) {
+        // Who waits for longer than the clock can count waits for ever.
+        if self.inner.calls.directory.wait_for(name, Instant::now().checked_add(timeout)) {
             return Ok(());
+        }
+        if let Some(fatal) = self.inner.with_core(|core| core.brain.fatal.clone()) {
+            return Err(super::to_error(&fatal));
         }
         Err(Error::Timeout { what: format!("a server of {name}"), after_ms: timeout.as_millis() as u64 })
     }

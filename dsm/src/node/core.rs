@@ -68,6 +68,8 @@ pub(super) struct Brain {
     pub(super) waits: Waits,
     pub(super) words: LockWords,
     pub(super) fatal: Option<Fatal>,
+    /// All sessions were ended, and no others begin.
+    pub(super) closed: bool,
     /// Ends when this node and all its peers are ready.
     pub(super) joining: Option<OpId>,
     /// Ends when the coordinator has let this node go.
@@ -135,6 +137,7 @@ impl Core {
             waits: Waits::default(),
             words: LockWords::default(),
             fatal: None,
+            closed: false,
             joining: None,
             leaving: None,
             ranks: NodeSet::EMPTY,
@@ -265,6 +268,7 @@ impl Core {
 
     /// Ends all sessions.
     pub(super) fn close_all(&mut self, now: Time, reason: &str) {
+        self.brain.closed = true;
         for session in self.brain.peers.sessions().collect::<Vec<_>>() {
             self.endpoint.close(now, session, 0, reason);
         }

@@ -29,6 +29,8 @@ struct State {
     services: BTreeMap<String, Vec<PeerId>>,
     /// Who has gone lately: a directory on its way may still name them.
     departed: VecDeque<Incarnation>,
+    /// This node goes on no longer: nothing new comes.
+    ended: bool,
 }
 
 impl Directory {
@@ -89,16 +91,27 @@ impl Directory {
         self.state.lock().services.get(name).cloned().unwrap_or_default()
     }
 
-    /// Waits until somebody serves the interface; false if nobody did in time.
-    pub(super) fn wait_for(&self, name: &str, until: Instant) -> bool {
+    /// This node goes on no longer.
+    pub(super) fn end(&self) {
+        self.state.lock().ended = true;
+        self.changed.notify_all();
+    }
+
+    /// Waits until somebody serves the interface; false if nobody did in time, or before the end.
+    pub(super) fn wait_for(&self, name: &str, until: Option<Instant>) -> bool {
         let mut state = self.state.lock();
         let missing = |state: &State| state.services.get(name).is_none_or(Vec::is_empty);
-        while missing(&state) {
-            if self.changed.wait_until(&mut state, until).timed_out() {
-                return !missing(&state);
+        while missing(&state) && !state.ended {
+            match until {
+                None => self.changed.wait(&mut state),
+                Some(until) => {
+                    if self.changed.wait_until(&mut state, until).timed_out() {
+                        break;
+                    }
+                }
             }
         }
-        true
+        !missing(&state)
     }
 }
 

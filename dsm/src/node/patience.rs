@@ -120,7 +120,7 @@ impl Habit {
         }
     }
 
-    /// A wait was over `after` so long. What takes longer than a look counts as that: the way of
+    /// A wait was over `after` so long. What takes longer than [`ANSWER_LATE`] counts as that: the way of
     /// waiting has no part in it, and then sleeping is as good and cheaper.
     pub(super) fn learn(&mut self, way: Way, after: Span) {
         let known = match way {

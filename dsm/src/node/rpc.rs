@@ -112,7 +112,10 @@ impl Calls {
                     self.endpoint.handle_peer_died(peer);
                 }
                 CallEvent::Away(peer) => self.endpoint.handle_peer_away(peer),
-                CallEvent::AllEnded => self.endpoint.handle_end(),
+                CallEvent::AllEnded => {
+                    self.endpoint.handle_end();
+                    self.directory.end();
+                }
             }
         }
         let due = self.due() <= now;
@@ -135,7 +138,7 @@ impl Core {
     /// Sends a message of the calls; never waits, and gives up nobody.
     fn send_call(&mut self, now: Time, to: PeerId, message: &[u8]) -> std::result::Result<(), SendError> {
         // Calls to members have all ended. A guest may still wait for the answer to what ended this node.
-        if self.brain.fatal.is_some() && to.node != GUEST {
+        if self.brain.closed || (self.brain.fatal.is_some() && to.node != GUEST) {
             return Err(SendError::Unreachable);
         }
         let priority = if message.len() <= CONTROL_LEN_MAX { Priority::Control } else { Priority::Bulk };
@@ -292,7 +295,7 @@ impl Inner {
         let (op, bell) = locked.core.brain.waits.begin();
         signal.set_mark(op.0);
         // Whoever sets it from now on finds the mark under the lock.
-        if signal.is_set() || locked.core.brain.fatal.is_some() {
+        if signal.is_set() || locked.core.brain.closed || locked.core.brain.fatal.is_some() {
             locked.core.brain.waits.end(op, Outcome::Membership);
         }
         let _ = self.wait(&mut locked, (op, &bell), until);

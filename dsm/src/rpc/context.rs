@@ -10,7 +10,7 @@ use super::error::{Error, ErrorKind, MethodError};
 use super::frame::{Frame, FrameKind, ONEWAY, Status};
 use super::interface::Method;
 use super::server::{Job, Permit};
-use super::transport::PeerId;
+use super::transport::{PeerId, SendError};
 use super::wire::Wire;
 
 /// The call that a method is running for.
@@ -101,8 +101,13 @@ impl<'a, T: Wire> Sink<'a, T> {
         item.encode(&mut body);
         let mut frame = Frame::new(FrameKind::Item, job.sequence, self.sent);
         frame.body = &body;
-        let failed = |_| Error::from(ErrorKind::Unreachable { may_have_executed: true });
-        endpoint.send(job.from, &frame.to_vec()).map_err(failed)?;
+        match endpoint.send_when_room(job.from, &frame.to_vec()) {
+            None => {}
+            Some(error @ SendError::TooLong) => return Err(ErrorKind::Remote(error.to_string()).into()),
+            Some(SendError::Full | SendError::Unreachable) => {
+                return Err(ErrorKind::Unreachable { may_have_executed: true }.into());
+            }
+        }
         self.sent += 1;
         Ok(())
     }

@@ -11,8 +11,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use parking_lot::{Condvar, Mutex, MutexGuard};
 
 use crate::codec::DecodeError;
-use crate::config::MESSAGE_LEN_MAX;
-use crate::config::rpc::GATHER_LEN_MAX;
+use crate::config::rpc::{CALL_LEN_MAX, GATHER_LEN_MAX, ROOM_AGAIN, SILENCE_MAX};
 use crate::page::Time;
 
 use super::client::{ClientCore, Effects, Start, Ticket, Waiter};
@@ -131,10 +130,10 @@ impl Endpoint {
         self.server.lock().handle_peer_away(self.now(), peer);
     }
 
-    /// This node goes: every call that is open ends now.
+    /// This node goes: every call that is open ends now, those of others with their cancellation.
     pub fn handle_end(&self) {
-        let peers = self.client.lock().peers();
-        for peer in peers {
+        let (asked, asking) = (self.client.lock().peers(), self.server.lock().peers());
+        for peer in asked.into_iter().chain(asking) {
             self.handle_peer_died(peer);
         }
     }
@@ -254,7 +253,13 @@ impl Endpoint {
         if oneway {
             out.truncate(start);
         }
-        if out.len() > GATHER_LEN_MAX {
+        if out.len() > CALL_LEN_MAX {
+            // Each of them may be sent, but not together.
+            let own = out.split_off(start);
+            let (peer, earlier) = (replies[at].0, std::mem::replace(&mut replies[at].1, own));
+            self.send_when_room(peer, &earlier);
+        }
+        if replies[at].1.len() > GATHER_LEN_MAX {
             self.flush(replies);
         }
     }
@@ -269,10 +274,10 @@ impl Endpoint {
             (decoded, reply.status, reply.items)
         }));
         let text = match outcome {
-            Ok((Ok(()), status, items)) if out.len() - body <= MESSAGE_LEN_MAX - HEADER_LEN => {
+            Ok((Ok(()), status, items)) if out.len() - body <= CALL_LEN_MAX - HEADER_LEN => {
                 return (status, items);
             }
-            Ok((Ok(()), _, _)) => format!("the answer is longer than {MESSAGE_LEN_MAX} bytes"),
+            Ok((Ok(()), _, _)) => format!("the answer is longer than {CALL_LEN_MAX} bytes"),
             Ok((Err(error), _, _)) => {
                 self.server.lock().counters.malformed += 1;
                 format!("the arguments do not decode: {error}")
@@ -287,8 +292,24 @@ impl Endpoint {
     fn flush(&self, replies: &mut Vec<(PeerId, Vec<u8>)>) {
         for (peer, message) in replies.drain(..) {
             if !message.is_empty() {
-                // A peer that cannot be reached asks again, or is dead.
-                let _ = self.send(peer, &message);
+                self.send_when_room(peer, &message);
+            }
+        }
+    }
+
+    /// Sends what its peer waits for. Nobody asks again for what is only dropped here, so a full queue makes
+    /// this worker wait; a peer that is not reachable has no call open any more.
+    pub(super) fn send_when_room(&self, peer: PeerId, message: &[u8]) -> Option<SendError> {
+        let give_up = self.now() + SILENCE_MAX;
+        loop {
+            let now = self.now();
+            match self.send(peer, message) {
+                Ok(()) => return None,
+                Err(SendError::Full) if now < give_up => {
+                    // Nobody sets it: the queue empties while datagrams are received.
+                    self.transport.wait(&self.signal(), Some(now + ROOM_AGAIN));
+                }
+                Err(error) => return Some(error),
             }
         }
     }
@@ -303,8 +324,8 @@ impl Endpoint {
     pub(super) fn start(&self, start: Start, request: &mut [u8]) -> Result<Ticket, ErrorKind> {
         let now = self.now();
         let (peer, deadline) = (start.peer, start.deadline);
-        if request.len() > MESSAGE_LEN_MAX {
-            return Err(ErrorKind::Remote(format!("the arguments are longer than {MESSAGE_LEN_MAX} bytes")));
+        if request.len() > CALL_LEN_MAX {
+            return Err(ErrorKind::Remote(format!("the arguments are longer than {CALL_LEN_MAX} bytes")));
         }
         let mut client = self.client.lock();
         let earliest = client.poll_timeout();
@@ -331,8 +352,8 @@ impl Endpoint {
         request: &mut [u8],
     ) -> Result<(), ErrorKind> {
         debug_assert!(request.len() >= CALL_HEADER_LEN);
-        if request.len() > MESSAGE_LEN_MAX {
-            return Err(ErrorKind::Remote(format!("the arguments are longer than {MESSAGE_LEN_MAX} bytes")));
+        if request.len() > CALL_LEN_MAX {
+            return Err(ErrorKind::Remote(format!("the arguments are longer than {CALL_LEN_MAX} bytes")));
         }
         self.client.lock().start_oneway(method, peer, request);
         self.send_or_gather(peer, request).map_err(unsent)
@@ -343,7 +364,14 @@ impl Endpoint {
             return self.send(peer, request);
         }
         let mut gathered = self.gathered.lock();
-        match gathered.iter_mut().find(|(to, message)| *to == peer && message.len() < GATHER_LEN_MAX) {
+        // Who ends the last batch takes the lock afterwards, and sends what is put here before.
+        if self.gathering.load(Ordering::Relaxed) == 0 {
+            drop(gathered);
+            return self.send(peer, request);
+        }
+        let fits =
+            |message: &[u8]| message.len() < GATHER_LEN_MAX && message.len() + request.len() <= CALL_LEN_MAX;
+        match gathered.iter_mut().find(|(to, message)| *to == peer && fits(message)) {
             Some((_, message)) => message.extend_from_slice(request),
             None => gathered.push((peer, request.to_vec())),
         }
@@ -356,14 +384,14 @@ impl Endpoint {
             return;
         }
         for (peer, message) in std::mem::take(&mut *self.gathered.lock()) {
-            if self.send(peer, &message).is_err() {
-                self.fail_gathered(peer, &message);
+            if let Err(error) = self.send(peer, &message) {
+                self.fail_gathered(peer, &message, error);
             }
         }
     }
 
     /// A gathered message could not be sent: its calls end as they would have at once.
-    fn fail_gathered(&self, peer: PeerId, message: &[u8]) {
+    fn fail_gathered(&self, peer: PeerId, message: &[u8], error: SendError) {
         let mut effects = Effects::default();
         let mut rest = message;
         while let Ok((frame, behind)) = Frame::decode(rest) {
@@ -372,12 +400,7 @@ impl Endpoint {
             if frame.flags & ONEWAY == 0
                 && let Some(ticket) = client.ticket(peer, frame.sequence)
             {
-                client.fail(
-                    self.now(),
-                    ticket,
-                    ErrorKind::Unreachable { may_have_executed: false },
-                    &mut effects,
-                );
+                client.fail(self.now(), ticket, unsent(error), &mut effects);
             }
         }
         self.perform(effects);

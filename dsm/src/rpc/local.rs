@@ -7,7 +7,7 @@ use std::sync::{Arc, Weak};
 use parking_lot::Mutex;
 
 use crate::codec::DecodeError;
-use crate::config::MESSAGE_LEN_MAX;
+use crate::config::rpc::CALL_LEN_MAX;
 use crate::page::{GlobalAddr, Incarnation, NodeId, Span, Time};
 
 use super::endpoint::Endpoint;
@@ -154,7 +154,7 @@ impl Transport for LocalTransport {
     }
 
     fn send(&self, to: PeerId, message: &[u8]) -> Result<(), SendError> {
-        if message.len() > MESSAGE_LEN_MAX {
+        if message.len() > CALL_LEN_MAX {
             return Err(SendError::TooLong);
         }
         let mut state = self.network.state.lock();

@@ -369,6 +369,13 @@ impl ServerCore {
         Some(running.reports)
     }
 
+    /// Whose calls run here.
+    pub(super) fn peers(&self) -> Vec<PeerId> {
+        let mut peers: Vec<PeerId> = self.running.keys().map(|(peer, _)| *peer).collect();
+        peers.dedup();
+        peers
+    }
+
     /// The peer has ended: nobody waits for its calls, and what it did can come no more.
     pub(super) fn handle_peer_died(&mut self, peer: PeerId, effects: &mut Effects) {
         for (_, running) in self.running.iter_mut().filter(|((from, _), _)| *from == peer) {

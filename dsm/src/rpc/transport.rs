@@ -28,7 +28,7 @@ pub enum SendError {
     /// The queue to the peer is full.
     #[error("the queue to the peer is full")]
     Full,
-    /// Longer than [`crate::config::MESSAGE_LEN_MAX`].
+    /// Longer than [`crate::config::rpc::CALL_LEN_MAX`].
     #[error("message too long")]
     TooLong,
 }

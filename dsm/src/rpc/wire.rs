@@ -116,6 +116,11 @@ impl<'a> Decoder<'a> {
         Ok(())
     }
 
+    /// Bytes that are still to be read.
+    pub(super) fn remaining(&self) -> usize {
+        self.rest.len()
+    }
+
     /// Bytes with their length in front, left where they are.
     pub fn bytes(&mut self) -> Result<&'a [u8], DecodeError> {
         let len = self.len()?;

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
+use dsm::config::rpc::CALL_LEN_MAX;
 use dsm::page::{GlobalAddr, Incarnation, NodeId, Span};
 use dsm::rpc::local::LocalRegistry;
 use dsm::rpc::{Channel, ErrorKind, Global, Policy, Workers};
@@ -34,6 +35,41 @@ fn a_call_whose_time_is_over_in_the_queue_does_not_run() {
     assert_eq!(pair.runs(), 0);
     assert_eq!(pair.server_end.counters().not_run, 1);
     assert_eq!(call.wait().unwrap_err().kind, ErrorKind::Deadline);
+}
+
+#[test]
+fn what_fits_a_message_alone_but_not_with_others_goes_alone() {
+    let pair = Pair::by_hand();
+    let (short, long) = (vec![1; 10_000], vec![2; CALL_LEN_MAX - 100]);
+    // Two requests of one batch, and their two answers of one worker.
+    let batch = pair.client_end.batch();
+    let calls = [pair.calls().echo(&short), pair.calls().echo(&long)];
+    drop(batch);
+    pair.deliver();
+    assert_eq!(pair.server_end.run_ready(), 2);
+    pair.deliver();
+    let [first, second] = calls.map(|mut call| call.try_take().expect("answered"));
+    assert_eq!((first.unwrap(), second.unwrap()), (short, long));
+}
+
+#[test]
+fn a_node_that_goes_on_no_longer_ends_the_calls_that_it_runs() {
+    let pair = Pair::by_hand();
+    let stream = pair.calls().count(1000);
+    pair.deliver();
+    let server = pair.server_end.clone();
+    let worker = std::thread::spawn(move || server.run_ready());
+    let give_up = std::time::Instant::now() + std::time::Duration::from_secs(20);
+    let until = |what: &str, condition: &dyn Fn() -> bool| {
+        while !condition() {
+            assert!(std::time::Instant::now() < give_up, "in vain: {what}");
+            std::thread::yield_now();
+        }
+    };
+    until("the client's room is used up", &|| pair.counting.items.load(Ordering::SeqCst) == 32);
+    pair.server_end.handle_end();
+    until("the method ends", &|| worker.is_finished());
+    drop(stream);
 }
 
 #[test]

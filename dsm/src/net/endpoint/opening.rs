@@ -1,7 +1,7 @@
 //! How sessions begin: hello, welcome, and the first data packet of each side.
 //!
 //! A responder keeps a bounded number of half-open handshakes, the oldest giving way; a replayed
-//! hello gets one at most, and no session, since only the tokens of both fresh nonces open it.
+//! hello gets one for each address that it comes from, and no session, since only the tokens of both fresh nonces open it.
 
 use std::net::SocketAddr;
 

@@ -21,7 +21,7 @@ const PROBES: [u32; 2] = [1, 2];
 /// Probe timeouts that a run of losses must span to count as persistent congestion.
 const PERSISTENT_TIMEOUTS: u64 = 3;
 
-/// The pieces of messages that one packet carries; never more than fit inline.
+/// The pieces of messages that one packet carries; few of them fit inline.
 pub(super) type Fragments = SmallVec<[Fragment; FRAGMENTS_INLINE]>;
 
 /// One packet that was sent.

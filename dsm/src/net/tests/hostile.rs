@@ -18,6 +18,20 @@ fn capture_all() -> Rig {
 }
 
 #[test]
+fn what_comes_from_where_no_answer_can_go_gets_none() {
+    let mut rig = Rig::new(2, lan(1));
+    rig.capture = Some(Vec::new());
+    rig.connect(0, 1);
+    let captured = rig.capture.replace(Vec::new()).unwrap();
+    let hello = captured.iter().find(|datagram| datagram.from == addr(0)).unwrap();
+    let mut nowhere = addr(0);
+    nowhere.set_port(0);
+    rig.inject(1, nowhere, &hello.bytes);
+    rig.flush(1);
+    assert!(rig.capture.unwrap().iter().all(|datagram| datagram.to != nowhere));
+}
+
+#[test]
 fn an_altered_or_cut_datagram_moves_a_counter_and_nothing_else() {
     let mut rig = capture_all();
     let captured = rig.capture.take().unwrap();

@@ -57,7 +57,11 @@ impl Dynamic {
     fn read_many(&self, ty: &Type, count: u32, from: &mut Decoder<'_>) -> Result<Value, DecodeError> {
         let mut list = Vec::new();
         for _ in 0..count {
+            let before = from.remaining();
             list.push(self.read(ty, from)?);
+            if from.remaining() == before {
+                return Err(DecodeError::Bad("elements without bytes"));
+            }
         }
         Ok(Value::Array(list))
     }
