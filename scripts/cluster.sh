@@ -33,8 +33,6 @@ if [ "${DSM_BUILD:-1}" != 0 ]; then
         exit 2
     }
 fi
-# This script's own variable; the programs know their settings, and no other.
-unset DSM_BUILD
 case "$target" in
     /*) ;;
     *) target=$root/$target ;;

@@ -45,6 +45,9 @@ fn unknown(name: &str) -> Trouble {
             "program {name}: this example is not built; build it with `cargo build --release -p examples`"
         ));
     }
+    if name.starts_with('-') {
+        return Trouble::start(format!("{name}: no such flag in front of the program; --help lists them"));
+    }
     let distance = |example: &&&str| dsm::settings::distance(name, example);
     let hint = match EXAMPLES.iter().min_by_key(distance).filter(|near| distance(near) <= TYPING_ERRORS_MAX) {
         Some(near) => format!("did you mean the example `{near}`?"),
@@ -65,6 +68,7 @@ mod tests {
     #[test]
     fn a_mistyped_example_gets_a_suggestion() {
         assert!(error("matmull").contains("did you mean the example `matmul`?"));
+        assert!(error("--nods").contains("no such flag"));
         assert!(error("no-such-program-anywhere").contains("no such example (matmul, counter"));
     }
 

@@ -131,7 +131,8 @@ impl Settings {
 
     fn apply_variable(&mut self, name: &str, key: &str, value: &str) -> Result<()> {
         let key = key.to_lowercase();
-        if key == "config" {
+        // Where the settings are, and what `scripts/cluster.sh` alone is told.
+        if key == "config" || key == "build" {
             return Ok(());
         }
         self.apply(&key, value).map_err(|error| Error::Invalid(format!("{name}: {error}")))
