@@ -111,6 +111,9 @@ pub mod net {
     pub const PATHS_MAX: usize = 64;
     /// A socket that was not used for so long makes room for another peer's.
     pub const PATH_IDLE: Span = Span::from_ms(1_000);
+    /// A datagram for which the socket had no room is tried again after so long: in that time 10 Gb/s empty
+    /// half of the smallest usual socket buffer, 212,992 bytes.
+    pub const ROOM_AGAIN: Span = Span::from_us(100);
     /// Longest datagram that is copied into a train: Ethernet's.
     pub const TRAIN_DATAGRAM_MAX: usize = 1472;
     /// Datagrams of one train (UDP_MAX_SEGMENTS of older kernels).
@@ -323,11 +326,16 @@ pub mod rpc {
     pub const SILENCE_MAX: Span = Span::from_ms(10_000);
     /// Longest message of the calls: a byte that says whom it is for goes in front.
     pub const CALL_LEN_MAX: usize = super::MESSAGE_LEN_MAX - 1;
-    /// A reply for which the queue to its client has no room is offered again after so long, up to
-    /// [`SILENCE_MAX`] in all: a client that takes nothing for that time is dead.
+    /// A message for which the queue to its peer has no room is offered again after so long, up to
+    /// [`SILENCE_MAX`] in all: a peer that takes nothing for that time is dead.
     pub const ROOM_AGAIN: Span = Span::from_ms(1);
+    /// Messages of the calls' own that wait for room in the queues to their peers. Each answers a message of
+    /// a peer, so a flood of those can fill it; what comes then is dropped, and counted.
+    pub const DELAYED_MAX: usize = 16_384;
     /// Bytes of replies that are gathered for one peer before they are sent.
     pub const GATHER_LEN_MAX: usize = 16 << 10;
+    /// Messages that batches gather, for all peers, before they are sent.
+    pub const GATHERED_MAX: usize = 64;
     /// Time in a handler up to which replies of earlier calls may wait for it.
     pub const QUICK: Span = Span::from_us(20);
 }

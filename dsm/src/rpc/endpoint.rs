@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use parking_lot::{Condvar, Mutex, MutexGuard};
 
 use crate::codec::DecodeError;
-use crate::config::rpc::{CALL_LEN_MAX, GATHER_LEN_MAX, ROOM_AGAIN, SILENCE_MAX};
+use crate::config::rpc::{CALL_LEN_MAX, GATHER_LEN_MAX, GATHERED_MAX, ROOM_AGAIN, SILENCE_MAX};
 use crate::page::Time;
 
 use super::client::{ClientCore, Effects, Start, Ticket, Waiter};
@@ -375,6 +375,11 @@ impl Endpoint {
             Some((_, message)) => message.extend_from_slice(request),
             None => gathered.push((peer, request.to_vec())),
         }
+        let is_full = gathered.len() >= GATHERED_MAX;
+        drop(gathered);
+        if is_full {
+            self.flush_batches();
+        }
         Ok(())
     }
 
@@ -397,9 +402,10 @@ impl Endpoint {
         while let Ok((frame, behind)) = Frame::decode(rest) {
             rest = behind;
             let mut client = self.client.lock();
-            if frame.flags & ONEWAY == 0
-                && let Some(ticket) = client.ticket(peer, frame.sequence)
-            {
+            if frame.flags & ONEWAY != 0 {
+                drop(client);
+                self.server.lock().counters.dropped += 1;
+            } else if let Some(ticket) = client.ticket(peer, frame.sequence) {
                 client.fail(self.now(), ticket, unsent(error), &mut effects);
             }
         }
@@ -409,8 +415,11 @@ impl Endpoint {
     /// Does what a core asked for, without its lock.
     pub(super) fn perform(&self, mut effects: Effects) {
         for (peer, message) in effects.sends.drain(..) {
-            // What cannot be sent now is asked for again, or its peer is dead.
-            let _ = self.send(peer, &message);
+            if self.send(peer, &message) == Err(SendError::Full) {
+                let at = self.server.lock().delay(self.now(), peer, message);
+                self.transport.timer_at(at);
+            }
+            // Any other error: its peer is dead, or begins anew with the next session.
         }
         while let Some((peer, ticket)) = effects.requests.pop() {
             let mut client = self.client.lock();

@@ -35,6 +35,8 @@ struct State {
     now: Time,
     nodes: Vec<(PeerId, Weak<Endpoint>)>,
     queue: Vec<Envelope>,
+    /// Whom nothing can be sent to at present.
+    full: Vec<PeerId>,
     /// Whether a thread that waits delivers messages and runs calls itself.
     driven_by_waiters: bool,
 }
@@ -77,6 +79,16 @@ impl LocalNetwork {
         for endpoint in self.endpoints() {
             endpoint.handle_peer_died(peer);
         }
+    }
+
+    /// The queues to this peer are full until [`LocalNetwork::make_room`].
+    pub fn fill(&self, peer: PeerId) {
+        self.state.lock().full.push(peer);
+    }
+
+    /// The queues to this peer have room again.
+    pub fn make_room(&self, peer: PeerId) {
+        self.state.lock().full.retain(|full| *full != peer);
     }
 
     /// The messages on their way.
@@ -160,6 +172,9 @@ impl Transport for LocalTransport {
         let mut state = self.network.state.lock();
         if state.nodes.iter().all(|(node, _)| *node != to) {
             return Err(SendError::Unreachable);
+        }
+        if state.full.contains(&to) {
+            return Err(SendError::Full);
         }
         state.queue.push(Envelope { from: self.here, to, message: message.to_vec() });
         Ok(())

@@ -8,7 +8,8 @@ use rustc_hash::FxHashMap;
 
 use crate::codec::DecodeError;
 use crate::config::rpc::{
-    ALIVE_EVERY, CLIENTS_MAX, ONEWAY_WINDOW, QUEUE_LEN_MAX, REPLIES_MAX, REPLY_BYTES_MAX,
+    ALIVE_EVERY, CLIENTS_MAX, DELAYED_MAX, ONEWAY_WINDOW, QUEUE_LEN_MAX, REPLIES_MAX, REPLY_BYTES_MAX,
+    ROOM_AGAIN,
 };
 use crate::page::{Span, Time};
 
@@ -74,6 +75,9 @@ pub struct Counters {
     pub malformed: u64,
     /// Calls whose time was over, or that were cancelled, before they ran.
     pub not_run: u64,
+    /// Answers that were given up because too many waited for room in the queues to their peers, and oneway
+    /// calls of batches that could not be sent.
+    pub dropped: u64,
     /// Messages that no client writes.
     pub violations: u64,
 }
@@ -91,6 +95,10 @@ pub(super) struct ServerCore {
     queue: VecDeque<Job>,
     running: FxHashMap<CallId, Running>,
     alive: BTreeSet<(Time, CallId)>,
+    /// What the queues to its peers had no room for, of both sides of the calls, and when to offer it again.
+    /// Nobody asks for a lost refusal or a lost credit, and the thread that sends them cannot wait.
+    delayed: Vec<(PeerId, Vec<u8>)>,
+    delayed_until: Option<Time>,
     spare: Vec<Vec<u8>>,
 }
 
@@ -357,6 +365,17 @@ impl ServerCore {
         }
     }
 
+    /// This message found no room. It is offered again by [`ServerCore::handle_timeout`], at the time that is
+    /// returned at the earliest. A peer that never has room for it ends with its session.
+    pub(super) fn delay(&mut self, now: Time, to: PeerId, message: Vec<u8>) -> Time {
+        if self.delayed.len() < DELAYED_MAX {
+            self.delayed.push((to, message));
+        } else {
+            self.counters.dropped += 1;
+        }
+        *self.delayed_until.get_or_insert(now + ROOM_AGAIN)
+    }
+
     /// Whether nobody waits for the call any more.
     pub(super) fn is_cancelled(&self, from: PeerId, sequence: u64) -> bool {
         self.running.get(&(from, sequence)).is_none_or(|running| running.cancelled)
@@ -403,11 +422,16 @@ impl ServerCore {
             self.alive.insert((now + ALIVE_EVERY, call));
             effects.sends.push((call.0, Frame::new(FrameKind::Progress, call.1, 0).to_vec()));
         }
+        if self.delayed_until.is_some_and(|until| until <= now) {
+            self.delayed_until = None;
+            effects.sends.extend(self.delayed.drain(..));
+        }
     }
 
     /// When [`ServerCore::handle_timeout`] is due.
     pub(super) fn poll_timeout(&self) -> Option<Time> {
-        self.alive.first().map(|(at, _)| *at)
+        let alive = self.alive.first().map(|(at, _)| *at);
+        [alive, self.delayed_until].into_iter().flatten().min()
     }
 }
 

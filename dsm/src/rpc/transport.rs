@@ -57,7 +57,7 @@ pub trait Transport: Send + Sync + 'static {
 
     /// Wakes the thread that waits for the signal, which is set already.
     fn notify(&self, signal: &Signal) {
-        signal.thread.unpark();
+        signal.unpark();
     }
 
     /// [`super::Endpoint::handle_timeout`] is due at `at`, earlier than was known.
@@ -88,6 +88,16 @@ impl Signal {
         Signal { thread: std::thread::current(), set: AtomicBool::new(false), mark: AtomicU64::new(0) }
     }
 
+    /// Whether the calling thread would wait for it.
+    pub(crate) fn is_of_this_thread(&self) -> bool {
+        self.thread.id() == std::thread::current().id()
+    }
+
+    /// Ends its thread's [`std::thread::park`].
+    pub(crate) fn unpark(&self) {
+        self.thread.unpark();
+    }
+
     /// The number that [`Signal::set_mark`] left.
     pub fn mark(&self) -> u64 {
         self.mark.load(Ordering::Acquire)
@@ -104,7 +114,7 @@ impl Signal {
     }
 
     /// Sets the signal; [`Transport::notify`] must follow.
-    pub(super) fn set(&self) {
+    pub(crate) fn set(&self) {
         self.set.store(true, Ordering::Release);
     }
 

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
-use dsm::config::rpc::CALL_LEN_MAX;
+use dsm::config::rpc::{CALL_LEN_MAX, DELAYED_MAX, GATHER_LEN_MAX, GATHERED_MAX, ROOM_AGAIN, STREAM_WINDOW};
 use dsm::page::{GlobalAddr, Incarnation, NodeId, Span};
 use dsm::rpc::local::LocalRegistry;
 use dsm::rpc::{Channel, ErrorKind, Global, Policy, Workers};
@@ -50,6 +50,78 @@ fn what_fits_a_message_alone_but_not_with_others_goes_alone() {
     pair.deliver();
     let [first, second] = calls.map(|mut call| call.try_take().expect("answered"));
     assert_eq!((first.unwrap(), second.unwrap()), (short, long));
+}
+
+#[test]
+fn a_refusal_that_finds_no_room_arrives_later() {
+    let pair = Pair::with_limit(0);
+    let mut call = pair.calls().func1(1);
+    pair.network.fill(pair.client);
+    pair.deliver();
+    assert!(pair.network.in_flight().is_empty());
+    for _ in 0..2 {
+        pair.network.advance(ROOM_AGAIN);
+        assert!(pair.network.in_flight().is_empty(), "no room yet");
+    }
+    pair.network.make_room(pair.client);
+    assert!(call.try_take().is_none());
+    pair.network.advance(ROOM_AGAIN);
+    pair.deliver();
+    let outcome = call.try_take().expect("the refusal has come");
+    assert_eq!(outcome.unwrap_err().kind, ErrorKind::Busy);
+    assert_eq!(pair.server_end.counters().dropped, 0);
+}
+
+#[test]
+fn a_batch_that_grows_is_sent_in_parts() {
+    let pair = Pair::by_hand();
+    let text = "x".repeat(GATHER_LEN_MAX);
+    let batch = pair.client_end.batch();
+    for _ in 0..GATHERED_MAX - 1 {
+        pair.calls().note(&text).unwrap();
+    }
+    assert!(pair.network.in_flight().is_empty());
+    pair.calls().note(&text).unwrap();
+    assert_eq!(pair.network.take_queue(|_| true).len(), GATHERED_MAX);
+    pair.calls().note(&text).unwrap();
+    pair.network.fill(pair.server);
+    drop(batch);
+    assert_eq!(pair.client_end.counters().dropped, 1);
+}
+
+#[test]
+fn refusals_without_room_have_a_bound() {
+    let pair = Pair::with_limit(0);
+    pair.network.fill(pair.client);
+    let mut calls = Vec::new();
+    for _ in 0..DELAYED_MAX + 1 {
+        // Dropped at once: the server has the request all the same, and refuses it.
+        drop(pair.calls().func1(1));
+        calls.extend(pair.network.take_queue(|_| true));
+    }
+    for envelope in &calls {
+        pair.network.deliver(envelope).unwrap();
+    }
+    assert_eq!(pair.server_end.counters().dropped, 1);
+}
+
+#[test]
+fn a_credit_that_finds_no_room_is_granted_later() {
+    let pair = Pair::by_hand();
+    let mut stream = pair.calls().count(STREAM_WINDOW as i32 / 2);
+    pair.deliver();
+    pair.server_end.run_ready();
+    // All but the answer that ends it: else no more credit is given.
+    for item in &pair.network.take_queue(|_| true)[..STREAM_WINDOW as usize / 2] {
+        pair.network.deliver(item).unwrap();
+    }
+    pair.network.fill(pair.server);
+    assert!(stream.by_ref().take(STREAM_WINDOW as usize / 2).all(|item| item.is_ok()));
+    assert!(pair.network.in_flight().is_empty());
+    pair.network.make_room(pair.server);
+    pair.network.advance(ROOM_AGAIN);
+    // Delayed messages are offered together with those of the other direction.
+    assert_eq!(pair.network.in_flight().len(), 1, "without it the server would stop for good");
 }
 
 #[test]
