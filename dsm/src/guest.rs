@@ -65,6 +65,8 @@ struct Server {
     /// Which start of it answered last.
     incarnation: Option<Incarnation>,
     heard: Time,
+    /// Of threads that wait for another state.
+    waiters: Vec<Arc<Signal>>,
 }
 
 /// How the session to a server is.
@@ -81,6 +83,8 @@ enum CallEvent {
     Message(PeerId, SessionHandle, Vec<u8>),
     Reset(PeerId),
     Died(PeerId),
+    /// A server's state is another one.
+    Changed(Arc<Signal>),
 }
 
 /// Whose turn it is to move datagrams.
@@ -126,18 +130,20 @@ impl Guest {
     /// `timeout`.
     pub fn connect(&self, name: NodeId, addr: SocketAddr, timeout: Duration) -> Result<PeerId> {
         self.carrier.open(name, addr)?;
-        let until = self.carrier.now() + crate::page::Span(timeout.as_nanos() as u64);
+        let nanos = u64::try_from(timeout.as_nanos()).unwrap_or(u64::MAX);
+        let until = Time(self.carrier.now().0.saturating_add(nanos));
         loop {
-            match self.carrier.state(addr) {
-                Some((State::Up, Some(peer))) => return Ok(peer),
-                Some((State::Down(reason), _)) => {
+            let signal = Arc::new(Signal::for_this_thread());
+            match self.carrier.connected(addr, &signal) {
+                Some(Ok(peer)) => return Ok(peer),
+                Some(Err(reason)) => {
                     return Err(Error::Refused(format!("no connection to {addr}: {reason}")));
                 }
-                Some(_) | None if self.carrier.now() >= until => {
+                None if self.carrier.now() >= until => {
                     let what = format!("connecting to {addr}");
                     return Err(Error::Timeout { what, after_ms: timeout.as_millis() as u64 });
                 }
-                Some(_) | None => self.carrier.step(until),
+                None => self.carrier.wait(&signal, Some(until)),
             }
         }
     }
@@ -184,14 +190,28 @@ impl Carrier {
             .map_err(|reason| Error::Refused(format!("{addr}: {reason}")))?;
         shared.servers.retain(|server| server.addr != addr);
         let state = State::Connecting;
-        shared.servers.push(Server { name, addr, session, state, incarnation: None, heard: now });
+        let waiters = Vec::new();
+        shared.servers.push(Server { name, addr, session, state, incarnation: None, heard: now, waiters });
         self.transmit(&mut shared, now)
     }
 
-    fn state(&self, addr: SocketAddr) -> Option<(State, Option<PeerId>)> {
-        let shared = self.shared.lock();
-        let server = shared.servers.iter().find(|server| server.addr == addr)?;
-        Some((server.state.clone(), server.peer()))
+    /// What became of connecting to the address; if nothing yet, `signal` is set when it has.
+    fn connected(
+        &self,
+        addr: SocketAddr,
+        signal: &Arc<Signal>,
+    ) -> Option<std::result::Result<PeerId, String>> {
+        let mut shared = self.shared.lock();
+        let server = shared.servers.iter_mut().find(|server| server.addr == addr)?;
+        match &server.state {
+            State::Up => server.peer().map(Ok),
+            State::Down(reason) => Some(Err(reason.clone())),
+            State::Connecting => {
+                server.waiters.retain(|waiter| !waiter.is_of_this_thread());
+                server.waiters.push(signal.clone());
+                None
+            }
+        }
     }
 
     fn reconnect(&self, peer: PeerId) -> Result<()> {
@@ -204,15 +224,7 @@ impl Carrier {
         self.transmit(&mut shared, now)
     }
 
-    /// Moves datagrams until something has happened or `until` has come.
-    fn step(&self, until: Time) {
-        let mut buffer = vec![0; DATAGRAM_MAX];
-        let mut shared = self.shared.lock();
-        self.move_datagrams(&mut shared, &mut buffer, until);
-        drop(shared);
-        self.handle_calls();
-    }
-
+    /// Until something has happened or `until` has come.
     fn move_datagrams(&self, shared: &mut MutexGuard<'_, Shared>, buffer: &mut [u8], until: Time) {
         let now = self.now();
         // What fails here fails again, and then a session ends of silence.
@@ -223,8 +235,7 @@ impl Carrier {
             }
             Ok(Received::Refused { addr }) => shared.net.handle_refused(now, addr),
             Ok(Received::Nothing) | Err(_) => {
-                let due = shared.net.poll_timeout().unwrap_or(Time(u64::MAX));
-                let until = until.min(due).min(shared.next_look);
+                let until = until.min(shared.due()).min(shared.next_look);
                 shared.sleep_until = until;
                 MutexGuard::unlocked(shared, || self.sleep(until.since(now).to_std()));
                 shared.sleep_until = Time(0);
@@ -268,6 +279,10 @@ impl Carrier {
                 }
                 CallEvent::Reset(peer) => endpoint.handle_peer_reset(peer),
                 CallEvent::Died(peer) => endpoint.handle_peer_died(peer),
+                CallEvent::Changed(signal) => {
+                    signal.set();
+                    self.notify(&signal);
+                }
             }
         }
     }
@@ -338,10 +353,19 @@ impl Transport for Carrier {
         })?;
         // What cannot leave now leaves when somebody waits.
         let _ = self.transmit(&mut shared, now);
-        if shared.net.poll_timeout().is_some_and(|due| due < shared.sleep_until) {
+        if shared.due() < shared.sleep_until {
             self.wake.write(1).expect("an eventfd takes a 1");
         }
         Ok(())
+    }
+
+    fn notify(&self, signal: &Signal) {
+        signal.unpark();
+        // It may be the one that sleeps on the socket: answers are handled by whoever took them.
+        let shared = self.shared.lock();
+        if shared.sleep_until > Time(0) {
+            self.wake.write(1).expect("an eventfd takes a 1");
+        }
     }
 
     fn wait(&self, signal: &Signal, until: Option<Time>) {
@@ -370,6 +394,12 @@ impl Transport for Carrier {
 }
 
 impl Shared {
+    /// When the sessions, or what waits to be sent, must be looked at.
+    fn due(&self) -> Time {
+        let due = [self.net.poll_timeout(), self.outlet.poll_timeout()];
+        due.into_iter().flatten().min().unwrap_or(Time(u64::MAX))
+    }
+
     fn take_in(&mut self, now: Time, from: SocketAddr, datagram: &[u8]) {
         let mut messages: SmallVec<[(SessionHandle, Vec<u8>); 2]> = SmallVec::new();
         self.net.handle_datagram(now, from, datagram, &mut |session, bytes| {
@@ -416,6 +446,7 @@ impl Shared {
         let server = &mut self.servers[at];
         let before = server.peer();
         (server.state, server.incarnation, server.heard) = (State::Up, Some(incarnation), now);
+        self.events.extend(server.waiters.drain(..).map(CallEvent::Changed));
         match before {
             Some(peer) if peer.incarnation == incarnation => self.events.push(CallEvent::Reset(peer)),
             // It has restarted: what it was asked is lost with it.
@@ -430,6 +461,7 @@ impl Shared {
         let server = &mut self.servers[at];
         server.state = State::Down(reason);
         self.events.extend(server.peer().map(CallEvent::Died));
+        self.events.extend(server.waiters.drain(..).map(CallEvent::Changed));
     }
 
     /// Replaces a server's session.

@@ -50,6 +50,28 @@ fn who_is_no_member_calls_by_address() {
     rig::stop(daemons);
 }
 
+/// One thread sleeps on the socket for all: who connects meanwhile must hear of it from that one.
+#[test]
+fn threads_connect_while_others_wait() {
+    let rig = Rig::with_daemons(2, 0);
+    let (daemons, _) = server(&rig);
+    let guest = guest(&rig.settings);
+    let addrs = [0, 1].map(|node: usize| daemons[node].local_addr());
+    std::thread::scope(|scope| {
+        for number in 0..8 {
+            let (guest, addr) = (&guest, addrs[number % 2]);
+            scope.spawn(move || {
+                let peer = guest.connect(NodeId(number as u16 % 2), addr, CONNECT_MAX).expect("connected");
+                if number % 2 == 0 {
+                    let counter = CounterClient::new(guest.channel_to(peer));
+                    (0..50).for_each(|_| assert!(counter.add(1).is_ok()));
+                }
+            });
+        }
+    });
+    rig::stop(daemons);
+}
+
 /// 5 % loss, 20 % duplicates and reordering in both directions, and the session lost ten times with calls
 /// on their way in both directions.
 #[test]

@@ -282,7 +282,7 @@ impl Company {
         let computing = others == Others::Computing;
         let suspected = std::mem::replace(&mut self.suspects, computing);
         if others == Others::Nobody {
-            self.again = Span(0);
+            (self.again, self.elsewhere) = (Span(0), false);
         } else if computing && !suspected && self.again == Span(0) {
             self.elsewhere = true;
         } else if now >= self.until || others != self.others {

@@ -36,6 +36,14 @@ pub(super) struct Woken {
     pub(super) socket_error: bool,
 }
 
+impl Woken {
+    /// Both.
+    pub(super) fn add(&mut self, other: Woken) {
+        self.ended.extend(other.ended);
+        self.socket_error |= other.socket_error;
+    }
+}
+
 impl Poller {
     /// Watches the socket, armed.
     pub(super) fn new(socket: &impl AsFd) -> Result<Poller> {
@@ -118,17 +126,11 @@ pub(super) fn drain(event: &EventFd) {
     }
 }
 
-/// Sleeps until the socket has a datagram (or room, if `for_room`), somebody wakes us, or `timeout`.
+/// Sleeps until the socket has a datagram, somebody wakes us, or `timeout`.
 /// True if the socket has reports in its error queue.
-pub(super) fn wait_for_datagram(
-    socket: &impl AsFd,
-    for_room: bool,
-    wake: &EventFd,
-    timeout: Duration,
-) -> bool {
-    let room = if for_room { PollFlags::POLLOUT } else { PollFlags::empty() };
+pub(super) fn wait_for_datagram(socket: &impl AsFd, wake: &EventFd, timeout: Duration) -> bool {
     let mut fds =
-        [PollFd::new(socket.as_fd(), PollFlags::POLLIN | room), PollFd::new(wake.as_fd(), PollFlags::POLLIN)];
+        [PollFd::new(socket.as_fd(), PollFlags::POLLIN), PollFd::new(wake.as_fd(), PollFlags::POLLIN)];
     // An interruption only means that the caller looks earlier.
     let _ = ppoll(&mut fds, Some(TimeSpec::from_duration(timeout)), None);
     if fds[1].any().unwrap_or(false) {

@@ -185,8 +185,6 @@ pub(super) struct Search<'a> {
     due: Time,
     /// Somebody else wants this core: another may be free.
     elsewhere: bool,
-    /// A datagram waits for room in the socket.
-    for_room: bool,
     /// Ends its sleep.
     wake: &'a EventFd,
 }
@@ -204,8 +202,7 @@ impl Inner {
         let due = self.due(locked).min(deadline.unwrap_or(Time(u64::MAX)));
         locked.sleep_until = due;
         let elsewhere = locked.patience.company.wants_change();
-        let for_room = locked.outlet.is_blocked();
-        Search { patience: locked.patience, look, due, elsewhere, for_room, wake }
+        Search { patience: locked.patience, look, due, elsewhere, wake }
     }
 
     /// Looks for a datagram while that promises something, then sleeps, until `is_over`. Without the lock.
@@ -215,7 +212,7 @@ impl Inner {
         buffer: &mut [u8],
         is_over: impl Fn() -> bool,
     ) -> (Found, Looked) {
-        let Search { patience, look, due, elsewhere, for_room, wake } = search;
+        let Search { patience, look, due, elsewhere, wake } = search;
         if *elsewhere {
             self.seat.change();
         }
@@ -242,7 +239,7 @@ impl Inner {
             self.pause(patience, now);
         }
         let timeout = due.since(last).to_std();
-        let error = wait_for_datagram(&self.socket, *for_room, wake, timeout);
+        let error = wait_for_datagram(&self.socket, wake, timeout);
         self.seat.slept();
         let refusal = if error { self.socket.take_refusal() } else { None };
         let found = refusal.map(Found::Refused).or_else(|| self.receive(buffer));
@@ -386,9 +383,14 @@ impl Inner {
         time_slice::shorten();
         let mut buffer = receive_buffer();
         let mut section = CoreSection::enter();
-        let (mut woken, mut last_look) = (Woken::default(), None);
+        let (mut woken, mut last_look, mut polled_at) = (Woken::default(), None, self.now());
         while !self.stopping.load(Ordering::Acquire) {
             let looked_at = self.now();
+            if looked_at >= polled_at + ACTIVE_TICK {
+                // While there is always something to receive it never sleeps, and processes end meanwhile.
+                woken.add(self.poller.wait(Duration::ZERO, None));
+                polled_at = looked_at;
+            }
             let mut locked = self.lock();
             let now = self.now();
             self.take_in(&mut locked, &mut woken, now);
@@ -412,9 +414,13 @@ impl Inner {
             }
             if self.looks_on(&locked, now) && self.due(&locked) > now {
                 // The peer that has just asked for something may well ask for more.
+                let elsewhere = locked.patience.company.wants_change();
                 let patience = locked.patience;
                 drop(locked);
-                let moved = self.seat.take(now);
+                let moved = elsewhere || self.seat.take(now);
+                if elsewhere {
+                    self.seat.change();
+                }
                 last_look = (!moved).then_some(now);
                 self.pause(&patience, now);
                 continue;
@@ -433,6 +439,7 @@ impl Inner {
             let receives = locked.receiver == Receiver::Progress;
             drop(locked);
             woken = section.asleep(|mask| self.poller.wait(timeout, mask));
+            polled_at = self.now();
             if receives {
                 self.seat.slept();
             }

@@ -91,7 +91,12 @@ fn move_to(is_wanted: impl Fn(usize) -> bool) -> Option<usize> {
     }
     let core = sched_getcpu().ok();
     // The kernel may place it anywhere again; it stays while it runs.
-    let _ = sched_setaffinity(this, &allowed);
+    if sched_setaffinity(this, &allowed).is_err() {
+        // The cores of that set were taken from this process just now: any that it has now.
+        let mut all = CpuSet::new();
+        (0..CpuSet::count()).for_each(|core| all.set(core).expect("it is below the count"));
+        let _ = sched_setaffinity(this, &all);
+    }
     core
 }
 

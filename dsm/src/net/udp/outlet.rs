@@ -8,7 +8,7 @@ use std::net::SocketAddr;
 
 use super::paths::Paths;
 use super::{Sent, UdpSocket};
-use crate::config::net::{MTU_LIMIT, TRAIN_DATAGRAM_MAX, TRAIN_DATAGRAMS_MAX};
+use crate::config::net::{MTU_LIMIT, ROOM_AGAIN, TRAIN_DATAGRAM_MAX, TRAIN_DATAGRAMS_MAX};
 use crate::error::Result;
 use crate::net::Endpoint;
 use crate::net::inject::Injector;
@@ -32,8 +32,8 @@ pub struct Outlet {
 enum Room {
     #[default]
     Free,
-    /// What waits could not be sent.
-    Blocked,
+    /// What waits could not be sent; to be tried again then.
+    Blocked(Time),
 }
 
 /// Where a datagram may be sent from.
@@ -133,32 +133,31 @@ impl Outlet {
             transmit.with_slices(|slices| injector.offer(now, transmit.to, slices));
             return self.release(socket, now);
         }
-        transmit.with_slices(|slices| self.put_slices(socket, transmit.to, transmit.len, slices))
+        transmit.with_slices(|slices| self.put_slices(socket, now, transmit.to, slices))
     }
 
     /// Sends what waits, and what the injector held back until now.
     pub fn flush(&mut self, socket: &UdpSocket, now: Time) -> Result<Sent> {
-        if self.send_waiting(socket)? == Sent::Blocked || self.release(socket, now)? == Sent::Blocked {
+        if self.send_waiting(socket, now)? == Sent::Blocked || self.release(socket, now)? == Sent::Blocked {
             return Ok(Sent::Blocked);
         }
-        self.send_waiting(socket)
+        self.send_waiting(socket, now)
     }
 
-    /// Whether a datagram waits for room: wait for the socket to become writable, too.
-    pub fn is_blocked(&self) -> bool {
-        self.room == Room::Blocked
-    }
-
-    /// When [`Outlet::flush`] has something to do although the socket is not blocked.
+    /// When [`Outlet::flush`] has something to do: the socket may have room again, or a datagram that was
+    /// held back is to go. By the clock, and not by waiting for room: whoever sleeps now need not know.
     pub fn poll_timeout(&self) -> Option<Time> {
-        self.injector.as_ref().and_then(Injector::poll_timeout)
+        match self.room {
+            Room::Blocked(again) => Some(again),
+            Room::Free => self.injector.as_ref().and_then(Injector::poll_timeout),
+        }
     }
 
     /// Takes out of the injector what is to be sent by now.
     fn release(&mut self, socket: &UdpSocket, now: Time) -> Result<Sent> {
         while let Some((to, bytes)) = self.injector.as_mut().and_then(|injector| injector.poll(now)) {
             // A datagram that came late is not told from a lost one, so `TooLong` is of no interest.
-            let sent = self.put_slices(socket, to, bytes.len(), &[&bytes])?;
+            let sent = self.put_slices(socket, now, to, &[&bytes])?;
             if let Some(injector) = &mut self.injector {
                 injector.recycle(bytes);
             }
@@ -172,18 +171,19 @@ impl Outlet {
     fn put_slices(
         &mut self,
         socket: &UdpSocket,
+        now: Time,
         to: SocketAddr,
-        len: usize,
         slices: &[&[u8]],
     ) -> Result<Sent> {
         assert!(self.room == Room::Free, "a blocked datagram goes first");
+        let len = slices.iter().map(|slice| slice.len()).sum();
         let is_short = len <= TRAIN_DATAGRAM_MAX;
         let kind = Kind::of(slices);
         if is_short && self.waiting.takes(to, kind, len) {
             self.waiting.append(slices);
             return Ok(Sent::Done);
         }
-        if self.send_waiting(socket)? == Sent::Blocked {
+        if self.send_waiting(socket, now)? == Sent::Blocked {
             self.next.begin(to, slices);
             return Ok(Sent::Blocked);
         }
@@ -194,16 +194,16 @@ impl Outlet {
         let sent = socket.send_slices(kind.paths(&mut self.paths), to, slices)?;
         if sent == Sent::Blocked {
             self.waiting.begin(to, slices);
-            self.room = Room::Blocked;
+            self.room = Room::Blocked(now + ROOM_AGAIN);
         }
         Ok(sent)
     }
 
-    fn send_waiting(&mut self, socket: &UdpSocket) -> Result<Sent> {
+    fn send_waiting(&mut self, socket: &UdpSocket, now: Time) -> Result<Sent> {
         while let Some(to) = self.waiting.to.filter(|_| !self.waiting.bytes.is_empty()) {
             let Train { kind, bytes, segment, .. } = &self.waiting;
             if socket.send_train(kind.paths(&mut self.paths), to, bytes, *segment)? == Sent::Blocked {
-                self.room = Room::Blocked;
+                self.room = Room::Blocked(now + ROOM_AGAIN);
                 return Ok(Sent::Blocked);
             }
             self.waiting.bytes.clear();
@@ -211,5 +211,30 @@ impl Outlet {
         }
         self.room = Room::Free;
         Ok(Sent::Done)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::page::Span;
+
+    #[test]
+    fn what_found_no_room_is_tried_again_by_the_clock() {
+        let (socket, peer) = (open(), open());
+        let mut outlet = Outlet::default();
+        let now = Time(0) + Span::from_ms(1);
+        outlet.put_slices(&socket, now, peer.local_addr().unwrap(), &[b"datagram"]).unwrap();
+        // As if the kernel had had no room for it.
+        outlet.room = Room::Blocked(now + ROOM_AGAIN);
+        assert_eq!(outlet.poll_timeout(), Some(now + ROOM_AGAIN));
+        assert!(outlet.flush(&socket, now + ROOM_AGAIN).unwrap() == Sent::Done);
+        assert_eq!(outlet.poll_timeout(), None);
+        assert!(outlet.waiting.bytes.is_empty());
+    }
+
+    fn open() -> UdpSocket {
+        let any = (std::net::Ipv4Addr::LOCALHOST, 0).into();
+        UdpSocket::bind(any, crate::config::net::SOCKET_BUFFER).expect("a socket on loopback")
     }
 }
