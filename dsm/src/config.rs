@@ -213,9 +213,9 @@ pub mod node {
     /// So many times in a row promise another one, at least.
     pub const ABSENCES_MIN: u32 = 16;
     /// The same after promises that were not kept.
-    pub const ABSENCES_MAX: u32 = 1 << 14;
-    /// Kept promises, as a multiple of what one takes, after which half as many are believed.
-    pub const ABSENCES_RIGHT: u32 = 8;
+    pub const ABSENCES_MAX: u32 = 512;
+    /// Promises that were kept, 0.8 us each, and outweigh one that was not.
+    pub const ABSENCES_WORTH: u32 = 128;
     /// So many pages on their way are a stream: more than a thread's own instruction can wait for.
     pub const STREAMING_MIN: usize = 8;
     /// Longest look for an answer before the thread that waits for it sleeps: what an answer takes when

@@ -213,6 +213,13 @@ impl Arena {
         self.shared.access.granted(page)
     }
 
+    /// The page's bytes will come soon: the memory that they are copied to is brought into the caches meanwhile.
+    pub fn expect(&self, page: PageId) {
+        if self.shared.access.is_backed(page) {
+            self.store.prefetch(page.start().0 as usize);
+        }
+    }
+
     /// Answers a fault on a page whose present access suffices (another thread's fault was answered
     /// meanwhile, or the kernel took the mapping): puts it back, and wakes who waits. False if the
     /// access does not suffice.

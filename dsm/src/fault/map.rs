@@ -205,6 +205,20 @@ impl Store {
         unsafe { byte.read_volatile() };
     }
 
+    /// Brings the page at `offset` into the caches of this core, to be written. Only a hint.
+    pub(super) fn prefetch(&self, offset: usize) {
+        let start = self.pointer(offset, PAGE_SIZE);
+        #[cfg(target_arch = "x86_64")]
+        for line in (0..PAGE_SIZE).step_by(64) {
+            use core::arch::x86_64::{_MM_HINT_ET0, _mm_prefetch};
+            // SAFETY: the address is inside the view (checked), and a prefetch of any address has no effect
+            // that a program could see.
+            unsafe { _mm_prefetch::<_MM_HINT_ET0>(start.add(line).cast()) };
+        }
+        #[cfg(not(target_arch = "x86_64"))]
+        let _ = start;
+    }
+
     /// Allocates the range's memory ahead of need: 0.2 us a page instead of 3 us at the first touch.
     pub(super) fn populate(&self, range: Range<usize>) -> io::Result<()> {
         check(&range, self.view.len());

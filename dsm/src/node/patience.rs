@@ -7,7 +7,7 @@
 //! from somebody; if not, a look that is answered in its time is taken without comparison.
 
 use crate::config::node::{
-    ABSENCE_MAX, ABSENCES_MAX, ABSENCES_MIN, ABSENCES_RIGHT, ANSWER_LATE, ANSWER_SOON, COMPANY_AGAIN_MAX,
+    ABSENCE_MAX, ABSENCES_MAX, ABSENCES_MIN, ABSENCES_WORTH, ANSWER_LATE, ANSWER_SOON, COMPANY_AGAIN_MAX,
     COMPANY_AGAIN_MIN, COMPANY_JUDGED_AFTER, ERRAND_MIN, SLICE_MIN, TRIAL_EVERY, TRIAL_FIRST, TRIAL_WAITS,
     VIGIL_MAX, VIGIL_MIN,
 };
@@ -171,7 +171,7 @@ pub(super) struct Absence {
     since: Time,
     /// Short ones, one after the other.
     streak: u32,
-    /// So many in a row promise another one. Doubled whenever that was wrong.
+    /// So many in a row promise another one. Doubled when that was wrong too soon.
     wanted: u32,
 }
 
@@ -195,14 +195,15 @@ impl Absence {
             return;
         }
         self.streak = self.streak.saturating_add(1);
-        if self.streak >= ABSENCES_RIGHT * self.wanted {
+        if self.streak >= self.wanted + ABSENCES_WORTH {
             self.wanted = (self.wanted / 2).max(ABSENCES_MIN);
         }
     }
 
     /// The promise was wrong, or none was given.
     pub(super) fn lasts_too_long(&mut self) {
-        if self.streak >= self.wanted {
+        let kept = self.streak.checked_sub(self.wanted);
+        if kept.is_some_and(|kept| kept < ABSENCES_WORTH) {
             self.wanted = (2 * self.wanted).min(ABSENCES_MAX);
         }
         self.streak = 0;
@@ -480,7 +481,8 @@ mod tests {
         assert_eq!(away(&mut absence, 3, 2 * ABSENCES_MIN), 0, "twice as many are wanted");
         assert_eq!(away(&mut absence, 3, 1_000), 1_000, "which so many give back");
         absence.lasts_too_long();
-        assert_eq!(away(&mut absence, 3, 2 * ABSENCES_MIN), 0);
+        assert_eq!(away(&mut absence, 3, ABSENCES_MIN), 0);
+        assert_eq!(away(&mut absence, 3, 10), 10, "and outweigh one that was wrong");
     }
 
     #[test]
