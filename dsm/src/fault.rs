@@ -214,7 +214,7 @@ impl Arena {
     }
 
     /// The page's bytes will come soon: the memory that they are copied to is brought into the caches meanwhile.
-    pub fn expect(&self, page: PageId) {
+    pub fn warm(&self, page: PageId) {
         if self.shared.access.is_backed(page) {
             self.store.prefetch(page.start().0 as usize);
         }

@@ -22,7 +22,7 @@ impl FaultSink for Inner {
         let now = self.now();
         let (op, bell) = locked.core.brain.waits.begin();
         self.start_fault(&mut locked, now, op, &fault);
-        self.arena.expect(fault.page);
+        self.arena.warm(fault.page);
         let outcome = self.wait(&mut locked, (op, &bell), None);
         let fatal = locked.core.brain.fatal.clone();
         let (thread, page, access) = (u64::from(fault.thread), fault.page, fault.access);
