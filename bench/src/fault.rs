@@ -44,6 +44,9 @@ const CASES: [Case; 7] = [
     Case::UpgradeSparse,
 ];
 
+/// Pages of a round. Of fewer, so many are neighbours of others in any order that they look like streams.
+const PAGES: usize = 1000;
+
 /// Percentiles that are reported.
 const SHARES: [(&str, f64); 3] = [("p10", 0.1), ("p50", 0.5), ("p99", 0.99)];
 
@@ -72,8 +75,9 @@ impl Case {
         matches!(self, Case::UpgradeIdle | Case::UpgradeBusy | Case::UpgradeSparse)
     }
 
-    fn pages(self, options: &Options) -> usize {
-        options.count(if self.is_sparse() { 300 } else { 1000 })
+    /// How many of the [`PAGES`] are touched.
+    fn touched(self, options: &Options) -> usize {
+        if self.is_sparse() { options.count(300) } else { PAGES }
     }
 
     fn pace_ns(self) -> u64 {
@@ -126,12 +130,12 @@ fn run_case(
     let mut series = SHARES.map(|(percentile, _)| Series::new(format!("{name}.{percentile}"), "us"));
     let mut medians = vec![Vec::new(); VARIANTS.len()];
     for _ in 0..options.rounds() {
-        let pages = case.pages(options);
+        let touched = case.touched(options);
         if case.is_busy() {
             load.set(Work::Compute)?;
         }
-        let (floor, all) = floors.round(case, pages)?;
-        let figure = ours.round(case, pages)?;
+        let (floor, all) = floors.round(case, touched)?;
+        let figure = ours.round(case, touched)?;
         load.set(Work::Rest)?;
         for (series, (_, share)) in series.iter_mut().zip(SHARES) {
             series.push(quantile(&figure, share), quantile(&floor, share));
@@ -179,24 +183,24 @@ struct Floor {
 impl Floors {
     fn start(mechanism: Mechanism, options: &Options) -> Result<Floors> {
         // One walk's pages for the warm rounds, and as many again for each fresh one.
-        let pages = Case::ReadFresh.pages(options) * (options.rounds() + 1);
+        let pages = PAGES * (options.rounds() + 1);
         let variants = VARIANTS.map(|(client, server)| Floor::start(mechanism, client, server, pages));
         let variants = variants.into_iter().collect::<Result<_>>()?;
-        Ok(Floors { mechanism, variants, next_seed: 1, fresh: Case::ReadFresh.pages(options) })
+        Ok(Floors { mechanism, variants, next_seed: 1, fresh: PAGES })
     }
 
     /// One round of every variant: the best one's samples, and the medians of all.
-    fn round(&mut self, case: Case, pages: usize) -> Result<(Vec<f64>, Vec<f64>)> {
+    fn round(&mut self, case: Case, touched: usize) -> Result<(Vec<f64>, Vec<f64>)> {
         self.next_seed += 1;
         let first = if case == Case::ReadFresh { self.fresh } else { 0 };
         let (seed, pace_ns) = (self.next_seed, case.pace_ns());
-        let walk = Walk { first, pages, seed, stamp: seed, pace_ns };
+        let walk = Walk { first, pages: PAGES, touched, seed, stamp: seed, pace_ns };
         let mut samples = Vec::new();
         for variant in &mut self.variants {
             samples.push(variant.round(case, walk)?);
         }
         if case == Case::ReadFresh {
-            self.fresh += pages;
+            self.fresh += PAGES;
         }
         let medians: Vec<f64> = samples.iter().map(|one| quantile(one, 0.5)).collect();
         let best = samples.into_iter().min_by(|a, b| quantile(a, 0.5).total_cmp(&quantile(b, 0.5)));
@@ -241,50 +245,50 @@ impl Ours {
         let mut plan = Plan::ranks(if with_daemon { 3 } else { 2 }).set("fault", mechanism.name());
         plan.daemons = u16::from(with_daemon);
         let mut ours = Ours { cluster: plan.start()?, with_daemon, next_region: WARM + 1, next_stamp: 0 };
-        ours.alloc(WARM, 1000)?;
+        ours.alloc(WARM)?;
         Ok(ours)
     }
 
-    fn alloc(&mut self, region: u32, pages: usize) -> Result<()> {
+    fn alloc(&mut self, region: u32) -> Result<()> {
         let ranks = 0..self.cluster.ranks.len();
-        self.cluster.all(ranks, &Command::Alloc { region, pages, home: 0 }).map(drop)
+        self.cluster.all(ranks, &Command::Alloc { region, pages: PAGES, home: 0 }).map(drop)
     }
 
-    fn round(&mut self, case: Case, pages: usize) -> Result<Vec<f64>> {
+    fn round(&mut self, case: Case, touched: usize) -> Result<Vec<f64>> {
         let region = if case == Case::ReadFresh {
             self.next_region += 1;
-            self.alloc(self.next_region, pages)?;
+            self.alloc(self.next_region)?;
             self.next_region
         } else {
             // Frames exist at the reader, who gives them up again when the home writes.
-            self.write(WARM, pages)?;
-            self.read(1, WARM, pages)?;
+            self.write(WARM)?;
+            self.read(1, WARM)?;
             WARM
         };
-        self.write(region, pages)?;
-        let walk = self.walk(pages, case.pace_ns());
+        self.write(region)?;
+        let walk = Walk { touched, pace_ns: case.pace_ns(), ..self.whole_walk() };
         if case.is_upgrade() {
-            self.read(1, region, pages)?;
+            self.read(1, region)?;
             return self.cluster.times(1, &Command::Store { region, walk });
         }
         self.cluster.times(1, &Command::Load { region, walk })
     }
 
     /// The home's pages are new, and it has the bytes of all.
-    fn write(&mut self, region: u32, pages: usize) -> Result<()> {
+    fn write(&mut self, region: u32) -> Result<()> {
         self.next_stamp += 1;
-        let walk = self.walk(pages, 0);
+        let walk = self.whole_walk();
         self.cluster.ask(0, &Command::Write { region, walk })?;
-        if self.with_daemon { self.read(2, region, pages) } else { Ok(()) }
+        if self.with_daemon { self.read(2, region) } else { Ok(()) }
     }
 
-    fn read(&mut self, rank: usize, region: u32, pages: usize) -> Result<()> {
-        let walk = self.walk(pages, 0);
+    fn read(&mut self, rank: usize, region: u32) -> Result<()> {
+        let walk = self.whole_walk();
         self.cluster.ask(rank, &Command::Load { region, walk }).map(drop)
     }
 
-    fn walk(&self, pages: usize, pace_ns: u64) -> Walk {
+    fn whole_walk(&self) -> Walk {
         let stamp = self.next_stamp;
-        Walk { first: 0, pages, seed: stamp * 31 + pace_ns, stamp, pace_ns }
+        Walk { first: 0, pages: PAGES, touched: PAGES, seed: stamp * 31, stamp, pace_ns: 0 }
     }
 }

@@ -26,7 +26,7 @@ pub(crate) fn run(options: &Options, report: &mut Report) -> Result<()> {
         // Written once, read twice: what was given up comes back, and is right.
         for pass in 0..3 {
             for first in (0..pages).step_by(STEP) {
-                let walk = Walk { first, pages: STEP, seed: pass, stamp: 5, pace_ns: 0 };
+                let walk = Walk { first, pages: STEP, touched: STEP, seed: pass, stamp: 5, pace_ns: 0 };
                 let command = if pass == 0 {
                     Command::Write { region: 0, walk }
                 } else {

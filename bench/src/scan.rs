@@ -82,7 +82,7 @@ pub(crate) fn run_random(options: &Options, report: &mut Report) -> Result<()> {
         // Every fourth page or so, in no order.
         let touched = pages / 4;
         let first = (pages - touched) / 2;
-        let walk = Walk { first, pages: touched, seed: round + 7, stamp: 1 + round, pace_ns: 0 };
+        let walk = Walk { first, pages: touched, touched, seed: round + 7, stamp: 1 + round, pace_ns: 0 };
         let before = cluster.ask(1, &Command::Traffic)?.traffic()?;
         cluster.ask(1, &Command::Load { region: REGION, walk })?;
         let after = cluster.ask(1, &Command::Traffic)?.traffic()?;
@@ -102,7 +102,7 @@ fn start(pages: usize, stamp: u64) -> Result<Cluster> {
 }
 
 fn write(cluster: &mut Cluster, pages: usize, stamp: u64) -> Result<()> {
-    let walk = Walk { first: 0, pages, seed: stamp, stamp, pace_ns: 0 };
+    let walk = Walk { first: 0, pages, touched: pages, seed: stamp, stamp, pace_ns: 0 };
     cluster.ask(0, &Command::Write { region: REGION, walk }).map(drop)
 }
 

@@ -14,8 +14,10 @@ pub(crate) const PAGE: usize = 4096;
 pub(crate) struct Walk {
     /// First page.
     pub(crate) first: usize,
-    /// How many pages, each once.
+    /// How many pages there are.
     pub(crate) pages: usize,
+    /// How many of them are touched, each once.
+    pub(crate) touched: usize,
     /// Their order; a different one every time, so that no stride can be seen.
     pub(crate) seed: u64,
     /// What the pages hold, see [`Walk::word`].
@@ -34,6 +36,7 @@ impl Walk {
     fn order(&self) -> Vec<usize> {
         let mut order: Vec<usize> = (self.first..self.first + self.pages).collect();
         fastrand::Rng::with_seed(self.seed).shuffle(&mut order);
+        order.truncate(self.touched);
         order
     }
 
