@@ -36,6 +36,9 @@ pub(crate) struct Done {
     pub(crate) err: String,
 }
 
+/// A pipe with a name, for one word from a program.
+pub(crate) struct Pipe(PathBuf);
+
 /// A command that runs.
 pub(crate) struct Going {
     pub(crate) pid: u32,
@@ -93,6 +96,13 @@ impl Bed {
         path.display().to_string()
     }
 
+    /// Makes a pipe through which a program can tell the test something.
+    pub(crate) fn pipe(&self, name: &str) -> Pipe {
+        let path = self.dir.join(name);
+        nix::unistd::mkfifo(&path, nix::sys::stat::Mode::S_IRWXU).expect("a pipe");
+        Pipe(path)
+    }
+
     /// Runs the `dsm` command with these words.
     pub(crate) fn dsm(&self, line: &str) -> Done {
         self.start("dsm", line).wait()
@@ -125,6 +135,14 @@ impl Bed {
         if let Some(user) = self.user {
             command.uid(user).gid(user);
         }
+        // Whoever runs the tests in the background has SIGINT ignored, and what they start would inherit that.
+        // SAFETY: between fork and exec it calls nothing but sigaction, which is allowed there.
+        unsafe {
+            command.pre_exec(|| {
+                nix::sys::signal::signal(Signal::SIGINT, nix::sys::signal::SigHandler::SigDfl)?;
+                Ok(())
+            })
+        };
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let child = command.spawn().unwrap_or_else(|error| panic!("{line}: {error}"));
         let pid = child.id();
@@ -185,6 +203,21 @@ impl Drop for Bed {
         } else {
             let _ = std::fs::remove_dir_all(&self.dir);
         }
+    }
+}
+
+impl Pipe {
+    pub(crate) fn path(&self) -> std::path::Display<'_> {
+        self.0.display()
+    }
+
+    /// Waits until a program has written something and closed the pipe.
+    pub(crate) fn hear(&self, what: &str) -> String {
+        let (send, heard) = mpsc::channel();
+        let path = self.0.clone();
+        // If nobody ever writes it ends with the test program.
+        std::thread::spawn(move || send.send(std::fs::read_to_string(path)));
+        heard.recv_timeout(LIMIT).unwrap_or_else(|_| panic!("in vain: {what}")).expect("text")
     }
 }
 

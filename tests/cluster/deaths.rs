@@ -105,12 +105,11 @@ fn the_commands_own_death_ends_all_that_it_started() {
 fn an_interrupt_ends_the_ranks_and_a_private_cluster() {
     let bed = Bed::new();
     // The program says when it runs; nothing else would tell that the interrupt finds it running.
-    let ready = bed.dir().join("ready");
-    nix::unistd::mkfifo(&ready, nix::sys::stat::Mode::S_IRWXU).expect("a pipe");
+    let ready = bed.pipe("ready");
     let program =
-        bed.file("endless.sh", &format!("echo > {}\nexec cat /dev/zero > /dev/null\n", ready.display()));
+        bed.file("endless.sh", &format!("echo > {}\nexec cat /dev/zero > /dev/null\n", ready.path()));
     let going = bed.start("dsm", &format!("cluster run --nodes 2 --ranks 1 sh {program}"));
-    std::fs::read_to_string(&ready).expect("the program runs");
+    ready.hear("the program runs");
     going.signal(Signal::SIGINT);
     let done = going.wait_up_to(SOON);
     assert_eq!(done.code, 130, "{done:#?}");
@@ -120,16 +119,15 @@ fn an_interrupt_ends_the_ranks_and_a_private_cluster() {
 #[test]
 fn an_interrupt_ends_a_program_that_a_script_runs_in_the_background() {
     let bed = Bed::new();
-    let ready = bed.dir().join("ready");
-    nix::unistd::mkfifo(&ready, nix::sys::stat::Mode::S_IRWXU).expect("a pipe");
+    let ready = bed.pipe("ready");
     // A shell has what it starts in the background ignore SIGINT, and the ranks inherit that.
     let program = bed.file(
         "endless.sh",
-        &format!("trap '' INT\necho > {}\nexec cat /dev/zero > /dev/null\n", ready.display()),
+        &format!("trap '' INT\necho > {}\nexec cat /dev/zero > /dev/null\n", ready.path()),
     );
     let start = format!("trap '' INT\nexec {} cluster run --nodes 1 sh {program}\n", bed.binary("dsm"));
     let going = bed.start_path("/bin/sh", &bed.file("start.sh", &start));
-    std::fs::read_to_string(&ready).expect("the program runs");
+    ready.hear("the program runs");
     going.signal(Signal::SIGINT);
     let done = going.wait_up_to(SOON);
     assert_eq!(done.code, 143, "{done:#?}");
@@ -139,16 +137,15 @@ fn an_interrupt_ends_a_program_that_a_script_runs_in_the_background() {
 #[test]
 fn a_second_interrupt_kills() {
     let bed = Bed::new();
-    let ready = bed.dir().join("ready");
-    nix::unistd::mkfifo(&ready, nix::sys::stat::Mode::S_IRWXU).expect("a pipe");
+    let ready = bed.pipe("ready");
     let program = bed.file(
         "stubborn.sh",
-        &format!("trap 'echo > {0}' INT\necho > {0}\nwhile :; do :; done\n", ready.display()),
+        &format!("trap 'echo > {0}' INT\necho > {0}\nwhile :; do :; done\n", ready.path()),
     );
     let going = bed.start("dsm", &format!("cluster run --nodes 1 sh {program}"));
-    std::fs::read_to_string(&ready).expect("the program runs");
+    ready.hear("the program runs");
     going.signal(Signal::SIGINT);
-    std::fs::read_to_string(&ready).expect("the program has caught the first");
+    ready.hear("the program has caught the first");
     going.signal(Signal::SIGINT);
     let done = going.wait_up_to(SOON);
     assert_eq!(done.code, 137, "{done:#?}");
