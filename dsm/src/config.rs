@@ -261,6 +261,10 @@ pub mod node {
 pub mod membership {
     use super::Span;
 
+    /// Messages kept that overtook the welcome; the coordinator sends a few for each change meanwhile.
+    pub const EARLY_MAX: usize = 1024;
+    /// Deaths that a view tells of.
+    pub const DEATHS_MAX: usize = 32;
     /// Between two looks at who has been silent. Signs of life are at most one and a half of these apart.
     pub const HEARTBEAT: Span = Span::from_ms(250);
     /// Silence after which a node is declared dead. A stop of 1.5 s must not kill.
@@ -334,6 +338,8 @@ pub mod rpc {
     pub const DELAYED_MAX: usize = 16_384;
     /// Bytes of replies that are gathered for one peer before they are sent.
     pub const GATHER_LEN_MAX: usize = 16 << 10;
+    /// Items of a stream that a call in JSON gathers.
+    pub const GATHERED_ITEMS_MAX: usize = 100_000;
     /// Messages that batches gather, for all peers, before they are sent.
     pub const GATHERED_MAX: usize = 64;
     /// Time in a handler up to which replies of earlier calls may wait for it.

@@ -17,6 +17,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::coherence::{NodeSet, Placement, RegionInfo};
 use crate::config::coherence::CACHE_PAGES_MIN;
+use crate::config::membership::{DEATHS_MAX, EARLY_MAX};
 use crate::page::{EXTENT_PAGES, Epoch, Incarnation, NodeId, PAGE_SIZE, PageId};
 use coordinator::Coordinator;
 
@@ -563,11 +564,6 @@ impl Member {
         }
     }
 }
-
-/// Messages kept that overtook the welcome; the coordinator sends a few for each change meanwhile.
-const EARLY_MAX: usize = 1024;
-/// Deaths that a view tells of.
-const DEATHS_MAX: usize = 32;
 
 /// Whole pages for so many bytes.
 fn pages_for(bytes: u64) -> u64 {

@@ -19,12 +19,10 @@ use super::error::{Error, MethodError};
 use super::interface::{Kind, Method};
 use super::wire::{Decoder, Shape, Wire};
 use crate::codec::DecodeError;
+use crate::config::rpc::GATHERED_ITEMS_MAX;
 
 mod read;
 mod write;
-
-/// Items of a stream that one call gathers.
-const ITEMS_MAX: usize = 100_000;
 
 /// An interface as a server describes it.
 pub struct Dynamic {
@@ -168,7 +166,7 @@ impl Dynamic {
             Kind::Oneway => call.notify().map(|()| Value::Null).map_err(DynamicError::Failed),
             Kind::Unary => self.result(described, call.start::<Raw, RawError>().wait()),
             Kind::Stream => {
-                let items = call.stream::<Raw, RawError>().take(ITEMS_MAX);
+                let items = call.stream::<Raw, RawError>().take(GATHERED_ITEMS_MAX);
                 items
                     .map(|item| self.result(described, item))
                     .collect::<Result<Vec<_>, _>>()

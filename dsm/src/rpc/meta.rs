@@ -4,9 +4,7 @@ use std::sync::{Arc, Weak};
 
 use super::meta_stubs::{Meta, MetaDescribeError, MetaServer, MethodStatistics, NoSuchInterface, Served};
 use super::{Context, Endpoint, Error};
-
-/// Calls of the meta interface that wait or run at one time.
-const CALLS_MAX: usize = 64;
+use crate::config::rpc::SYSTEM_CALLS_MAX;
 
 struct Looking {
     // Weak: the endpoint owns its services.
@@ -15,7 +13,7 @@ struct Looking {
 
 /// Serves `Meta` for the endpoint.
 pub fn serve_meta(endpoint: &Arc<Endpoint>) {
-    endpoint.serve(MetaServer(Looking { endpoint: Arc::downgrade(endpoint) }), CALLS_MAX);
+    endpoint.serve(MetaServer(Looking { endpoint: Arc::downgrade(endpoint) }), SYSTEM_CALLS_MAX);
 }
 
 impl Looking {
