@@ -56,6 +56,20 @@ fn rejected_files_are_told_every_error_at_once() {
 }
 
 #[test]
+fn the_examples_of_the_documentation_are_accepted() {
+    let text = std::fs::read_to_string(directory("../../docs").join("idl.md")).unwrap();
+    let examples: Vec<&str> =
+        text.split("```idl\n").skip(1).map(|rest| rest.split("```").next().unwrap_or_default()).collect();
+    assert!(examples.len() >= 3);
+    let name = Path::new("functions.idl");
+    for example in examples {
+        let mut read = |_: &Path| Ok(example.to_owned());
+        let schema = rpcgen::check::check(name, &mut read).unwrap_or_else(|problems| panic!("{problems}"));
+        assert!(rpcgen::generate(&schema).contains("pub trait "), "{example}");
+    }
+}
+
+#[test]
 fn rustfmt_leaves_the_stubs_alone() {
     for file in files("accepted") {
         let stubs = file.with_extension("rs");
