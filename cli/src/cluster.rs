@@ -8,7 +8,7 @@ use dsm::admin::Admin;
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 
 use crate::args::Up;
-use crate::launch::{Plan, Started};
+use crate::launch::{Plan, Started, remove_from};
 use crate::process::Life;
 use crate::signals::Signals;
 use crate::state::{ClusterFile, Known, NodeEntry, State, damaged};
@@ -89,6 +89,7 @@ pub(crate) fn down(state_dir: Option<PathBuf>) -> Result<i32, Trouble> {
         eprintln!("dsm: could not see whether these ended: {}", places.join(", "));
     }
     state.forget_cluster();
+    remove_from(cluster.nodes.iter().filter_map(|node| node.host.as_ref()).collect(), &state.key_file());
     println!("stopped {} nodes{}", cluster.nodes.len(), if killed > 0 { ", some by force" } else { "" });
     Ok(0)
 }

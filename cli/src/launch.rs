@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io::{IsTerminal, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, ToSocketAddrs};
 use std::os::fd::AsFd;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -27,7 +27,7 @@ const READY_TIMEOUT: Duration = Duration::from_secs(30);
 /// Daemons that one command starts without being told.
 const NODES_DEFAULT: u32 = 4;
 /// Stands in a dry run for the address that node 0 gets.
-const ADDRESS_UNKNOWN: &str = "ADDRESS_OF_NODE_0";
+pub(crate) const ADDRESS_UNKNOWN: &str = "ADDRESS_OF_NODE_0";
 
 /// Daemons to start.
 pub(crate) struct Plan {
@@ -108,20 +108,25 @@ impl Plan {
 
     /// What a dry run knows of the cluster.
     pub(crate) fn imagine(&self) -> ClusterFile {
-        let nowhere = SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0));
         let entry = |(id, host): (u32, &Option<String>)| NodeEntry {
             id,
             host: host.clone(),
-            addr: nowhere,
+            addr: self.bind_addr(id),
             pid: 0,
             started: None,
             log: self.logs[id as usize].clone(),
         };
-        ClusterFile {
-            version: env!("CARGO_PKG_VERSION").to_owned(),
-            nodes: (0..).zip(&self.hosts).map(entry).collect(),
-            environment: self.environment.clone(),
-        }
+        self.cluster_of((0..).zip(&self.hosts).map(entry).collect())
+    }
+
+    fn cluster_of(&self, nodes: Vec<NodeEntry>) -> ClusterFile {
+        let version = env!("CARGO_PKG_VERSION").to_owned();
+        ClusterFile { version, nodes, environment: self.environment.clone() }
+    }
+
+    /// Where a daemon is to be, as far as it is known before it is there.
+    fn bind_addr(&self, id: u32) -> SocketAddr {
+        SocketAddr::new(self.bind_ip(id).unwrap_or(Ipv4Addr::UNSPECIFIED.into()), self.port_of(id))
     }
 
     /// The commands, one a line.
@@ -132,15 +137,30 @@ impl Plan {
             .map(|host| format!("{} < {}", join(&self.key_command(host)), self.key_file.display()))
             .collect();
         for id in 0..self.nodes() {
-            let bind =
-                SocketAddr::new(self.bind_ip(id).unwrap_or(Ipv4Addr::UNSPECIFIED.into()), self.port_of(id));
-            lines.push(self.process(id, bind, ADDRESS_UNKNOWN).line());
+            lines.push(self.process(id, self.bind_addr(id), ADDRESS_UNKNOWN).line());
         }
         lines
     }
 
-    /// Starts all daemons and waits until they are members. If one fails, none is left.
+    /// Starts all daemons and waits until they are members. If one fails, none is left, nor is the key on
+    /// another host.
     pub(crate) fn start(&self, signals: &Signals) -> Result<Started, Trouble> {
+        let started = self.try_start(signals);
+        if started.is_err() {
+            self.clear_hosts();
+        }
+        started
+    }
+
+    /// Removes from other hosts what a cluster leaves there that has ended: a private one everything, any
+    /// other the key.
+    pub(crate) fn clear_hosts(&self) {
+        let dir = self.key_file.parent().unwrap_or(&self.key_file);
+        let what = if self.life == Life::Ours { dir } else { &self.key_file };
+        remove_from(self.remote_hosts(), what);
+    }
+
+    fn try_start(&self, signals: &Signals) -> Result<Started, Trouble> {
         for host in self.remote_hosts() {
             self.send_key(host)?;
         }
@@ -158,7 +178,7 @@ impl Plan {
         ready.sort_by_key(|(_, entry)| entry.id);
         let (daemons, nodes) = ready.into_iter().unzip();
         progress.finish();
-        let cluster = ClusterFile { nodes, ..self.imagine() };
+        let cluster = self.cluster_of(nodes);
         Ok(Started { daemons, cluster })
     }
 
@@ -317,6 +337,14 @@ impl Plan {
         Err(Trouble::start(format!(
             "host {host}: ssh could not put the key there ({status}); try `ssh {host} true`"
         )))
+    }
+}
+
+/// Removes a file or directory from other hosts. Best effort: the key in it opens nothing any more.
+pub(crate) fn remove_from(hosts: BTreeSet<&String>, path: &Path) {
+    for host in hosts {
+        let words = ssh(host, &format!("rm -rf -- {}", join(&[path.into()])));
+        let _ = Command::new(&words[0]).args(&words[1..]).stdin(Stdio::null()).status();
     }
 }
 

@@ -6,7 +6,7 @@ use std::io::IsTerminal;
 use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
 use std::os::fd::{AsFd, AsRawFd};
 use std::path::PathBuf;
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 use std::time::Instant;
 
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
@@ -14,8 +14,8 @@ use nix::sys::signal::Signal;
 
 use crate::args::Run;
 use crate::cluster::STOP_GRACE;
-use crate::launch::{Plan, Started, settings};
-use crate::process::{Life, PLACE_VARIABLES, Process, Running, adopt_orphans, ssh};
+use crate::launch::{ADDRESS_UNKNOWN, Plan, Started, settings};
+use crate::process::{Life, PLACE_VARIABLES, Process, Running, adopt_orphans};
 use crate::program;
 use crate::signals::Signals;
 use crate::state::{ClusterFile, Known, State, damaged};
@@ -98,7 +98,8 @@ fn run_on(
     let dry_run = run.shape.dry_run;
     let job = Job::new(run, program, ranks, state)?;
     if dry_run {
-        (0..ranks).for_each(|rank| println!("{}", job.process(rank, &cluster).line()));
+        let join = cluster.nodes[0].addr.to_string();
+        (0..ranks).for_each(|rank| println!("{}", job.process(rank, &cluster, &join).line()));
         return Ok(0);
     }
     let started = job.start_on(&cluster)?;
@@ -114,18 +115,24 @@ fn run_private(state: &State, run: Run, program: PathBuf, signals: &Signals) -> 
     if dry_run {
         plan.lines().iter().for_each(|line| println!("{line}"));
         let cluster = plan.imagine();
-        (0..ranks).for_each(|rank| println!("{}", job.process(rank, &cluster).line()));
+        (0..ranks).for_each(|rank| println!("{}", job.process(rank, &cluster, ADDRESS_UNKNOWN).line()));
         return Ok(0);
     }
-    let Started { mut daemons, cluster } = plan.start(signals)?;
-    let started = job.start_on(&cluster)?;
-    let code = Supervisor::new(started, &mut daemons, signals).run();
+    let started = plan.start(signals)?;
+    let code = run_and_stop(&job, started, signals);
+    plan.clear_hosts();
+    code
+}
+
+fn run_and_stop(job: &Job, started: Started, signals: &Signals) -> Result<i32, Trouble> {
+    let Started { mut daemons, cluster } = started;
+    let ranks = job.start_on(&cluster)?;
+    let code = Supervisor::new(ranks, &mut daemons, signals).run();
     let failed: Vec<usize> = (0..daemons.len()).filter(|i| daemons[*i].try_end().is_some()).collect();
     for node in failed {
         show_end_of_log(&cluster, node);
     }
     stop(&mut daemons)?;
-    clear_hosts(state, &cluster);
     code
 }
 
@@ -184,7 +191,7 @@ impl Job {
     }
 
     /// A rank beside its daemon: they go round the daemons in order.
-    fn process(&self, rank: u32, cluster: &ClusterFile) -> Process {
+    fn process(&self, rank: u32, cluster: &ClusterFile, join: &str) -> Process {
         let node = &cluster.nodes[rank as usize % cluster.nodes.len()];
         let mut environment = cluster.environment.clone();
         if node.host.is_some() {
@@ -192,7 +199,7 @@ impl Job {
             environment.insert("DSM_BIND".to_owned(), SocketAddr::new(node.addr.ip(), 0).to_string());
         }
         environment.append(&mut self.environment(rank));
-        environment.insert("DSM_JOIN".to_owned(), cluster.nodes[0].addr.to_string());
+        environment.insert("DSM_JOIN".to_owned(), join.to_owned());
         environment.insert("DSM_NEAREST".to_owned(), node.id.to_string());
         self.describe(rank, environment, node.host.clone())
     }
@@ -210,7 +217,8 @@ impl Job {
     }
 
     fn start_on(&self, cluster: &ClusterFile) -> Result<Vec<Rank>, Trouble> {
-        let start = |rank| self.connect(rank, &self.process(rank, cluster));
+        let join = cluster.nodes[0].addr.to_string();
+        let start = |rank| self.connect(rank, &self.process(rank, cluster, &join));
         (0..self.ranks).map(start).collect()
     }
 
@@ -268,17 +276,5 @@ fn show_end_of_log(cluster: &ClusterFile, node: usize) {
     let text = std::fs::read_to_string(&cluster.nodes[node].log).unwrap_or_default();
     if let Some(line) = text.lines().rev().find(|line| !line.trim().is_empty()) {
         eprintln!("dsm: node {node} said last: {line}");
-    }
-}
-
-/// Removes key and logs of a private cluster from other hosts.
-fn clear_hosts(state: &State, cluster: &ClusterFile) {
-    let hosts: std::collections::BTreeSet<&String> =
-        cluster.nodes.iter().filter_map(|node| node.host.as_ref()).collect();
-    for host in hosts {
-        let line = format!("rm -rf -- {}", crate::process::join(&[state.dir().into()]));
-        let words = ssh(host, &line);
-        // Best effort: the key in it opens nothing any more.
-        let _ = Command::new(&words[0]).args(&words[1..]).stdin(Stdio::null()).status();
     }
 }

@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
-use nix::sys::signal::{Signal, kill};
+use nix::sys::signal::{SigHandler, Signal, kill, signal};
 use nix::unistd::{Pid, Uid};
 
 /// No command of a test takes as long, on however busy a machine.
@@ -137,12 +137,7 @@ impl Bed {
         }
         // Whoever runs the tests in the background has SIGINT ignored, and what they start would inherit that.
         // SAFETY: between fork and exec it calls nothing but sigaction, which is allowed there.
-        unsafe {
-            command.pre_exec(|| {
-                nix::sys::signal::signal(Signal::SIGINT, nix::sys::signal::SigHandler::SigDfl)?;
-                Ok(())
-            })
-        };
+        unsafe { command.pre_exec(heed_interrupts) };
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let child = command.spawn().unwrap_or_else(|error| panic!("{line}: {error}"));
         let pid = child.id();
@@ -190,6 +185,12 @@ impl Bed {
             assert!(Instant::now() < until, "the cluster never got there: {status:#}");
         }
     }
+}
+
+fn heed_interrupts() -> std::io::Result<()> {
+    // SAFETY: the default is no handler that could do anything.
+    unsafe { signal(Signal::SIGINT, SigHandler::SigDfl) }?;
+    Ok(())
 }
 
 impl Drop for Bed {

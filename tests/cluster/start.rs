@@ -107,6 +107,31 @@ fn a_program_runs_on_other_hosts() {
     bed.assert_nothing_left();
 }
 
+/// The key must not stay where it was put, whatever becomes of the start.
+#[test]
+fn a_start_that_fails_takes_its_key_back_from_other_hosts() {
+    let (bed, hosts) = with_hosts();
+    let log = bed.file("lines", "");
+    let script = format!(
+        "#!/bin/sh\nfor last; do :; done\nprintf '%s\\n' \"$last\" >> {log}\n\
+         case \"$last\" in *'--index 1 '*) exit 1;; esac\nexec sh -c \"$last\"\n"
+    );
+    bed.file("ssh", &script);
+    let removals = || {
+        let text = std::fs::read_to_string(&log).expect("the log of ssh");
+        text.lines().filter(|line| line.starts_with("rm -rf -- ")).map(str::to_owned).collect::<Vec<_>>()
+    };
+    let done = bed.dsm(&format!("cluster run --hosts {hosts} --ranks 1 matmul --n 4"));
+    assert_eq!(done.code, 2, "{done:#?}");
+    let removed = removals();
+    assert!(removed.len() == 2 && removed.iter().all(|line| line.contains("-run-")), "{removed:#?}");
+    let done = bed.dsm(&format!("cluster up --hosts {hosts}"));
+    assert_eq!(done.code, 2, "{done:#?}");
+    let removed = removals();
+    assert!(removed.len() == 4 && removed[2..].iter().all(|line| line.ends_with("/key")), "{removed:#?}");
+    bed.assert_nothing_left();
+}
+
 #[test]
 fn a_cluster_on_other_hosts_goes_up_and_down() {
     let (bed, hosts) = with_hosts();
