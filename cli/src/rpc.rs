@@ -1,5 +1,6 @@
 //! `rpc`: which interfaces the nodes serve, what they look like, and calls without a program.
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 
 use dsm::NodeId;
@@ -51,7 +52,7 @@ fn describe(admin: &Admin, interface: &str, node: Option<u16>) -> Result<i32, Tr
         // What is not in the directory every node serves, or the coordinator.
         None => channel_to(admin, admin.servers(interface)?.first().map_or(0, |node| node.0))?,
     };
-    let description = description(&channel, interface)?;
+    let description = description(admin, &channel, interface)?;
     print(&serde_json::from_str(&description).map_err(|error| Trouble::failed(error.to_string()))?)
 }
 
@@ -62,7 +63,7 @@ fn call(admin: &Admin, call: &RpcCall) -> Result<i32, Trouble> {
     let arguments: Value = serde_json::from_str(&call.arguments)
         .map_err(|error| Trouble::start(format!("the arguments are not JSON: {error}")))?;
     let channel = channel_to(admin, call.node)?;
-    let dynamic = Dynamic::new(&description(&channel, interface)?).map_err(not_called)?;
+    let dynamic = Dynamic::new(&description(admin, &channel, interface)?).map_err(not_called)?;
     match dynamic.call(&channel, method, &arguments) {
         Ok(result) => print(&result),
         Err(DynamicError::Thrown(thrown)) => {
@@ -84,17 +85,34 @@ fn channel_to(admin: &Admin, node: u16) -> Result<Channel, Trouble> {
     }
 }
 
-fn description(channel: &Channel, interface: &str) -> Result<String, Trouble> {
-    let meta = MetaClient::new(channel.clone());
-    meta.describe(interface).map_err(|error| match error {
+fn description(admin: &Admin, channel: &Channel, interface: &str) -> Result<String, Trouble> {
+    MetaClient::new(channel.clone()).describe(interface).map_err(|error| match error {
         MetaDescribeError::NoSuchInterface(_) => {
-            let served = meta.list().unwrap_or_default();
-            let near = served.iter().min_by_key(|served| dsm::settings::distance(interface, &served.name));
-            let hint = near.map_or_else(String::new, |near| format!("; did you mean `{}`?", near.name));
-            Trouble::start(format!("the node does not serve {interface}{hint}"))
+            Trouble::start(format!("the node does not serve {interface}{}", hint(admin, interface)))
         }
         MetaDescribeError::Rpc(error) => failed(error),
     })
+}
+
+/// Who serves the interface, or what is served that has nearly this name, of all nodes that answer.
+fn hint(admin: &Admin, interface: &str) -> String {
+    let mut serving = Vec::new();
+    let mut names = BTreeSet::new();
+    for member in admin.members().unwrap_or_default() {
+        let channel = admin.channel_to(member.id, member.addr);
+        let served =
+            channel.ok().and_then(|channel| MetaClient::new(channel).list().ok()).unwrap_or_default();
+        if served.iter().any(|served| served.name == interface) {
+            serving.push(member.id.0.to_string());
+        }
+        names.extend(served.into_iter().map(|served| served.name));
+    }
+    if !serving.is_empty() {
+        return format!("; these nodes do: {}", serving.join(", "));
+    }
+    let near = names.iter().min_by_key(|name| dsm::settings::distance(interface, name));
+    let near = near.filter(|name| dsm::settings::distance(interface, name) <= interface.len() / 2);
+    near.map_or_else(String::new, |near| format!("; did you mean `{near}`?"))
 }
 
 fn no_member(node: u16, members: &[MemberStatus]) -> Trouble {

@@ -37,8 +37,9 @@ fn interfaces_are_listed_described_and_called() {
     let thrown = bed.dsm(r#"rpc call 0 Cluster.remove_region {"name":"none"}"#);
     assert_eq!(thrown.code, 1, "{thrown:#?}");
     assert!(thrown.out.contains("\"thrown\"") && thrown.out.contains("none"), "{thrown:#?}");
-    bed.dsm("rpc call 1 Cluster.shutdown").says(&["does not serve Cluster"]);
-    bed.dsm("rpc call 0 Meta.pin").says(&["no method Meta.pin"]);
+    bed.dsm("rpc call 1 Cluster.shutdown").says(&["does not serve Cluster", "these nodes do: 0"]);
+    bed.dsm("rpc call 1 Clustre.shutdown").says(&["does not serve Clustre", "did you mean `Cluster`"]);
+    bed.dsm("rpc call 0 Meta.pin").says(&["no method Meta.pin", "did you mean `ping`"]);
     bed.dsm("rpc call 9 Meta.list").says(&["no node 9", "0, 1"]);
     bed.dsm(r#"rpc call 0 Meta.ping {"pay":"00"}"#).says(&["no argument pay", "payload"]);
     bed.dsm("cluster down").ok();

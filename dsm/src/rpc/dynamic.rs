@@ -152,7 +152,11 @@ impl Dynamic {
     pub fn call(&self, channel: &Channel, method: &str, arguments: &Value) -> Result<Value, DynamicError> {
         let mut pairs = self.description.methods.iter().zip(&self.methods);
         let Some((described, method)) = pairs.find(|(described, _)| described.name == method) else {
-            return Err(DynamicError::NoMethod(format!("{}.{method}", self.description.name)));
+            let names = self.description.methods.iter().map(|described| described.name.as_str());
+            let near = names.min_by_key(|name| crate::settings::distance(method, name));
+            let near = near.filter(|name| crate::settings::distance(method, name) <= method.len() / 2);
+            let hint = near.map_or_else(String::new, |near| format!("; did you mean `{near}`?"));
+            return Err(DynamicError::NoMethod(format!("{}.{method}{hint}", self.description.name)));
         };
         let mut bytes = Vec::new();
         let object = arguments.as_object().cloned().unwrap_or_default();
@@ -188,8 +192,8 @@ impl Dynamic {
             return Err(format!("{} has no argument {stranger}; it has: {}", method.name, known.join(", ")));
         }
         for field in &method.arguments {
-            let value = object.get(&field.name).unwrap_or(&Value::Null);
-            self.write(&field.ty, value, out).map_err(|error| format!("argument {}: {error}", field.name))?;
+            let written = write::given(object, field).and_then(|value| self.write(&field.ty, value, out));
+            written.map_err(|misfit| format!("argument {}{misfit}", field.name))?;
         }
         Ok(())
     }

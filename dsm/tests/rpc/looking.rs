@@ -57,17 +57,33 @@ fn what_does_not_fit_is_said_before_anything_is_called() {
         dynamic.call(&pair.channel(), method, &arguments).unwrap_err().to_string()
     };
     assert_eq!(said("divide", json!({"a": 1, "b": 0})), r#"thrown: {"DivideByZero":{}}"#);
-    assert_eq!(said("func3", json!({})), "there is no method Calculator.func3");
+    assert_eq!(said("func3", json!({})), "there is no method Calculator.func3; did you mean `func1`?");
     assert_eq!(
         said("func1", json!({"arg1": 5_000_000_000u64})),
-        "argument arg1: 5000000000 is not such an integer"
+        "argument arg1: expected an int32, found 5000000000"
     );
     assert_eq!(said("func1", json!({"arg": 1})), "func1 has no argument arg; it has: arg1");
     assert_eq!(
         said("area", json!({"figure": {"circle": 1.0}, "color": "pink"})),
-        "argument color: expected one of red, green, blue"
+        "argument color: expected one of red, green, blue, found \"pink\""
     );
-    assert_eq!(said("echo", json!({"data": "0g"})), "argument data: invalid digit found in string");
+    assert_eq!(
+        said("echo", json!({"data": "0g"})),
+        "argument data: expected a text of pairs of hexadecimal digits, found \"0g\""
+    );
+    assert_eq!(said("divide", json!({"a": 1})), "argument b: it is missing");
+    let sample =
+        |time: Value| json!({"time": time, "values": [1, 2, 3, 4], "color": "red", "counts": {"x": 1}});
+    let mut wrong = sample(json!(2.0));
+    wrong["counts"]["x"] = json!(-1);
+    assert_eq!(
+        said("summary", json!({"samples": [sample(json!(1)), sample(json!("now"))]})),
+        "argument samples[1].time: expected a number, found \"now\""
+    );
+    assert_eq!(
+        said("summary", json!({"samples": [wrong]})),
+        "argument samples[0].counts[\"x\"]: expected a uint64, found -1"
+    );
     assert!(Dynamic::new("{}").is_err());
     assert_eq!(pair.server_end.counters().malformed, 0);
 }
