@@ -4,7 +4,7 @@
 use dsm::coherence::Plant;
 use sim::{Options, Rig, run_seed};
 
-/// Five times the seeds that the best hidden fault needs (`NodeHoldsWhileItWaitsForRoom`, 1,321).
+/// Ten times the seeds that the best hidden fault needs (`NodeHoldsWhileItWaitsForRoom`, 531), and more.
 const SEEDS_MAX: u64 = 7_000;
 
 #[test]

@@ -18,7 +18,7 @@ use rustc_hash::FxHashMap;
 use smallvec::SmallVec;
 
 use super::fingerprint::hash_map;
-use super::instruction::Instructions;
+use super::instruction::{ANY_AGE, Age, Instructions};
 use super::message::{Body, Req, ToHome, ToNode, Txn, Version};
 use super::placement::{Places, RegionInfo};
 use super::plant::{Plant, Planted};
@@ -209,7 +209,7 @@ impl Cache {
 
     /// The earliest end of a hold that somebody waits for, or the time to look for room.
     pub(super) fn poll_timeout(&self) -> Option<Time> {
-        let due = self.held_up.iter().map(|&(page, _, _)| self.held_until(page));
+        let due = self.held_up.iter().map(|&(page, _, _)| self.held_until(page, ANY_AGE));
         // A hold without end ends with an event, not with time.
         due.filter(|&due| due < Time(u64::MAX)).chain(self.resident.poll_timeout()).min()
     }
@@ -695,14 +695,14 @@ impl Cache {
 
 /// Holds.
 impl Cache {
-    fn held_until(&self, page: PageId) -> Time {
+    fn held_until(&self, page: PageId, youngest: Age) -> Time {
         let allows = |page, access| self.access(page) >= access;
-        let held_until = self.instructions.held_until(self.planted, page, allows);
+        let held_until = self.instructions.held_until(self.planted, page, youngest, allows);
         held_until.filter(|_| !self.departs).unwrap_or_default()
     }
 
     fn is_held(&self, page: PageId, now: Time) -> bool {
-        self.held_until(page) > now
+        self.held_until(page, ANY_AGE) > now
     }
 
     /// Puts a message off while the page is held; true if it was.

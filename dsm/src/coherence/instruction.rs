@@ -6,6 +6,10 @@
 //! several pages (an access across a boundary, a string move): then nodes that hold some and wait for
 //! others would deadlock, so a page is held only while no lower page of the same instruction is
 //! missing, and once a page was lost again the set is asked for in ascending order.
+//!
+//! Where a node has no room for the pages of all its instructions, the older one keeps its pages from the
+//! younger, and not the other way round. Without an order two of them, each short of a page, let go and ask
+//! again in step for ever.
 
 use std::hash::{Hash, Hasher};
 
@@ -30,6 +34,8 @@ pub(super) struct Instructions {
 #[derive(Clone)]
 struct Instruction {
     address: u64,
+    /// Its first fault.
+    since: Time,
     /// In the order of their first faults.
     needs: SmallVec<[Need; INSTRUCTION_PAGES_MAX]>,
     hold: Span,
@@ -40,6 +46,11 @@ struct Instruction {
     /// When the thread went on with the page that it had faulted on, if it did.
     resumed: Option<Time>,
 }
+
+/// Since when an instruction wants to run, and its thread: no two are equally old.
+pub(super) type Age = (Time, u64);
+/// Younger than all: who is not younger than this is everybody.
+pub(super) const ANY_AGE: Age = (Time(u64::MAX), u64::MAX);
 
 /// A page that the instruction needs, and until when it stays if it has come.
 #[derive(Clone, Copy)]
@@ -58,6 +69,7 @@ impl Instructions {
         let need = Need { page: fault.page, access: fault.access, held_until: Time(0) };
         let fresh = Instruction {
             address: fault.instruction,
+            since: now,
             needs: SmallVec::from_slice(&[need]),
             hold: HOLD_MIN,
             ordered: false,
@@ -137,13 +149,19 @@ impl Instructions {
         }
     }
 
-    /// Until when some thread's instruction holds the page, if it does. It holds what it has while it
-    /// misses no lower page of its set. While it waits for a higher one it lets nothing go: those who
-    /// wait for each other's pages in ascending order never wait in a circle.
+    /// The age of the instruction that this thread runs.
+    pub(super) fn age(&self, thread: u64) -> Option<Age> {
+        self.threads.get(&thread).map(|known| (known.since, thread))
+    }
+
+    /// Until when an instruction that is not younger than `youngest` holds the page, if one does. It holds
+    /// what it has while it misses no lower page of its set. While it waits for a higher one it lets nothing
+    /// go: those who wait for each other's pages in ascending order never wait in a circle.
     pub(super) fn held_until(
         &self,
         planted: Planted,
         page: PageId,
+        youngest: Age,
         allows: impl Fn(PageId, Access) -> bool,
     ) -> Option<Time> {
         let in_any_order = planted.has(Plant::NodeHoldsOutOfOrder);
@@ -157,12 +175,15 @@ impl Instructions {
             }
             (!lacks_lower).then_some(if waits_above { Time(u64::MAX) } else { need.held_until })
         };
-        self.threads.values().filter_map(holds).max()
+        let counts = |&(thread, known): &(&u64, &Instruction)| (known.since, *thread) <= youngest;
+        self.threads.iter().filter(counts).filter_map(|(_, known)| holds(known)).max()
     }
 
     pub(super) fn fingerprint(&self, now: Time, hasher: &mut impl Hasher) {
         hash_map(&self.threads, hasher, |known, mut hasher| {
             (known.address, known.hold, known.ordered, known.awaited).hash(&mut hasher);
+            // Who is older matters, not by how much.
+            self.threads.values().filter(|other| other.since < known.since).count().hash(&mut hasher);
             for need in &known.needs {
                 (need.page, need.access, need.held_until.since(now)).hash(&mut hasher);
             }

@@ -217,6 +217,11 @@ impl Resident {
         if self.room() > 0 { self.queue.pop_front() } else { None }
     }
 
+    /// The pages that wait for a place.
+    pub(super) fn crowd(&self) -> impl Iterator<Item = PageId> {
+        self.queue.iter().copied()
+    }
+
     /// Whether pages wait that came before.
     pub(super) fn is_crowded(&self) -> bool {
         !self.queue.is_empty()

@@ -4,6 +4,7 @@
 use smallvec::SmallVec;
 
 use super::{Cache, Place, Request, State};
+use crate::coherence::instruction::{ANY_AGE, Age};
 use crate::coherence::message::{Body, ToHome, Version};
 use crate::coherence::placement::Places;
 use crate::coherence::plant::Plant;
@@ -173,6 +174,7 @@ impl Cache {
     fn reclaim<M: Memory>(&mut self, ctx: &mut Context<'_, M>, places: &Places) -> u64 {
         let wanted = self.resident.shortage().min(RECLAIM_PAGES_MAX);
         let (mut found, mut owned) = (0, SmallVec::<[PageId; 64]>::new());
+        let oldest = self.oldest_without_room().unwrap_or(ANY_AGE);
         // Who waits must not wait for another round: what the first one ages, the second one takes.
         let rounds = if self.resident.is_crowded() { 2 } else { 1 };
         let extents = (rounds * self.resident.round()).min(SWEEP_EXTENTS_MAX);
@@ -182,7 +184,7 @@ impl Cache {
             }
             let Some(turn) = self.resident.turn() else { break };
             for (page, aged) in turn.pages() {
-                match self.judge(ctx, places, page, aged) {
+                match self.judge(ctx, places, (page, oldest), aged) {
                     Verdict::Drops if found < wanted => {
                         self.drop_page(ctx, page);
                         found += 1;
@@ -206,9 +208,23 @@ impl Cache {
         found
     }
 
-    fn judge<M: Memory>(&self, ctx: &Context<'_, M>, places: &Places, page: PageId, aged: bool) -> Verdict {
+    /// The age of the oldest instruction that waits for room.
+    fn oldest_without_room(&self) -> Option<Age> {
+        let waiters = self.resident.crowd().filter_map(|page| self.pending.get(&page));
+        let threads = waiters.flat_map(|pending| pending.waiters.iter().map(|waiter| waiter.thread));
+        threads.filter_map(|thread| self.instructions.age(thread)).min()
+    }
+
+    /// What is to become of a page, if an instruction of that age waits for room.
+    fn judge<M: Memory>(
+        &self,
+        ctx: &Context<'_, M>,
+        places: &Places,
+        (page, oldest): (PageId, Age),
+        aged: bool,
+    ) -> Verdict {
         let outstanding = self.pending.contains_key(&page) && !ctx.planted.has(Plant::NodeDoesNotPinUpgrade);
-        let held = self.is_held(page, ctx.now) && !ctx.planted.has(Plant::NodeEvictsHeldPage);
+        let held = self.held_until(page, oldest) > ctx.now && !ctx.planted.has(Plant::NodeEvictsHeldPage);
         if outstanding || held {
             return Verdict::Stays;
         }

@@ -160,3 +160,34 @@ fn the_kept_bytes_go_with_the_first_forward() {
     assert_eq!(rig.byte(B, PageId(0)), 5);
     assert_eq!(rig.read(A, PageId(0)), 5);
 }
+
+#[test]
+fn an_older_instruction_takes_room_from_a_younger_one_and_not_the_other_way_round() {
+    let mut rig = limited();
+    let settle = |rig: &mut Rig| {
+        while !rig.network.is_empty() {
+            let parcel = rig.network.remove(0);
+            rig.give(&parcel);
+        }
+    };
+    let (old, young) = ((1, 0x1000), (2, 0x2000));
+    let fault = |rig: &mut Rig, (thread, instruction): (u64, u64), page: u64| {
+        rig.now = rig.now + Span(1);
+        let op = rig.fault_at(A, thread, instruction, PageId(page), Access::Read);
+        settle(rig);
+        rig.result(op)
+    };
+    for (who, page) in [(old, 0), (young, 4), (young, 5), (old, 1)] {
+        assert_eq!(fault(&mut rig, who, page), Some(Ok(0)));
+    }
+    // All four places are taken, and all four pages are held.
+    assert_eq!(fault(&mut rig, old, 2), Some(Ok(0)));
+    assert_eq!(fault(&mut rig, old, 3), Some(Ok(0)));
+    assert_eq!(fault(&mut rig, young, 6), None, "it waits for the older one");
+    let mapped: Vec<Access> = (0..4).map(|page| rig.mapped(A, PageId(page))).collect();
+    assert_eq!(mapped, [Access::Read; 4], "it has what it needs");
+    rig.now = rig.now + Span::from_ms(1);
+    rig.feed(A, Input::Timer);
+    settle(&mut rig);
+    assert_eq!(rig.mapped(A, PageId(6)), Access::Read, "and then the younger one goes on");
+}
