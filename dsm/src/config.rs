@@ -113,7 +113,9 @@ pub mod net {
     pub const PATH_IDLE: Span = Span::from_ms(1_000);
     /// A datagram for which the socket had no room is tried again after so long: in that time 10 Gb/s empty
     /// half of the smallest usual socket buffer, 212,992 bytes.
-    pub const ROOM_AGAIN: Span = Span::from_us(100);
+    pub const ROOM_AGAIN_MIN: Span = Span::from_us(100);
+    /// The wait doubles with each try in vain, up to this.
+    pub const ROOM_AGAIN_MAX: Span = Span::from_us(3_200);
     /// Longest datagram that is copied into a train: Ethernet's.
     pub const TRAIN_DATAGRAM_MAX: usize = 1472;
     /// Datagrams of one train (UDP_MAX_SEGMENTS of older kernels).

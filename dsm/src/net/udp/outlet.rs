@@ -8,13 +8,15 @@ use std::net::SocketAddr;
 
 use super::paths::Paths;
 use super::{Sent, UdpSocket};
-use crate::config::net::{MTU_LIMIT, ROOM_AGAIN, TRAIN_DATAGRAM_MAX, TRAIN_DATAGRAMS_MAX};
+use crate::config::net::{
+    MTU_LIMIT, ROOM_AGAIN_MAX, ROOM_AGAIN_MIN, TRAIN_DATAGRAM_MAX, TRAIN_DATAGRAMS_MAX,
+};
 use crate::error::Result;
 use crate::net::Endpoint;
 use crate::net::inject::Injector;
 use crate::net::transmit::{Transmit, TransmitBuf};
 use crate::net::wire::TYPE_DATA;
-use crate::page::Time;
+use crate::page::{Span, Time};
 
 /// The way out of an endpoint. Belongs beside it, under the same lock.
 #[derive(Default)]
@@ -32,8 +34,19 @@ pub struct Outlet {
 enum Room {
     #[default]
     Free,
-    /// What waits could not be sent; to be tried again then.
-    Blocked(Time),
+    /// What waits could not be sent; to be tried again then, after that long a wait.
+    Blocked(Time, Span),
+}
+
+impl Room {
+    /// There was none once more: the next try is later.
+    fn lacks(self, now: Time) -> Room {
+        let wait = match self {
+            Room::Free => ROOM_AGAIN_MIN,
+            Room::Blocked(_, wait) => Span(2 * wait.0).min(ROOM_AGAIN_MAX),
+        };
+        Room::Blocked(now + wait, wait)
+    }
 }
 
 /// Where a datagram may be sent from.
@@ -138,6 +151,11 @@ impl Outlet {
 
     /// Sends what waits, and what the injector held back until now.
     pub fn flush(&mut self, socket: &UdpSocket, now: Time) -> Result<Sent> {
+        if let Room::Blocked(again, _) = self.room
+            && now < again
+        {
+            return Ok(Sent::Blocked);
+        }
         if self.send_waiting(socket, now)? == Sent::Blocked || self.release(socket, now)? == Sent::Blocked {
             return Ok(Sent::Blocked);
         }
@@ -148,7 +166,7 @@ impl Outlet {
     /// held back is to go. By the clock, and not by waiting for room: whoever sleeps now need not know.
     pub fn poll_timeout(&self) -> Option<Time> {
         match self.room {
-            Room::Blocked(again) => Some(again),
+            Room::Blocked(again, _) => Some(again),
             Room::Free => self.injector.as_ref().and_then(Injector::poll_timeout),
         }
     }
@@ -194,7 +212,7 @@ impl Outlet {
         let sent = socket.send_slices(kind.paths(&mut self.paths), to, slices)?;
         if sent == Sent::Blocked {
             self.waiting.begin(to, slices);
-            self.room = Room::Blocked(now + ROOM_AGAIN);
+            self.room = self.room.lacks(now);
         }
         Ok(sent)
     }
@@ -203,7 +221,7 @@ impl Outlet {
         while let Some(to) = self.waiting.to.filter(|_| !self.waiting.bytes.is_empty()) {
             let Train { kind, bytes, segment, .. } = &self.waiting;
             if socket.send_train(kind.paths(&mut self.paths), to, bytes, *segment)? == Sent::Blocked {
-                self.room = Room::Blocked(now + ROOM_AGAIN);
+                self.room = self.room.lacks(now);
                 return Ok(Sent::Blocked);
             }
             self.waiting.bytes.clear();
@@ -217,7 +235,6 @@ impl Outlet {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::page::Span;
 
     #[test]
     fn what_found_no_room_is_tried_again_by_the_clock() {
@@ -226,11 +243,22 @@ mod tests {
         let now = Time(0) + Span::from_ms(1);
         outlet.put_slices(&socket, now, peer.local_addr().unwrap(), &[b"datagram"]).unwrap();
         // As if the kernel had had no room for it.
-        outlet.room = Room::Blocked(now + ROOM_AGAIN);
-        assert_eq!(outlet.poll_timeout(), Some(now + ROOM_AGAIN));
-        assert!(outlet.flush(&socket, now + ROOM_AGAIN).unwrap() == Sent::Done);
+        outlet.room = Room::Free.lacks(now);
+        let again = now + ROOM_AGAIN_MIN;
+        assert_eq!(outlet.poll_timeout(), Some(again));
+        assert!(outlet.flush(&socket, now).unwrap() == Sent::Blocked, "not at every occasion");
+        assert!(outlet.flush(&socket, again).unwrap() == Sent::Done);
         assert_eq!(outlet.poll_timeout(), None);
         assert!(outlet.waiting.bytes.is_empty());
+    }
+
+    #[test]
+    fn a_slow_link_is_asked_ever_more_rarely() {
+        let mut room = Room::Free;
+        for _ in 0..10 {
+            room = room.lacks(Time(0));
+        }
+        assert!(room == Room::Blocked(Time(0) + ROOM_AGAIN_MAX, ROOM_AGAIN_MAX));
     }
 
     fn open() -> UdpSocket {
