@@ -119,6 +119,22 @@ pub fn run_contention(
     })
 }
 
+/// Runs a crowd: on each of `nodes` nodes, with room for four pages of other homes, up to `threads_max`
+/// threads copy `times` times from across one boundary to across another, which takes four pages at a time.
+pub fn run_crowd(
+    seed: u64,
+    options: Options,
+    nodes: u16,
+    threads_max: u8,
+    times: u32,
+) -> Result<Report, Box<Violation>> {
+    guarded(seed, options, || {
+        let mut world = World::new(Plan::crowded(nodes, threads_max), Rng::with_seed(seed), options);
+        world.crowd(times);
+        world.run()
+    })
+}
+
 fn guarded(
     seed: u64,
     options: Options,

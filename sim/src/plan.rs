@@ -12,6 +12,8 @@ const START: u64 = 16 * EXTENT_PAGES;
 
 /// The smallest limit that nodes are given: what one instruction needs.
 const CACHED_MIN: u64 = 4;
+/// Pages of a crowd.
+pub(crate) const CROWDED_PAGES: u64 = 8;
 
 /// What carries messages.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -190,6 +192,14 @@ impl Plan {
             abandons: false,
             departures: Vec::new(),
         }
+    }
+
+    /// The fixed scenario of a crowd: eight pages in a row, and little room for them.
+    pub(crate) fn crowded(nodes: u16, threads_max: u8) -> Plan {
+        let edge = EXTENT_PAGES - 4;
+        let pages = (edge..edge + CROWDED_PAGES).map(Plan::page).collect();
+        let adjacent = (0..CROWDED_PAGES as u8 - 1).collect();
+        Plan { threads_max, cached_max: Some(CACHED_MIN), adjacent, ..Plan::contended(nodes, pages) }
     }
 
     /// The limit of a node: what it is home of fits, and a few pages more.

@@ -14,7 +14,7 @@ use smallvec::SmallVec;
 use crate::bare::Parcel;
 use crate::local::{Local, NodeMemory, Shared};
 use crate::oracle::Oracle;
-use crate::plan::{Departure, Plan, Rig};
+use crate::plan::{CROWDED_PAGES, Departure, Plan, Rig};
 use crate::program::{COUNTER, Cell, Instruction, State, Step, Thread};
 use crate::slab::Slab;
 use crate::stacked::{Datagram, Port};
@@ -202,6 +202,16 @@ impl World {
         for node in &mut self.nodes {
             let id = node.local.threads[0].id;
             node.local.threads = vec![Thread::adding(id, instruction, times)];
+        }
+    }
+
+    /// Has all threads copy, each from and to pages of its own choice.
+    pub(crate) fn crowd(&mut self, times: u32) {
+        let rng = &mut self.shared.rng;
+        for thread in self.nodes.iter_mut().flat_map(|node| &mut node.local.threads) {
+            let (low, high) = (rng.u8(..3), rng.u8(4..CROWDED_PAGES as u8 - 1));
+            let (from, to) = if rng.bool() { (low, high) } else { (high, low) };
+            *thread = Thread::adding(thread.id, Instruction::CopyAcross { from, to }, times);
         }
     }
 
