@@ -25,10 +25,18 @@ pub(crate) fn run(state_dir: Option<PathBuf>, command: &RpcCommand) -> Result<i3
 
 fn list(admin: &Admin, node: Option<u16>) -> Result<i32, Trouble> {
     let members = admin.members()?;
-    let mut lines = Vec::new();
+    let (mut lines, mut code) = (Vec::new(), 0);
     for member in members.iter().filter(|member| node.is_none_or(|node| member.id.0 == node)) {
         let meta = MetaClient::new(admin.channel_to(member.id, member.addr)?);
-        let served = meta.list().map_err(failed)?;
+        let served = match meta.list() {
+            Ok(served) => served,
+            Err(error) => {
+                // The others are shown all the same.
+                lines.push(json!({ "node": member.id.0, "name": member.name, "error": error.to_string() }));
+                code = FAILED;
+                continue;
+            }
+        };
         let interface = |served: Served| {
             json!({
                 "interface": served.name,
@@ -43,7 +51,8 @@ fn list(admin: &Admin, node: Option<u16>) -> Result<i32, Trouble> {
     if let (Some(node), true) = (node, lines.is_empty()) {
         return Err(no_member(node, &members));
     }
-    print(&Value::Array(lines))
+    print(&Value::Array(lines))?;
+    Ok(code)
 }
 
 fn describe(admin: &Admin, interface: &str, node: Option<u16>) -> Result<i32, Trouble> {

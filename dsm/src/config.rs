@@ -332,12 +332,15 @@ pub mod rpc {
     pub const SILENCE_MAX: Span = Span::from_ms(10_000);
     /// Longest message of the calls: a byte that says whom it is for goes in front.
     pub const CALL_LEN_MAX: usize = super::MESSAGE_LEN_MAX - 1;
-    /// A message for which the queue to its peer has no room is offered again after so long, up to
-    /// [`SILENCE_MAX`] in all: a peer that takes nothing for that time is dead.
+    /// A message for which the queue to its peer has no room is offered again after so long.
     pub const ROOM_AGAIN: Span = Span::from_ms(1);
+    /// A worker with an answer waits that long in all, then gives its peer up: as long as a member may be silent.
+    pub const ROOM_WAIT_MAX: Span = super::membership::DEAD_AFTER;
     /// Messages of the calls' own that wait for room in the queues to their peers. Each answers a message of
     /// a peer, so a flood of those can fill it; what comes then is dropped, and counted.
     pub const DELAYED_MAX: usize = 16_384;
+    /// Bytes of them, of which answers that are given again may be long.
+    pub const DELAYED_BYTES_MAX: usize = 8 << 20;
     /// Bytes of replies that are gathered for one peer before they are sent.
     pub const GATHER_LEN_MAX: usize = 16 << 10;
     /// Items of a stream that a call in JSON gathers.

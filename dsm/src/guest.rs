@@ -181,6 +181,8 @@ impl Carrier {
     fn open(&self, name: NodeId, addr: SocketAddr) -> Result<()> {
         let mut shared = self.shared.lock();
         let now = self.now();
+        // Sessions that have ended make room, when their time is over.
+        self.transmit(&mut shared, now)?;
         if let Some(server) = shared.servers.iter().find(|server| server.addr == addr)
             && matches!(server.state, State::Up | State::Connecting)
         {
@@ -360,10 +362,9 @@ impl Transport for Carrier {
     }
 
     fn notify(&self, signal: &Signal) {
-        signal.unpark();
-        // It may be the one that sleeps on the socket: answers are handled by whoever took them.
-        let shared = self.shared.lock();
-        if shared.sleep_until > Time(0) {
+        // It may be the one that sleeps on the socket, or is about to: answers are handled by whoever took them.
+        if !signal.is_of_this_thread() {
+            signal.unpark();
             self.wake.write(1).expect("an eventfd takes a 1");
         }
     }

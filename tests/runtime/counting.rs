@@ -55,6 +55,10 @@ impl Counter for Counting {
         Ok(data.to_vec())
     }
 
+    fn zeros(&self, _: &Context<'_>, len: u32) -> Result<Vec<u8>, Error> {
+        Ok(vec![0; len as usize])
+    }
+
     fn dig(&self, context: &Context<'_>, steps: i64) -> Result<i64, Error> {
         self.run(|_| {
             for step in 1..=steps {

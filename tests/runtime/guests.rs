@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use dsm::guest::Guest;
 use dsm::net::ClusterKey;
 use dsm::net::inject::InjectorConfig;
+use dsm::page::Span;
 use dsm::rpc::ErrorKind;
 use dsm::{Node, NodeId, Settings};
 
@@ -69,6 +70,35 @@ fn threads_connect_while_others_wait() {
             });
         }
     });
+    rig::stop(daemons);
+}
+
+/// Answers to a guest that takes none fill its queue, and workers wait with the next ones. It is given up, and
+/// everybody else is served.
+#[test]
+fn a_guest_that_takes_no_answers_holds_up_nobody_for_long() {
+    const ANSWERS: usize = 300;
+    let rig = Rig::with_daemons(1, 0);
+    let (daemons, _) = server(&rig);
+    let (stuck, other) = (guest(&rig.settings), guest(&rig.settings));
+    let connect = |guest: &Guest| guest.connect(NodeId(0), daemons[0].local_addr(), CONNECT_MAX).unwrap();
+    let peer = connect(&stuck);
+    let calls = CounterCalls::new(stuck.channel_to(peer));
+    let patient = other.channel_to(connect(&other)).with_deadline(Span::from_ms(8_000));
+    let other = CounterCalls::new(patient);
+    let open: Vec<_> = (0..ANSWERS).map(|_| calls.zeros(1_000_000)).collect();
+    let ran = || {
+        let statistics = daemons[0].calls().statistics();
+        statistics.iter().find(|(method, _)| method.name == "zeros").map_or(0, |(_, read)| read.calls)
+    };
+    // A guest receives while one of its threads waits: just long enough for the calls to be there.
+    let hurried = CounterCalls::new(stuck.channel_to(peer).with_deadline(Span::from_ms(2)));
+    until("the calls have come", || hurried.read().wait().is_err() && ran() >= 8);
+    until("the queue is full", || ran() >= 64);
+    let answer = other.add(1);
+    assert_eq!(answer.wait(), Ok(1));
+    until("all its calls have run", || ran() == ANSWERS as u64);
+    drop(open);
     rig::stop(daemons);
 }
 

@@ -17,10 +17,11 @@ use crate::coherence::{
 };
 use crate::config::membership::{DEAD_AFTER, HEARTBEAT};
 use crate::config::node::{BATCH_PAGES_MAX, FLUSH_MAX, STREAMING_MIN};
+use crate::config::rpc::SILENCE_MAX;
 use crate::fault::Arena;
 use crate::membership::{Action, COORDINATOR, Control, Death, Introduction, Kind, Member, Membership};
 use crate::net::{Endpoint, Event, OutMessage, Priority, SessionHandle};
-use crate::page::{NodeId, PageBuf, PageId, Span, Time};
+use crate::page::{Incarnation, NodeId, PageBuf, PageId, Span, Time};
 
 /// First byte of every message: whom it is for.
 pub(crate) mod channel {
@@ -237,6 +238,8 @@ impl Core {
             self.endpoint.close(now, session, 0, "you have left");
             brain.peers.closed(session);
         }
+        self.close_silent_guests(now);
+        let brain = &mut self.brain;
         let members: SmallVec<[(NodeId, SessionHandle); 8]> = brain.peers.members().collect();
         for (node, session) in members {
             let heard = self.endpoint.last_heard(session).unwrap_or(now);
@@ -248,6 +251,29 @@ impl Core {
             if now.since(heard) > DEAD_AFTER {
                 brain.suspect(node, format!("silent for {} ms", now.since(heard).0 / 1_000_000));
             }
+        }
+    }
+
+    /// Ends the session with a guest. It may come back and ask again.
+    pub(super) fn close_guest(&mut self, now: Time, incarnation: Incarnation) {
+        if let Some(session) = self.brain.peers.guest_session(incarnation) {
+            self.endpoint.close(now, session, 0, "you take no answers");
+            self.brain.guest_closed(session);
+        }
+    }
+
+    /// Guests that take nothing of what waits for them: the memory is better used otherwise.
+    fn close_silent_guests(&mut self, now: Time) {
+        let listening = self.brain.listening_since;
+        let is_silent = |session: SessionHandle| {
+            let heard = self.endpoint.last_heard(session).unwrap_or(now).max(listening);
+            now.since(heard) > SILENCE_MAX && self.endpoint.pending(session).is_some_and(|count| count > 0)
+        };
+        let silent: SmallVec<[SessionHandle; 4]> =
+            self.brain.peers.guests().filter(|&session| is_silent(session)).collect();
+        for session in silent {
+            self.endpoint.close(now, session, 0, "you take no answers");
+            self.brain.guest_closed(session);
         }
     }
 

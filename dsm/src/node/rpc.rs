@@ -486,6 +486,14 @@ impl Transport for Carrier {
         }
     }
 
+    fn give_up(&self, peer: PeerId) {
+        // A member that is silent is found out by its heartbeat.
+        if let (GUEST, Some(inner)) = (peer.node, self.node.upgrade()) {
+            let now = inner.now();
+            inner.command(|core| core.close_guest(now, peer.incarnation));
+        }
+    }
+
     fn timer_at(&self, at: Time) {
         let Some(inner) = self.node.upgrade() else { return };
         let before = inner.calls.due.fetch_min(at.0, Ordering::AcqRel);

@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use parking_lot::{Condvar, Mutex, MutexGuard};
 
 use crate::codec::DecodeError;
-use crate::config::rpc::{CALL_LEN_MAX, GATHER_LEN_MAX, GATHERED_MAX, ROOM_AGAIN, SILENCE_MAX};
+use crate::config::rpc::{CALL_LEN_MAX, GATHER_LEN_MAX, GATHERED_MAX, ROOM_AGAIN, ROOM_WAIT_MAX};
 use crate::page::Time;
 
 use super::client::{ClientCore, Effects, Start, Ticket, Waiter};
@@ -300,7 +300,7 @@ impl Endpoint {
     /// Sends what its peer waits for. Nobody asks again for what is only dropped here, so a full queue makes
     /// this worker wait; a peer that is not reachable has no call open any more.
     pub(super) fn send_when_room(&self, peer: PeerId, message: &[u8]) -> Option<SendError> {
-        let give_up = self.now() + SILENCE_MAX;
+        let give_up = self.now() + ROOM_WAIT_MAX;
         loop {
             let now = self.now();
             match self.send(peer, message) {
@@ -309,7 +309,12 @@ impl Endpoint {
                     // Nobody sets it: the queue empties while datagrams are received.
                     self.transport.wait(&self.signal(), Some(now + ROOM_AGAIN));
                 }
-                Err(error) => return Some(error),
+                Err(error) => {
+                    if error == SendError::Full {
+                        self.transport.give_up(peer);
+                    }
+                    return Some(error);
+                }
             }
         }
     }

@@ -8,8 +8,8 @@ use rustc_hash::FxHashMap;
 
 use crate::codec::DecodeError;
 use crate::config::rpc::{
-    ALIVE_EVERY, CLIENTS_MAX, DELAYED_MAX, ONEWAY_WINDOW, QUEUE_LEN_MAX, REPLIES_MAX, REPLY_BYTES_MAX,
-    ROOM_AGAIN,
+    ALIVE_EVERY, CLIENTS_MAX, DELAYED_BYTES_MAX, DELAYED_MAX, ONEWAY_WINDOW, QUEUE_LEN_MAX, REPLIES_MAX,
+    REPLY_BYTES_MAX, ROOM_AGAIN,
 };
 use crate::page::{Span, Time};
 
@@ -98,6 +98,7 @@ pub(super) struct ServerCore {
     /// What the queues to its peers had no room for, of both sides of the calls, and when to offer it again.
     /// Nobody asks for a lost refusal or a lost credit, and the thread that sends them cannot wait.
     delayed: Vec<(PeerId, Vec<u8>)>,
+    delayed_bytes: usize,
     delayed_until: Option<Time>,
     spare: Vec<Vec<u8>>,
 }
@@ -368,7 +369,9 @@ impl ServerCore {
     /// This message found no room. It is offered again by [`ServerCore::handle_timeout`], at the time that is
     /// returned at the earliest. A peer that never has room for it ends with its session.
     pub(super) fn delay(&mut self, now: Time, to: PeerId, message: Vec<u8>) -> Time {
-        if self.delayed.len() < DELAYED_MAX {
+        let bytes = self.delayed_bytes + message.len();
+        if self.delayed.len() < DELAYED_MAX && bytes <= DELAYED_BYTES_MAX {
+            self.delayed_bytes = bytes;
             self.delayed.push((to, message));
         } else {
             self.counters.dropped += 1;
@@ -423,7 +426,7 @@ impl ServerCore {
             effects.sends.push((call.0, Frame::new(FrameKind::Progress, call.1, 0).to_vec()));
         }
         if self.delayed_until.is_some_and(|until| until <= now) {
-            self.delayed_until = None;
+            (self.delayed_until, self.delayed_bytes) = (None, 0);
             effects.sends.extend(self.delayed.drain(..));
         }
     }

@@ -60,6 +60,12 @@ pub trait Transport: Send + Sync + 'static {
         signal.unpark();
     }
 
+    /// The peer has taken nothing for [`crate::config::rpc::ROOM_WAIT_MAX`] although its queue is full. Who knows
+    /// nothing better ends the session, so that nobody else waits for it; the peer may come back.
+    fn give_up(&self, peer: PeerId) {
+        let _ = peer;
+    }
+
     /// [`super::Endpoint::handle_timeout`] is due at `at`, earlier than was known.
     fn timer_at(&self, at: Time) {
         let _ = at;
