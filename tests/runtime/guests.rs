@@ -102,6 +102,24 @@ fn a_guest_that_takes_no_answers_holds_up_nobody_for_long() {
     rig::stop(daemons);
 }
 
+/// A session that has ended lingers, and takes a place meanwhile.
+#[test]
+fn a_guest_whose_places_are_taken_by_ended_sessions_connects_when_they_are_free() {
+    let rig = Rig::with_daemons(1, 0);
+    let (daemons, _) = server(&rig);
+    let guest = guest(&rig.settings);
+    let connect = || guest.connect(NodeId(0), daemons[0].local_addr(), CONNECT_MAX);
+    let peer = connect().expect("connected");
+    let mut begun = 0;
+    while guest.reconnect(peer).is_ok() && connect().is_ok() {
+        begun += 1;
+        assert!(begun < 10_000, "the places never end: nothing is tested");
+    }
+    until("there is a place again", || connect().is_ok());
+    assert_eq!(CounterClient::new(guest.channel_to(peer)).add(1), Ok(1));
+    rig::stop(daemons);
+}
+
 /// 5 % loss, 20 % duplicates and reordering in both directions, and the session lost ten times with calls
 /// on their way in both directions.
 #[test]
