@@ -257,9 +257,15 @@ impl Core {
     /// Ends the session with a guest. It may come back and ask again.
     pub(super) fn close_guest(&mut self, now: Time, incarnation: Incarnation) {
         if let Some(session) = self.brain.peers.guest_session(incarnation) {
-            self.endpoint.close(now, session, 0, "you take no answers");
-            self.brain.guest_closed(session);
+            self.end_guest(now, session);
         }
+    }
+
+    fn end_guest(&mut self, now: Time, session: SessionHandle) {
+        let reason = "you take no answers";
+        self.endpoint.close(now, session, 0, reason);
+        // No event tells of an end that comes from here.
+        self.on_closed(session, reason);
     }
 
     /// Guests that take nothing of what waits for them: the memory is better used otherwise.
@@ -271,10 +277,7 @@ impl Core {
         };
         let silent: SmallVec<[SessionHandle; 4]> =
             self.brain.peers.guests().filter(|&session| is_silent(session)).collect();
-        for session in silent {
-            self.endpoint.close(now, session, 0, "you take no answers");
-            self.brain.guest_closed(session);
-        }
+        silent.into_iter().for_each(|session| self.end_guest(now, session));
     }
 
     /// When to call [`Core::tick`] or move datagrams although nothing has happened.
