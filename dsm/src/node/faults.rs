@@ -22,7 +22,9 @@ impl FaultSink for Inner {
         let now = self.now();
         let (op, bell) = locked.core.brain.waits.begin();
         self.start_fault(&mut locked, now, op, &fault);
-        self.arena.warm(fault.page);
+        if !locked.core.brain.waits.has_ended(op) {
+            self.arena.warm(fault.page);
+        }
         let outcome = self.wait(&mut locked, (op, &bell), None);
         let fatal = locked.core.brain.fatal.clone();
         let (thread, page, access) = (u64::from(fault.thread), fault.page, fault.access);

@@ -417,10 +417,12 @@ impl Inner {
                 let elsewhere = locked.patience.company.wants_change();
                 let patience = locked.patience;
                 drop(locked);
-                let moved = elsewhere || self.seat.take(now);
-                if elsewhere {
+                let moved = if elsewhere {
                     self.seat.change();
-                }
+                    true
+                } else {
+                    self.seat.take(now)
+                };
                 last_look = (!moved).then_some(now);
                 self.pause(&patience, now);
                 continue;
