@@ -4,13 +4,13 @@ use std::ffi::OsStr;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
+use dsm::settings::{TYPING_ERRORS_MAX, nearest};
+
 use crate::process::beside;
 use crate::trouble::Trouble;
 
 /// The examples, for suggestions.
 const EXAMPLES: [&str; 7] = ["matmul", "counter", "list", "jacobi", "region", "calculator", "wordcount"];
-/// Differences up to which a name counts as mistyped.
-const TYPING_ERRORS_MAX: usize = 3;
 
 /// Finds the program, as an absolute path so that it is the same file on every host.
 pub(crate) fn find(name: &OsStr) -> Result<PathBuf, Trouble> {
@@ -48,8 +48,7 @@ fn unknown(name: &str) -> Trouble {
     if name.starts_with('-') {
         return Trouble::start(format!("{name}: no such flag in front of the program; --help lists them"));
     }
-    let distance = |example: &&&str| dsm::settings::distance(name, example);
-    let hint = match EXAMPLES.iter().min_by_key(distance).filter(|near| distance(near) <= TYPING_ERRORS_MAX) {
+    let hint = match nearest(name, EXAMPLES.iter().copied(), TYPING_ERRORS_MAX) {
         Some(near) => format!("did you mean the example `{near}`?"),
         None if Path::new(name).exists() => format!("there is a file of this name here: say `./{name}`"),
         None => format!("no such example ({}) and no such command in PATH", EXAMPLES.join(", ")),

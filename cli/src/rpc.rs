@@ -27,7 +27,7 @@ fn list(admin: &Admin, node: Option<u16>) -> Result<i32, Trouble> {
     let members = admin.members()?;
     let (mut lines, mut code) = (Vec::new(), 0);
     for member in members.iter().filter(|member| node.is_none_or(|node| member.id.0 == node)) {
-        let meta = MetaClient::new(admin.channel_to(member.id, member.addr)?);
+        let meta = meta(admin, member)?;
         let served = match meta.list() {
             Ok(served) => served,
             Err(error) => {
@@ -86,6 +86,10 @@ fn call(admin: &Admin, call: &RpcCall) -> Result<i32, Trouble> {
     }
 }
 
+fn meta(admin: &Admin, member: &MemberStatus) -> Result<MetaClient, Trouble> {
+    Ok(MetaClient::new(admin.channel_to(member.id, member.addr)?))
+}
+
 fn channel_to(admin: &Admin, node: u16) -> Result<Channel, Trouble> {
     let members = admin.members()?;
     match members.iter().find(|member| member.id == NodeId(node)) {
@@ -108,9 +112,7 @@ fn hint(admin: &Admin, interface: &str) -> String {
     let mut serving = Vec::new();
     let mut names = BTreeSet::new();
     for member in admin.members().unwrap_or_default() {
-        let channel = admin.channel_to(member.id, member.addr);
-        let served =
-            channel.ok().and_then(|channel| MetaClient::new(channel).list().ok()).unwrap_or_default();
+        let served = meta(admin, &member).ok().and_then(|meta| meta.list().ok()).unwrap_or_default();
         if served.iter().any(|served| served.name == interface) {
             serving.push(member.id.0.to_string());
         }
@@ -119,8 +121,7 @@ fn hint(admin: &Admin, interface: &str) -> String {
     if !serving.is_empty() {
         return format!("; these nodes do: {}", serving.join(", "));
     }
-    let near = names.iter().min_by_key(|name| dsm::settings::distance(interface, name));
-    let near = near.filter(|name| dsm::settings::distance(interface, name) <= interface.len() / 2);
+    let near = dsm::settings::nearest(interface, names.iter().map(String::as_str), interface.len() / 2);
     near.map_or_else(String::new, |near| format!("; did you mean `{near}`?"))
 }
 

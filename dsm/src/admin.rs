@@ -86,7 +86,7 @@ impl Admin {
 }
 
 fn span(timeout: Duration) -> Span {
-    Span(timeout.as_nanos() as u64)
+    Span::from_std(timeout)
 }
 
 fn failed(error: rpc::Error) -> Error {

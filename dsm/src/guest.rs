@@ -26,7 +26,7 @@ use crate::net::{
     TransmitBuf, Version,
 };
 use crate::node::GUEST_CHANNEL;
-use crate::page::{Incarnation, NodeId, Time};
+use crate::page::{Incarnation, NodeId, Span, Time};
 use crate::rpc::{self, Channel, PeerId, SendError, Signal, Transport};
 
 /// Somebody who calls nodes without being one. Any thread may use its channels.
@@ -70,7 +70,7 @@ struct Server {
 }
 
 /// How the session to a server is.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 enum State {
     Connecting,
     Up,
@@ -130,8 +130,7 @@ impl Guest {
     /// `timeout`.
     pub fn connect(&self, name: NodeId, addr: SocketAddr, timeout: Duration) -> Result<PeerId> {
         self.carrier.open(name, addr)?;
-        let nanos = u64::try_from(timeout.as_nanos()).unwrap_or(u64::MAX);
-        let until = Time(self.carrier.now().0.saturating_add(nanos));
+        let until = self.carrier.now() + Span::from_std(timeout);
         loop {
             let signal = Arc::new(Signal::for_this_thread());
             match self.carrier.connected(addr, &signal) {

@@ -74,6 +74,9 @@ impl Default for Settings {
     }
 }
 
+/// Differences up to which a name counts as mistyped.
+pub const TYPING_ERRORS_MAX: usize = 3;
+
 /// The settings by their name in `dsm.toml`; the variable is the same in capitals after `DSM_`.
 const KEYS: [&str; 22] = [
     "join",
@@ -222,8 +225,7 @@ pub fn size(value: &str) -> std::result::Result<u64, String> {
 }
 
 fn unknown(key: &str) -> String {
-    let near = KEYS.iter().min_by_key(|known| distance(key, known)).filter(|known| distance(key, known) <= 3);
-    match near {
+    match nearest(key, KEYS.iter().copied(), TYPING_ERRORS_MAX) {
         Some(known) => format!("no such setting; did you mean `{known}`?"),
         None => format!("no such setting; there are: {}", KEYS.join(", ")),
     }
@@ -238,8 +240,22 @@ pub fn one_line(error: &str) -> String {
     line.strip_prefix("error: ").unwrap_or(&line).to_owned()
 }
 
-/// Levenshtein distance, for suggestions.
-pub fn distance(a: &str, b: &str) -> usize {
+/// What may have been meant by a mistyped word: the name that is nearest to it, if it is at most `errors_max`
+/// letters away. Of several the first.
+pub fn nearest<'a>(
+    word: &str,
+    names: impl IntoIterator<Item = &'a str>,
+    errors_max: usize,
+) -> Option<&'a str> {
+    let measured = names.into_iter().map(|name| (distance(word, name), name));
+    measured
+        .filter(|(errors, _)| *errors <= errors_max)
+        .min_by_key(|(errors, _)| *errors)
+        .map(|(_, name)| name)
+}
+
+/// Levenshtein distance.
+fn distance(a: &str, b: &str) -> usize {
     let b: Vec<char> = b.chars().collect();
     let mut row: Vec<usize> = (0..=b.len()).collect();
     for (i, from) in a.chars().enumerate() {

@@ -2,15 +2,17 @@
 //! wake up than the network takes to carry their page away again.
 
 use dsm::page::{Span, Time};
-use sim::{Options, Prize, Report, Rig, run_contention, run_crowd};
+use sim::{Options, Prize, Report, Rig, Violation, run_contention, run_crowd};
 
 const TIMES: u32 = 40;
 
 fn fight(nodes: u16, prize: Prize, seed: u64) -> Report {
-    match run_contention(seed, Options::of(Rig::Bare), nodes, prize, TIMES) {
-        Ok(report) => report,
-        Err(violation) => panic!("seed {seed}: {}\n{}", violation.what, violation.lines.join("\n")),
-    }
+    unbroken(run_contention(seed, Options::of(Rig::Bare), nodes, prize, TIMES))
+}
+
+fn unbroken(outcome: Result<Report, Box<Violation>>) -> Report {
+    outcome
+        .unwrap_or_else(|broken| panic!("seed {}: {}\n{}", broken.seed, broken.what, broken.lines.join("\n")))
 }
 
 #[test]
@@ -48,11 +50,7 @@ fn threads_with_room_for_one_of_their_instructions_run_one_after_the_other() {
     // Twice what the worst of 4,000 seeds takes.
     let bound = Span::from_ms(250);
     for seed in 0..1000 {
-        match run_crowd(seed, Options::of(Rig::Bare), 3, 3, TIMES) {
-            Ok(report) => {
-                assert!(report.simulated < Time(bound.0), "seed {seed} took {:?}", report.simulated)
-            }
-            Err(violation) => panic!("seed {seed}: {}\n{}", violation.what, violation.lines.join("\n")),
-        }
+        let report = unbroken(run_crowd(seed, Options::of(Rig::Bare), 3, 3, TIMES));
+        assert!(report.simulated < Time(bound.0), "seed {seed} took {:?}", report.simulated);
     }
 }

@@ -153,8 +153,7 @@ impl Dynamic {
         let mut pairs = self.description.methods.iter().zip(&self.methods);
         let Some((described, method)) = pairs.find(|(described, _)| described.name == method) else {
             let names = self.description.methods.iter().map(|described| described.name.as_str());
-            let near = names.min_by_key(|name| crate::settings::distance(method, name));
-            let near = near.filter(|name| crate::settings::distance(method, name) <= method.len() / 2);
+            let near = crate::settings::nearest(method, names, method.len() / 2);
             let hint = near.map_or_else(String::new, |near| format!("; did you mean `{near}`?"));
             return Err(DynamicError::NoMethod(format!("{}.{method}{hint}", self.description.name)));
         };

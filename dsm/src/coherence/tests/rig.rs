@@ -159,19 +159,22 @@ impl Rig {
         parcel
     }
 
+    /// Delivers everything in the order of sending, and what follows of it; time stands still.
+    pub(super) fn deliver_all(&mut self) {
+        while !self.network.is_empty() {
+            let parcel = self.network.remove(0);
+            self.give(&parcel);
+        }
+    }
+
     /// Delivers everything in the order of sending, holds included, until nothing is under way.
     pub(super) fn settle(&mut self) {
         loop {
-            if !self.network.is_empty() {
-                let parcel = self.network.remove(0);
-                self.give(&parcel);
-            } else if let Some(due) = self.cores.iter().filter_map(Coherence::poll_timeout).min() {
-                self.now = self.now.max(due);
-                for node in 0..self.cores.len() as u16 {
-                    self.feed(NodeId(node), Input::Timer);
-                }
-            } else {
-                return;
+            self.deliver_all();
+            let Some(due) = self.cores.iter().filter_map(Coherence::poll_timeout).min() else { return };
+            self.now = self.now.max(due);
+            for node in 0..self.cores.len() as u16 {
+                self.feed(NodeId(node), Input::Timer);
             }
         }
     }

@@ -81,10 +81,7 @@ fn who_finds_no_room_waits_until_the_hold_ends_and_asks_once() {
     let mut rig = limited();
     for page in 0..4 {
         let op = rig.fault_at(A, page, 0x1000, PageId(page), Access::Write);
-        while !rig.network.is_empty() {
-            let parcel = rig.network.remove(0);
-            rig.give(&parcel);
-        }
+        rig.deliver_all();
         assert_eq!(rig.result(op), Some(Ok(0)));
     }
     // Everything is held: the request waits, and does not go out.
@@ -164,17 +161,11 @@ fn the_kept_bytes_go_with_the_first_forward() {
 #[test]
 fn an_older_instruction_takes_room_from_a_younger_one_and_not_the_other_way_round() {
     let mut rig = limited();
-    let settle = |rig: &mut Rig| {
-        while !rig.network.is_empty() {
-            let parcel = rig.network.remove(0);
-            rig.give(&parcel);
-        }
-    };
     let (old, young) = ((1, 0x1000), (2, 0x2000));
     let fault = |rig: &mut Rig, (thread, instruction): (u64, u64), page: u64| {
         rig.now = rig.now + Span(1);
         let op = rig.fault_at(A, thread, instruction, PageId(page), Access::Read);
-        settle(rig);
+        rig.deliver_all();
         rig.result(op)
     };
     for (who, page) in [(old, 0), (young, 4), (young, 5), (old, 1)] {
@@ -188,6 +179,6 @@ fn an_older_instruction_takes_room_from_a_younger_one_and_not_the_other_way_roun
     assert_eq!(mapped, [Access::Read; 4], "it has what it needs");
     rig.now = rig.now + Span::from_ms(1);
     rig.feed(A, Input::Timer);
-    settle(&mut rig);
+    rig.deliver_all();
     assert_eq!(rig.mapped(A, PageId(6)), Access::Read, "and then the younger one goes on");
 }
