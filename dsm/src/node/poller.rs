@@ -139,11 +139,11 @@ pub(super) fn wait_for_datagram(socket: &impl AsFd, wake: &EventFd, timeout: Dur
     fds[0].revents().is_some_and(|seen| seen.contains(PollFlags::POLLERR))
 }
 
-/// A descriptor that becomes readable when the process ends; `None` if there is no such process.
-pub(super) fn open_process(pid: u32) -> Option<OwnedFd> {
+/// A descriptor that becomes readable when the process ends. `ESRCH`, and no other error, says that there is
+/// no such process.
+pub(super) fn open_process(pid: u32) -> std::result::Result<OwnedFd, Errno> {
     // SAFETY: the call takes two numbers and returns a new descriptor or an error.
     let fd = unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) };
-    let fd = Errno::result(fd).ok()?;
     // SAFETY: the kernel has just given this descriptor to us alone.
-    Some(unsafe { OwnedFd::from_raw_fd(fd as i32) })
+    Errno::result(fd).map(|fd| unsafe { OwnedFd::from_raw_fd(fd as i32) })
 }

@@ -3,6 +3,7 @@
 
 use std::os::fd::OwnedFd;
 
+use nix::errno::Errno;
 use parking_lot::MutexGuard;
 
 use super::{Inner, Locked, poller};
@@ -47,14 +48,16 @@ impl Inner {
                 continue;
             }
             match poller::open_process(member.intro.pid) {
-                Some(process) => {
+                Ok(process) => {
                     watch.next_token += 1;
                     // Without a watch the member's silence will tell.
                     if self.poller.watch(&process, watch.next_token).is_ok() {
                         watch.processes.push((watch.next_token, member.id, incarnation, process));
                     }
                 }
-                None => ended.push(member.id),
+                Err(Errno::ESRCH) => ended.push(member.id),
+                // Of this process's limits, or the machine's, and not of that process.
+                Err(errno) => tracing::warn!("{} is not watched: {errno}", member.describe()),
             }
         }
         for node in ended {
