@@ -41,7 +41,7 @@ use nix::sys::eventfd::EventFd;
 use nix::sys::signal::{SigSet, SigmaskHow, Signal};
 use parking_lot::{Mutex, MutexGuard};
 
-use self::core::{Core, Fatal};
+use self::core::{Core, Fatal, Leaving};
 use crate::coherence::{BarrierId, Failure, Input, OpId, Placement};
 use crate::config::membership::JOIN_TIMEOUT;
 use crate::config::node::{FLUSH_MAX, LEAVE_MAX, PAGE_POOL_MAX};
@@ -425,6 +425,9 @@ impl Inner {
         if let Some(fatal) = &locked.core.brain.fatal {
             return Err(to_error(fatal));
         }
+        if locked.core.brain.closed {
+            return Err(Error::Left);
+        }
         let now = self.now();
         let (op, bell) = locked.core.brain.waits.begin();
         start(&mut Started { now, core: &mut locked.core, arena: &self.arena }, op);
@@ -432,6 +435,9 @@ impl Inner {
         let outcome = self.wait(&mut locked, (op, &bell), deadline.map(|span| now + span));
         if let Some(fatal) = &locked.core.brain.fatal {
             return Err(to_error(fatal));
+        }
+        if locked.core.brain.closed && matches!(outcome, Some(Outcome::Membership)) {
+            return Err(Error::Left);
         }
         outcome.ok_or_else(|| Error::Timeout {
             what: "an operation of the cluster".into(),
@@ -500,7 +506,7 @@ impl Inner {
         self.flush();
         let result = result.and_then(|()| {
             self.call(Some(LEAVE_MAX), |core, op| {
-                core.core.brain.leaving = Some(op);
+                core.core.brain.leaving = Leaving::Asked(op);
                 if let Some(membership) = &mut core.core.brain.membership {
                     membership.leave();
                 }
@@ -548,6 +554,9 @@ impl Inner {
             loop {
                 if let Some(fatal) = locked.core.brain.fatal.clone() {
                     break fatal;
+                }
+                if locked.core.brain.closed {
+                    break Fatal::Stopped("this node has left".into());
                 }
                 let (op, bell) = locked.core.brain.waits.begin();
                 let _ = self.wait(&mut locked, (op, &bell), None);

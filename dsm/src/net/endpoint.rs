@@ -469,6 +469,16 @@ impl Endpoint {
         self.table.live(session).map(Session::pending)
     }
 
+    /// Bytes of messages to the peer that it has acknowledged so far.
+    pub fn acknowledged(&self, session: SessionHandle) -> Option<u64> {
+        self.table.live(session).map(Session::acknowledged)
+    }
+
+    /// Sessions and attempts, of which there are at most [`crate::config::net::SESSIONS_MAX`].
+    pub fn sessions(&self) -> usize {
+        self.table.sessions()
+    }
+
     /// The peer's address and start.
     pub fn peer(&self, session: SessionHandle) -> Option<(SocketAddr, Incarnation)> {
         self.table.live(session).map(|s| (s.peer().addr, s.peer().incarnation))

@@ -226,6 +226,11 @@ impl Session {
         self.outbox.pending()
     }
 
+    /// Bytes of messages that the peer has acknowledged so far.
+    pub(crate) fn acknowledged(&self) -> u64 {
+        self.outbox.acknowledged()
+    }
+
     /// Asks the peer for a sign of life.
     pub(crate) fn ping(&mut self) {
         self.ping = Owed::Now;

@@ -1,6 +1,9 @@
 //! Everything of a node that lives under its lock: the three cores, and the glue that carries each
 //! one's outputs to the next. Nothing here waits; the caller moves the datagrams.
 
+#[cfg(test)]
+mod tests;
+
 use std::net::SocketAddr;
 
 use rustc_hash::FxHashMap;
@@ -16,6 +19,7 @@ use crate::coherence::{
     BATCH_MESSAGES_MAX, Batch, Coherence, Failure, Input, Message, NodeSet, OpId, Output, encode_batch_head,
 };
 use crate::config::membership::{DEAD_AFTER, HEARTBEAT};
+use crate::config::net::SESSIONS_CROWD;
 use crate::config::node::{BATCH_PAGES_MAX, FLUSH_MAX, STREAMING_MIN};
 use crate::config::rpc::SILENCE_MAX;
 use crate::fault::Arena;
@@ -50,6 +54,17 @@ pub(super) enum Fatal {
     Broken(String),
 }
 
+/// How far this node's departure is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Leaving {
+    /// It stays.
+    No,
+    /// It has asked the coordinator; this ends when it is let go.
+    Asked(OpId),
+    /// Nothing that happens to the cluster concerns it any more.
+    LetGo,
+}
+
 /// A node's cores and the glue between them.
 pub(super) struct Core {
     pub(super) endpoint: Endpoint,
@@ -73,8 +88,7 @@ pub(super) struct Brain {
     pub(super) closed: bool,
     /// Ends when this node and all its peers are ready.
     pub(super) joining: Option<OpId>,
-    /// Ends when the coordinator has let this node go.
-    pub(super) leaving: Option<OpId>,
+    pub(super) leaving: Leaving,
     /// The ranks of this node's program, once all have joined.
     pub(super) ranks: NodeSet,
     pub(super) nearest: Option<NodeId>,
@@ -140,7 +154,7 @@ impl Core {
             fatal: None,
             closed: false,
             joining: None,
-            leaving: None,
+            leaving: Leaving::No,
             ranks: NodeSet::EMPTY,
             nearest,
             view_changes: 0,
@@ -262,21 +276,24 @@ impl Core {
     }
 
     fn end_guest(&mut self, now: Time, session: SessionHandle) {
-        let reason = "you take no answers";
+        let reason = "you are silent, or take no answers";
         self.endpoint.close(now, session, 0, reason);
         // No event tells of an end that comes from here.
         self.on_closed(session, reason);
     }
 
-    /// Guests that take nothing of what waits for them: the memory is better used otherwise.
+    /// Who is no member and silent need not be dead: a guest says nothing while nobody waits in it. But the
+    /// memory of what waits for it is better used otherwise, and in a crowd so is its place.
     fn close_silent_guests(&mut self, now: Time) {
         let listening = self.brain.listening_since;
-        let is_silent = |session: SessionHandle| {
+        let crowd = self.endpoint.sessions() >= SESSIONS_CROWD;
+        let is_in_the_way = |session: SessionHandle| {
             let heard = self.endpoint.last_heard(session).unwrap_or(now).max(listening);
-            now.since(heard) > SILENCE_MAX && self.endpoint.pending(session).is_some_and(|count| count > 0)
+            let waits = self.endpoint.pending(session).is_some_and(|count| count > 0);
+            now.since(heard) > SILENCE_MAX && (waits || crowd)
         };
         let silent: SmallVec<[SessionHandle; 4]> =
-            self.brain.peers.guests().filter(|&session| is_silent(session)).collect();
+            self.brain.peers.strangers().filter(|&session| is_in_the_way(session)).collect();
         silent.into_iter().for_each(|session| self.end_guest(now, session));
     }
 
@@ -295,9 +312,10 @@ impl Core {
         members.map(|(_, session)| session).chain(guests.filter(|&guest| here(guest))).any(pending)
     }
 
-    /// Ends all sessions.
+    /// Ends all sessions, and every wait.
     pub(super) fn close_all(&mut self, now: Time, reason: &str) {
         self.brain.closed = true;
+        self.brain.end_waits();
         for session in self.brain.peers.sessions().collect::<Vec<_>>() {
             self.endpoint.close(now, session, 0, reason);
         }
@@ -376,11 +394,7 @@ impl Core {
             Action::Done { op, result } => {
                 self.brain.waits.end(OpId(op), Outcome::Region(result));
             }
-            Action::Left => {
-                if let Some(op) = self.brain.leaving.take() {
-                    self.brain.waits.end(op, Outcome::Membership);
-                }
-            }
+            Action::Left => self.brain.let_go(),
             Action::Shutdown { reason } => self.brain.fatal(Fatal::Stopped(reason)),
         }
     }
@@ -638,12 +652,10 @@ impl Brain {
         let Some(member) = membership.view().member(node) else { return };
         if node == COORDINATOR && !membership.is_coordinator() {
             let name = format!("{}: {how}", member.describe());
-            match self.leaving.take() {
+            match self.leaving {
+                Leaving::No => self.fatal(Fatal::Died { node, name }),
                 // It has nobody left to let go.
-                Some(op) => {
-                    self.waits.end(op, Outcome::Membership);
-                }
-                None => self.fatal(Fatal::Died { node, name }),
+                Leaving::Asked(_) | Leaving::LetGo => self.let_go(),
             }
         } else {
             let incarnation = member.intro.incarnation;
@@ -667,6 +679,9 @@ impl Brain {
 
     /// The node cannot go on: everybody who waits is told. The first reason stands.
     pub(super) fn fatal(&mut self, fatal: Fatal) {
+        if self.leaving == Leaving::LetGo {
+            return;
+        }
         if self.fatal.is_none() {
             match &fatal {
                 // Who joins is told so, and says it.
@@ -679,10 +694,23 @@ impl Brain {
             self.call_events.push(CallEvent::AllEnded);
             self.words.end_lending();
         }
+        self.end_waits();
+    }
+
+    /// Nothing that anybody waits for will come.
+    fn end_waits(&mut self) {
         for op in self.waits.open() {
             if self.waits.end(op, Outcome::Membership) == Audience::Detached {
                 self.failed_fault.get_or_insert(Failure::Leaving);
             }
+        }
+    }
+
+    /// The coordinator knows that this node leaves, or is no more. From here on its end, which may well come
+    /// before the thread that leaves has run again, is nothing to tell.
+    fn let_go(&mut self) {
+        if let Leaving::Asked(op) = std::mem::replace(&mut self.leaving, Leaving::LetGo) {
+            self.waits.end(op, Outcome::Membership);
         }
     }
 
@@ -711,26 +739,4 @@ pub(super) fn typed(channel: u8, body: &[u8]) -> OutMessage {
     message.head.push(channel);
     message.head.extend_from_slice(body);
     message
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn whoever_is_answered_or_sent_a_page_for_another_is_served() {
-        let (asker, other) = (NodeId(1), NodeId(2));
-        let before = Outputs { asker: Some(asker), ..Outputs::default() };
-        let served = |to, carries_page| {
-            let mut outputs = before;
-            outputs.count_answer(to, carries_page);
-            outputs.served_since(&before)
-        };
-        assert!(served(asker, false) && served(other, true), "an answer, and a page that the home asked for");
-        assert!(!served(other, false), "who asked was referred to another node");
-        let timer = Outputs { asker: None, ..before };
-        let mut outputs = timer;
-        outputs.count_answer(other, true);
-        assert!(!outputs.served_since(&timer), "nobody asked");
-    }
 }

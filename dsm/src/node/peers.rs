@@ -130,9 +130,15 @@ impl Peers {
         self.of_node.iter().enumerate().filter_map(|(node, session)| Some((NodeId(node as u16), (*session)?)))
     }
 
-    /// All sessions to members and guests.
+    /// All sessions.
     pub(super) fn sessions(&self) -> impl Iterator<Item = SessionHandle> {
-        self.members().map(|(_, session)| session).chain(self.guests())
+        self.sessions.keys().copied()
+    }
+
+    /// Sessions to guests, and to who has not said yet what it wants.
+    pub(super) fn strangers(&self) -> impl Iterator<Item = SessionHandle> {
+        let strangers = self.sessions.iter().filter(|(_, peer)| peer.node.is_none());
+        strangers.map(|(session, _)| *session)
     }
 
     /// All sessions to guests.

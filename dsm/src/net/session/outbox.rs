@@ -108,6 +108,7 @@ pub(crate) struct Outbox {
     control: Lane,
     bulk: Lane,
     charged: usize,
+    acknowledged: u64,
     /// Fate of the ids from `ids_first` on.
     ids: VecDeque<IdState>,
     ids_first: u64,
@@ -129,6 +130,7 @@ impl Outbox {
             control: Lane::default(),
             bulk: Lane::default(),
             charged: 0,
+            acknowledged: 0,
             ids: VecDeque::new(),
             ids_first: 0,
             cut_messages: 0,
@@ -178,6 +180,11 @@ impl Outbox {
         self.slots.len() - self.free.len()
     }
 
+    /// Bytes of messages that the peer has acknowledged so far.
+    pub(super) fn acknowledged(&self) -> u64 {
+        self.acknowledged
+    }
+
     /// Whether bytes of this priority wait to be sent, first or again. They may still be held back
     /// by the id window or by the receiver's reassembly bounds.
     pub(super) fn has(&self, priority: Priority) -> bool {
@@ -208,6 +215,7 @@ impl Outbox {
 
     /// The peer has these bytes.
     pub(super) fn on_acked(&mut self, fragment: Fragment) {
+        self.acknowledged += u64::from(fragment.len);
         let outgoing = self.outgoing(fragment.slot);
         outgoing.acked += fragment.len;
         assert!(outgoing.acked <= outgoing.total, "a byte is acknowledged once");
