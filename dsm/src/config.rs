@@ -26,6 +26,8 @@ pub mod net {
     pub const HALF_OPEN_MAX: usize = 256;
     /// Sessions of one endpoint, observers included.
     pub const SESSIONS_MAX: usize = 512;
+    /// So many of them are a crowd: who is silent, and no member, makes room for others.
+    pub const SESSIONS_CROWD: usize = SESSIONS_MAX - super::NODES_MAX;
     /// Bytes of messages that wait to be sent to one peer; beyond it `send` refuses.
     pub const SEND_QUEUE_BYTES_MAX: usize = 64 << 20;
     /// Unacknowledged bytes to one peer, however large its socket buffer.
@@ -304,8 +306,10 @@ pub mod rpc {
     pub const SYSTEM_CALLS_MAX: usize = 64;
     /// Departures that a copy of the directory of servers remembers: more than are on their way at once.
     pub const DEPARTED_MAX: usize = 256;
-    /// Longest that a node waits for the coordinator, or it for a node, about who serves what.
+    /// Longest that a node waits for the coordinator about who serves what.
     pub const DIRECTORY_WAIT: Span = Span::from_ms(3_000);
+    /// Longest that the coordinator waits for the other members meanwhile.
+    pub const DIRECTORY_TELL_WAIT: Span = Span::from_ms(1_000);
     /// Frames inside each other in one message: how deep a recursive struct may be.
     pub const DECODE_DEPTH_MAX: usize = 64;
     /// Memory that the values of one message may take.
@@ -314,12 +318,18 @@ pub mod rpc {
     pub const IN_FLIGHT_PEER_MAX: usize = 4096;
     /// Calls that wait for a worker; beyond it the answer is `Busy`.
     pub const QUEUE_LEN_MAX: usize = 1024;
+    /// Bytes of their arguments; beyond it the answer is `Busy`.
+    pub const QUEUE_BYTES_MAX: usize = 64 << 20;
+    /// Peers whose end a server remembers: more than have messages on their way at once.
+    pub const ENDED_MAX: usize = 256;
     /// Clients that a server remembers: more than a network has sessions.
     pub const CLIENTS_MAX: usize = 1024;
     /// Replies kept for one client until it says that it has them.
     pub const REPLIES_MAX: usize = 1024;
     /// Bytes of replies kept for one client.
     pub const REPLY_BYTES_MAX: usize = 4 << 20;
+    /// Bytes of replies kept for all clients.
+    pub const REPLY_BYTES_NODE_MAX: usize = 64 << 20;
     /// Gaps in the sequences seen from one client: its calls in flight, and room for reordering.
     pub const SEQUENCE_GAPS_MAX: usize = 2 * IN_FLIGHT_PEER_MAX;
     /// Oneway calls behind the newest that are told from duplicates; older ones are dropped.
@@ -334,12 +344,17 @@ pub mod rpc {
     pub const CALL_LEN_MAX: usize = super::MESSAGE_LEN_MAX - 1;
     /// A message for which the queue to its peer has no room is offered again after so long.
     pub const ROOM_AGAIN: Span = Span::from_ms(1);
-    /// A worker with an answer waits that long in all, then gives its peer up: as long as a member may be silent.
+    /// Of a peer whose queue is full and who acknowledges nothing for so long, no worker expects anything: as
+    /// long as a member may be silent.
     pub const ROOM_WAIT_MAX: Span = super::membership::DEAD_AFTER;
     /// Messages of the calls' own that wait for room in the queues to their peers. Each answers a message of
     /// a peer, so a flood of those can fill it; what comes then is dropped, and counted.
     pub const DELAYED_MAX: usize = 16_384;
-    /// Bytes of them, of which answers that are given again may be long.
+    /// Messages that a guest keeps while its session is made anew: those that are not asked for again then.
+    pub const UNSENT_MAX: usize = 1024;
+    /// Bytes of them.
+    pub const UNSENT_BYTES_MAX: usize = 8 << 20;
+    /// Bytes of delayed messages, of which answers that are given again may be long.
     pub const DELAYED_BYTES_MAX: usize = 8 << 20;
     /// Bytes of replies that are gathered for one peer before they are sent.
     pub const GATHER_LEN_MAX: usize = 16 << 10;

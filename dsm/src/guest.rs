@@ -1,9 +1,11 @@
 //! Calls into a cluster from outside of it: sessions to nodes by address, without being a member.
 //!
-//! A guest has no thread: whoever waits for an answer moves the datagrams, for all who wait. It has no
-//! view of members either, so it finds out by itself that a server is dead: by silence, or by an
+//! Whoever waits for an answer moves the datagrams, for all who wait; for futures, whose executors do not
+//! wait in here, a thread does ([`attendant`]). A guest has no view of members, so it finds out by itself that a server is dead: by silence, or by an
 //! attempt to connect anew that fails. A session that is lost is replaced; what was asked over it is
 //! asked again, and the server knows what it has run already.
+
+mod attendant;
 
 use std::net::SocketAddr;
 use std::os::fd::AsFd;
@@ -17,7 +19,9 @@ use nix::sys::time::{TimeSpec, TimeValLike};
 use parking_lot::{Mutex, MutexGuard};
 use smallvec::SmallVec;
 
+use self::attendant::Attendant;
 use crate::config::membership::{DEAD_AFTER, HEARTBEAT};
+use crate::config::rpc::{UNSENT_BYTES_MAX, UNSENT_MAX};
 use crate::error::{Error, Result};
 use crate::net::inject::{Injector, InjectorConfig};
 use crate::net::udp::{DATAGRAM_MAX, Outlet, Received, UdpSocket, datagrams};
@@ -42,6 +46,8 @@ struct Carrier {
     wake: EventFd,
     clock: Instant,
     endpoint: OnceLock<Weak<rpc::Endpoint>>,
+    attendant: Attendant,
+    this: Weak<Carrier>,
 }
 
 /// Sessions and what they need. The calls' locks come before this one.
@@ -67,6 +73,9 @@ struct Server {
     heard: Time,
     /// Of threads that wait for another state.
     waiters: Vec<Arc<Signal>>,
+    /// What nobody asks for again when the session is new, and must wait for it.
+    unsent: Vec<Vec<u8>>,
+    unsent_bytes: usize,
 }
 
 /// How the session to a server is.
@@ -112,13 +121,15 @@ impl Guest {
         };
         let wake = EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)
             .map_err(|errno| Error::os("eventfd", errno))?;
-        let carrier = Arc::new(Carrier {
+        let carrier = Arc::new_cyclic(|this| Carrier {
             shared: Mutex::new(shared),
             turn: Mutex::default(),
             socket,
             wake,
             clock: Instant::now(),
             endpoint: OnceLock::new(),
+            attendant: Attendant::default(),
+            this: this.clone(),
         });
         let endpoint = rpc::Endpoint::new(carrier.clone());
         // Just made: nobody else can have set it.
@@ -165,18 +176,23 @@ impl Guest {
 
 impl Drop for Guest {
     fn drop(&mut self) {
+        self.carrier.attendant.stop(&self.carrier);
         let mut shared = self.carrier.shared.lock();
         let now = self.carrier.now();
         let sessions: Vec<SessionHandle> = shared.servers.iter().map(|server| server.session).collect();
         for session in sessions {
             shared.net.close(now, session, 0, "done");
         }
-        // The other side notices a session that is lost, too.
+        // If it is lost, the other side ends the session when it needs the place.
         let _ = self.carrier.transmit(&mut shared, now);
     }
 }
 
 impl Carrier {
+    fn endpoint(&self) -> Option<Arc<rpc::Endpoint>> {
+        self.endpoint.get().and_then(Weak::upgrade)
+    }
+
     fn open(&self, name: NodeId, addr: SocketAddr) -> Result<()> {
         let mut shared = self.shared.lock();
         let now = self.now();
@@ -191,8 +207,17 @@ impl Carrier {
             .map_err(|reason| Error::Refused(format!("{addr}: {reason}")))?;
         shared.servers.retain(|server| server.addr != addr);
         let state = State::Connecting;
-        let waiters = Vec::new();
-        shared.servers.push(Server { name, addr, session, state, incarnation: None, heard: now, waiters });
+        shared.servers.push(Server {
+            name,
+            addr,
+            session,
+            state,
+            incarnation: None,
+            heard: now,
+            waiters: Vec::new(),
+            unsent: Vec::new(),
+            unsent_bytes: 0,
+        });
         self.transmit(&mut shared, now)
     }
 
@@ -267,7 +292,7 @@ impl Carrier {
 
     /// Gives the calls what the sessions have for them, without their lock.
     fn handle_calls(&self) {
-        let Some(endpoint) = self.endpoint.get().and_then(Weak::upgrade) else { return };
+        let Some(endpoint) = self.endpoint() else { return };
         let events = std::mem::take(&mut self.shared.lock().events);
         for event in events {
             match event {
@@ -336,28 +361,26 @@ impl Transport for Carrier {
     fn send(&self, to: PeerId, message: &[u8]) -> std::result::Result<(), SendError> {
         let mut shared = self.shared.lock();
         let now = self.now();
-        let server = shared.servers.iter().find(|server| server.peer() == Some(to));
-        let session = match server.map(|server| (&server.state, server.session)) {
-            Some((State::Up, session)) => session,
-            // The reset that is coming asks for everything that is open.
-            Some((State::Connecting, _)) => return Ok(()),
-            Some((State::Down(_), _)) | None => return Err(SendError::Unreachable),
+        let server = shared.servers.iter_mut().find(|server| server.peer() == Some(to));
+        let Some(server) = server else { return Err(SendError::Unreachable) };
+        let session = match server.state {
+            State::Up => server.session,
+            State::Connecting => return server.keep(message),
+            State::Down(_) => return Err(SendError::Unreachable),
         };
-        let mut out = OutMessage::default();
-        out.head.reserve(message.len() + 1);
-        out.head.push(GUEST_CHANNEL);
-        out.head.extend_from_slice(message);
-        shared.net.send(now, session, out, Priority::Control).map_err(|error| match error {
-            net::SendError::Full => SendError::Full,
-            net::SendError::TooLong => SendError::TooLong,
-            net::SendError::Closed | net::SendError::NotConnected => SendError::Unreachable,
-        })?;
+        shared.send(now, session, message)?;
         // What cannot leave now leaves when somebody waits.
         let _ = self.transmit(&mut shared, now);
         if shared.due() < shared.sleep_until {
             self.wake.write(1).expect("an eventfd takes a 1");
         }
         Ok(())
+    }
+
+    fn attend(&self) {
+        if let (Some(carrier), Some(endpoint)) = (self.this.upgrade(), self.endpoint()) {
+            self.attendant.attend(&carrier, &endpoint);
+        }
     }
 
     fn notify(&self, signal: &Signal) {
@@ -398,6 +421,23 @@ impl Shared {
     fn due(&self) -> Time {
         let due = [self.net.poll_timeout(), self.outlet.poll_timeout()];
         due.into_iter().flatten().min().unwrap_or(Time(u64::MAX))
+    }
+
+    fn send(
+        &mut self,
+        now: Time,
+        session: SessionHandle,
+        message: &[u8],
+    ) -> std::result::Result<(), SendError> {
+        let mut out = OutMessage::default();
+        out.head.reserve(message.len() + 1);
+        out.head.push(GUEST_CHANNEL);
+        out.head.extend_from_slice(message);
+        self.net.send(now, session, out, Priority::Control).map_err(|error| match error {
+            net::SendError::Full => SendError::Full,
+            net::SendError::TooLong => SendError::TooLong,
+            net::SendError::Closed | net::SendError::NotConnected => SendError::Unreachable,
+        })
     }
 
     fn take_in(&mut self, now: Time, from: SocketAddr, datagram: &[u8]) {
@@ -447,8 +487,15 @@ impl Shared {
         let before = server.peer();
         (server.state, server.incarnation, server.heard) = (State::Up, Some(incarnation), now);
         self.events.extend(server.waiters.drain(..).map(CallEvent::Changed));
+        let unsent = server.take_unsent();
         match before {
-            Some(peer) if peer.incarnation == incarnation => self.events.push(CallEvent::Reset(peer)),
+            Some(peer) if peer.incarnation == incarnation => {
+                for message in unsent {
+                    // The queue is empty: it has more room than was kept.
+                    let _ = self.send(now, session, &message);
+                }
+                self.events.push(CallEvent::Reset(peer));
+            }
             // It has restarted: what it was asked is lost with it.
             Some(peer) => self.events.push(CallEvent::Died(peer)),
             None => {}
@@ -460,6 +507,7 @@ impl Shared {
         let Some(at) = self.position(session) else { return };
         let server = &mut self.servers[at];
         server.state = State::Down(reason);
+        server.take_unsent();
         self.events.extend(server.peer().map(CallEvent::Died));
         self.events.extend(server.waiters.drain(..).map(CallEvent::Changed));
     }
@@ -502,6 +550,25 @@ impl Shared {
 }
 
 impl Server {
+    /// Keeps what nobody asks for again; the calls that are open are asked for by the reset that is coming.
+    fn keep(&mut self, message: &[u8]) -> std::result::Result<(), SendError> {
+        if rpc::is_asked_again(message) {
+            return Ok(());
+        }
+        let bytes = self.unsent_bytes + message.len();
+        if self.unsent.len() >= UNSENT_MAX || bytes > UNSENT_BYTES_MAX {
+            return Err(SendError::Full);
+        }
+        self.unsent_bytes = bytes;
+        self.unsent.push(message.to_vec());
+        Ok(())
+    }
+
+    fn take_unsent(&mut self) -> Vec<Vec<u8>> {
+        self.unsent_bytes = 0;
+        std::mem::take(&mut self.unsent)
+    }
+
     fn peer(&self) -> Option<PeerId> {
         self.incarnation.map(|incarnation| PeerId { node: self.name, incarnation })
     }

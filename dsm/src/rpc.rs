@@ -36,7 +36,7 @@ pub use client::Progress;
 pub use context::{Context, Reply, Sink};
 pub use endpoint::{Batch, Endpoint};
 pub use error::{Error, ErrorKind, MethodError, Result};
-pub use frame::is_message;
+pub use frame::{is_asked_again, is_message};
 pub use interface::{Interface, Kind, Method, Service};
 pub use meta::serve_meta;
 pub use meta_stubs::{

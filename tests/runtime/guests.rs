@@ -102,6 +102,57 @@ fn a_guest_that_takes_no_answers_holds_up_nobody_for_long() {
     rig::stop(daemons);
 }
 
+/// An executor polls, and waits elsewhere: nobody else receives for the guest.
+#[test]
+fn futures_of_a_guest_end_though_no_thread_waits_in_it() {
+    let rig = Rig::with_daemons(1, 0);
+    let (daemons, counting) = server(&rig);
+    let guest = guest(&rig.settings);
+    let peer = guest.connect(NodeId(0), daemons[0].local_addr(), CONNECT_MAX).unwrap();
+    let calls = CounterCalls::new(guest.channel_to(peer));
+    let conversation = async {
+        let mut sum = 0;
+        for _ in 0..100 {
+            sum = calls.add(1).await?;
+        }
+        let mut items = calls.count(100);
+        while let Some(item) = items.next_item().await {
+            sum += item?;
+        }
+        Ok::<i64, dsm::rpc::Error>(sum)
+    };
+    assert_eq!(pollster::block_on(conversation), Ok(100 + 4950));
+    // A deadline ends a future, too, and threads may wait meanwhile.
+    let held = CounterCalls::new(guest.channel_to(peer).with_deadline(Span::from_ms(300))).hold();
+    let blocking = CounterClient::new(guest.channel_to(peer));
+    std::thread::scope(|scope| {
+        scope.spawn(|| (0..100).for_each(|_| assert!(blocking.add(1).is_ok())));
+        assert_eq!(pollster::block_on(held).unwrap_err().kind, ErrorKind::Deadline);
+    });
+    counting.state.go_on.store(true, Ordering::SeqCst);
+    // The thread ends with the guest, also when a future is left behind.
+    let left = calls.add(1);
+    drop(guest);
+    drop(left);
+    rig::stop(daemons);
+}
+
+#[test]
+fn what_is_not_asked_again_waits_for_the_new_session() {
+    let rig = Rig::with_daemons(1, 0);
+    let (daemons, counting) = server(&rig);
+    let guest = guest(&rig.settings);
+    let peer = guest.connect(NodeId(0), daemons[0].local_addr(), CONNECT_MAX).unwrap();
+    let calls = CounterCalls::new(guest.channel_to(peer));
+    for round in 1..=20 {
+        guest.reconnect(peer).unwrap();
+        calls.note(1).expect("it is kept");
+        until("it has come", || calls.read().wait().expect("a call is asked again by itself") == round);
+    }
+    assert_eq!(counting.state.sum.load(Ordering::SeqCst), 20);
+    rig::stop(daemons);
+}
+
 /// A session that has ended lingers, and takes a place meanwhile.
 #[test]
 fn a_guest_whose_places_are_taken_by_ended_sessions_connects_when_they_are_free() {

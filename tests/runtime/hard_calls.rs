@@ -4,8 +4,8 @@ use std::sync::Mutex;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use dsm::rpc::{Call, ErrorKind, Policy};
-use dsm::{Node, NodeConfig, Settings};
+use dsm::rpc::{Call, Channel, ErrorKind, Policy};
+use dsm::{Node, NodeConfig, NodeId, Settings};
 use nix::sys::signal::{Signal, kill};
 
 use crate::child::{self, Child, listen, say};
@@ -53,6 +53,41 @@ fn the_death_of_a_server_ends_its_calls_at_once_and_says_that_they_may_have_run(
         assert_eq!(later.kind, ErrorKind::Unreachable { may_have_executed: false });
         dsm.leave().unwrap();
     });
+    stop(daemons);
+}
+
+#[test]
+fn nodes_join_and_serve_though_every_worker_of_the_coordinator_is_held_up() {
+    let rig = Rig::with_daemons(1, 0).set("rpc_workers", "1");
+    let daemons = rig.start_daemons();
+    let counting = Counting::default();
+    daemons[0].serve(CounterServer(counting.clone()), 64).unwrap();
+    let join = Some(daemons[0].local_addr());
+    let me = daemons[0].peer(NodeId(0)).expect("a member");
+    let calls = CounterCalls::new(Channel::to(daemons[0].calls(), me));
+    let held = calls.hold();
+    until("its worker is taken", || counting.state.running.load(Ordering::SeqCst) == 1);
+    let waits = calls.add(1);
+    let settings = Settings { join, ..rig.settings.clone() };
+    let other = Node::start(NodeConfig::daemon(settings, 1)).expect("a daemon joins");
+    other.serve(CounterServer(Counting::default()), 64).expect("the coordinator is told");
+    assert_eq!(counting.state.running.load(Ordering::SeqCst), 1, "it was held up all the time");
+    counting.state.go_on.store(true, Ordering::SeqCst);
+    assert_eq!((held.wait(), waits.wait()), (Ok(0), Ok(1)));
+    stop(daemons);
+}
+
+#[test]
+fn a_member_that_does_not_run_keeps_nobody_from_serving() {
+    let rig = Rig::with_daemons(1, 1);
+    let daemons = rig.start_daemons();
+    let mut child = Child::start("caller", &rig.rank(1_000_002, 0, Some(daemons[0].local_addr())));
+    child.expect("serves");
+    child.stop();
+    let served = daemons[0].serve(CounterServer(Counting::default()), 64);
+    child.signal(Signal::SIGCONT);
+    served.expect("the others know");
+    child.tell("end");
     stop(daemons);
 }
 

@@ -15,7 +15,7 @@ use super::core::Core;
 use super::directory::Servers;
 use super::status::{cluster_status, node_status};
 use super::{Inner, Node as Handle};
-use crate::config::rpc::{DIRECTORY_WAIT, SYSTEM_CALLS_MAX};
+use crate::config::rpc::{DIRECTORY_TELL_WAIT, DIRECTORY_WAIT};
 use crate::error::{Error, Result};
 use crate::membership::{COORDINATOR, Membership};
 use crate::page::GlobalAddr;
@@ -112,9 +112,9 @@ impl Inner {
     pub(super) fn serve_control(self: &Arc<Self>, coordinates: bool) {
         let endpoint = &self.calls.endpoint;
         serve_meta(endpoint);
-        endpoint.serve(NodeServer(Of(Arc::downgrade(self))), SYSTEM_CALLS_MAX);
+        endpoint.serve_system(NodeServer(Of(Arc::downgrade(self))));
         if coordinates {
-            endpoint.serve(ClusterServer(Of(Arc::downgrade(self))), SYSTEM_CALLS_MAX);
+            endpoint.serve_system(ClusterServer(Of(Arc::downgrade(self))));
         }
     }
 
@@ -142,7 +142,7 @@ impl Inner {
         let told: Vec<_> = others
             .into_iter()
             .map(|peer| {
-                let channel = Channel::to(&self.calls.endpoint, peer).with_deadline(DIRECTORY_WAIT);
+                let channel = Channel::to(&self.calls.endpoint, peer).with_deadline(DIRECTORY_TELL_WAIT);
                 NodeCalls::new(channel).take_directory(&directory)
             })
             .collect();

@@ -142,17 +142,10 @@ impl Core {
             return Err(SendError::Unreachable);
         }
         let priority = if message.len() <= CONTROL_LEN_MAX { Priority::Control } else { Priority::Bulk };
-        let peers = &self.brain.peers;
-        let (channel, session) = match to.node {
-            GUEST => (channel::GUEST, peers.guest_session(to.incarnation)),
-            node => {
-                let session = peers.session(node).filter(|session| peers.peer(*session) == Some(to));
-                (channel::CALLS, session)
-            }
-        };
-        let Some(session) = session else {
+        let Some(session) = self.brain.session_of(to) else {
             return self.send_without_session(now, to, message, priority);
         };
+        let channel = if to.node == GUEST { channel::GUEST } else { channel::CALLS };
         let message = typed(channel, message);
         self.endpoint.send(now, session, message, priority).map_err(|error| match error {
             net::SendError::Full => SendError::Full,
@@ -212,11 +205,16 @@ impl Brain {
         self.membership.as_ref()?.view().member(node).map(PeerId::from)
     }
 
-    fn call_violation(&mut self, peer: PeerId) {
-        let session = match peer.node {
+    /// The session that leads to this start of a member or guest.
+    fn session_of(&self, peer: PeerId) -> Option<SessionHandle> {
+        match peer.node {
             GUEST => self.peers.guest_session(peer.incarnation),
-            node => self.peers.session(node).filter(|_| self.peer(node) == Some(peer)),
-        };
+            node => self.peers.session(node).filter(|session| self.peers.peer(*session) == Some(peer)),
+        }
+    }
+
+    fn call_violation(&mut self, peer: PeerId) {
+        let session = self.session_of(peer);
         self.violators.extend(session);
     }
 }
@@ -294,8 +292,11 @@ impl Inner {
         let mut locked = self.lock();
         let (op, bell) = locked.core.brain.waits.begin();
         signal.set_mark(op.0);
-        // Whoever sets it from now on finds the mark under the lock.
-        if signal.is_set() || locked.core.brain.closed || locked.core.brain.fatal.is_some() {
+        // Whoever sets it from now on finds the mark under the lock. Nothing more comes for a node that is closed
+        // or cannot go on; who waits until a time, for room for a last answer, does so all the same.
+        let brain = &locked.core.brain;
+        let is_over = brain.closed || (brain.fatal.is_some() && until.is_none());
+        if signal.is_set() || is_over {
             locked.core.brain.waits.end(op, Outcome::Membership);
         }
         let _ = self.wait(&mut locked, (op, &bell), until);
@@ -401,9 +402,24 @@ impl Inner {
                 inner.run_worker(number)
             })
         };
-        let threads: std::io::Result<Vec<_>> = (0..self.calls.workers.len()).map(spawn).collect();
+        let system = std::iter::once_with(|| self.clone().spawn_system_worker());
+        let workers = (0..self.calls.workers.len()).map(spawn);
+        let threads: std::io::Result<Vec<_>> = workers.chain(system).collect();
         mask.thread_set_mask().expect("valid arguments");
         threads.map_err(|error| Error::os("starting the workers", error))
+    }
+
+    /// The thread for the system's own calls when all workers are held up: by methods that take long, or by
+    /// streams that nobody reads. It never receives.
+    fn spawn_system_worker(self: Arc<Self>) -> std::io::Result<JoinHandle<()>> {
+        std::thread::Builder::new().name("dsm-system".into()).spawn(move || {
+            CoreSection::mark_thread_blocked();
+            let stopping = || self.stopping.load(Ordering::Acquire);
+            while !stopping() {
+                self.calls.endpoint.wait_for_system_calls(stopping);
+                self.calls.endpoint.run_system();
+            }
+        })
     }
 
     /// Makes the workers look whether they are to stop.
@@ -484,6 +500,12 @@ impl Transport for Carrier {
         if locked.receiver == Receiver::Waiter(op) && locked.sleep_until > Time(0) {
             inner.wake_receiver(&mut locked);
         }
+    }
+
+    fn taken(&self, peer: PeerId) -> u64 {
+        let Some(inner) = self.node.upgrade() else { return 0 };
+        let acknowledged = |core: &mut Core| core.endpoint.acknowledged(core.brain.session_of(peer)?);
+        inner.with_core(acknowledged).unwrap_or(0)
     }
 
     fn give_up(&self, peer: PeerId) {

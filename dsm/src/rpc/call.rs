@@ -96,7 +96,10 @@ impl<T: Wire, E: MethodError> Future for Call<T, E> {
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
         match self.poll_with(Waiter::Task(context.waker().clone())) {
             Some(result) => Poll::Ready(result),
-            None => Poll::Pending,
+            None => {
+                self.open.endpoint.transport().attend();
+                Poll::Pending
+            }
         }
     }
 }
@@ -112,7 +115,11 @@ impl<T: Wire, E: MethodError> Streaming<T, E> {
 
     /// The next item, for executors: `None` after the end.
     pub fn poll_next(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<T, E>>> {
-        self.poll_with(Waiter::Task(context.waker().clone()))
+        let next = self.poll_with(Waiter::Task(context.waker().clone()));
+        if next.is_pending() {
+            self.open.endpoint.transport().attend();
+        }
+        next
     }
 
     /// The next item, to be awaited: `None` after the end.

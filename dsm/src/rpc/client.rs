@@ -13,13 +13,13 @@ use rustc_hash::FxHashMap;
 use smallvec::SmallVec;
 
 use crate::codec::DecodeError;
-use crate::config::rpc::{IN_FLIGHT_PEER_MAX, SILENCE_MAX, STREAM_WINDOW};
+use crate::config::rpc::{IN_FLIGHT_PEER_MAX, ROOM_AGAIN, SILENCE_MAX, STREAM_WINDOW};
 use crate::page::Time;
 
 use super::error::{Error, ErrorKind};
 use super::frame::{CALL_HEADER_LEN, Frame, FrameKind, IDEMPOTENT, ONEWAY, RETRIED, Status};
 use super::interface::{Kind, Method};
-use super::transport::{PeerId, Signal};
+use super::transport::{PeerId, SendError, Signal};
 
 /// Buffers kept for requests.
 const SPARE_MAX: usize = 128;
@@ -114,6 +114,8 @@ struct Link {
     oldest: u64,
     next_oneway: u64,
     routes: FxHashMap<u64, Ticket>,
+    /// Sequences of calls that never left: the server would take them for gaps.
+    unused: BTreeSet<u64>,
 }
 
 /// All calls of a node that have not been taken by their callers.
@@ -123,6 +125,10 @@ pub(super) struct ClientCore {
     slots: FxHashMap<Ticket, Slot>,
     links: FxHashMap<PeerId, Link>,
     timers: BTreeSet<(Time, Ticket)>,
+    /// Calls that must be asked again, and for which the queues to their peers had no room; and when to offer
+    /// them next.
+    delayed: BTreeSet<Ticket>,
+    delayed_until: Option<Time>,
     spare: Vec<Vec<u8>>,
 }
 
@@ -285,14 +291,44 @@ impl ClientCore {
             self.unroute(ticket);
             let link = self.links.entry(peer).or_default();
             let Some(slot) = self.slots.get_mut(&ticket) else { return };
-            slot.peer = peer;
+            (slot.peer, slot.heard) = (peer, now);
             slot.stream = slot.stream.as_ref().map(|_| Box::new(Incoming::new()));
             slot.route(ticket, link, now);
             effects.requests.push((peer, ticket));
+            let timer = slot.timer.take();
+            self.disarm(ticket, timer);
+            self.arm(ticket);
             return;
         }
         slot.outcome = Some(Err(slot.error(kind, now)));
         self.close(ticket, effects);
+    }
+
+    /// The request did not leave. If it has left before, over a session that is lost, it may have run, and must
+    /// be sent until its answer comes; else it was surely not executed.
+    pub(super) fn handle_unsent(
+        &mut self,
+        now: Time,
+        ticket: Ticket,
+        error: SendError,
+        effects: &mut Effects,
+    ) {
+        let Some(slot) = self.slots.get(&ticket).filter(|slot| slot.outcome.is_none()) else { return };
+        let retried = slot.retried;
+        let kind = match error {
+            SendError::Full if retried => {
+                self.delayed.insert(ticket);
+                self.delayed_until.get_or_insert(now + ROOM_AGAIN);
+                return;
+            }
+            SendError::Full => ErrorKind::Busy,
+            SendError::Unreachable => ErrorKind::Unreachable { may_have_executed: retried },
+            SendError::TooLong => ErrorKind::Remote(error.to_string()),
+        };
+        if !retried && let Some(link) = self.links.get_mut(&slot.peer) {
+            link.unused.insert(slot.sequence);
+        }
+        self.fail(now, ticket, kind, effects);
     }
 
     /// The peer has ended. Whatever it was asked may have happened.
@@ -326,6 +362,14 @@ impl ClientCore {
 
     /// Ends what is over its time.
     pub(super) fn handle_timeout(&mut self, now: Time, effects: &mut Effects) {
+        if self.delayed_until.is_some_and(|until| until <= now) {
+            self.delayed_until = None;
+            let still_open = |ticket: Ticket| {
+                let slot = self.slots.get(&ticket).filter(|slot| slot.retried && slot.outcome.is_none())?;
+                Some((slot.peer, ticket))
+            };
+            effects.requests.extend(std::mem::take(&mut self.delayed).into_iter().filter_map(still_open));
+        }
         while let Some((at, ticket)) = self.timers.first().copied()
             && at <= now
         {
@@ -345,7 +389,8 @@ impl ClientCore {
 
     /// When [`ClientCore::handle_timeout`] is due.
     pub(super) fn poll_timeout(&self) -> Option<Time> {
-        self.timers.first().map(|(at, _)| *at)
+        let timer = self.timers.first().map(|(at, _)| *at);
+        [timer, self.delayed_until].into_iter().flatten().min()
     }
 
     /// The caller does not wait any more.
@@ -403,6 +448,11 @@ impl ClientCore {
         self.slots.get(&ticket)?.progress.map(|(_, progress)| progress)
     }
 
+    /// Whether futures wait for something.
+    pub(super) fn has_tasks(&self) -> bool {
+        self.slots.values().any(|slot| matches!(slot.waiter, Waiter::Task(_)))
+    }
+
     /// Where the call runs and since when, for errors that are found later.
     pub(super) fn place(&self, ticket: Ticket) -> Option<(PeerId, Time)> {
         self.slots.get(&ticket).map(|slot| (slot.peer, slot.started))
@@ -458,9 +508,11 @@ impl ClientCore {
 impl Slot {
     /// Gives the call a sequence at its peer.
     fn route(&mut self, ticket: Ticket, link: &mut Link, now: Time) {
-        self.sequence = link.next_sequence;
+        // What is settled cannot be used any more.
+        link.unused = link.unused.split_off(&link.oldest);
+        self.sequence = link.unused.pop_first().unwrap_or(link.next_sequence);
         self.retried = false;
-        link.next_sequence += 1;
+        link.next_sequence = link.next_sequence.max(self.sequence + 1);
         link.routes.insert(self.sequence, ticket);
         self.write_header(link.oldest, now);
     }

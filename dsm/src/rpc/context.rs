@@ -102,9 +102,9 @@ impl<'a, T: Wire> Sink<'a, T> {
         let mut frame = Frame::new(FrameKind::Item, job.sequence, self.sent);
         frame.body = &body;
         match endpoint.send_when_room(job.from, &frame.to_vec()) {
-            None => {}
-            Some(error @ SendError::TooLong) => return Err(ErrorKind::Remote(error.to_string()).into()),
-            Some(SendError::Full | SendError::Unreachable) => {
+            Ok(()) => {}
+            Err(error @ SendError::TooLong) => return Err(ErrorKind::Remote(error.to_string()).into()),
+            Err(SendError::Full | SendError::Unreachable) => {
                 return Err(ErrorKind::Unreachable { may_have_executed: true }.into());
             }
         }

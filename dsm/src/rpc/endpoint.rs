@@ -11,7 +11,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use parking_lot::{Condvar, Mutex, MutexGuard};
 
 use crate::codec::DecodeError;
-use crate::config::rpc::{CALL_LEN_MAX, GATHER_LEN_MAX, GATHERED_MAX, ROOM_AGAIN, ROOM_WAIT_MAX};
+use crate::config::rpc::{
+    CALL_LEN_MAX, GATHER_LEN_MAX, GATHERED_MAX, ROOM_AGAIN, ROOM_WAIT_MAX, SYSTEM_CALLS_MAX,
+};
 use crate::page::Time;
 
 use super::client::{ClientCore, Effects, Start, Ticket, Waiter};
@@ -19,7 +21,7 @@ use super::context::{Context, Reply};
 use super::error::ErrorKind;
 use super::frame::{CALL_HEADER_LEN, Frame, FrameKind, HEADER_LEN, ONEWAY, Status};
 use super::interface::{Method, Service};
-use super::server::{Counters, Job, ServerCore};
+use super::server::{Counters, Job, Rank, ServerCore};
 use super::stats::MethodReading;
 use super::transport::{PeerId, SendError, Signal, Transport};
 use super::wire::Decoder;
@@ -35,6 +37,7 @@ pub struct Endpoint {
     client: Mutex<ClientCore>,
     server: Mutex<ServerCore>,
     arrived: Condvar,
+    system_arrived: Condvar,
     /// Threads in [`Endpoint::run_ready`].
     serving: AtomicUsize,
     gathering: AtomicUsize,
@@ -54,6 +57,7 @@ impl Endpoint {
             client: Mutex::default(),
             server: Mutex::default(),
             arrived: Condvar::new(),
+            system_arrived: Condvar::new(),
             serving: AtomicUsize::new(0),
             gathering: AtomicUsize::new(0),
             gathered: Mutex::default(),
@@ -63,7 +67,13 @@ impl Endpoint {
     /// Serves an interface. At most `calls_max` of its calls wait or run at one time; more are `Busy`.
     /// One interface has one server on a node: a second is a broken program.
     pub fn serve(&self, service: impl Service, calls_max: usize) {
-        self.server.lock().register(Arc::new(service), calls_max);
+        self.server.lock().register(Arc::new(service), calls_max, Rank::Program);
+    }
+
+    /// Serves an interface of the system's own: its calls, which are short, run before all others, and by
+    /// [`Endpoint::run_system`] even when every worker is held up.
+    pub fn serve_system(&self, service: impl Service) {
+        self.server.lock().register(Arc::new(service), SYSTEM_CALLS_MAX, Rank::System);
     }
 
     /// Takes a message of a peer. Answers wake their callers; calls are queued, workers are woken for
@@ -126,8 +136,17 @@ impl Endpoint {
     }
 
     /// The client has no session, and may come back: what it may ask again is kept while there is room.
+    /// Its streams end, as a new session does not bring their items back.
     pub fn handle_peer_away(&self, peer: PeerId) {
-        self.server.lock().handle_peer_away(self.now(), peer);
+        let mut effects = Effects::default();
+        let mut server = self.server.lock();
+        server.handle_peer_away(self.now(), peer, &mut effects);
+        let due = server.poll_timeout();
+        drop(server);
+        self.perform(effects);
+        if let Some(due) = due {
+            self.transport.timer_at(due);
+        }
     }
 
     /// This node goes: every call that is open ends now, those of others with their cancellation.
@@ -167,13 +186,27 @@ impl Endpoint {
         [client, server].into_iter().flatten().min()
     }
 
+    /// Whether futures wait for answers.
+    pub fn has_tasks(&self) -> bool {
+        self.client.lock().has_tasks()
+    }
+
     /// Runs the calls that are queued, in this thread, until none is left. Answers to one peer are sent
     /// together, but none waits for a method that may take long. Returns how many calls ran.
     pub fn run_ready(&self) -> usize {
+        self.run_jobs(Rank::Program)
+    }
+
+    /// The same for calls of the system's own interfaces only.
+    pub fn run_system(&self) -> usize {
+        self.run_jobs(Rank::System)
+    }
+
+    fn run_jobs(&self, down_to: Rank) -> usize {
         let mut ran = 0;
         let mut replies = Vec::new();
         self.serving.fetch_add(1, Ordering::AcqRel);
-        while let Some(job) = self.next_job() {
+        while let Some(job) = self.next_job(down_to) {
             if job.is_slow() {
                 self.flush(&mut replies);
             }
@@ -190,14 +223,24 @@ impl Endpoint {
         self.serving.load(Ordering::Acquire) > 0
     }
 
-    /// Wakes as many sleeping workers as there are calls, and returns how many that were.
+    /// Wakes as many sleeping workers as there are calls, and returns how many that were. If they were too
+    /// few, who runs the system's calls is woken for those.
     pub fn rouse(&self, calls: usize) -> usize {
-        (0..calls).take_while(|_| self.arrived.notify_one()).count()
+        let roused = (0..calls).take_while(|_| self.arrived.notify_one()).count();
+        if roused < calls && self.server.lock().has_system_calls() {
+            self.system_arrived.notify_one();
+        }
+        roused
     }
 
     /// How many calls wait for a worker.
     pub fn queue_len(&self) -> usize {
         self.server.lock().queue_len()
+    }
+
+    /// Bytes of the answers that are kept in case they are asked for again.
+    pub fn kept_bytes(&self) -> usize {
+        self.server.lock().kept_bytes()
     }
 
     /// Whether the next call in the queue may hold its worker for long.
@@ -213,16 +256,25 @@ impl Endpoint {
         }
     }
 
+    /// The same for calls of the system's own interfaces that found no worker.
+    pub fn wait_for_system_calls(&self, done: impl Fn() -> bool) {
+        let mut server = self.server.lock();
+        while !server.has_system_calls() && !done() {
+            self.system_arrived.wait(&mut server);
+        }
+    }
+
     /// Wakes all threads in [`Endpoint::wait_for_calls`], to ask again whether to stop.
     pub fn wake_workers(&self) {
         // The lock: no worker may be between its question and its sleep.
         let _server = self.server.lock();
         self.arrived.notify_all();
+        self.system_arrived.notify_all();
     }
 
-    fn next_job(&self) -> Option<Job> {
+    fn next_job(&self, down_to: Rank) -> Option<Job> {
         let mut effects = Effects::default();
-        let job = self.server.lock().take_job(self.now(), &mut effects);
+        let job = self.server.lock().take_job(self.now(), down_to, &mut effects);
         self.perform(effects);
         job
     }
@@ -257,7 +309,7 @@ impl Endpoint {
             // Each of them may be sent, but not together.
             let own = out.split_off(start);
             let (peer, earlier) = (replies[at].0, std::mem::replace(&mut replies[at].1, own));
-            self.send_when_room(peer, &earlier);
+            let _ = self.send_when_room(peer, &earlier);
         }
         if replies[at].1.len() > GATHER_LEN_MAX {
             self.flush(replies);
@@ -292,31 +344,34 @@ impl Endpoint {
     fn flush(&self, replies: &mut Vec<(PeerId, Vec<u8>)>) {
         for (peer, message) in replies.drain(..) {
             if !message.is_empty() {
-                self.send_when_room(peer, &message);
+                // Who cannot be reached has no call open any more.
+                let _ = self.send_when_room(peer, &message);
             }
         }
     }
 
     /// Sends what its peer waits for. Nobody asks again for what is only dropped here, so a full queue makes
-    /// this worker wait; a peer that is not reachable has no call open any more.
-    pub(super) fn send_when_room(&self, peer: PeerId, message: &[u8]) -> Option<SendError> {
-        let give_up = self.now() + ROOM_WAIT_MAX;
-        loop {
+    /// this worker wait until there is room or the session has ended; a peer that is not reachable has no call
+    /// open any more.
+    pub(super) fn send_when_room(&self, peer: PeerId, message: &[u8]) -> Result<(), SendError> {
+        let mut outcome = self.send(peer, message);
+        let mut taken = (outcome == Err(SendError::Full)).then(|| (self.transport.taken(peer), self.now()));
+        while let Some((before, since)) = taken
+            && outcome == Err(SendError::Full)
+        {
+            // Nobody sets it: the queue empties while datagrams are received.
+            self.transport.wait(&self.signal(), Some(self.now() + ROOM_AGAIN));
             let now = self.now();
-            match self.send(peer, message) {
-                Ok(()) => return None,
-                Err(SendError::Full) if now < give_up => {
-                    // Nobody sets it: the queue empties while datagrams are received.
-                    self.transport.wait(&self.signal(), Some(now + ROOM_AGAIN));
+            if now.since(since) > ROOM_WAIT_MAX {
+                let after = self.transport.taken(peer);
+                if after == before {
+                    self.transport.give_up(peer);
                 }
-                Err(error) => {
-                    if error == SendError::Full {
-                        self.transport.give_up(peer);
-                    }
-                    return Some(error);
-                }
+                taken = Some((after, now));
             }
+            outcome = self.send(peer, message);
         }
+        outcome
     }
 
     /// Gathers the requests that are started until the batch is dropped.
@@ -328,22 +383,23 @@ impl Endpoint {
     /// Opens a call and sends its request.
     pub(super) fn start(&self, start: Start, request: &mut [u8]) -> Result<Ticket, ErrorKind> {
         let now = self.now();
-        let (peer, deadline) = (start.peer, start.deadline);
+        let peer = start.peer;
         if request.len() > CALL_LEN_MAX {
             return Err(ErrorKind::Remote(format!("the arguments are longer than {CALL_LEN_MAX} bytes")));
         }
         let mut client = self.client.lock();
         let earliest = client.poll_timeout();
         let ticket = client.start(now, start, request)?;
+        let due = client.poll_timeout();
         drop(client);
-        if let Some(deadline) = deadline
-            && earliest.is_none_or(|earliest| deadline < earliest)
+        if let Some(due) = due
+            && earliest.is_none_or(|earliest| due < earliest)
         {
-            self.transport.timer_at(deadline);
+            self.transport.timer_at(due);
         }
         if let Err(error) = self.send_or_gather(peer, request) {
             let mut effects = Effects::default();
-            self.client.lock().fail(now, ticket, unsent(error), &mut effects);
+            self.client.lock().handle_unsent(now, ticket, error, &mut effects);
             self.perform(effects);
         }
         Ok(ticket)
@@ -393,7 +449,9 @@ impl Endpoint {
         if self.gathering.load(Ordering::Relaxed) == 0 && self.gathered.lock().is_empty() {
             return;
         }
-        for (peer, message) in std::mem::take(&mut *self.gathered.lock()) {
+        // Without the lock: what a failure wakes may start calls.
+        let gathered = std::mem::take(&mut *self.gathered.lock());
+        for (peer, message) in gathered {
             if let Err(error) = self.send(peer, &message) {
                 self.fail_gathered(peer, &message, error);
             }
@@ -411,7 +469,7 @@ impl Endpoint {
                 drop(client);
                 self.server.lock().counters.dropped += 1;
             } else if let Some(ticket) = client.ticket(peer, frame.sequence) {
-                client.fail(self.now(), ticket, unsent(error), &mut effects);
+                client.handle_unsent(self.now(), ticket, error, &mut effects);
             }
         }
         self.perform(effects);
@@ -426,13 +484,8 @@ impl Endpoint {
             }
             // Any other error: its peer is dead, or begins anew with the next session.
         }
-        while let Some((peer, ticket)) = effects.requests.pop() {
-            let mut client = self.client.lock();
-            let Some(request) = client.request(ticket) else { continue };
-            // Under the lock, as the trait allows: this is the rare second attempt.
-            if let Err(error) = self.transport.send(peer, request) {
-                client.fail(self.now(), ticket, unsent(error), &mut effects);
-            }
+        if !effects.requests.is_empty() {
+            self.send_requests(&mut effects);
         }
         for waiter in effects.wakes {
             match waiter {
@@ -443,6 +496,23 @@ impl Endpoint {
                 }
                 Waiter::Task(waker) => waker.wake(),
             }
+        }
+    }
+
+    /// Sends requests for which this is not the first attempt.
+    fn send_requests(&self, effects: &mut Effects) {
+        let mut client = self.client.lock();
+        while let Some((peer, ticket)) = effects.requests.pop() {
+            let Some(request) = client.request(ticket) else { continue };
+            // Under the lock, as the trait allows: this is rare.
+            if let Err(error) = self.transport.send(peer, request) {
+                client.handle_unsent(self.now(), ticket, error, effects);
+            }
+        }
+        let due = client.poll_timeout();
+        drop(client);
+        if let Some(due) = due {
+            self.transport.timer_at(due);
         }
     }
 

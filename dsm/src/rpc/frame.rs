@@ -66,11 +66,20 @@ pub(super) enum Status {
 
 /// Whether the bytes are frames, one after the other: for who must keep a message before it is handled.
 pub fn is_message(bytes: &[u8]) -> bool {
+    all_frames(bytes, |_| true)
+}
+
+/// Whether the message is nothing but calls whose client asks again when its session is new.
+pub fn is_asked_again(message: &[u8]) -> bool {
+    all_frames(message, |frame| frame.kind == FrameKind::Call && frame.flags & ONEWAY == 0)
+}
+
+fn all_frames(bytes: &[u8], are: impl Fn(&Frame<'_>) -> bool) -> bool {
     let mut rest = bytes;
     while !rest.is_empty() {
         match Frame::decode(rest) {
-            Ok((_, behind)) => rest = behind,
-            Err(_) => return false,
+            Ok((frame, behind)) if are(&frame) => rest = behind,
+            Ok(_) | Err(_) => return false,
         }
     }
     true

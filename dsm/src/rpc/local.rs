@@ -74,11 +74,16 @@ impl LocalNetwork {
 
     /// Ends a node, and tells all others. Its messages on the way are lost.
     pub fn kill(&self, peer: PeerId) {
-        self.state.lock().nodes.retain(|(node, _)| *node != peer);
-        self.take_queue(|envelope| envelope.from == peer || envelope.to == peer);
+        self.lose(peer);
         for endpoint in self.endpoints() {
             endpoint.handle_peer_died(peer);
         }
+    }
+
+    /// Ends a node, and tells nobody. Its messages on the way are lost.
+    pub fn lose(&self, peer: PeerId) {
+        self.state.lock().nodes.retain(|(node, _)| *node != peer);
+        self.take_queue(|envelope| envelope.from == peer || envelope.to == peer);
     }
 
     /// The queues to this peer are full until [`LocalNetwork::make_room`].

@@ -4,7 +4,6 @@ use std::sync::{Arc, Weak};
 
 use super::meta_stubs::{Meta, MetaDescribeError, MetaServer, MethodStatistics, NoSuchInterface, Served};
 use super::{Context, Endpoint, Error};
-use crate::config::rpc::SYSTEM_CALLS_MAX;
 
 struct Looking {
     // Weak: the endpoint owns its services.
@@ -13,7 +12,7 @@ struct Looking {
 
 /// Serves `Meta` for the endpoint.
 pub fn serve_meta(endpoint: &Arc<Endpoint>) {
-    endpoint.serve(MetaServer(Looking { endpoint: Arc::downgrade(endpoint) }), SYSTEM_CALLS_MAX);
+    endpoint.serve_system(MetaServer(Looking { endpoint: Arc::downgrade(endpoint) }));
 }
 
 impl Looking {

@@ -8,8 +8,8 @@ use rustc_hash::FxHashMap;
 
 use crate::codec::DecodeError;
 use crate::config::rpc::{
-    ALIVE_EVERY, CLIENTS_MAX, DELAYED_BYTES_MAX, DELAYED_MAX, ONEWAY_WINDOW, QUEUE_LEN_MAX, REPLIES_MAX,
-    REPLY_BYTES_MAX, ROOM_AGAIN,
+    ALIVE_EVERY, CLIENTS_MAX, DELAYED_BYTES_MAX, DELAYED_MAX, ENDED_MAX, ONEWAY_WINDOW, QUEUE_BYTES_MAX,
+    QUEUE_LEN_MAX, REPLIES_MAX, REPLY_BYTES_MAX, REPLY_BYTES_NODE_MAX, ROOM_AGAIN, SILENCE_MAX,
 };
 use crate::page::{Span, Time};
 
@@ -18,13 +18,23 @@ use super::frame::{Frame, FrameKind, IDEMPOTENT, ONEWAY, RETRIED, Status};
 use super::interface::{Interface, Kind, Method, Service};
 use super::seen::Seen;
 use super::stats::MethodStats;
-use super::transport::{PeerId, Signal};
+use super::transport::{GUEST, PeerId, Signal};
+
+/// Whose calls run first.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Rank {
+    /// Those of the system's own interfaces, which are few, short, and what others wait for.
+    System,
+    /// All others.
+    Program,
+}
 
 /// An interface that is served here.
 pub(super) struct Served {
     pub(super) service: Arc<dyn Service>,
     /// Calls that may wait or run at one time.
     pub(super) calls_max: usize,
+    rank: Rank,
     pub(super) stats: Vec<MethodStats>,
 }
 
@@ -43,6 +53,7 @@ pub(super) struct Job {
 type CallId = (PeerId, u64);
 
 struct Running {
+    kind: Kind,
     cancelled: bool,
     /// Items of the stream that may be sent, counted from the first.
     credit: u64,
@@ -92,7 +103,17 @@ pub(super) struct ServerCore {
     clients: FxHashMap<PeerId, Client>,
     /// A client that is away has had to make room for another.
     has_forgotten: bool,
+    /// Calls that wait, those of the system apart.
     queue: VecDeque<Job>,
+    system: VecDeque<Job>,
+    /// Of the arguments of all that wait.
+    queue_bytes: usize,
+    /// Of the replies that are kept for all clients.
+    reply_bytes: usize,
+    /// Clients without a session: when that was noticed.
+    away: BTreeSet<(Time, PeerId)>,
+    /// Members that ended lately: what they sent may be handled after their end.
+    ended: VecDeque<PeerId>,
     running: FxHashMap<CallId, Running>,
     alive: BTreeSet<(Time, CallId)>,
     /// What the queues to its peers had no room for, of both sides of the calls, and when to offer it again.
@@ -112,11 +133,11 @@ pub(super) enum Permit {
 
 impl ServerCore {
     /// Serves an interface; one of the same name must not be served already.
-    pub(super) fn register(&mut self, service: Arc<dyn Service>, calls_max: usize) {
+    pub(super) fn register(&mut self, service: Arc<dyn Service>, calls_max: usize, rank: Rank) {
         let interface = service.interface();
         let methods = interface.methods;
         let stats = methods.iter().map(|_| MethodStats::default()).collect();
-        let served = Arc::new(Served { service, calls_max, stats });
+        let served = Arc::new(Served { service, calls_max, rank, stats });
         for (index, method) in methods.iter().enumerate() {
             let before = self.methods.insert(method.id, (served.clone(), index));
             assert!(before.is_none(), "{}.{} is served twice", interface.name, method.name);
@@ -146,16 +167,24 @@ impl ServerCore {
         effects: &mut Effects,
     ) -> Result<(), DecodeError> {
         let known = self.clients.contains_key(&from);
+        if !known && self.ended.contains(&from) {
+            return Ok(());
+        }
         if !known && !self.has_room_for_client() {
             self.counters.busy += 1;
             effects.sends.push((from, refusal(frame.sequence, Status::Busy, 0)));
             return Ok(());
         }
         let client = self.clients.entry(from).or_default();
-        client.away = None;
+        if let Some(since) = client.away.take() {
+            self.away.remove(&(since, from));
+        }
         match frame.kind {
             FrameKind::Call => {
-                let new = client.admit(frame)?;
+                let before = client.reply_bytes;
+                let admitted = client.admit(frame);
+                self.reply_bytes -= before - client.reply_bytes;
+                let new = admitted?;
                 if !known && self.has_forgotten && frame.flags & RETRIED != 0 {
                     // Its first copy may have run before the client was forgotten.
                     self.on_duplicate(now, from, frame, effects);
@@ -185,11 +214,20 @@ impl ServerCore {
         if self.clients.len() < CLIENTS_MAX {
             return true;
         }
+        // Those that have been away for long are in `away` no more.
         let away = self.clients.iter().filter_map(|(peer, client)| Some((client.away?, *peer)));
-        let longest = away.min();
-        let forgotten = longest.and_then(|(_, peer)| self.clients.remove(&peer)).is_some();
-        self.has_forgotten |= forgotten;
-        forgotten
+        let Some((_, peer)) = away.min() else { return false };
+        self.forget(peer);
+        self.has_forgotten = true;
+        true
+    }
+
+    fn forget(&mut self, peer: PeerId) {
+        let Some(client) = self.clients.remove(&peer) else { return };
+        self.reply_bytes -= client.reply_bytes;
+        if let Some(since) = client.away {
+            self.away.remove(&(since, peer));
+        }
     }
 
     fn on_new_call(&mut self, now: Time, from: PeerId, frame: &Frame<'_>, effects: &mut Effects) {
@@ -204,7 +242,14 @@ impl ServerCore {
         let interface = served.service.interface();
         let method = &interface.methods[index];
         let occupied = self.occupied.entry(interface.name).or_default();
-        if self.queue.len() >= QUEUE_LEN_MAX || *occupied >= served.calls_max {
+        let is_full = match served.rank {
+            // Its own limit is its bound.
+            Rank::System => false,
+            Rank::Program => {
+                self.queue.len() >= QUEUE_LEN_MAX || self.queue_bytes + frame.body.len() > QUEUE_BYTES_MAX
+            }
+        };
+        if is_full || *occupied >= served.calls_max {
             self.counters.busy += 1;
             served.stats[index].busy();
             return self.refuse(from, frame, Status::Busy, 0, effects);
@@ -215,7 +260,8 @@ impl ServerCore {
             let alive_at = method.longrunning.then(|| now + ALIVE_EVERY);
             self.alive.extend(alive_at.map(|at| (at, (from, frame.sequence))));
             let credit = u64::from(frame.aux);
-            let running = Running { cancelled: false, credit, waiter: None, alive_at, reports: 0 };
+            let kind = method.kind;
+            let running = Running { kind, cancelled: false, credit, waiter: None, alive_at, reports: 0 };
             self.running.insert((from, frame.sequence), running);
         }
         let mut body = self.spare.pop().unwrap_or_default();
@@ -223,7 +269,12 @@ impl ServerCore {
         body.extend_from_slice(frame.body);
         // The method decides what a call is, not the client's flags; they only choose the sequences.
         let idempotent = if method.idempotent { IDEMPOTENT } else { 0 };
-        self.queue.push_back(Job {
+        self.queue_bytes += body.len();
+        let queue = match served.rank {
+            Rank::System => &mut self.system,
+            Rank::Program => &mut self.queue,
+        };
+        queue.push_back(Job {
             from,
             sequence: frame.sequence,
             flags: (frame.flags & ONEWAY) | idempotent,
@@ -282,9 +333,14 @@ impl ServerCore {
         }
     }
 
-    /// The next call to run. Those that are over are answered and passed over.
-    pub(super) fn take_job(&mut self, now: Time, effects: &mut Effects) -> Option<Job> {
-        while let Some(job) = self.queue.pop_front() {
+    /// The next call to run, of this rank or a higher one. Those that are over are answered and passed over.
+    pub(super) fn take_job(&mut self, now: Time, down_to: Rank, effects: &mut Effects) -> Option<Job> {
+        let next = |core: &mut ServerCore| match down_to {
+            Rank::System => core.system.pop_front(),
+            Rank::Program => core.system.pop_front().or_else(|| core.queue.pop_front()),
+        };
+        while let Some(job) = next(self) {
+            self.queue_bytes -= job.body.len();
             let call = (job.from, job.sequence);
             let oneway = job.flags & ONEWAY != 0;
             let cancelled = !oneway && self.running.get(&call).is_none_or(|running| running.cancelled);
@@ -305,12 +361,22 @@ impl ServerCore {
 
     /// Calls that wait for a worker.
     pub(super) fn queue_len(&self) -> usize {
-        self.queue.len()
+        self.system.len() + self.queue.len()
+    }
+
+    /// Bytes of the replies that are kept.
+    pub(super) fn kept_bytes(&self) -> usize {
+        self.reply_bytes
+    }
+
+    /// Whether calls of the system wait.
+    pub(super) fn has_system_calls(&self) -> bool {
+        !self.system.is_empty()
     }
 
     /// Whether the next call may hold its worker for long.
     pub(super) fn is_next_slow(&self) -> bool {
-        self.queue.front().is_some_and(Job::is_slow)
+        self.system.front().or(self.queue.front()).is_some_and(Job::is_slow)
     }
 
     /// The call has been answered with the frame `reply`.
@@ -340,10 +406,15 @@ impl ServerCore {
         copy.clear();
         copy.extend_from_slice(reply);
         client.reply_bytes += copy.len();
+        self.reply_bytes += copy.len();
         client.replies.push_back((sequence, copy));
-        while client.replies.len() > REPLIES_MAX || client.reply_bytes > REPLY_BYTES_MAX {
+        while client.replies.len() > REPLIES_MAX
+            || client.reply_bytes > REPLY_BYTES_MAX
+            || self.reply_bytes > REPLY_BYTES_NODE_MAX
+        {
             let Some((_, old)) = client.replies.pop_front() else { return };
             client.reply_bytes -= old.len();
+            self.reply_bytes -= old.len();
         }
     }
 
@@ -400,22 +471,44 @@ impl ServerCore {
 
     /// The peer has ended: nobody waits for its calls, and what it did can come no more.
     pub(super) fn handle_peer_died(&mut self, peer: PeerId, effects: &mut Effects) {
-        for (_, running) in self.running.iter_mut().filter(|((from, _), _)| *from == peer) {
+        self.cancel_calls(peer, |_| true, effects);
+        self.forget(peer);
+        // A guest has no end: it comes back or does not.
+        if peer.node != GUEST {
+            self.ended.push_back(peer);
+            if self.ended.len() > ENDED_MAX {
+                self.ended.pop_front();
+            }
+        }
+    }
+
+    /// The client has no session now: it may come back and ask again, but for streams. What it does not ask
+    /// for within [`SILENCE_MAX`] nobody waits for.
+    pub(super) fn handle_peer_away(&mut self, now: Time, peer: PeerId, effects: &mut Effects) {
+        self.cancel_calls(peer, |running| running.kind == Kind::Stream, effects);
+        let Some(client) = self.clients.get_mut(&peer) else { return };
+        if client.away.is_none() {
+            client.away = Some(now);
+            self.away.insert((now, peer));
+        }
+    }
+
+    fn cancel_calls(&mut self, peer: PeerId, which: impl Fn(&Running) -> bool, effects: &mut Effects) {
+        let of_peer = self.running.iter_mut().filter(|((from, _), running)| *from == peer && which(running));
+        for (_, running) in of_peer {
             running.cancelled = true;
             effects.wakes.extend(running.waiter.take().map(Waiter::Thread));
         }
-        self.clients.remove(&peer);
     }
 
-    /// The client has no session now: it may come back and ask again.
-    pub(super) fn handle_peer_away(&mut self, now: Time, peer: PeerId) {
-        if let Some(client) = self.clients.get_mut(&peer) {
-            client.away = Some(now);
-        }
-    }
-
-    /// Tells the clients of long calls that they live.
+    /// Tells the clients of long calls that they live, and ends the calls of those that do not come back.
     pub(super) fn handle_timeout(&mut self, now: Time, effects: &mut Effects) {
+        while let Some((since, peer)) = self.away.first().copied()
+            && since + SILENCE_MAX <= now
+        {
+            self.away.pop_first();
+            self.cancel_calls(peer, |_| true, effects);
+        }
         while let Some((at, call)) = self.alive.first().copied()
             && at <= now
         {
@@ -434,7 +527,8 @@ impl ServerCore {
     /// When [`ServerCore::handle_timeout`] is due.
     pub(super) fn poll_timeout(&self) -> Option<Time> {
         let alive = self.alive.first().map(|(at, _)| *at);
-        [alive, self.delayed_until].into_iter().flatten().min()
+        let given_up = self.away.first().map(|(since, _)| *since + SILENCE_MAX);
+        [alive, given_up, self.delayed_until].into_iter().flatten().min()
     }
 }
 

@@ -60,11 +60,21 @@ pub trait Transport: Send + Sync + 'static {
         signal.unpark();
     }
 
-    /// The peer has taken nothing for [`crate::config::rpc::ROOM_WAIT_MAX`] although its queue is full. Who knows
-    /// nothing better ends the session, so that nobody else waits for it; the peer may come back.
+    /// Bytes that the peer is known to have taken so far.
+    fn taken(&self, peer: PeerId) -> u64 {
+        let _ = peer;
+        0
+    }
+
+    /// The peer has taken nothing for [`crate::config::rpc::ROOM_WAIT_MAX`] although its queue is full. Who cannot
+    /// tell otherwise that a peer is dead ends the session, so that nobody waits for it; it may come back.
     fn give_up(&self, peer: PeerId) {
         let _ = peer;
     }
+
+    /// A future waits for an answer, and perhaps no thread does: somebody must receive, and call
+    /// [`super::Endpoint::handle_timeout`] when it is due.
+    fn attend(&self) {}
 
     /// [`super::Endpoint::handle_timeout`] is due at `at`, earlier than was known.
     fn timer_at(&self, at: Time) {
@@ -125,7 +135,7 @@ impl Signal {
     }
 
     /// Makes the signal ready for another wait of the same thread.
-    pub(super) fn clear(&self) {
+    pub(crate) fn clear(&self) {
         self.set.store(false, Ordering::Release);
     }
 }

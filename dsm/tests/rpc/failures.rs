@@ -3,14 +3,18 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
-use dsm::config::rpc::{CALL_LEN_MAX, DELAYED_MAX, GATHER_LEN_MAX, GATHERED_MAX, ROOM_AGAIN, STREAM_WINDOW};
+use dsm::config::rpc::{
+    CALL_LEN_MAX, DELAYED_MAX, ENDED_MAX, GATHER_LEN_MAX, GATHERED_MAX, QUEUE_BYTES_MAX, REPLY_BYTES_MAX,
+    REPLY_BYTES_NODE_MAX, ROOM_AGAIN, ROOM_WAIT_MAX, SEQUENCE_GAPS_MAX, SILENCE_MAX, STREAM_WINDOW,
+};
 use dsm::page::{GlobalAddr, Incarnation, NodeId, Span};
 use dsm::rpc::local::LocalRegistry;
-use dsm::rpc::{Channel, ErrorKind, Global, Policy, Workers};
+use dsm::rpc::{Channel, ErrorKind, Global, MetaCalls, Policy, Workers};
 use proptest::prelude::*;
 
 use super::support::{Counting, Pair, peer};
 use crate::calculator::*;
+use crate::geometry::Point;
 
 #[test]
 fn a_deadline_ends_the_wait_and_names_method_peer_and_time() {
@@ -142,6 +146,200 @@ fn a_node_that_goes_on_no_longer_ends_the_calls_that_it_runs() {
     pair.server_end.handle_end();
     until("the method ends", &|| worker.is_finished());
     drop(stream);
+}
+
+#[test]
+fn a_call_that_may_have_run_is_asked_again_until_there_is_room() {
+    let pair = Pair::by_hand();
+    let mut call = pair.calls().func1(5);
+    pair.deliver();
+    pair.server_end.run_ready();
+    // Its answer is lost with the session, and the queue of the next one is full at once.
+    pair.network.take_queue(|_| true);
+    pair.network.fill(pair.server);
+    pair.client_end.handle_peer_reset(pair.server);
+    pair.network.advance(ROOM_AGAIN);
+    assert!(call.try_take().is_none(), "busy would say that it has not run");
+    pair.network.make_room(pair.server);
+    pair.network.advance(ROOM_AGAIN);
+    pair.network.settle();
+    assert_eq!(call.try_take(), Some(Ok(5)));
+    assert_eq!(pair.runs(), 5);
+}
+
+#[test]
+fn a_call_that_may_have_run_says_so_if_its_server_cannot_be_asked_any_more() {
+    let pair = Pair::by_hand();
+    let mut call = pair.calls().func1(5);
+    pair.deliver();
+    pair.server_end.run_ready();
+    pair.network.lose(pair.server);
+    pair.client_end.handle_peer_reset(pair.server);
+    let error = call.try_take().expect("it has ended").unwrap_err();
+    assert_eq!(error.kind, ErrorKind::Unreachable { may_have_executed: true });
+}
+
+#[test]
+fn a_call_that_goes_to_another_server_keeps_its_deadline() {
+    let pair = Pair::by_hand();
+    let (third, third_end) = peer(&pair.network, 2, 12);
+    third_end.serve(CalculatorServer(Counting::default()), 8);
+    let registry = Arc::new(LocalRegistry::default().with("Calculator", &[pair.server, third]));
+    let channel = Channel::named(&pair.client_end, registry, Policy::RoundRobin);
+    let mut call = CalculatorCalls::new(channel.with_deadline(Span::from_ms(100))).echo(b"again");
+    pair.network.advance(Span::from_ms(60));
+    pair.network.kill(pair.server);
+    assert_eq!(pair.network.take_queue(|envelope| envelope.to == third).len(), 1, "it has gone there");
+    pair.network.advance(Span::from_ms(39));
+    assert!(call.try_take().is_none());
+    pair.network.advance(Span::from_ms(1));
+    assert_eq!(call.try_take().expect("in time").unwrap_err().kind, ErrorKind::Deadline);
+    assert_eq!(pair.client_end.poll_timeout(), None);
+}
+
+#[test]
+fn calls_that_found_no_room_leave_no_gaps_behind_an_open_one() {
+    let pair = Pair::by_hand();
+    let mut open = pair.calls().func1(0);
+    pair.deliver();
+    pair.server_end.run_ready();
+    let answer = pair.network.take_queue(|_| true);
+    for _ in 0..SEQUENCE_GAPS_MAX + 1 {
+        pair.network.fill(pair.server);
+        let refused = pair.calls().func1(1).wait();
+        assert_eq!(refused.unwrap_err().kind, ErrorKind::Busy);
+        pair.network.make_room(pair.server);
+        let mut call = pair.calls().func1(0);
+        pair.deliver();
+        pair.server_end.run_ready();
+        pair.deliver();
+        assert_eq!(call.try_take(), Some(Ok(0)));
+    }
+    assert_eq!(pair.server_end.counters().violations, 0);
+    answer.iter().for_each(|envelope| _ = pair.network.deliver(envelope).unwrap());
+    assert_eq!(open.try_take(), Some(Ok(0)));
+}
+
+#[test]
+fn an_answer_waits_for_room_for_as_long_as_its_client_lives() {
+    let pair = Pair::driven();
+    let mut call = pair.calls().func1(5);
+    pair.deliver();
+    pair.network.fill(pair.client);
+    std::thread::scope(|scope| {
+        // A thread that waits moves the time.
+        let worker = scope.spawn(|| pair.server_end.run_ready());
+        let long = || pair.client_end.now().0 > 3 * ROOM_WAIT_MAX.0;
+        while !long() && !worker.is_finished() {
+            std::thread::yield_now();
+        }
+        assert!(!worker.is_finished(), "the answer was dropped, and its caller would wait for ever");
+        pair.network.make_room(pair.client);
+    });
+    pair.deliver();
+    assert_eq!(call.try_take(), Some(Ok(5)));
+}
+
+#[test]
+fn a_stream_ends_with_its_clients_session_and_gives_its_worker_free() {
+    let pair = Pair::by_hand();
+    let worker = Workers::start(&pair.server_end, 1).unwrap();
+    let stream = pair.calls().count(i32::MAX);
+    pair.deliver();
+    while pair.counting.items.load(Ordering::SeqCst) < 32 {
+        std::thread::yield_now();
+    }
+    pair.server_end.handle_peer_away(pair.client);
+    // Joins the worker.
+    drop(worker);
+    drop(stream);
+}
+
+#[test]
+fn calls_of_a_client_that_does_not_come_back_are_cancelled() {
+    let pair = Pair::by_hand();
+    let calls = [pair.calls().func1(1), pair.calls().func1(1)];
+    let requests = pair.network.take_queue(|_| true);
+    pair.network.deliver(&requests[0]).unwrap();
+    pair.server_end.handle_peer_away(pair.client);
+    pair.network.advance(Span(SILENCE_MAX.0 - 1));
+    // It comes back, and goes again.
+    pair.network.deliver(&requests[1]).unwrap();
+    pair.network.advance(Span(1));
+    pair.server_end.handle_peer_away(pair.client);
+    pair.network.advance(Span(SILENCE_MAX.0 - 1));
+    assert_eq!(pair.server_end.queue_len(), 2);
+    assert_eq!(pair.server_end.counters().not_run, 0);
+    pair.network.advance(Span(1));
+    assert_eq!(pair.server_end.run_ready(), 0);
+    assert_eq!(pair.server_end.counters().not_run, 2);
+    drop(calls);
+}
+
+#[test]
+fn calls_of_the_system_run_though_all_workers_are_held_up_and_the_queue_is_full() {
+    let pair = Pair::by_hand();
+    let calls: Vec<_> = (0..1025).map(|_| pair.calls().func1(1)).collect();
+    let mut ping = MetaCalls::new(pair.channel()).ping(b"are you there");
+    pair.deliver();
+    assert_eq!(pair.server_end.run_system(), 1);
+    pair.deliver();
+    assert_eq!(ping.try_take().expect("answered").unwrap(), b"are you there");
+    assert_eq!(pair.server_end.queue_len(), 1024);
+    assert_eq!(pair.server_end.counters().busy, 1);
+    drop(calls);
+}
+
+#[test]
+fn arguments_that_wait_have_a_bound_in_bytes() {
+    let pair = Pair::by_hand();
+    let data = vec![0; 1 << 19];
+    let fit = QUEUE_BYTES_MAX / (data.len() + 100);
+    let calls: Vec<_> = (0..fit + 2).map(|_| pair.calls().echo(&data)).collect();
+    pair.deliver();
+    assert!(pair.server_end.counters().busy > 0);
+    assert!((fit - 1..=fit + 1).contains(&pair.server_end.queue_len()), "{}", pair.server_end.queue_len());
+    assert!(pair.server_end.run_ready() >= fit - 1);
+    drop(calls);
+}
+
+#[test]
+fn answers_that_are_kept_have_a_bound_for_all_clients_together() {
+    let pair = Pair::by_hand();
+    let clients = REPLY_BYTES_NODE_MAX / REPLY_BYTES_MAX + 8;
+    let name = "x".repeat(1 << 19);
+    let ask = |end: &Arc<dsm::rpc::Endpoint>| {
+        let hello = CalculatorCalls::new(Channel::to(end, pair.server))
+            .hello(&name, &[Point { x: 0.0, y: 0.0 }, Point { x: 0.0, y: 0.0 }]);
+        pair.deliver();
+        assert_eq!(pair.server_end.run_ready(), 1);
+        // The answer is lost.
+        pair.network.take_queue(|_| true);
+        hello
+    };
+    let ends: Vec<_> = (0..clients as u64).map(|number| peer(&pair.network, 2, 100 + number)).collect();
+    let open: Vec<_> =
+        ends.iter().flat_map(|(_, end)| (0..8).map(|_| ask(end)).collect::<Vec<_>>()).collect();
+    assert!(pair.server_end.kept_bytes() <= REPLY_BYTES_NODE_MAX);
+    assert!(pair.server_end.kept_bytes() > REPLY_BYTES_NODE_MAX / 2, "nothing is tested");
+    for (peer, _) in &ends {
+        pair.server_end.handle_peer_died(*peer);
+    }
+    assert_eq!(pair.server_end.kept_bytes(), 0);
+    drop(open);
+}
+
+#[test]
+fn what_is_handled_after_its_senders_end_leaves_no_trace() {
+    let pair = Pair::by_hand();
+    for number in 0..ENDED_MAX as u64 + 1 {
+        let (client, end) = peer(&pair.network, 2, 100 + number);
+        let call = CalculatorCalls::new(Channel::to(&end, pair.server)).func1(1);
+        let late = pair.network.take_queue(|_| true);
+        pair.server_end.handle_peer_died(client);
+        late.iter().for_each(|envelope| assert_eq!(pair.network.deliver(envelope), Ok(0)));
+        drop(call);
+    }
 }
 
 #[test]
