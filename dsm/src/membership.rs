@@ -7,6 +7,7 @@
 
 mod coordinator;
 mod regions;
+mod sound;
 #[cfg(test)]
 mod tests;
 
@@ -343,8 +344,10 @@ impl Membership {
     /// A control message; `from` is the member that the session belongs to, if it is one.
     pub fn handle(&mut self, link: LinkId, from: Option<NodeId>, control: Control) {
         match control {
-            Control::Joined { id, view, regions } if self.me.is_none() => self.on_joined(id, view, regions),
-            Control::JoinRefused(reason) if self.me.is_none() => {
+            Control::Joined { id, view, regions } if self.me.is_none() && from == Some(COORDINATOR) => {
+                self.on_joined(id, view, regions);
+            }
+            Control::JoinRefused(reason) if self.me.is_none() && from == Some(COORDINATOR) => {
                 self.actions.push_back(Action::JoinRefused(reason));
             }
             Control::View(_) | Control::RegionAdded(_) | Control::RegionGone { .. }

@@ -30,7 +30,16 @@ struct Change {
     due: NodeSet,
     /// Who asked, each with its own number; empty for a removal.
     askers: Vec<(NodeId, u64)>,
-    removal: bool,
+    way: Way,
+}
+
+/// Which way a region is.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Way {
+    In,
+    /// On its way in, and to go as soon as all have it: who has not would take its removal for late news.
+    InThenOut,
+    Out,
 }
 
 impl Coordinator {
@@ -92,7 +101,7 @@ impl Coordinator {
         shared.view.members.insert(at, member.clone());
         shared.view.epoch.0 += 1;
         // A region on its way in must be mapped by the newcomer too; on its way out it is gone for it.
-        let removed = |start: &PageId| self.changing.get(start).is_some_and(|change| change.removal);
+        let removed = |start: &PageId| self.changing.get(start).is_some_and(|change| change.way == Way::Out);
         let regions = shared.regions.iter().filter(|(start, _)| !removed(start));
         let regions = regions.map(|(_, record)| record.clone()).collect();
         let control = Control::Joined { id, view: shared.view.clone(), regions };
@@ -228,7 +237,7 @@ impl Coordinator {
                 let askers = vec![(from, op)];
                 let due = shared.view.members.iter().map(|member| member.id).collect();
                 let start = record.info.start;
-                self.changing.insert(start, Change { record: record.clone(), due, askers, removal: false });
+                self.changing.insert(start, Change { record: record.clone(), due, askers, way: Way::In });
                 shared.broadcast(&Control::RegionAdded(record.clone()));
                 shared.add_region(record);
             }
@@ -245,8 +254,12 @@ impl Coordinator {
 
     fn start_removal(&mut self, shared: &mut Membership, start: PageId) {
         let Some(record) = shared.regions.get(&start).cloned() else { return };
+        if let Some(change) = self.changing.get_mut(&start).filter(|change| change.way != Way::Out) {
+            change.way = Way::InThenOut;
+            return;
+        }
         let due = shared.view.members.iter().map(|member| member.id).collect();
-        self.changing.insert(start, Change { record, due, askers: Vec::new(), removal: true });
+        self.changing.insert(start, Change { record, due, askers: Vec::new(), way: Way::Out });
         shared.broadcast(&Control::RegionGone { start });
         shared.drop_region(start);
     }
@@ -258,11 +271,13 @@ impl Coordinator {
             return;
         }
         let Some(change) = self.changing.remove(&start) else { return };
-        if change.removal {
-            self.directory.forget(start);
-        }
         for (asker, op) in change.askers {
             self.reply(shared, asker, op, Ok(Some(change.record.clone())));
+        }
+        match change.way {
+            Way::In => {}
+            Way::InThenOut => self.start_removal(shared, start),
+            Way::Out => self.directory.forget(start),
         }
     }
 

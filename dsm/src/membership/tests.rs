@@ -18,6 +18,11 @@ fn intro(incarnation: u64, kind: Kind) -> Introduction {
     }
 }
 
+/// A daemon with this id.
+pub(super) fn member(id: NodeId) -> Member {
+    Member { id, intro: intro(u64::from(id.0) + 1, Kind::Daemon) }
+}
+
 fn rank(rank: u32) -> Kind {
     Kind::Rank { program: 7, rank, ranks: 3 }
 }
@@ -195,4 +200,46 @@ fn a_death_of_an_earlier_incarnation_changes_nothing() {
     cluster.nodes[0].suspect(id, Incarnation(99), "late news".into());
     cluster.settle();
     assert!(cluster.nodes[0].view().member(id).is_some());
+}
+
+/// Node 1 asks for a region that is removed, and dies before node 2 has mapped it.
+#[test]
+fn a_removal_does_not_take_the_acknowledgements_of_an_allocation() {
+    let mut coordinator = Membership::coordinator(intro(1, Kind::Daemon));
+    for node in [1, 2] {
+        let newcomer = intro(node + 1, rank(node as u32 - 1));
+        coordinator.handle(LinkId(node), None, Control::Join(newcomer));
+    }
+    let (one, two) = (NodeId(1), NodeId(2));
+    let told = |coordinator: &mut Membership| {
+        let mut to_two = Vec::new();
+        while let Some(action) = coordinator.poll_action() {
+            if let Action::Send { to, control } = action
+                && to == two
+            {
+                to_two.push(control);
+            }
+        }
+        to_two
+    };
+    let want = Want::Any { bytes: 5000, element: 8, placement: Placement::FirstTouch };
+    coordinator.handle(LinkId(1), Some(one), Control::Alloc { op: 5, name: "x".into(), want });
+    let told_of = told(&mut coordinator);
+    let Some(Control::RegionAdded(record)) = told_of.last() else { panic!("{told_of:?}") };
+    let start = record.info.start;
+    coordinator.region_done(start);
+    coordinator.remove_now("x").expect("it is there");
+    let died = Control::Died { node: one, incarnation: Incarnation(2), how: "killed".into() };
+    coordinator.handle(LinkId(2), Some(two), died);
+    let gone = |controls: &[Control]| controls.contains(&Control::RegionGone { start });
+    assert!(!gone(&told(&mut coordinator)), "node 2 may still be mapping it");
+    coordinator.handle(LinkId(2), Some(two), Control::RegionAck { start });
+    assert!(gone(&told(&mut coordinator)));
+    // Only now is the place free.
+    coordinator.region_done(start);
+    coordinator.handle(LinkId(2), Some(two), Control::Alloc { op: 6, name: "y".into(), want });
+    assert!(matches!(&told(&mut coordinator)[..], [Control::RegionAdded(y)] if y.info.start != start));
+    coordinator.handle(LinkId(2), Some(two), Control::RegionAck { start });
+    coordinator.handle(LinkId(2), Some(two), Control::Alloc { op: 7, name: "z".into(), want });
+    assert!(matches!(&told(&mut coordinator)[..], [Control::RegionAdded(z)] if z.info.start == start));
 }

@@ -568,6 +568,9 @@ impl Brain {
 
     fn deliver_control(&mut self, session: SessionHandle, rest: &[u8]) -> bool {
         let Ok(control) = decode_control::<Control>(rest) else { return false };
+        if !control.is_sound(self.intro.arena_size) {
+            return false;
+        }
         let from = self.peers.node(session);
         if let Some(membership) = &mut self.membership {
             membership.handle(link(session), from, control);

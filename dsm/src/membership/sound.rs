@@ -1,0 +1,131 @@
+//! What no node of ours says. A peer that has the key may still be broken: nothing that it sends may end
+//! this process, or take memory without a bound.
+
+use super::{Control, RegionRecord, View};
+use crate::coherence::{Placement, RegionInfo};
+use crate::config::NODES_MAX;
+use crate::config::membership::DEATHS_MAX;
+use crate::page::{EXTENT_PAGES, NodeId, PAGE_SIZE};
+
+impl Control {
+    /// Whether the cores can take the message, in an arena of so many bytes.
+    pub fn is_sound(&self, arena: u64) -> bool {
+        match self {
+            Control::Joined { id, view, regions } => {
+                is_node(*id) && view.is_sound() && regions.iter().all(|record| record.is_sound(arena))
+            }
+            Control::View(view) => view.is_sound(),
+            Control::RegionAdded(record) | Control::AllocReply { result: Ok(record), .. } => {
+                record.is_sound(arena)
+            }
+            Control::Join(_)
+            | Control::JoinRefused(_)
+            | Control::Alloc { .. }
+            | Control::AllocReply { result: Err(_), .. }
+            | Control::Remove { .. }
+            | Control::RemoveReply { .. }
+            | Control::RegionGone { .. }
+            | Control::RegionAck { .. }
+            | Control::Leave
+            | Control::LeaveAck
+            | Control::Died { .. }
+            | Control::Shutdown { .. } => true,
+        }
+    }
+}
+
+impl View {
+    fn is_sound(&self) -> bool {
+        let ascending = self.members.is_sorted_by(|one, next| one.id < next.id);
+        let dead = |(_, death): &(_, super::Death)| is_node(death.member.id);
+        ascending
+            && self.members.last().is_none_or(|member| is_node(member.id))
+            && self.deaths.len() <= DEATHS_MAX
+            && self.deaths.iter().all(dead)
+    }
+}
+
+impl RegionRecord {
+    fn is_sound(&self, arena: u64) -> bool {
+        let RegionInfo { start, pages, used, placement, homes, quotas } = &self.info;
+        let end = start.0.checked_add(*pages).and_then(|end| end.checked_mul(PAGE_SIZE as u64));
+        let aligned = start.0 % EXTENT_PAGES == 0 && pages % EXTENT_PAGES == 0 && *pages > 0;
+        let home = match placement {
+            Placement::OnNode(node) => is_node(*node),
+            Placement::FirstTouch | Placement::Block | Placement::Cyclic => true,
+        };
+        let quota = |quota: &crate::coherence::Quota| {
+            quota.share <= *pages && quota.spare <= *pages * homes.len() as u64
+        };
+        aligned
+            && end.is_some_and(|end| end <= arena)
+            && used <= pages
+            && self.bytes <= used * PAGE_SIZE as u64
+            && home
+            && !homes.is_empty()
+            && homes.len() <= NODES_MAX
+            && homes.iter().all(|home| is_node(*home))
+            && (quotas.is_empty() || quotas.len() == homes.len())
+            && quotas.iter().all(quota)
+    }
+}
+
+fn is_node(id: NodeId) -> bool {
+    usize::from(id.0) < NODES_MAX
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::page::PageId;
+
+    const ARENA: u64 = 1 << 30;
+
+    fn record() -> RegionRecord {
+        let info = RegionInfo {
+            start: PageId(EXTENT_PAGES),
+            pages: EXTENT_PAGES,
+            used: 3,
+            placement: Placement::Cyclic,
+            homes: vec![NodeId(0), NodeId(1)],
+            quotas: Vec::new(),
+        };
+        RegionRecord { name: "region".into(), bytes: 3 * PAGE_SIZE as u64, element: 8, info, program: 1 }
+    }
+
+    #[test]
+    fn a_region_that_no_core_can_take_is_not_sound() {
+        assert!(Control::RegionAdded(record()).is_sound(ARENA));
+        let spoils: [fn(&mut RegionRecord); 9] = [
+            |record| record.info.homes.clear(),
+            |record| record.info.homes[1] = NodeId(NODES_MAX as u16),
+            |record| record.info.start.0 += 1,
+            |record| record.info.pages += 1,
+            |record| record.info.pages = 0,
+            |record| record.info.start.0 = u64::MAX / EXTENT_PAGES * EXTENT_PAGES,
+            |record| record.info.used = EXTENT_PAGES + 1,
+            |record| record.info.placement = Placement::OnNode(NodeId(u16::MAX)),
+            |record| record.bytes = u64::MAX,
+        ];
+        for spoil in spoils {
+            let mut record = record();
+            spoil(&mut record);
+            assert!(!Control::RegionAdded(record.clone()).is_sound(ARENA), "{record:?}");
+        }
+        assert!(
+            !Control::RegionAdded(record()).is_sound(EXTENT_PAGES * PAGE_SIZE as u64),
+            "beyond the arena"
+        );
+    }
+
+    #[test]
+    fn a_view_names_each_node_once_and_none_that_cannot_be() {
+        let member = |id| super::super::tests::member(NodeId(id));
+        let view =
+            |ids: &[u16]| View { members: ids.iter().copied().map(member).collect(), ..View::default() };
+        assert!(Control::View(view(&[0, 1, 127])).is_sound(ARENA));
+        for ids in [&[0, 128][..], &[0, 0], &[1, 0]] {
+            assert!(!Control::View(view(ids)).is_sound(ARENA), "{ids:?}");
+        }
+    }
+}
