@@ -44,7 +44,13 @@ pub(crate) fn up(state_dir: Option<PathBuf>, up: &Up) -> Result<i32, Trouble> {
     }
     state.prepare()?;
     let Started { daemons, cluster } = plan.start(&signals)?;
-    state.write_cluster(&cluster)?;
+    if let Err(trouble) = state.write_cluster(&cluster) {
+        // Nobody would find them. Those of this host end with their handles.
+        let _ = ask_to_stop(&state, &cluster);
+        drop(daemons);
+        plan.clear_hosts();
+        return Err(trouble);
+    }
     // From here on the file accounts for them, not this process.
     daemons.into_iter().for_each(|daemon| daemon.release());
     if up.json {

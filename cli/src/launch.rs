@@ -6,7 +6,7 @@ use std::io::{IsTerminal, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, ToSocketAddrs};
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use dsm::admin::Admin;
@@ -16,7 +16,7 @@ use serde::Deserialize;
 use crate::args::Shape;
 use crate::cluster::ADMIN_TIMEOUT;
 use crate::hosts;
-use crate::process::{Life, Process, Running, beside, join, ssh};
+use crate::process::{Ending, Life, Process, Running, beside, join, ssh};
 use crate::signals::Signals;
 use crate::state::{ClusterFile, NodeEntry, State, start_of};
 use crate::trouble::Trouble;
@@ -24,6 +24,8 @@ use crate::wait::{Interest, wait};
 
 /// How long a daemon may take to become a member, an ssh login included.
 const READY_TIMEOUT: Duration = Duration::from_secs(30);
+/// How long clearing another host may take.
+const REMOVAL_TIMEOUT: Duration = Duration::from_secs(10);
 /// Daemons that one command starts without being told.
 const NODES_DEFAULT: u32 = 4;
 /// Stands in a dry run for the address that node 0 gets.
@@ -162,7 +164,7 @@ impl Plan {
 
     fn try_start(&self, signals: &Signals) -> Result<Started, Trouble> {
         for host in self.remote_hosts() {
-            self.send_key(host)?;
+            self.send_key(host, signals)?;
         }
         let progress = Progress::new(u64::from(self.nodes()));
         let mut ready = Vec::new();
@@ -326,25 +328,56 @@ impl Plan {
         ssh(host, &format!("umask 077 && mkdir -p {logs} && cat > {key}.new && mv {key}.new {key}"))
     }
 
-    fn send_key(&self, host: &str) -> Result<(), Trouble> {
-        let words = self.key_command(host);
+    fn send_key(&self, host: &str, signals: &Signals) -> Result<(), Trouble> {
         let key = std::fs::File::open(&self.key_file).map_err(|e| Trouble::os(self.key_file.display(), e))?;
-        let status = Command::new(&words[0]).args(&words[1..]).stdin(key).status();
-        let status = status.map_err(|e| Trouble::os("run ssh", e))?;
-        if status.success() {
+        let ssh = Running::connection(format!("ssh to {host}"), &self.key_command(host), key.into())?;
+        let ending = wait_for_end(ssh, Some(signals), Instant::now() + READY_TIMEOUT)?;
+        if ending == Ending::Code(0) {
             return Ok(());
         }
         Err(Trouble::start(format!(
-            "host {host}: ssh could not put the key there ({status}); try `ssh {host} true`"
+            "host {host}: ssh could not put the key there (it {ending}); try `ssh {host} true`"
         )))
     }
 }
 
 /// Removes a file or directory from other hosts. Best effort: the key in it opens nothing any more.
 pub(crate) fn remove_from(hosts: BTreeSet<&String>, path: &Path) {
-    for host in hosts {
+    let removal = |host: &&String| {
         let words = ssh(host, &format!("rm -rf -- {}", join(&[path.into()])));
-        let _ = Command::new(&words[0]).args(&words[1..]).stdin(Stdio::null()).status();
+        Running::connection(format!("ssh to {host}"), &words, Stdio::null())
+    };
+    // At once: a host that does not answer must not keep the others from being cleared.
+    let removals: Vec<Running> = hosts.iter().filter_map(|host| removal(host).ok()).collect();
+    let deadline = Instant::now() + REMOVAL_TIMEOUT;
+    for removal in removals {
+        if let Err(trouble) = wait_for_end(removal, None, deadline) {
+            eprintln!("dsm: {} is left there: {trouble}", path.display());
+        }
+    }
+}
+
+/// Waits for a command; dropping it, when a signal or the deadline comes first, ends it.
+fn wait_for_end(
+    mut command: Running,
+    signals: Option<&Signals>,
+    deadline: Instant,
+) -> Result<Ending, Trouble> {
+    loop {
+        if let Some(ending) = command.try_end() {
+            return Ok(ending);
+        }
+        let mut sources = vec![(false, command.as_fd(), Interest::Read)];
+        sources.extend(signals.map(|signals| (true, signals.as_fd(), Interest::Read)));
+        let events = wait(&sources, Some(deadline))?;
+        if events.is_empty() {
+            return Err(Trouble::start(format!("{}: it did not end in time", command.name)));
+        }
+        if events.contains(&true)
+            && let Some(signal) = signals.and_then(Signals::next)
+        {
+            return Err(Trouble::interrupted(signal as i32));
+        }
     }
 }
 

@@ -76,11 +76,8 @@ impl Process {
     pub(crate) fn start(&self, stdin: Stdio, stdout: Stdio, stderr: Stdio) -> Result<Running, Trouble> {
         let mut command = self.command()?;
         command.stdin(stdin).stdout(stdout).stderr(stderr);
-        let child = command.spawn().map_err(|e| Trouble::os(format_args!("start {}", self.name), e))?;
-        let pidfd = pidfd_open(rustix::process::Pid::from_child(&child), PidfdFlags::empty())
-            .map_err(|e| Trouble::os(format_args!("watch {}", self.name), e))?;
         let place = if self.host.is_none() { Place::Here } else { Place::There };
-        Ok(Running { name: self.name.clone(), child, pidfd, place, ending: None, released: false })
+        Running::start(self.name.clone(), command, place)
     }
 
     /// The command as one would type it.
@@ -156,6 +153,22 @@ impl Process {
 }
 
 impl Running {
+    fn start(name: String, mut command: Command, place: Place) -> Result<Running, Trouble> {
+        let child = command.spawn().map_err(|e| Trouble::os(format_args!("start {name}"), e))?;
+        let pidfd = pidfd_open(rustix::process::Pid::from_child(&child), PidfdFlags::empty())
+            .map_err(|e| Trouble::os(format_args!("watch {name}"), e))?;
+        Ok(Running { name, child, pidfd, place, ending: None, released: false })
+    }
+
+    /// Starts a command that has its work on another host; dropped before it has ended, it is killed.
+    pub(crate) fn connection(name: String, words: &[OsString], stdin: Stdio) -> Result<Running, Trouble> {
+        // By way of this executable, which lets signals through again.
+        let mut command = Command::new(this_executable()?);
+        command.args(["exec-child", "--parent", &std::process::id().to_string(), "--"]).args(words);
+        command.process_group(0).stdin(stdin);
+        Running::start(name, command, Place::There)
+    }
+
     /// Sends a signal to the process and all in its group; nothing if it has ended. A process of another
     /// host is asked to end by whatever signal, through its lifeline: signals do not travel over ssh.
     pub(crate) fn signal(&mut self, signal: Signal) {

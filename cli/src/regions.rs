@@ -26,8 +26,13 @@ pub(crate) fn list(state_dir: Option<PathBuf>, json: bool) -> Result<i32, Troubl
 
 /// Removes one.
 pub(crate) fn remove(state_dir: Option<PathBuf>, name: &str) -> Result<i32, Trouble> {
-    connect(state_dir)?.remove_region(name)?;
-    println!("removed {name}");
+    let admin = connect(state_dir)?;
+    admin.remove_region(name)?;
+    // While it is used it stays, and is listed.
+    match admin.cluster()?.regions.iter().find(|region| region.name == name) {
+        Some(region) => println!("{name} goes when the last of its {} users has left", region.users.len()),
+        None => println!("removed {name}"),
+    }
     Ok(0)
 }
 

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use dsm::NodeId;
 use dsm::admin::{Admin, MemberStatus};
+use dsm::page::Span;
 use dsm::rpc::dynamic::{Dynamic, DynamicError};
 use dsm::rpc::{Channel, MetaClient, MetaDescribeError, Served};
 use serde_json::{Value, json};
@@ -73,6 +74,10 @@ fn call(admin: &Admin, call: &RpcCall) -> Result<i32, Trouble> {
         .map_err(|error| Trouble::start(format!("the arguments are not JSON: {error}")))?;
     let channel = channel_to(admin, call.node)?;
     let dynamic = Dynamic::new(&description(admin, &channel, interface)?).map_err(not_called)?;
+    let channel = match call.deadline {
+        Some(seconds) => channel.with_deadline(Span::from_std(seconds)),
+        None => channel,
+    };
     match dynamic.call(&channel, method, &arguments) {
         Ok(result) => print(&result),
         Err(DynamicError::Thrown(thrown)) => {
@@ -80,6 +85,7 @@ fn call(admin: &Admin, call: &RpcCall) -> Result<i32, Trouble> {
             Ok(FAILED)
         }
         Err(DynamicError::Failed(error)) => Err(failed(error)),
+        Err(error @ DynamicError::TooMany) => Err(Trouble::failed(error.to_string())),
         Err(
             error @ (DynamicError::Description(_) | DynamicError::NoMethod(_) | DynamicError::Arguments(_)),
         ) => Err(not_called(error)),

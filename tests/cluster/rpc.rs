@@ -37,6 +37,9 @@ fn interfaces_are_listed_described_and_called() {
     let thrown = bed.dsm(r#"rpc call 0 Cluster.remove_region {"name":"none"}"#);
     assert_eq!(thrown.code, 1, "{thrown:#?}");
     assert!(thrown.out.contains("\"thrown\"") && thrown.out.contains("none"), "{thrown:#?}");
+    bed.dsm("rpc call 0 Meta.ping --deadline 0").says(&["no time at all"]);
+    bed.dsm("rpc call 0 Meta.ping --deadline soon").says(&["not a number of seconds"]);
+    assert_eq!(answer(bed.dsm("rpc call 0 Node.region {\"name\":\"none\"} --deadline 0.5")), Value::Null);
     bed.dsm("rpc call 1 Cluster.shutdown").says(&["does not serve Cluster", "these nodes do: 0"]);
     bed.dsm("rpc call 1 Clustre.shutdown").says(&["does not serve Clustre", "did you mean `Cluster`"]);
     bed.dsm("rpc call 0 Meta.pin").says(&["no method Meta.pin", "did you mean `ping`"]);

@@ -132,6 +132,34 @@ fn a_start_that_fails_takes_its_key_back_from_other_hosts() {
     bed.assert_nothing_left();
 }
 
+/// Of a host that answers, but is slow to.
+#[test]
+fn a_start_can_be_interrupted_while_another_host_is_waited_for() {
+    let (bed, hosts) = with_hosts();
+    let begun = bed.pipe("begun");
+    bed.file("ssh", &format!("#!/bin/sh\nfor last; do :; done\ncase \"$last\" in *'cat > '*) echo begun > {}; exec sleep 1000;; esac\n", begun.path()));
+    let going = bed.start("dsm", &format!("cluster up --hosts {hosts}"));
+    assert_eq!(begun.hear("the key is on its way").trim(), "begun");
+    going.signal(Signal::SIGINT);
+    let done = going.wait();
+    assert_eq!(done.code, 130, "{done:#?}");
+    bed.assert_nothing_left();
+}
+
+#[test]
+fn daemons_that_cannot_be_recorded_do_not_stay() {
+    let (bed, hosts) = with_hosts();
+    for line in ["cluster up --nodes 2".to_owned(), format!("cluster up --hosts {hosts}")] {
+        // A directory where the record must go.
+        let record = bed.state().join("cluster.json");
+        std::fs::create_dir_all(record.join("in-the-way")).expect("made");
+        let done = bed.dsm(&line);
+        assert_ne!(done.code, 0, "{done:#?}");
+        std::fs::remove_dir_all(&record).expect("removed");
+        bed.assert_nothing_left();
+    }
+}
+
 #[test]
 fn a_cluster_on_other_hosts_goes_up_and_down() {
     let (bed, hosts) = with_hosts();

@@ -48,6 +48,11 @@ pub enum DynamicError {
     /// The call failed.
     #[error("{0}")]
     Failed(Error),
+    /// A stream has more items than an answer in JSON gathers. The call was cancelled.
+    #[error(
+        "the stream has more than {GATHERED_ITEMS_MAX} items, which is all that an answer in JSON gathers"
+    )]
+    TooMany,
 }
 
 #[derive(Deserialize)]
@@ -169,11 +174,14 @@ impl Dynamic {
             Kind::Oneway => call.notify().map(|()| Value::Null).map_err(DynamicError::Failed),
             Kind::Unary => self.result(described, call.start::<Raw, RawError>().wait()),
             Kind::Stream => {
-                let items = call.stream::<Raw, RawError>().take(GATHERED_ITEMS_MAX);
-                items
-                    .map(|item| self.result(described, item))
-                    .collect::<Result<Vec<_>, _>>()
-                    .map(Value::Array)
+                let mut items = Vec::new();
+                for item in call.stream::<Raw, RawError>() {
+                    if items.len() == GATHERED_ITEMS_MAX {
+                        return Err(DynamicError::TooMany);
+                    }
+                    items.push(self.result(described, item)?);
+                }
+                Ok(Value::Array(items))
             }
         }
     }
