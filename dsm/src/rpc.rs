@@ -22,6 +22,7 @@ pub mod local;
 mod meta;
 #[rustfmt::skip]
 mod meta_stubs;
+mod section;
 mod seen;
 mod server;
 mod stats;
@@ -43,6 +44,7 @@ pub use meta_stubs::{
     META, Meta, MetaCalls, MetaClient, MetaDescribeError, MetaServer, MethodStatistics, NoSuchInterface,
     Served,
 };
+pub(crate) use section::CallSection;
 pub use server::Counters;
 pub use stats::MethodReading;
 pub use transport::{GUEST, PeerId, Registry, SendError, Signal, Transport};

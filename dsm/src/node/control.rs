@@ -19,7 +19,7 @@ use crate::config::rpc::{DIRECTORY_TELL_WAIT, DIRECTORY_WAIT};
 use crate::error::{Error, Result};
 use crate::membership::{COORDINATOR, Membership};
 use crate::page::GlobalAddr;
-use crate::rpc::{self, Channel, Context, PeerId, Policy, Service, serve_meta};
+use crate::rpc::{self, CallSection, Channel, Context, PeerId, Policy, Service, serve_meta};
 
 /// The node behind its services. Weak: the node owns them.
 struct Of(Weak<Inner>);
@@ -175,6 +175,8 @@ impl Handle {
 
     /// Waits until some node serves the interface.
     pub fn wait_for_server(&self, name: &str, timeout: Duration) -> Result<()> {
+        // As for every lock that is taken when messages are handled.
+        let _section = CallSection::enter();
         // Who waits for longer than the clock can count waits for ever.
         if self.inner.calls.directory.wait_for(name, Instant::now().checked_add(timeout)) {
             return Ok(());

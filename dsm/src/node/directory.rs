@@ -14,7 +14,7 @@ use super::Inner;
 use super::control_stubs as wire;
 use crate::config::rpc::DEPARTED_MAX;
 use crate::page::{GlobalAddr, Incarnation, NodeId, PageId};
-use crate::rpc::{PeerId, Registry};
+use crate::rpc::{CallSection, PeerId, Registry};
 
 /// A node's copy of the directory; at the coordinator, the directory itself.
 #[derive(Default)]
@@ -128,6 +128,8 @@ pub(super) struct Servers {
 
 impl Registry for Servers {
     fn servers(&self, interface: &str) -> Vec<PeerId> {
+        // A handler that touches shared memory may have this thread hear of a departure.
+        let _section = CallSection::enter();
         self.node.upgrade().map(|inner| inner.calls.directory.servers(interface)).unwrap_or_default()
     }
 

@@ -34,7 +34,7 @@ use crate::fault::{CoreSection, asynchronous};
 use crate::membership::{Member, Membership};
 use crate::net::{self, Priority, SessionHandle};
 use crate::page::{GlobalAddr, NodeId, Time};
-use crate::rpc::{Channel, Endpoint, GUEST, PeerId, SendError, Signal, Transport, is_message};
+use crate::rpc::{CallSection, Channel, Endpoint, GUEST, PeerId, SendError, Signal, Transport, is_message};
 
 /// Longest message that travels ahead of pages.
 const CONTROL_LEN_MAX: usize = 1024;
@@ -229,6 +229,13 @@ impl Inner {
     /// Gives the calls what the cores found for them, and the time. Returns how many calls were queued for
     /// workers, of which none was woken.
     pub(super) fn handle_calls(&self, locked: &mut MutexGuard<'_, Locked>) -> usize {
+        if CallSection::is_open() {
+            // In a signal handler, which interrupted this thread while it had a lock of the calls.
+            if !locked.core.brain.call_events.is_empty() {
+                self.poller.wake();
+            }
+            return 0;
+        }
         let mut queued = 0;
         loop {
             let events = std::mem::take(&mut locked.core.brain.call_events);
@@ -588,7 +595,16 @@ mod tests {
         assert!(told, "it would see the call when its next timer is due");
         drop(locked);
         until("the worker runs what is queued while it leads", || ran() == 3);
-        drop(section);
+
+        // A signal handler that faults while its thread has a lock of the calls.
+        let interrupted = CallSection::enter();
+        let mut locked = inner.lock();
+        locked.core.brain.call_events.push(CallEvent::Message(me, call(3)));
+        assert_eq!(inner.hand_out_calls(&mut locked), 0);
+        assert_eq!(locked.core.brain.call_events.len(), 1, "it would wait for itself");
+        drop(locked);
+        until("another thread handles it", || ran() == 4);
+        drop((interrupted, section));
         node.request_shutdown();
     }
 }

@@ -54,14 +54,8 @@ impl<T: Wire, E: MethodError> Call<T, E> {
 
     /// Blocks the thread until the result is there.
     pub fn wait(mut self) -> Result<T, E> {
-        loop {
-            let endpoint = self.open.endpoint.clone();
-            let signal = endpoint.signal();
-            if let Some(result) = self.poll_with(Waiter::Thread(signal.clone())) {
-                return result;
-            }
-            self.open.park(&signal);
-        }
+        let endpoint = self.open.endpoint.clone();
+        block_on(&endpoint, |waiter| self.poll_with(waiter))
     }
 
     /// The result, if it is there; at most once.
@@ -152,13 +146,11 @@ impl<T: Wire, E: MethodError> Iterator for Streaming<T, E> {
     type Item = Result<T, E>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        loop {
-            let signal = self.open.endpoint.signal();
-            if let Poll::Ready(item) = self.poll_with(Waiter::Thread(signal.clone())) {
-                return item;
-            }
-            self.open.park(&signal);
-        }
+        let endpoint = self.open.endpoint.clone();
+        block_on(&endpoint, |waiter| match self.poll_with(waiter) {
+            Poll::Ready(item) => Some(item),
+            Poll::Pending => None,
+        })
     }
 }
 
@@ -170,16 +162,6 @@ impl Open {
                 Open { endpoint, method, ticket: Some(ticket), refused: None, place }
             }
             Err(error) => Open { endpoint, method, ticket: None, refused: Some(error), place: None },
-        }
-    }
-
-    /// Gives the thread away until something happens, at most until the next timer.
-    fn park(&self, signal: &super::Signal) {
-        self.endpoint.flush_batches();
-        let due = self.endpoint.poll_timeout();
-        self.endpoint.transport().wait(signal, due);
-        if due.is_some_and(|due| due <= self.endpoint.now()) {
-            self.endpoint.handle_timeout();
         }
     }
 
@@ -208,6 +190,22 @@ impl Drop for Open {
             let mut effects = Effects::default();
             self.endpoint.client().cancel(ticket, &mut effects);
             self.endpoint.perform(effects);
+        }
+    }
+}
+
+/// Asks until there is something, and gives the thread away in between, at most until the next timer.
+fn block_on<R>(endpoint: &Endpoint, mut ask: impl FnMut(Waiter) -> Option<R>) -> R {
+    loop {
+        let signal = endpoint.signal();
+        if let Some(result) = ask(Waiter::Thread(signal.clone())) {
+            return result;
+        }
+        endpoint.flush_batches();
+        let due = endpoint.poll_timeout();
+        endpoint.transport().wait(&signal, due);
+        if due.is_some_and(|due| due <= endpoint.now()) {
+            endpoint.handle_timeout();
         }
     }
 }

@@ -4,6 +4,7 @@
 //! A call from a blocked thread costs two datagrams and, if that thread receives the answer itself (see
 //! [`Transport::wait`]), one wake-up on each side. No lock is held while a method runs.
 
+use std::ops::{Deref, DerefMut};
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -21,6 +22,7 @@ use super::context::{Context, Reply};
 use super::error::ErrorKind;
 use super::frame::{CALL_HEADER_LEN, Frame, FrameKind, HEADER_LEN, ONEWAY, Status};
 use super::interface::{Method, Service};
+use super::section::CallSection;
 use super::server::{Counters, Job, Rank, ServerCore};
 use super::stats::MethodReading;
 use super::transport::{PeerId, SendError, Signal, Transport};
@@ -49,6 +51,34 @@ pub struct Batch<'a> {
     endpoint: &'a Endpoint,
 }
 
+/// A core under its lock.
+pub(super) struct Held<'a, T> {
+    // First: the section outlives the lock.
+    core: MutexGuard<'a, T>,
+    _section: CallSection,
+}
+
+impl<'a, T> Held<'a, T> {
+    fn lock(core: &'a Mutex<T>) -> Held<'a, T> {
+        let section = CallSection::enter();
+        Held { core: core.lock(), _section: section }
+    }
+}
+
+impl<T> Deref for Held<'_, T> {
+    type Target = T;
+
+    fn deref(&self) -> &T {
+        &self.core
+    }
+}
+
+impl<T> DerefMut for Held<'_, T> {
+    fn deref_mut(&mut self) -> &mut T {
+        &mut self.core
+    }
+}
+
 impl Endpoint {
     /// The calls of a node whose messages `transport` carries.
     pub fn new(transport: Arc<dyn Transport>) -> Arc<Endpoint> {
@@ -67,13 +97,13 @@ impl Endpoint {
     /// Serves an interface. At most `calls_max` of its calls wait or run at one time; more are `Busy`.
     /// One interface has one server on a node: a second is a broken program.
     pub fn serve(&self, service: impl Service, calls_max: usize) {
-        self.server.lock().register(Arc::new(service), calls_max, Rank::Program);
+        self.server().register(Arc::new(service), calls_max, Rank::Program);
     }
 
     /// Serves an interface of the system's own: its calls, which are short, run before all others, and by
     /// [`Endpoint::run_system`] even when every worker is held up.
     pub fn serve_system(&self, service: impl Service) {
-        self.server.lock().register(Arc::new(service), SYSTEM_CALLS_MAX, Rank::System);
+        self.server().register(Arc::new(service), SYSTEM_CALLS_MAX, Rank::System);
     }
 
     /// Takes a message of a peer. Answers wake their callers; calls are queued, workers are woken for
@@ -93,7 +123,7 @@ impl Endpoint {
         let outcome = self.handle_frames(now, from, message, &mut effects);
         self.perform(effects);
         if outcome.is_err() {
-            self.server.lock().counters.violations += 1;
+            self.server().counters.violations += 1;
         }
         outcome
     }
@@ -112,7 +142,7 @@ impl Endpoint {
             rest = behind;
             match frame.kind {
                 FrameKind::Call | FrameKind::Credit | FrameKind::Cancel => {
-                    let mut server = self.server.lock();
+                    let mut server = self.server();
                     let before = server.queue_len();
                     server.handle_frame(now, from, &frame, effects)?;
                     let added = server.queue_len().saturating_sub(before);
@@ -120,7 +150,7 @@ impl Endpoint {
                     queued += added;
                 }
                 FrameKind::Reply | FrameKind::Item | FrameKind::Progress => {
-                    self.client.lock().handle_frame(now, from, &frame, effects)?;
+                    self.client().handle_frame(now, from, &frame, effects)?;
                 }
             }
         }
@@ -130,8 +160,8 @@ impl Endpoint {
     /// This start of the peer is dead. Every call to it ends now.
     pub fn handle_peer_died(&self, peer: PeerId) {
         let mut effects = Effects::default();
-        self.client.lock().handle_peer_died(self.now(), peer, &mut effects);
-        self.server.lock().handle_peer_died(peer, &mut effects);
+        self.client().handle_peer_died(self.now(), peer, &mut effects);
+        self.server().handle_peer_died(peer, &mut effects);
         self.perform(effects);
     }
 
@@ -139,7 +169,7 @@ impl Endpoint {
     /// Its streams end, as a new session does not bring their items back.
     pub fn handle_peer_away(&self, peer: PeerId) {
         let mut effects = Effects::default();
-        let mut server = self.server.lock();
+        let mut server = self.server();
         server.handle_peer_away(self.now(), peer, &mut effects);
         let due = server.poll_timeout();
         drop(server);
@@ -151,7 +181,7 @@ impl Endpoint {
 
     /// This node goes: every call that is open ends now, those of others with their cancellation.
     pub fn handle_end(&self) {
-        let (asked, asking) = (self.client.lock().peers(), self.server.lock().peers());
+        let (asked, asking) = (self.client().peers(), self.server().peers());
         for peer in asked.into_iter().chain(asking) {
             self.handle_peer_died(peer);
         }
@@ -159,7 +189,7 @@ impl Endpoint {
 
     /// Serves nothing any more. Services go when the last of their calls has ended.
     pub fn stop_serving(&self) {
-        let served = self.server.lock().take_services();
+        let served = self.server().take_services();
         // Without the lock: a service may own the last handle on the node.
         drop(served);
     }
@@ -167,7 +197,7 @@ impl Endpoint {
     /// The session with this start of the peer is new; what was on the way is lost. Asks again.
     pub fn handle_peer_reset(&self, peer: PeerId) {
         let mut effects = Effects::default();
-        self.client.lock().handle_peer_reset(self.now(), peer, &mut effects);
+        self.client().handle_peer_reset(self.now(), peer, &mut effects);
         self.perform(effects);
     }
 
@@ -175,20 +205,20 @@ impl Endpoint {
     pub fn handle_timeout(&self) {
         let now = self.now();
         let mut effects = Effects::default();
-        self.client.lock().handle_timeout(now, &mut effects);
-        self.server.lock().handle_timeout(now, &mut effects);
+        self.client().handle_timeout(now, &mut effects);
+        self.server().handle_timeout(now, &mut effects);
         self.perform(effects);
     }
 
     /// When [`Endpoint::handle_timeout`] is due.
     pub fn poll_timeout(&self) -> Option<Time> {
-        let (client, server) = (self.client.lock().poll_timeout(), self.server.lock().poll_timeout());
+        let (client, server) = (self.client().poll_timeout(), self.server().poll_timeout());
         [client, server].into_iter().flatten().min()
     }
 
     /// Whether futures wait for answers.
     pub fn has_tasks(&self) -> bool {
-        self.client.lock().has_tasks()
+        self.client().has_tasks()
     }
 
     /// Runs the calls that are queued, in this thread, until none is left. Answers to one peer are sent
@@ -227,7 +257,7 @@ impl Endpoint {
     /// few, who runs the system's calls is woken for those.
     pub fn rouse(&self, calls: usize) -> usize {
         let roused = (0..calls).take_while(|_| self.arrived.notify_one()).count();
-        if roused < calls && self.server.lock().has_system_calls() {
+        if roused < calls && self.server().has_system_calls() {
             self.system_arrived.notify_one();
         }
         roused
@@ -235,17 +265,17 @@ impl Endpoint {
 
     /// How many calls wait for a worker.
     pub fn queue_len(&self) -> usize {
-        self.server.lock().queue_len()
+        self.server().queue_len()
     }
 
     /// Bytes of the answers that are kept in case they are asked for again.
     pub fn kept_bytes(&self) -> usize {
-        self.server.lock().kept_bytes()
+        self.server().kept_bytes()
     }
 
     /// Whether the next call in the queue may hold its worker for long.
     pub fn is_next_slow(&self) -> bool {
-        self.server.lock().is_next_slow()
+        self.server().is_next_slow()
     }
 
     /// Waits in this thread for calls, until one is queued or `done` says to stop; see [`super::Workers`].
@@ -267,14 +297,14 @@ impl Endpoint {
     /// Wakes all threads in [`Endpoint::wait_for_calls`], to ask again whether to stop.
     pub fn wake_workers(&self) {
         // The lock: no worker may be between its question and its sleep.
-        let _server = self.server.lock();
+        let _server = self.server();
         self.arrived.notify_all();
         self.system_arrived.notify_all();
     }
 
     fn next_job(&self, down_to: Rank) -> Option<Job> {
         let mut effects = Effects::default();
-        let job = self.server.lock().take_job(self.now(), down_to, &mut effects);
+        let job = self.server().take_job(self.now(), down_to, &mut effects);
         self.perform(effects);
         job
     }
@@ -301,7 +331,7 @@ impl Endpoint {
         frame.write_header(&mut out[start..], len);
         job.served.stats[job.method].ran(self.now().since(started), status != Status::Done);
         let oneway = job.flags & ONEWAY != 0;
-        self.server.lock().finish(job, &out[start..]);
+        self.server().finish(job, &out[start..]);
         if oneway {
             out.truncate(start);
         }
@@ -331,7 +361,7 @@ impl Endpoint {
             }
             Ok((Ok(()), _, _)) => format!("the answer is longer than {CALL_LEN_MAX} bytes"),
             Ok((Err(error), _, _)) => {
-                self.server.lock().counters.malformed += 1;
+                self.server().counters.malformed += 1;
                 format!("the arguments do not decode: {error}")
             }
             Err(panic) => format!("the method panicked: {}", panic_text(&*panic)),
@@ -387,7 +417,7 @@ impl Endpoint {
         if request.len() > CALL_LEN_MAX {
             return Err(ErrorKind::Remote(format!("the arguments are longer than {CALL_LEN_MAX} bytes")));
         }
-        let mut client = self.client.lock();
+        let mut client = self.client();
         let earliest = client.poll_timeout();
         let ticket = client.start(now, start, request)?;
         let due = client.poll_timeout();
@@ -399,7 +429,7 @@ impl Endpoint {
         }
         if let Err(error) = self.send_or_gather(peer, request) {
             let mut effects = Effects::default();
-            self.client.lock().handle_unsent(now, ticket, error, &mut effects);
+            self.client().handle_unsent(now, ticket, error, &mut effects);
             self.perform(effects);
         }
         Ok(ticket)
@@ -416,7 +446,7 @@ impl Endpoint {
         if request.len() > CALL_LEN_MAX {
             return Err(ErrorKind::Remote(format!("the arguments are longer than {CALL_LEN_MAX} bytes")));
         }
-        self.client.lock().start_oneway(method, peer, request);
+        self.client().start_oneway(method, peer, request);
         self.send_or_gather(peer, request).map_err(unsent)
     }
 
@@ -444,9 +474,14 @@ impl Endpoint {
         Ok(())
     }
 
+    /// Whether batches have gathered something that was not sent yet.
+    pub(super) fn has_gathered(&self) -> bool {
+        !self.gathered.lock().is_empty()
+    }
+
     /// Sends what batches have gathered so far. A thread does it before it waits.
     pub fn flush_batches(&self) {
-        if self.gathering.load(Ordering::Relaxed) == 0 && self.gathered.lock().is_empty() {
+        if !self.has_gathered() {
             return;
         }
         // Without the lock: what a failure wakes may start calls.
@@ -464,10 +499,10 @@ impl Endpoint {
         let mut rest = message;
         while let Ok((frame, behind)) = Frame::decode(rest) {
             rest = behind;
-            let mut client = self.client.lock();
+            let mut client = self.client();
             if frame.flags & ONEWAY != 0 {
                 drop(client);
-                self.server.lock().counters.dropped += 1;
+                self.server().counters.dropped += 1;
             } else if let Some(ticket) = client.ticket(peer, frame.sequence) {
                 client.handle_unsent(self.now(), ticket, error, &mut effects);
             }
@@ -479,7 +514,7 @@ impl Endpoint {
     pub(super) fn perform(&self, mut effects: Effects) {
         for (peer, message) in effects.sends.drain(..) {
             if self.send(peer, &message) == Err(SendError::Full) {
-                let at = self.server.lock().delay(self.now(), peer, message);
+                let at = self.server().delay(self.now(), peer, message);
                 self.transport.timer_at(at);
             }
             // Any other error: its peer is dead, or begins anew with the next session.
@@ -501,7 +536,7 @@ impl Endpoint {
 
     /// Sends requests for which this is not the first attempt.
     fn send_requests(&self, effects: &mut Effects) {
-        let mut client = self.client.lock();
+        let mut client = self.client();
         while let Some((peer, ticket)) = effects.requests.pop() {
             let Some(request) = client.request(ticket) else { continue };
             // Under the lock, as the trait allows: this is rare.
@@ -530,12 +565,12 @@ impl Endpoint {
 
     /// What happened that nobody asked for.
     pub fn counters(&self) -> Counters {
-        self.server.lock().counters
+        self.server().counters
     }
 
     /// What each method did since the node started.
     pub fn statistics(&self) -> Vec<(&'static Method, MethodReading)> {
-        let served = self.server.lock().served();
+        let served = self.server().served();
         let read = |(served, method): (_, &'static Method)| (method, MethodReading::clone(&served));
         let methods = served.iter().flat_map(|served| {
             let methods = served.service.interface().methods;
@@ -546,19 +581,19 @@ impl Endpoint {
 
     /// The interfaces that are served here.
     pub fn interfaces(&self) -> Vec<&'static super::Interface> {
-        self.server.lock().served().iter().map(|served| served.service.interface()).collect()
+        self.server().served().iter().map(|served| served.service.interface()).collect()
     }
 
     pub(super) fn transport(&self) -> &dyn Transport {
         &*self.transport
     }
 
-    pub(super) fn server(&self) -> MutexGuard<'_, ServerCore> {
-        self.server.lock()
+    pub(super) fn server(&self) -> Held<'_, ServerCore> {
+        Held::lock(&self.server)
     }
 
-    pub(super) fn client(&self) -> MutexGuard<'_, ClientCore> {
-        self.client.lock()
+    pub(super) fn client(&self) -> Held<'_, ClientCore> {
+        Held::lock(&self.client)
     }
 
     pub(super) fn send(&self, peer: PeerId, message: &[u8]) -> Result<(), SendError> {
