@@ -257,6 +257,8 @@ pub mod node {
     pub const SLEEP_MAX: Span = Span::from_ms(250);
     /// Longest wait for methods that run, and for the acknowledgement of the last messages, when a node stops.
     pub const FLUSH_MAX: Span = Span::from_ms(1_000);
+    /// Messages to the operator that wait for the progress thread.
+    pub const NOTES_MAX: usize = 64;
     /// Longest that a node tries to leave.
     pub const LEAVE_MAX: Span = Span::from_ms(20_000);
 }

@@ -16,6 +16,7 @@ mod faults;
 mod limit;
 mod local;
 mod lock_word;
+mod notes;
 mod patience;
 mod peers;
 #[allow(unsafe_code)]

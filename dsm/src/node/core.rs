@@ -8,8 +8,10 @@ use std::net::SocketAddr;
 
 use rustc_hash::FxHashMap;
 use smallvec::SmallVec;
+use tracing::Level;
 
 use super::local::{Local, LockWords};
+use super::notes::Notes;
 use super::patience::Awaited;
 use super::peers::{Peers, Unreachable, link};
 use super::rpc::CallEvent;
@@ -84,6 +86,7 @@ pub(super) struct Brain {
     pub(super) waits: Waits,
     pub(super) words: LockWords,
     pub(super) fatal: Option<Fatal>,
+    pub(super) notes: Notes,
     /// All sessions were ended, and no others begin.
     pub(super) closed: bool,
     /// Ends when this node and all its peers are ready.
@@ -152,6 +155,7 @@ impl Core {
             waits: Waits::default(),
             words: LockWords::default(),
             fatal: None,
+            notes: Notes::default(),
             closed: false,
             joining: None,
             leaving: Leaving::No,
@@ -455,7 +459,7 @@ impl Core {
         }
         for death in died {
             let id = death.member.id;
-            tracing::warn!("{} died: {}", death.member.describe(), death.how);
+            self.brain.notes.add(Level::WARN, format!("{} died: {}", death.member.describe(), death.how));
             self.brain.input(now, Input::NodeDied(id), arena);
             self.brain.call_events.push(CallEvent::Ended((&death.member).into()));
             if let Some(session) = self.brain.peers.forget(id) {
@@ -686,13 +690,12 @@ impl Brain {
             return;
         }
         if self.fatal.is_none() {
-            match &fatal {
+            let level = match &fatal {
                 // Who joins is told so, and says it.
-                Fatal::NotJoined(_) => tracing::debug!("{}", super::describe(&fatal)),
-                Fatal::Died { .. } | Fatal::Stopped(_) | Fatal::Broken(_) => {
-                    tracing::error!("{}", super::describe(&fatal));
-                }
-            }
+                Fatal::NotJoined(_) => Level::DEBUG,
+                Fatal::Died { .. } | Fatal::Stopped(_) | Fatal::Broken(_) => Level::ERROR,
+            };
+            self.notes.add(level, super::describe(&fatal));
             self.fatal = Some(fatal);
             self.call_events.push(CallEvent::AllEnded);
             self.words.end_lending();

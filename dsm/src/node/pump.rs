@@ -83,6 +83,9 @@ impl Inner {
             }
         }
         self.follow_view(locked);
+        if !locked.core.brain.notes.is_empty() {
+            self.poller.wake();
+        }
         // Awake, and perhaps the very thread that is here, it looks by itself.
         let sleeps = locked.sleep_until > Time(0);
         if let Receiver::Waiter(op) = locked.receiver
@@ -394,6 +397,7 @@ impl Inner {
             let mut locked = self.lock();
             let now = self.now();
             self.take_in(&mut locked, &mut woken, now);
+            self.tell_notes(&mut locked);
             if let Receiver::Nobody(since) = locked.receiver
                 && now >= since + ABSENCE_MAX
             {
@@ -445,6 +449,15 @@ impl Inner {
             if receives {
                 self.seat.slept();
             }
+        }
+        self.tell_notes(&mut self.lock());
+    }
+
+    /// Tells what the cores have noted, in a thread that is in no fault and has no lock.
+    pub(super) fn tell_notes(&self, locked: &mut MutexGuard<'_, Locked>) {
+        let notes = std::mem::take(&mut locked.core.brain.notes);
+        if !notes.is_empty() {
+            MutexGuard::unlocked(locked, || notes.tell());
         }
     }
 

@@ -5,6 +5,7 @@ use std::os::fd::OwnedFd;
 
 use nix::errno::Errno;
 use parking_lot::MutexGuard;
+use tracing::Level;
 
 use super::{Inner, Locked, poller};
 use crate::membership::Member;
@@ -57,7 +58,10 @@ impl Inner {
                 }
                 Err(Errno::ESRCH) => ended.push(member.id),
                 // Of this process's limits, or the machine's, and not of that process.
-                Err(errno) => tracing::warn!("{} is not watched: {errno}", member.describe()),
+                Err(errno) => {
+                    let text = format!("{} is not watched: {errno}", member.describe());
+                    core.brain.notes.add(Level::WARN, text);
+                }
             }
         }
         for node in ended {
