@@ -5,7 +5,6 @@ use std::path::PathBuf;
 
 use dsm::NodeId;
 use dsm::admin::{Admin, MemberStatus};
-use dsm::page::Span;
 use dsm::rpc::dynamic::{Dynamic, DynamicError};
 use dsm::rpc::{Channel, MetaClient, MetaDescribeError, Served};
 use serde_json::{Value, json};
@@ -75,7 +74,7 @@ fn call(admin: &Admin, call: &RpcCall) -> Result<i32, Trouble> {
     let channel = channel_to(admin, call.node)?;
     let dynamic = Dynamic::new(&description(admin, &channel, interface)?).map_err(not_called)?;
     let channel = match call.deadline {
-        Some(seconds) => channel.with_deadline(Span::from_std(seconds)),
+        Some(seconds) => channel.with_deadline(seconds),
         None => channel,
     };
     match dynamic.call(&channel, method, &arguments) {

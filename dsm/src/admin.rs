@@ -11,7 +11,7 @@ use crate::guest::Guest;
 use crate::membership::COORDINATOR;
 use crate::net::ClusterKey;
 use crate::node::control_stubs::{ClusterClient, ClusterRemoveRegionError, NodeClient};
-use crate::page::{NodeId, Span};
+use crate::page::NodeId;
 use crate::rpc::{self, Channel};
 
 pub use crate::node::status::{ClusterStatus, MemberStatus, NodeStatus, PeerStatus, RegionStatus};
@@ -31,7 +31,7 @@ impl Admin {
         bind.set_port(0);
         let guest = Guest::new(key, bind, None)?;
         let peer = guest.connect(COORDINATOR, coordinator, timeout)?;
-        let coordinator = guest.channel_to(peer).with_deadline(span(timeout));
+        let coordinator = guest.channel_to(peer).with_deadline(timeout);
         Ok(Admin { guest, coordinator, timeout })
     }
 
@@ -64,7 +64,7 @@ impl Admin {
     /// The way to the interfaces of one member.
     pub fn channel_to(&self, node: NodeId, addr: SocketAddr) -> Result<Channel> {
         let peer = self.guest.connect(node, addr, self.timeout)?;
-        Ok(self.guest.channel_to(peer).with_deadline(span(self.timeout)))
+        Ok(self.guest.channel_to(peer).with_deadline(self.timeout))
     }
 
     /// Removes a region, when its last user goes.
@@ -83,10 +83,6 @@ impl Admin {
     fn cluster_client(&self) -> ClusterClient {
         ClusterClient::new(self.coordinator.clone())
     }
-}
-
-fn span(timeout: Duration) -> Span {
-    Span::from_std(timeout)
 }
 
 fn failed(error: rpc::Error) -> Error {

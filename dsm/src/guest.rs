@@ -141,7 +141,7 @@ impl Guest {
     /// `timeout`.
     pub fn connect(&self, name: NodeId, addr: SocketAddr, timeout: Duration) -> Result<PeerId> {
         self.carrier.open(name, addr)?;
-        let until = self.carrier.now() + Span::from_std(timeout);
+        let until = self.carrier.now() + Span::from(timeout);
         loop {
             let signal = Arc::new(Signal::for_this_thread());
             match self.carrier.connected(addr, &signal) {

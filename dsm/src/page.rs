@@ -235,14 +235,16 @@ impl Span {
         Span(ms * 1_000_000)
     }
 
-    /// A span of `std`; the longest one, 584 years, if it is longer.
-    pub fn from_std(span: std::time::Duration) -> Span {
-        Span(u64::try_from(span.as_nanos()).unwrap_or(u64::MAX))
-    }
-
     /// The same span for `std` calls.
     pub const fn to_std(self) -> std::time::Duration {
         std::time::Duration::from_nanos(self.0)
+    }
+}
+
+/// The longest span, 584 years, if it is longer.
+impl From<std::time::Duration> for Span {
+    fn from(span: std::time::Duration) -> Span {
+        Span(u64::try_from(span.as_nanos()).unwrap_or(u64::MAX))
     }
 }
 

@@ -4,7 +4,7 @@ use dsm::NodeId;
 use dsm::Placement;
 use dsm::node::status::NodeStatus;
 
-use crate::rig::Rig;
+use system_tests::rig::Rig;
 
 const PAGE: u64 = 4096;
 
@@ -72,7 +72,7 @@ fn what_one_node_sends_the_others_receive() {
     assert!(came >= 100, "each rank reads the other's half");
     assert!(sent >= came);
     assert!(bytes >= sent * PAGE, "{sent} pages were sent in {bytes} bytes");
-    crate::rig::stop(daemons);
+    system_tests::rig::stop(daemons);
 }
 
 #[test]

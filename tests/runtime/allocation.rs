@@ -8,7 +8,7 @@ use std::time::Duration;
 use dsm::{Dsm, Node, Settings};
 
 use crate::child::{self, Child, listen, say};
-use crate::rig::{self, Rig};
+use system_tests::rig::{self, Rig};
 
 /// Counts what all threads of the process allocate.
 struct Counting;

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use dsm::Dsm;
 
-use crate::rig::Rig;
+use system_tests::rig::Rig;
 
 /// Whether the `thread` backend may be used here; says so loudly if not.
 pub(crate) fn thread_backend_works() -> bool {
@@ -79,12 +79,12 @@ fn the_thread_backend_keeps_memory_coherent() {
 fn nodes_with_different_backends_share_memory() {
     let rig = Rig::with_daemons(1, 2);
     let daemons = rig.start_daemons();
-    let program = crate::rig::new_program();
+    let program = system_tests::rig::new_program();
     let join = daemons.first().map(dsm::Node::local_addr);
     let ranks = [("signal", 0), ("mprotect", 1)].map(|(backend, rank)| {
         let settings = rig.clone().set("fault", backend).rank(program, rank, join);
         std::thread::spawn(move || {
-            let dsm = crate::rig::join(settings);
+            let dsm = system_tests::rig::join(settings);
             let sum = dsm.alloc::<u64>("sum", 1).unwrap();
             for _ in 0..300 {
                 // SAFETY: a word of the region, accessed atomically only.
@@ -98,7 +98,7 @@ fn nodes_with_different_backends_share_memory() {
     for rank in ranks {
         rank.join().expect("a rank ends well");
     }
-    crate::rig::stop(daemons);
+    system_tests::rig::stop(daemons);
 }
 
 /// A file without a name with these bytes.

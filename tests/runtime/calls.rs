@@ -8,7 +8,7 @@ use dsm::rpc::{ErrorKind, Policy};
 use dsm::{Dsm, Placement};
 
 use crate::counting::{CounterCalls, CounterClient, CounterServer, Counting};
-use crate::rig::{self, Rig, until};
+use system_tests::rig::{self, Rig, until};
 
 /// Rank 0 serves, the others call; then all leave together.
 fn between(rig: &Rig, client: impl Fn(&Dsm, NodeId) + Send + Sync + 'static) {

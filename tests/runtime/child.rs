@@ -13,7 +13,7 @@ use dsm::{Dsm, Node, NodeConfig, Settings};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use crate::rig;
+use system_tests::rig;
 
 /// Marks the lines that are for the parent among those of the test harness.
 const MARK: &str = "@ ";

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use dsm::Dsm;
 
-use crate::rig::Rig;
+use system_tests::rig::Rig;
 
 /// Longest that contended accesses may take: a fair share of a page takes milliseconds.
 const PROGRESS_MAX: Duration = Duration::from_secs(20);

@@ -11,7 +11,7 @@ use dsm::{Dsm, Error, Node, NodeId, Placement, Settings};
 use nix::sys::signal::Signal;
 
 use crate::child::{self, Child, listen, say};
-use crate::rig::{self, Rig, until};
+use system_tests::rig::{self, Rig, until};
 
 /// The published bound.
 const TOLD_WITHIN: Duration = Duration::from_secs(5);

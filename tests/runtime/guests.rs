@@ -8,13 +8,12 @@ use std::time::{Duration, Instant};
 use dsm::guest::Guest;
 use dsm::net::ClusterKey;
 use dsm::net::inject::InjectorConfig;
-use dsm::page::Span;
 use dsm::rpc::ErrorKind;
 use dsm::{Node, NodeId, Settings};
 
 use crate::child::Child;
 use crate::counting::{CounterCalls, CounterClient, CounterServer, Counting};
-use crate::rig::{self, Rig, until};
+use system_tests::rig::{self, Rig, until};
 
 const CONNECT_MAX: Duration = Duration::from_secs(10);
 
@@ -84,7 +83,7 @@ fn a_guest_that_takes_no_answers_holds_up_nobody_for_long() {
     let connect = |guest: &Guest| guest.connect(NodeId(0), daemons[0].local_addr(), CONNECT_MAX).unwrap();
     let peer = connect(&stuck);
     let calls = CounterCalls::new(stuck.channel_to(peer));
-    let patient = other.channel_to(connect(&other)).with_deadline(Span::from_ms(8_000));
+    let patient = other.channel_to(connect(&other)).with_deadline(Duration::from_secs(8));
     let other = CounterCalls::new(patient);
     let open: Vec<_> = (0..ANSWERS).map(|_| calls.zeros(1_000_000)).collect();
     let ran = || {
@@ -92,7 +91,7 @@ fn a_guest_that_takes_no_answers_holds_up_nobody_for_long() {
         statistics.iter().find(|(method, _)| method.name == "zeros").map_or(0, |(_, read)| read.calls)
     };
     // A guest receives while one of its threads waits: just long enough for the calls to be there.
-    let hurried = CounterCalls::new(stuck.channel_to(peer).with_deadline(Span::from_ms(2)));
+    let hurried = CounterCalls::new(stuck.channel_to(peer).with_deadline(Duration::from_millis(2)));
     until("the calls have come", || hurried.read().wait().is_err() && ran() >= 8);
     until("the queue is full", || ran() >= 64);
     let answer = other.add(1);
@@ -123,7 +122,7 @@ fn futures_of_a_guest_end_though_no_thread_waits_in_it() {
     };
     assert_eq!(pollster::block_on(conversation), Ok(100 + 4950));
     // A deadline ends a future, too, and threads may wait meanwhile.
-    let held = CounterCalls::new(guest.channel_to(peer).with_deadline(Span::from_ms(300))).hold();
+    let held = CounterCalls::new(guest.channel_to(peer).with_deadline(Duration::from_millis(300))).hold();
     let blocking = CounterClient::new(guest.channel_to(peer));
     std::thread::scope(|scope| {
         scope.spawn(|| (0..100).for_each(|_| assert!(blocking.add(1).is_ok())));

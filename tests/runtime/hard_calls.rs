@@ -10,7 +10,7 @@ use nix::sys::signal::{Signal, kill};
 
 use crate::child::{self, Child, listen, say};
 use crate::counting::{CounterCalls, CounterServer, Counting};
-use crate::rig::{self, Rig, stop, until};
+use system_tests::rig::{self, Rig, stop, until};
 
 /// A daemon that founds a cluster, counts, and tells how much memory it uses.
 pub(crate) fn server(settings: Settings) {

@@ -23,7 +23,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use crate::child::{Child, listen, resident_kib, say};
 use crate::counting::{CounterServer, Counting};
-use crate::rig::{self, Rig, until};
+use system_tests::rig::{self, Rig, until};
 
 /// A cluster with a program that multiplies matrices until it is told to stop.
 pub(crate) fn attacked(_: Settings) {

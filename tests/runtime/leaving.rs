@@ -3,7 +3,7 @@
 use dsm::{Error, Node, Settings};
 
 use crate::child::{self, Child, listen, say};
-use crate::rig::{self, Rig};
+use system_tests::rig::{self, Rig};
 
 #[test]
 fn programs_come_and_go_while_another_computes() {

@@ -3,7 +3,7 @@
 use dsm::node::status::NodeStatus;
 use dsm::{Dsm, Node, Placement};
 
-use crate::rig::{Rig, stop};
+use system_tests::rig::{Rig, stop};
 
 /// What each node may hold.
 const LIMIT: &str = "1MiB";
@@ -95,7 +95,7 @@ fn a_home_that_would_be_overfilled_is_named() {
 
 #[test]
 fn a_rank_without_room_for_its_instructions_is_refused() {
-    let settings = dsm::Settings { memory_max: 4096, ..crate::rig::small() };
+    let settings = dsm::Settings { memory_max: 4096, ..system_tests::rig::small() };
     let error = Dsm::builder().settings(settings).arena_anywhere().join().err().unwrap().to_string();
     assert!(error.contains("memory_max: 4096 bytes are too few"), "{error}");
 }

@@ -16,8 +16,8 @@ use std::time::{Duration, Instant};
 use dsm::{Dsm, NodeId, Placement, Settings};
 
 use crate::child::{self, Child, listen, say};
-use crate::rig::{self, Rig};
 use crate::stage::Stage;
+use system_tests::rig::{self, Rig};
 
 /// One access of a thread.
 #[derive(Clone, Copy)]

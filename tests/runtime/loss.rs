@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use dsm::Dsm;
 
-use crate::rig::Rig;
+use system_tests::rig::Rig;
 
 /// Neighbours' values by page faults, a locked counter and a contended word.
 fn workload(dsm: Dsm) {

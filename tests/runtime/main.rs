@@ -2,7 +2,6 @@
 //! Where the end of a process is part of the story, this binary starts itself as a child.
 
 mod child;
-mod rig;
 mod stage;
 
 mod accounting;
@@ -10,7 +9,6 @@ mod allocation;
 mod backends;
 mod calls;
 mod contention;
-mod counters;
 mod counting;
 mod death;
 mod guests;

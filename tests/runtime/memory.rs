@@ -1,6 +1,6 @@
 //! Loads and stores of several nodes.
 
-use crate::rig::Rig;
+use system_tests::rig::Rig;
 
 #[test]
 fn one_rank_alone_reads_what_it_wrote() {

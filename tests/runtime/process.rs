@@ -11,7 +11,7 @@ use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::{ForkResult, fork};
 
 use crate::child::{self, Child, listen, say};
-use crate::rig::{self, Rig, until};
+use system_tests::rig::{self, Rig, until};
 
 #[test]
 fn other_programs_can_be_started_while_threads_fault() {

@@ -3,7 +3,7 @@
 use dsm::node::status::NodeStatus;
 use dsm::{Dsm, Error, Node, NodeId, Placement};
 
-use crate::rig::{self, Rig};
+use system_tests::rig::{self, Rig};
 
 /// A program that writes one word of each page of `extents` extents; the transactions of each daemon.
 fn homes_used(placement: Placement, extents: usize) -> Vec<u64> {

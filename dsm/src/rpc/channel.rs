@@ -59,8 +59,8 @@ impl Channel {
     }
 
     /// The same way with a limit of time for each call, in place of the method's own.
-    pub fn with_deadline(&self, deadline: Span) -> Channel {
-        Channel { deadline: Some(deadline), ..self.clone() }
+    pub fn with_deadline(&self, deadline: impl Into<Span>) -> Channel {
+        Channel { deadline: Some(deadline.into()), ..self.clone() }
     }
 
     /// One channel for each server of the interface: a call to each of them is a fan-out.

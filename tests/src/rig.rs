@@ -13,41 +13,41 @@ const PROGRAM_MAX: Duration = Duration::from_secs(60);
 
 /// How the cluster of a test is built.
 #[derive(Clone)]
-pub(crate) struct Rig {
-    pub(crate) daemons: u16,
-    pub(crate) ranks: u32,
-    pub(crate) settings: Settings,
+pub struct Rig {
+    /// Daemons of the cluster; none: the ranks hold the memory.
+    pub daemons: u16,
+    /// Ranks of each program.
+    pub ranks: u32,
+    /// Settings of all nodes.
+    pub settings: Settings,
     longest: Duration,
 }
 
 impl Rig {
     /// `ranks` ranks that hold the memory themselves.
-    pub(crate) fn without_daemons(ranks: u32) -> Rig {
+    pub fn without_daemons(ranks: u32) -> Rig {
         Rig { daemons: 0, ranks, settings: small(), longest: PROGRAM_MAX }
     }
 
     /// `ranks` ranks beside `daemons` daemons.
-    pub(crate) fn with_daemons(daemons: u16, ranks: u32) -> Rig {
+    pub fn with_daemons(daemons: u16, ranks: u32) -> Rig {
         Rig { daemons, ranks, settings: small(), longest: PROGRAM_MAX }
     }
 
     /// Lets its programs take so much longer.
-    pub(crate) fn longer_by(mut self, time: Duration) -> Rig {
+    pub fn longer_by(mut self, time: Duration) -> Rig {
         self.longest += time;
         self
     }
 
     /// Sets one setting by its name.
-    pub(crate) fn set(mut self, key: &str, value: &str) -> Rig {
+    pub fn set(mut self, key: &str, value: &str) -> Rig {
         self.settings.apply(key, value).expect("a good setting");
         self
     }
 
     /// Runs `program` on every rank, each in a thread; returns what each returned, by rank.
-    pub(crate) fn run<T: Send + 'static>(
-        &self,
-        program: impl Fn(Dsm) -> T + Send + Sync + 'static,
-    ) -> Vec<T> {
+    pub fn run<T: Send + 'static>(&self, program: impl Fn(Dsm) -> T + Send + Sync + 'static) -> Vec<T> {
         let daemons = self.start_daemons();
         let results = self.run_program(daemons.first().map(Node::local_addr), program);
         stop(daemons);
@@ -55,7 +55,7 @@ impl Rig {
     }
 
     /// Starts the daemons alone.
-    pub(crate) fn start_daemons(&self) -> Vec<Node> {
+    pub fn start_daemons(&self) -> Vec<Node> {
         let mut daemons: Vec<Node> = Vec::new();
         for index in 0..self.daemons {
             let mut settings = self.settings.clone();
@@ -66,7 +66,7 @@ impl Rig {
     }
 
     /// Runs `program` in the cluster of `coordinator`, or in one of its own.
-    pub(crate) fn run_program<T: Send + 'static>(
+    pub fn run_program<T: Send + 'static>(
         &self,
         coordinator: Option<SocketAddr>,
         program: impl Fn(Dsm) -> T + Send + Sync + 'static,
@@ -103,32 +103,32 @@ impl Rig {
     }
 
     /// The settings of one rank.
-    pub(crate) fn rank(&self, program: u64, rank: u32, join: Option<SocketAddr>) -> Settings {
+    pub fn rank(&self, program: u64, rank: u32, join: Option<SocketAddr>) -> Settings {
         let nearest = (self.daemons > 0).then(|| NodeId((rank % u32::from(self.daemons.max(1))) as u16));
         Settings { program, rank, ranks: self.ranks, join, nearest, ..self.settings.clone() }
     }
 }
 
 /// Joins with an arena at any address.
-pub(crate) fn join(settings: Settings) -> Dsm {
+pub fn join(settings: Settings) -> Dsm {
     Dsm::builder().settings(settings).arena_anywhere().join().expect("joins")
 }
 
 /// Stops a cluster of daemons.
-pub(crate) fn stop(daemons: Vec<Node>) {
+pub fn stop(daemons: Vec<Node>) {
     if let Some(coordinator) = daemons.first() {
         coordinator.request_shutdown();
     }
 }
 
 /// A number that no other program of this process has.
-pub(crate) fn new_program() -> u64 {
+pub fn new_program() -> u64 {
     static NEXT_PROGRAM: AtomicU64 = AtomicU64::new(1);
     NEXT_PROGRAM.fetch_add(1, Ordering::Relaxed)
 }
 
 /// Waits for a condition that other threads bring about; panics after a bound far beyond the usual.
-pub(crate) fn until(what: &str, condition: impl Fn() -> bool) {
+pub fn until(what: &str, condition: impl Fn() -> bool) {
     let give_up = Instant::now() + Duration::from_secs(20);
     while !condition() {
         assert!(Instant::now() < give_up, "in vain: {what}");
@@ -137,6 +137,6 @@ pub(crate) fn until(what: &str, condition: impl Fn() -> bool) {
 }
 
 /// Settings of small nodes.
-pub(crate) fn small() -> Settings {
+pub fn small() -> Settings {
     Settings { arena_size: 1 << 28, memory_max: 1 << 28, ..Settings::default() }
 }
