@@ -31,8 +31,8 @@ use smallvec::SmallVec;
 
 pub use copyset::NodeSet;
 pub use message::{
-    BATCH_MESSAGES_MAX, BarrierId, BarrierMessage, Batch, Body, LockId, LockMessage, Message, Req, ToHome,
-    ToNode, Txn, Version, encode_batch_head,
+    Answer, BATCH_MESSAGES_MAX, BarrierId, BarrierMessage, Batch, Body, LockId, LockMessage, Message, Req,
+    ToHome, ToNode, Txn, Version, encode_batch_head,
 };
 pub use placement::{Placement, Quota, RegionInfo};
 pub use plant::{Plant, Planted};

@@ -139,6 +139,8 @@ pub mod coherence {
     pub const INSTRUCTION_PAGES_MAX: usize = 4;
     /// Longest that a reader's INSTALLED waits for a message to ride on.
     pub const INSTALLED_DELAY_MAX: Span = Span::from_us(200);
+    /// So many upgrades of a page are acknowledged at once after somebody has waited for one that was not.
+    pub const WANTED_GRANTS: u8 = 64;
     /// Messages that wait for an occasion; further ones are sent at once.
     pub const LAZY_MESSAGES_MAX: usize = 256;
     /// Threads whose faulting instruction is remembered; beyond it all are forgotten and learnt anew.

@@ -115,7 +115,7 @@ impl Bench {
 #[test]
 fn page_operations_cost_what_the_table_says() {
     let mut bench = Bench::new();
-    let carrying = [3, 4, 2, 7, 4, 4, 5];
+    let carrying = [3, 4, 2, 6, 4, 4, 4];
     let acknowledging = [0, 1, 0, 1, 2, 1, 1];
     let bounds: Vec<_> = carrying
         .into_iter()

@@ -19,7 +19,7 @@ use smallvec::SmallVec;
 
 use super::fingerprint::hash_map;
 use super::instruction::{ANY_AGE, Age, Instructions};
-use super::message::{Body, Req, ToHome, ToNode, Txn, Version};
+use super::message::{Answer, Body, Req, ToHome, ToNode, Txn, Version};
 use super::placement::{Places, RegionInfo};
 use super::plant::{Plant, Planted};
 use super::resident::Resident;
@@ -276,7 +276,9 @@ impl Cache {
                 };
                 self.on_data(ctx, places, page, (req, txn, version), access, contents);
             }
-            ToNode::Grant { page, req, txn } => self.on_grant(ctx, places, page, req, txn),
+            ToNode::Grant { page, req, txn, answer } => {
+                self.on_grant(ctx, places, page, (req, txn, answer));
+            }
             ToNode::Inv { page, txn } => self.on_inv(ctx, from, page, txn),
             ToNode::Forward { page, txn, version, requester, req, access } => {
                 let to = (requester, req);
@@ -418,7 +420,9 @@ impl Cache {
         };
         *entry = Entry::new(state, version);
         ctx.memory.install(page, contents, Access::None);
-        self.on_installed(ctx, places, page, txn);
+        // Other reads run beside it, and a writer asks for it.
+        let answer = if state == State::Shared { Answer::Riding } else { Answer::AtOnce };
+        self.on_installed(ctx, places, page, txn, answer);
     }
 
     fn on_grant<M: Memory>(
@@ -426,8 +430,7 @@ impl Cache {
         ctx: &mut Context<'_, M>,
         places: &Places,
         page: PageId,
-        req: Req,
-        txn: Txn,
+        (req, txn, answer): (Req, Txn, Answer),
     ) {
         let expected = self.pending.get(&page).and_then(|pending| pending.request);
         if !expected.is_some_and(|request| request.req == Some(req) && request.access == Access::Write) {
@@ -445,11 +448,18 @@ impl Cache {
         }
         (entry.state, entry.version) = (State::Modified, txn);
         self.resident.touch(page);
-        self.on_installed(ctx, places, page, txn);
+        self.on_installed(ctx, places, page, txn, answer);
     }
 
     /// The page is here: map it if somebody waits for it, tell the home, and everybody who can go on.
-    fn on_installed<M: Memory>(&mut self, ctx: &mut Context<'_, M>, places: &Places, page: PageId, txn: Txn) {
+    fn on_installed<M: Memory>(
+        &mut self,
+        ctx: &mut Context<'_, M>,
+        places: &Places,
+        page: PageId,
+        txn: Txn,
+        answer: Answer,
+    ) {
         if self.is_awaited(page) {
             self.map_run(ctx, page);
         }
@@ -458,8 +468,8 @@ impl Cache {
         let installed = ToHome::Installed { page, txn };
         let request = self.pending.get(&page).and_then(|pending| pending.request);
         let hurried = request.is_some_and(|request| request.hurried);
-        if access == Access::Read && !hurried {
-            // Other reads run beside it, and a writer asks for it: it need not cost a datagram.
+        if answer == Answer::Riding && !hurried {
+            // It need not cost a datagram.
             ctx.outbox.send_later(ctx.me, home, installed, ctx.now + INSTALLED_DELAY_MAX);
         } else {
             ctx.send(home, installed);

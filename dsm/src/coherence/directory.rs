@@ -12,10 +12,11 @@ use smallvec::SmallVec;
 use super::Context;
 use super::copyset::NodeSet;
 use super::fingerprint::hash_map;
-use super::message::{Body, Req, ToHome, ToNode, Txn, Version};
+use super::message::{Answer, Body, Req, ToHome, ToNode, Txn, Version};
 use super::placement::RegionInfo;
 use super::plant::Plant;
 use super::table::PageTable;
+use crate::config::coherence::WANTED_GRANTS;
 use crate::page::{Access, Contents, EXTENT_PAGES, Memory, NodeId, PageBuf, PageId};
 
 /// What the home knows of a page at rest.
@@ -29,6 +30,8 @@ struct Entry {
     txn: Txn,
     /// The dead node that had the page's last bytes.
     lost: Option<NodeId>,
+    /// So many grants are to be acknowledged at once: somebody has waited for one that was not.
+    wanted: u8,
     /// Newest request number of each node that ever asked.
     last: SmallVec<[(NodeId, Req); 1]>,
 }
@@ -59,7 +62,9 @@ struct Open {
     installs: SmallVec<[(NodeId, Txn); 2]>,
     /// The requester of an unanswered write died: its answer goes to nobody.
     abandoned: bool,
-    /// Its readers have been asked for their INSTALLED.
+    /// When INSTALLED comes by itself.
+    answer: Answer,
+    /// The nodes have been asked for their INSTALLED.
     hurried: bool,
     /// INV_ACKs seen; only a planted fault looks at it.
     ack_count: usize,
@@ -175,8 +180,8 @@ impl Directory {
             } else {
                 if busy.open.is_none() && busy.queue.is_empty() {
                     self.busy.remove(&page);
-                } else if !busy.queue.is_empty() {
-                    busy.hurry(ctx, page);
+                } else if !busy.queue.is_empty() && busy.hurry(ctx, page) == Some(Access::Write) {
+                    self.table.entry(page).wanted = WANTED_GRANTS;
                 }
                 return;
             }
@@ -250,7 +255,8 @@ impl Directory {
     ) {
         let entry = self.table.entry(page);
         let (txn, version) = (entry.txn, entry.version);
-        let mut open = Open { access: Access::Write, have, ..Open::read(from, req, txn) };
+        let answer = Answer::AtOnce;
+        let mut open = Open { access: Access::Write, have, answer, ..Open::read(from, req, txn) };
         if let Some(owner) = entry.owner {
             (entry.owner, entry.version) = (Some(from), txn);
             open.forwarded = Some(owner);
@@ -277,7 +283,9 @@ impl Directory {
     /// All sharers are gone: hand the page over.
     fn answer_write<M: Memory>(&mut self, ctx: &mut Context<'_, M>, page: PageId) {
         let entry = self.table.entry(page);
-        let Some(open) = self.busy.get_mut(&page).and_then(|busy| busy.open.as_mut()) else { return };
+        let Some(busy) = self.busy.get_mut(&page) else { return };
+        let is_awaited = !busy.queue.is_empty();
+        let Some(open) = busy.open.as_mut() else { return };
         if open.abandoned {
             // As if it had been granted and given back: a late duplicate of its invalidations must
             // find nothing older than itself.
@@ -296,7 +304,10 @@ impl Directory {
             open.installs.push((from, txn));
         }
         if listed && same {
-            ctx.send(from, ToNode::Grant { page, req, txn });
+            let is_wanted = entry.wanted > 0 || from == ctx.me || is_awaited;
+            open.answer = if is_wanted { Answer::AtOnce } else { Answer::Riding };
+            entry.wanted = entry.wanted.saturating_sub(1);
+            ctx.send(from, ToNode::Grant { page, req, txn, answer: open.answer });
         } else {
             answer(ctx, page, (from, req), (txn, txn), Access::Write, old);
         }
@@ -537,18 +548,17 @@ impl Entry {
 }
 
 impl Busy {
-    /// Something waits for the open reads to end: their INSTALLED may be waiting for an occasion.
-    fn hurry<M: Memory>(&mut self, ctx: &mut Context<'_, M>, page: PageId) {
-        let Some(open) = self.open.as_mut().filter(|open| open.access == Access::Read && !open.hurried)
-        else {
-            return;
-        };
+    /// Something waits for the open transaction to end: its INSTALLED may be waiting for an occasion. Returns
+    /// for which access it was asked for just now.
+    fn hurry<M: Memory>(&mut self, ctx: &mut Context<'_, M>, page: PageId) -> Option<Access> {
+        let open = self.open.as_mut().filter(|open| open.answer == Answer::Riding && !open.hurried)?;
         open.hurried = true;
         for &(reader, txn) in &open.installs {
             if reader != ctx.me {
                 ctx.send(reader, ToNode::Hurry { page, txn });
             }
         }
+        Some(open.access)
     }
 }
 
@@ -566,6 +576,7 @@ impl Open {
             forwarded: None,
             installs: SmallVec::new(),
             abandoned: false,
+            answer: Answer::Riding,
             hurried: false,
             ack_count: 0,
         }

@@ -83,6 +83,15 @@ pub enum ToHome {
     Locate { extent: ExtentId, nearest: NodeId },
 }
 
+/// When a requester must say INSTALLED.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum Answer {
+    /// Somebody may wait for it.
+    AtOnce,
+    /// With the next message to the same home, or when it is asked for, or after a while.
+    Riding,
+}
+
 /// Messages to a node that wants, has or had a page.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 #[allow(missing_docs)] // Fields: docs/protocol.md.
@@ -92,7 +101,7 @@ pub enum ToNode {
     /// Home or owner to requester: the page with access.
     Data { page: PageId, req: Req, txn: Txn, version: Version, access: Access, body: Body },
     /// Write access to the copy that is there.
-    Grant { page: PageId, req: Req, txn: Txn },
+    Grant { page: PageId, req: Req, txn: Txn, answer: Answer },
     /// Drop copies older than `txn`.
     Inv { page: PageId, txn: Txn },
     /// Somebody waits for your INSTALLED of this transaction: send it now, if you have not.
@@ -305,7 +314,10 @@ impl ToNode {
                 w.put_u8(u8::from(access == Access::Write));
                 w.put_u8(body_byte(body));
             }
-            ToNode::Grant { page, req, txn } => put(w, kind::GRANT, &[page.0, req.0, txn.0]),
+            ToNode::Grant { page, req, txn, answer } => {
+                put(w, kind::GRANT, &[page.0, req.0, txn.0]);
+                w.put_u8(u8::from(answer == Answer::Riding));
+            }
             ToNode::Inv { page, txn } => put(w, kind::INV, &[page.0, txn.0]),
             ToNode::Hurry { page, txn } => put(w, kind::HURRY, &[page.0, txn.0]),
             ToNode::WriteBackAck { page, version } => put(w, kind::WRITE_BACK_ACK, &[page.0, version.0]),
@@ -337,7 +349,11 @@ impl ToNode {
                 let access = if decode_flag(r)? { Access::Write } else { Access::Read };
                 ToNode::Data { page, req, txn, version, access, body: decode_body(r)? }
             }
-            kind::GRANT => ToNode::Grant { page, req: Req(r.u64()?), txn: Txn(r.u64()?) },
+            kind::GRANT => {
+                let (req, txn) = (Req(r.u64()?), Txn(r.u64()?));
+                let answer = if decode_flag(r)? { Answer::Riding } else { Answer::AtOnce };
+                ToNode::Grant { page, req, txn, answer }
+            }
             kind::INV => ToNode::Inv { page, txn: Txn(r.u64()?) },
             kind::HURRY => ToNode::Hurry { page, txn: Txn(r.u64()?) },
             kind::WRITE_BACK_ACK => ToNode::WriteBackAck { page, version: Txn(r.u64()?) },

@@ -4,8 +4,8 @@ use proptest::prelude::*;
 
 use crate::codec::Reader;
 use crate::coherence::{
-    BATCH_MESSAGES_MAX, BarrierId, BarrierMessage, Batch, Body, LockId, LockMessage, Message, NodeSet, Req,
-    ToHome, ToNode, Txn, encode_batch_head,
+    Answer, BATCH_MESSAGES_MAX, BarrierId, BarrierMessage, Batch, Body, LockId, LockMessage, Message,
+    NodeSet, Req, ToHome, ToNode, Txn, encode_batch_head,
 };
 use crate::page::{Access, Epoch, ExtentId, NodeId, PAGE_SIZE, PageId};
 
@@ -33,14 +33,16 @@ fn samples() -> Vec<Message> {
         all.push(LockMessage::Return { lock, req, token: 7, broken: flag }.into());
         all.push(LockMessage::ProbeReply { lock, req, reached: flag }.into());
     }
-    let rest: [Message; 23] = [
+    for answer in [Answer::AtOnce, Answer::Riding] {
+        all.push(ToNode::Grant { page, req, txn, answer }.into());
+    }
+    let rest: [Message; 22] = [
         ToHome::GetS { page, req }.into(),
         ToHome::InvAck { page, txn }.into(),
         ToHome::Installed { page, txn }.into(),
         ToHome::LostAck { page, txn }.into(),
         ToHome::Leave.into(),
         ToHome::Locate { extent: ExtentId(2), nearest: node }.into(),
-        ToNode::Grant { page, req, txn }.into(),
         ToNode::Inv { page, txn }.into(),
         ToNode::Hurry { page, txn }.into(),
         ToNode::WriteBackAck { page, version }.into(),

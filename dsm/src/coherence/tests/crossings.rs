@@ -379,3 +379,46 @@ fn a_fault_on_a_page_that_is_there_is_answered_at_once() {
     assert_eq!(rig.result(op), Some(Ok(0)));
     assert!(rig.network.is_empty());
 }
+
+/// A shared page: nodes A and B have copies, and A upgrades its own.
+fn upgraded() -> Rig {
+    let mut rig = Rig::new(3);
+    rig.fault(A, P, Read);
+    rig.fault(B, P, Read);
+    rig.settle();
+    rig.fault(A, P, Write);
+    rig.deliver(A, H);
+    rig.deliver(H, B);
+    rig.deliver(B, H);
+    rig.deliver(H, A);
+    rig
+}
+
+#[test]
+fn an_upgrade_that_nobody_waits_for_is_acknowledged_with_the_next_message() {
+    let mut rig = upgraded();
+    assert!(rig.network.is_empty(), "nobody waits for it");
+    rig.settle();
+    assert!(rig.cores[0].is_idle(), "it went when it was due");
+}
+
+#[test]
+fn who_waits_for_an_upgrade_hurries_it_and_the_next_ones_are_acknowledged_at_once() {
+    let mut rig = upgraded();
+    rig.fault(B, P, Read);
+    rig.deliver(B, H);
+    let before = rig.now;
+    assert!(matches!(rig.deliver(H, A).to_node(), ToNode::Hurry { .. }));
+    assert!(matches!(rig.deliver(A, H).to_home(), ToHome::Installed { .. }));
+    assert!(matches!(rig.take(H, A).to_node(), ToNode::Forward { .. }));
+    assert_eq!(rig.now, before);
+    let mut rig = upgraded();
+    rig.fault(B, P, Read);
+    rig.settle();
+    rig.fault(A, P, Write);
+    rig.deliver(A, H);
+    rig.deliver(H, B);
+    rig.deliver(B, H);
+    rig.deliver(H, A);
+    assert!(matches!(rig.take(A, H).to_home(), ToHome::Installed { .. }), "at once");
+}

@@ -3,8 +3,8 @@
 
 use super::rig::{A, B, Bytes, C, H, P, region};
 use crate::coherence::{
-    Body, Coherence, Counters, Fault, Input, LockId, Message, OpId, Output, Placement, Req, ToHome, ToNode,
-    Txn,
+    Answer, Body, Coherence, Counters, Fault, Input, LockId, Message, OpId, Output, Placement, Req, ToHome,
+    ToNode, Txn,
 };
 use crate::page::{Access, Epoch, NodeId, PAGE_SIZE, Span, Time};
 
@@ -133,7 +133,8 @@ fn the_node_s_reactions() {
     let mut lines = Vec::new();
     for (state, bench) in node_states() {
         let outstanding = if state == "S+w" { 2 } else { 1 };
-        let messages: [(&str, ToNode); 14] = [
+        let grant = |req, answer| ToNode::Grant { page: P, req: Req(req), txn: Txn(7), answer };
+        let messages: [(&str, ToNode); 15] = [
             ("INV newer", ToNode::Inv { page: P, txn: Txn(6) }),
             ("INV older", ToNode::Inv { page: P, txn: Txn(3) }),
             ("HURRY", ToNode::Hurry { page: P, txn: Txn(5) }),
@@ -144,8 +145,9 @@ fn the_node_s_reactions() {
             ("DATA(S), req equal", data(Access::Read, outstanding, 7, 6)),
             ("DATA(M), req equal", data(Access::Write, outstanding, 7, 7)),
             ("DATA, other req", data(Access::Read, 99, 7, 6)),
-            ("GRANT, req equal", ToNode::Grant { page: P, req: Req(outstanding), txn: Txn(7) }),
-            ("GRANT, other req", ToNode::Grant { page: P, req: Req(99), txn: Txn(7) }),
+            ("GRANT, req equal", grant(outstanding, Answer::AtOnce)),
+            ("GRANT that may ride, req equal", grant(outstanding, Answer::Riding)),
+            ("GRANT, other req", grant(99, Answer::AtOnce)),
             ("WB_ACK of v", ToNode::WriteBackAck { page: P, version: Txn(4) }),
             ("WB_ACK of another v", ToNode::WriteBackAck { page: P, version: Txn(3) }),
         ];
