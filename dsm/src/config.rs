@@ -324,6 +324,8 @@ pub mod rpc {
     pub const QUEUE_LEN_MAX: usize = 1024;
     /// Bytes of their arguments; beyond it the answer is `Busy`.
     pub const QUEUE_BYTES_MAX: usize = 64 << 20;
+    /// Bytes of arguments of the system's own calls; beyond it the answer is `Busy`.
+    pub const SYSTEM_BYTES_MAX: usize = 8 << 20;
     /// Peers whose end a server remembers: more than have messages on their way at once.
     pub const ENDED_MAX: usize = 256;
     /// Clients that a server remembers: more than a network has sessions.

@@ -183,8 +183,14 @@ impl Drop for Guest {
         for session in sessions {
             shared.net.close(now, session, 0, "done");
         }
+        for server in &mut shared.servers {
+            server.state = State::Down("the guest is gone".into());
+        }
         // If it is lost, the other side ends the session when it needs the place.
         let _ = self.carrier.transmit(&mut shared, now);
+        drop(shared);
+        // Calls and channels may outlive the guest: nothing comes for them any more.
+        self.endpoint.handle_end();
     }
 }
 
@@ -311,6 +317,14 @@ impl Carrier {
                 }
             }
         }
+        if endpoint.poll_timeout().is_some_and(|due| due <= self.now()) {
+            endpoint.handle_timeout();
+        }
+    }
+
+    /// When the calls' timers are due.
+    fn calls_due(&self) -> Time {
+        self.endpoint().and_then(|endpoint| endpoint.poll_timeout()).unwrap_or(Time(u64::MAX))
     }
 
     /// Takes the turn, or sleeps until it may be free or the signal is set.
@@ -377,6 +391,13 @@ impl Transport for Carrier {
         Ok(())
     }
 
+    fn timer_at(&self, at: Time) {
+        // Who sleeps on the socket looks at the timers.
+        if at < self.shared.lock().sleep_until {
+            self.wake.write(1).expect("an eventfd takes a 1");
+        }
+    }
+
     fn attend(&self) {
         if let (Some(carrier), Some(endpoint)) = (self.this.upgrade(), self.endpoint()) {
             self.attendant.attend(&carrier, &endpoint);
@@ -402,8 +423,9 @@ impl Transport for Carrier {
             woken = false;
             let mut buffer = vec![0; DATAGRAM_MAX];
             while !over() {
+                let due = self.calls_due().min(until.unwrap_or(Time(u64::MAX)));
                 let mut shared = self.shared.lock();
-                self.move_datagrams(&mut shared, &mut buffer, until.unwrap_or(Time(u64::MAX)));
+                self.move_datagrams(&mut shared, &mut buffer, due);
                 drop(shared);
                 self.handle_calls();
             }

@@ -32,7 +32,7 @@ mod watch;
 
 use std::net::SocketAddr;
 use std::os::fd::{FromRawFd, OwnedFd};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Weak};
 use std::thread::JoinHandle;
 use std::time::Instant;
@@ -103,6 +103,9 @@ struct Inner {
     kind: Kind,
     stopping: AtomicBool,
     left: AtomicBool,
+    /// The thread in which the process exits: any other that still touches shared memory ends with it, and
+    /// need not hear why it is gone. Zero before.
+    exiting: AtomicU32,
 }
 
 struct Locked {
@@ -111,6 +114,10 @@ struct Locked {
     transmit: TransmitBuf,
     receiver: Receiver,
     patience: Patience,
+    /// Threads that wait for a page in a signal handler, which interrupted them with a lock of the calls.
+    interrupted: usize,
+    /// The waiting receiver, while it handles calls.
+    in_calls: Option<OpId>,
     watch: Watch,
     /// When the receiver will look at the timers by itself.
     sleep_until: Time,
@@ -303,6 +310,8 @@ impl Inner {
             transmit: TransmitBuf::default(),
             receiver: Receiver::Progress,
             patience: Patience::default(),
+            interrupted: 0,
+            in_calls: None,
             watch: Watch::default(),
             sleep_until: Time(0),
             progress_until: Time(0),
@@ -325,6 +334,7 @@ impl Inner {
             kind: config.kind,
             stopping: AtomicBool::new(false),
             left: AtomicBool::new(false),
+            exiting: AtomicU32::new(0),
         });
         let sink: Weak<Inner> = Arc::downgrade(&inner);
         inner.arena.deliver_to(sink);

@@ -128,11 +128,15 @@ fn futures_of_a_guest_end_though_no_thread_waits_in_it() {
         scope.spawn(|| (0..100).for_each(|_| assert!(blocking.add(1).is_ok())));
         assert_eq!(pollster::block_on(held).unwrap_err().kind, ErrorKind::Deadline);
     });
-    counting.state.go_on.store(true, Ordering::SeqCst);
     // The thread ends with the guest, also when a future is left behind.
-    let left = calls.add(1);
+    let left = [calls.hold(), calls.hold()];
+    let [waits, polled] = left;
+    let waiting = std::thread::spawn(move || waits.wait());
+    let polling = std::thread::spawn(move || pollster::block_on(polled));
+    until("both are under way", || counting.state.running.load(Ordering::SeqCst) >= 2);
     drop(guest);
-    drop(left);
+    assert!(waiting.join().expect("no panic").is_err() && polling.join().expect("no panic").is_err());
+    counting.state.go_on.store(true, Ordering::SeqCst);
     rig::stop(daemons);
 }
 

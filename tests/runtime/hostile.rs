@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use dsm::codec::encode_control;
 use dsm::coherence::{
-    BarrierId, BarrierMessage, Body, LockId, LockMessage, Message, NodeSet, Req, ToHome, ToNode, Txn,
+    Answer, BarrierId, BarrierMessage, Body, LockId, LockMessage, Message, NodeSet, Req, ToHome, ToNode, Txn,
     encode_batch_head,
 };
 use dsm::membership::{Control, Introduction, Kind, Want};
@@ -516,6 +516,7 @@ fn invent(rng: &mut fastrand::Rng) -> Message {
     let extent = ExtentId(rng.u64(0..3));
     let access = [Access::Read, Access::Write][rng.usize(0..2)];
     let body = [Body::Zero, Body::Page][rng.usize(0..2)];
+    let answer = [Answer::AtOnce, Answer::Riding][rng.usize(0..2)];
     let lock = LockId(page);
     let barrier = BarrierId { program: rng.u64(900..910), index: 0 };
     let token = rng.u64(0..4);
@@ -532,7 +533,7 @@ fn invent(rng: &mut fastrand::Rng) -> Message {
         9 => ToHome::Locate { extent, nearest: node }.into(),
         10 => ToNode::Forward { page, txn, version, requester: node, req, access }.into(),
         11 => ToNode::Data { page, req, txn, version, access, body }.into(),
-        12 => ToNode::Grant { page, req, txn }.into(),
+        12 => ToNode::Grant { page, req, txn, answer }.into(),
         13 => ToNode::Inv { page, txn }.into(),
         14 => ToNode::WriteBackAck { page, version }.into(),
         15 => ToNode::Lost { page, req, txn, dead: node }.into(),

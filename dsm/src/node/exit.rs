@@ -49,6 +49,7 @@ extern "C" fn on_exit() {
     }
     let nodes = std::mem::take(&mut *NODES.lock());
     for node in nodes.iter().filter_map(Weak::upgrade) {
+        node.exiting.store(nix::unistd::gettid().as_raw() as u32, Ordering::Release);
         // An error has been logged, and there is nobody left to tell.
         let _ = node.leave(super::Departure::Exit);
     }

@@ -1,8 +1,11 @@
 //! Page faults of the application: brought to the cores by the faulting thread itself, or by the handler
 //! thread of the `thread` backend.
 
+use std::sync::atomic::Ordering;
+
 use parking_lot::MutexGuard;
 
+use super::core::Brain;
 use super::pump::Receiver;
 use super::waits::Outcome;
 use super::{Inner, Locked, describe, exit};
@@ -11,13 +14,15 @@ use crate::config::node::ANSWER_SOON;
 use crate::fault::{CoreSection, FaultSink, PageFault};
 use crate::page::{Access, Time};
 
+const HAS_LEFT: &str = "the node has left the cluster";
+
 impl FaultSink for Inner {
     fn resolve(&self, fault: PageFault) {
         let _section = CoreSection::enter();
         let mut locked = self.lock();
-        if let Some(fatal) = locked.core.brain.fatal.clone() {
+        if let Some(why) = locked.core.brain.why_ended() {
             drop(locked);
-            self.die_in_fault(&fault, &describe(&fatal));
+            self.die_in_fault(&fault, &why);
         }
         let now = self.now();
         let (op, bell) = locked.core.brain.waits.begin();
@@ -37,7 +42,7 @@ impl FaultSink for Inner {
                 self.die_in_fault(&fault, &why);
             }
             (_, Some(fatal)) => self.die_in_fault(&fault, &describe(&fatal)),
-            (_, None) => self.die_in_fault(&fault, "the node has left the cluster"),
+            (_, None) => self.die_in_fault(&fault, HAS_LEFT),
         }
     }
 
@@ -48,10 +53,10 @@ impl FaultSink for Inner {
         let op = locked.core.brain.waits.begin_detached();
         self.start_fault(&mut locked, now, op, &fault);
         let failed = locked.core.brain.failed_fault.take();
-        let fatal = locked.core.brain.fatal.clone();
+        let end = locked.core.brain.why_ended();
         drop(locked);
-        if let Some(fatal) = fatal {
-            self.die_in_fault(&fault, &describe(&fatal));
+        if let Some(why) = end {
+            self.die_in_fault(&fault, &why);
         }
         if let Some(failure) = failed {
             let why = self.failure(failure).to_string();
@@ -74,6 +79,14 @@ impl FaultSink for Inner {
 }
 
 impl Inner {
+    /// A thread that outlives `main` ends with the process, and not the process with its fault.
+    fn sleep_if_exiting(&self, thread: u32) {
+        let exits = || Some(self.exiting.load(Ordering::Acquire)).filter(|exits| *exits > 0);
+        while exits().is_some_and(|exits| exits != thread) {
+            std::thread::park();
+        }
+    }
+
     fn start_fault(&self, locked: &mut MutexGuard<'_, Locked>, now: Time, op: OpId, fault: &PageFault) {
         let PageFault { page, access, instruction, thread } = *fault;
         let thread = u64::from(thread);
@@ -88,7 +101,16 @@ impl Inner {
     }
 
     fn die_in_fault(&self, fault: &PageFault, why: &str) -> ! {
+        self.sleep_if_exiting(fault.thread);
         let who = self.with_core(|core| core.brain.intro_name());
         exit::die(format_args!("{who}: a page fault at {:?} cannot be resolved: {why}", fault.page.start()))
+    }
+}
+
+impl Brain {
+    /// Why no page comes any more, if none does.
+    fn why_ended(&self) -> Option<String> {
+        let left = || self.closed.then(|| HAS_LEFT.to_owned());
+        self.fatal.as_ref().map(describe).or_else(left)
     }
 }

@@ -22,6 +22,7 @@ use crate::config::node::{ABSENCE_MAX, ACTIVE_FOR, ACTIVE_TICK, ANSWER_LATE, REC
 use crate::fault::CoreSection;
 use crate::net::udp::{Received, datagrams};
 use crate::page::Time;
+use crate::rpc::CallSection;
 
 /// The one thread that takes datagrams from the socket.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -261,8 +262,10 @@ impl Inner {
         deadline: Option<Time>,
     ) -> Option<Outcome> {
         let (mut buffer, mut look) = (None, None);
+        let interrupted = usize::from(CallSection::is_open());
+        locked.interrupted += interrupted;
         let outcome = loop {
-            let served = self.hand_out_calls(locked) > 0;
+            let served = self.serve_while_waiting(locked, op) > 0;
             if let Some(outcome) = locked.core.brain.waits.take(op) {
                 break Some(outcome);
             }
@@ -297,6 +300,7 @@ impl Inner {
             }
         };
         let now = self.now();
+        locked.interrupted -= interrupted;
         if let Some(look) = look {
             locked.patience.learn(look, now.since(look.began));
         }
@@ -310,12 +314,30 @@ impl Inner {
         outcome
     }
 
+    /// Gives the calls what has come for them. While a thread waits that was interrupted with a lock of the
+    /// calls, its page must be received: who receives waits for no such lock, and leaves them to the progress thread.
+    fn serve_while_waiting(&self, locked: &mut MutexGuard<'_, Locked>, op: OpId) -> usize {
+        if locked.interrupted > 0 {
+            self.leave_calls(locked);
+            return 0;
+        }
+        let receives = locked.receiver == Receiver::Waiter(op);
+        locked.in_calls = receives.then_some(op).or(locked.in_calls);
+        let queued = self.hand_out_calls(locked);
+        if receives && locked.in_calls == Some(op) {
+            locked.in_calls = None;
+        }
+        queued
+    }
+
     /// Becomes the receiver, unless another thread that waits is.
-    fn take_over(&self, locked: &mut MutexGuard<'_, Locked>, op: OpId, now: Time) {
+    pub(super) fn take_over(&self, locked: &mut MutexGuard<'_, Locked>, op: OpId, now: Time) {
         match locked.receiver {
             Receiver::Progress => self.poller.disarm(&self.socket),
             Receiver::Worker(worker) => self.interrupt_worker(worker),
             Receiver::Nobody(_) => {}
+            // It may be waiting for a lock that this thread had when it was interrupted.
+            Receiver::Waiter(other) if CallSection::is_open() && locked.in_calls == Some(other) => {}
             Receiver::Waiter(_) => return,
         }
         locked.receiver = Receiver::Waiter(op);
@@ -516,6 +538,9 @@ impl Inner {
     /// The `thread` backend's faults have no thread of ours that could be told.
     fn report_failed_fault(&self, locked: &mut MutexGuard<'_, Locked>) {
         if let Some(failure) = locked.core.brain.failed_fault.take() {
+            if self.exiting.load(Ordering::Acquire) > 0 {
+                return; // whoever waits for it ends with the process
+            }
             let fatal = locked.core.brain.fatal.clone();
             let why = MutexGuard::unlocked(locked, || match fatal {
                 Some(fatal) => super::describe(&fatal),

@@ -95,23 +95,34 @@ impl Calls {
     }
 
     /// Without the node's lock.
-    fn handle(&self, events: SmallVec<[CallEvent; 2]>, now: Time) -> Handled {
+    fn handle(
+        &self,
+        events: SmallVec<[CallEvent; 2]>,
+        now: Time,
+        is_here: impl Fn(PeerId) -> bool,
+    ) -> Handled {
         let mut handled = Handled::default();
         for event in events {
             match event {
-                CallEvent::Message(from, bytes) => match self.endpoint.admit_message(from, &bytes) {
-                    Ok(queued) => handled.queued += queued,
-                    Err(_) => {
-                        // What stood before the garbage may be a call that is queued.
-                        handled.queued += 1;
-                        handled.violators.push(from);
+                CallEvent::Message(from, bytes) => {
+                    match self.endpoint.admit_message(from, &bytes) {
+                        Ok(queued) => handled.queued += queued,
+                        Err(_) => {
+                            // What stood before the garbage may be a call that is queued.
+                            handled.queued += 1;
+                            handled.violators.push(from);
+                        }
                     }
-                },
+                    if from.node == GUEST {
+                        // Another thread may have handled the end of the session first.
+                        self.endpoint.handle_presence(from, || is_here(from));
+                    }
+                }
                 CallEvent::Ended(peer) => {
                     self.directory.forget(peer);
                     self.endpoint.handle_peer_died(peer);
                 }
-                CallEvent::Away(peer) => self.endpoint.handle_peer_away(peer),
+                CallEvent::Away(peer) => self.endpoint.handle_presence(peer, || is_here(peer)),
                 CallEvent::AllEnded => {
                     self.endpoint.handle_end();
                     self.directory.end();
@@ -231,9 +242,7 @@ impl Inner {
     pub(super) fn handle_calls(&self, locked: &mut MutexGuard<'_, Locked>) -> usize {
         if CallSection::is_open() {
             // In a signal handler, which interrupted this thread while it had a lock of the calls.
-            if !locked.core.brain.call_events.is_empty() {
-                self.poller.wake();
-            }
+            self.leave_calls(locked);
             return 0;
         }
         let mut queued = 0;
@@ -243,7 +252,8 @@ impl Inner {
                 return queued;
             }
             let now = self.now();
-            let handled = MutexGuard::unlocked(locked, || self.calls.handle(events, now));
+            let is_here = |peer| self.with_core(|core| core.brain.session_of(peer).is_some());
+            let handled = MutexGuard::unlocked(locked, || self.calls.handle(events, now, is_here));
             queued += handled.queued;
             for peer in &handled.violators {
                 locked.core.brain.call_violation(*peer);
@@ -251,6 +261,13 @@ impl Inner {
             if !handled.violators.is_empty() {
                 self.settle(locked, now);
             }
+        }
+    }
+
+    /// Leaves what has come for the calls to the progress thread.
+    pub(super) fn leave_calls(&self, locked: &Locked) {
+        if !locked.core.brain.call_events.is_empty() {
+            self.poller.wake();
         }
     }
 
@@ -604,6 +621,18 @@ mod tests {
         assert_eq!(locked.core.brain.call_events.len(), 1, "it would wait for itself");
         drop(locked);
         until("another thread handles it", || ran() == 4);
+        // Another thread receives, and may be waiting for that lock.
+        let mut locked = inner.lock();
+        let (other, mine) = (OpId(u64::MAX), OpId(u64::MAX - 1));
+        locked.receiver = Receiver::Waiter(other);
+        inner.take_over(&mut locked, mine, inner.now());
+        assert_eq!(locked.receiver, Receiver::Waiter(other), "it receives");
+        locked.in_calls = Some(other);
+        inner.take_over(&mut locked, mine, inner.now());
+        assert_eq!(locked.receiver, Receiver::Waiter(mine));
+        locked.in_calls = None;
+        inner.hand_over(&mut locked);
+        drop(locked);
         drop((interrupted, section));
         node.request_shutdown();
     }

@@ -5,7 +5,7 @@
 //! same peer, which knows the sequence, or under a new sequence when the first was surely not executed
 //! or the method is idempotent.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::task::Waker;
 
@@ -13,7 +13,7 @@ use rustc_hash::FxHashMap;
 use smallvec::SmallVec;
 
 use crate::codec::DecodeError;
-use crate::config::rpc::{IN_FLIGHT_PEER_MAX, ROOM_AGAIN, SILENCE_MAX, STREAM_WINDOW};
+use crate::config::rpc::{ENDED_MAX, IN_FLIGHT_PEER_MAX, ROOM_AGAIN, SILENCE_MAX, STREAM_WINDOW};
 use crate::page::Time;
 
 use super::error::{Error, ErrorKind};
@@ -124,6 +124,9 @@ pub(super) struct ClientCore {
     next: u64,
     slots: FxHashMap<Ticket, Slot>,
     links: FxHashMap<PeerId, Link>,
+    /// Where the sequences of peers stand whose end was told lately. Who was only out of reach may come back,
+    /// and remembers what it has seen.
+    ended: VecDeque<(PeerId, Link)>,
     timers: BTreeSet<(Time, Ticket)>,
     /// Calls that must be asked again, and for which the queues to their peers had no room; and when to offer
     /// them next.
@@ -135,8 +138,14 @@ pub(super) struct ClientCore {
 impl ClientCore {
     /// Opens a call. `request` has room for the header in front of the arguments; the header is filled in,
     /// and the shell sends it.
-    pub(super) fn start(&mut self, now: Time, start: Start, request: &mut [u8]) -> Result<Ticket, ErrorKind> {
-        let link = self.links.entry(start.peer).or_default();
+    /// Returns its sequence, too.
+    pub(super) fn start(
+        &mut self,
+        now: Time,
+        start: Start,
+        request: &mut [u8],
+    ) -> Result<(Ticket, u64), ErrorKind> {
+        let link = link(&mut self.links, &mut self.ended, start.peer);
         if link.routes.len() >= IN_FLIGHT_PEER_MAX {
             return Err(ErrorKind::Busy);
         }
@@ -164,14 +173,15 @@ impl ClientCore {
         };
         slot.route(ticket, link, now);
         request[..CALL_HEADER_LEN].copy_from_slice(&slot.request[..CALL_HEADER_LEN]);
+        let sequence = slot.sequence;
         self.slots.insert(ticket, slot);
         self.arm(ticket);
-        Ok(ticket)
+        Ok((ticket, sequence))
     }
 
     /// Fills in the header of a call without an answer.
     pub(super) fn start_oneway(&mut self, method: &'static Method, peer: PeerId, request: &mut [u8]) {
-        let link = self.links.entry(peer).or_default();
+        let link = link(&mut self.links, &mut self.ended, peer);
         let sequence = link.next_oneway;
         link.next_oneway += 1;
         let mut frame = Frame::new(FrameKind::Call, sequence, method.id);
@@ -180,9 +190,10 @@ impl ClientCore {
         frame.write_header(request, len);
     }
 
-    /// The bytes to send for [`Effects::requests`].
-    pub(super) fn request(&self, ticket: Ticket) -> Option<&[u8]> {
-        self.slots.get(&ticket).map(|slot| slot.request.as_slice())
+    /// The bytes to send for [`Effects::requests`], and their sequence, if the call is still for that peer.
+    pub(super) fn request(&self, peer: PeerId, ticket: Ticket) -> Option<(&[u8], u64)> {
+        let slot = self.slots.get(&ticket).filter(|slot| slot.peer == peer && slot.outcome.is_none())?;
+        Some((slot.request.as_slice(), slot.sequence))
     }
 
     /// The open call that has this sequence at the peer.
@@ -289,7 +300,7 @@ impl ClientCore {
             && let Some(peer) = slot.others.pop()
         {
             self.unroute(ticket);
-            let link = self.links.entry(peer).or_default();
+            let link = link(&mut self.links, &mut self.ended, peer);
             let Some(slot) = self.slots.get_mut(&ticket) else { return };
             (slot.peer, slot.heard) = (peer, now);
             slot.stream = slot.stream.as_ref().map(|_| Box::new(Incoming::new()));
@@ -304,16 +315,18 @@ impl ClientCore {
         self.close(ticket, effects);
     }
 
-    /// The request did not leave. If it has left before, over a session that is lost, it may have run, and must
+    /// The request did not leave with this sequence to this peer. If it has left before, over a session that is lost, it may have run, and must
     /// be sent until its answer comes; else it was surely not executed.
     pub(super) fn handle_unsent(
         &mut self,
         now: Time,
-        ticket: Ticket,
+        (ticket, attempt): (Ticket, (PeerId, u64)),
         error: SendError,
         effects: &mut Effects,
     ) {
-        let Some(slot) = self.slots.get(&ticket).filter(|slot| slot.outcome.is_none()) else { return };
+        // Meanwhile the peer's end may have sent it to another one.
+        let is_current = |slot: &&Slot| slot.outcome.is_none() && (slot.peer, slot.sequence) == attempt;
+        let Some(slot) = self.slots.get(&ticket).filter(is_current) else { return };
         let retried = slot.retried;
         let kind = match error {
             SendError::Full if retried => {
@@ -338,7 +351,12 @@ impl ClientCore {
         for ticket in tickets {
             self.fail(now, ticket, ErrorKind::ServerDied { may_have_executed: true }, effects);
         }
-        self.links.remove(&peer);
+        let Some(Link { next_sequence, next_oneway, .. }) = self.links.remove(&peer) else { return };
+        let settled = Link { next_sequence, oldest: next_sequence, next_oneway, ..Link::default() };
+        self.ended.push_back((peer, settled));
+        if self.ended.len() > ENDED_MAX {
+            self.ended.pop_front();
+        }
     }
 
     /// The session with the peer is new, the peer is not: messages on the way were lost. Asks again.
@@ -505,6 +523,18 @@ impl ClientCore {
     }
 }
 
+/// The link to a peer, with the sequences where they stood if there was one.
+fn link<'a>(
+    links: &'a mut FxHashMap<PeerId, Link>,
+    ended: &mut VecDeque<(PeerId, Link)>,
+    peer: PeerId,
+) -> &'a mut Link {
+    links.entry(peer).or_insert_with(|| {
+        let at = ended.iter().position(|(other, _)| *other == peer);
+        at.and_then(|at| ended.remove(at)).map(|(_, link)| link).unwrap_or_default()
+    })
+}
+
 impl Slot {
     /// Gives the call a sequence at its peer.
     fn route(&mut self, ticket: Ticket, link: &mut Link, now: Time) {
@@ -577,5 +607,37 @@ impl Incoming {
 
     fn is_complete(&self) -> bool {
         self.end.as_ref().is_some_and(|(total, status, _)| *status != Status::Done || self.received >= *total)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::page::{Incarnation, NodeId};
+
+    static METHOD: Method = Method {
+        interface: "Test",
+        version: 1,
+        name: "method",
+        id: 1,
+        kind: Kind::Unary,
+        deadline_us: None,
+        idempotent: true,
+        longrunning: false,
+    };
+
+    /// The peer ends, and the call goes to another one, before the first attempt has told that it failed.
+    #[test]
+    fn an_attempt_that_fails_late_concerns_no_later_one() {
+        let peer = |node| PeerId { node: NodeId(node), incarnation: Incarnation(1) };
+        let (mut core, mut effects) = (ClientCore::default(), Effects::default());
+        let start = Start { method: &METHOD, peer: peer(1), others: vec![peer(2)], deadline: None };
+        let (ticket, sequence) = core.start(Time(0), start, &mut [0; CALL_HEADER_LEN]).expect("room");
+        core.handle_peer_died(Time(0), peer(1), &mut effects);
+        assert_eq!(effects.requests[..], [(peer(2), ticket)]);
+        core.handle_unsent(Time(0), (ticket, (peer(1), sequence)), SendError::Unreachable, &mut effects);
+        assert!(!core.is_done(ticket), "it is on its way to the other");
+        assert!(core.links[&peer(2)].unused.is_empty());
+        assert!(core.request(peer(1), ticket).is_none() && core.request(peer(2), ticket).is_some());
     }
 }

@@ -165,11 +165,16 @@ impl Endpoint {
         self.perform(effects);
     }
 
-    /// The client has no session, and may come back: what it may ask again is kept while there is room.
-    /// Its streams end, as a new session does not bring their items back.
-    pub fn handle_peer_away(&self, peer: PeerId) {
+    /// A client's session may have ended, or be another one. While it has none (`is_here`, which may ask the
+    /// transport) it may come back: what it may ask again is kept while there is room. Its streams end, as a
+    /// new session does not bring their items back.
+    pub fn handle_presence(&self, peer: PeerId, is_here: impl FnOnce() -> bool) {
         let mut effects = Effects::default();
         let mut server = self.server();
+        // Under the lock: the last one to ask has the newest answer.
+        if is_here() {
+            return server.handle_peer_back(peer);
+        }
         server.handle_peer_away(self.now(), peer, &mut effects);
         let due = server.poll_timeout();
         drop(server);
@@ -239,6 +244,8 @@ impl Endpoint {
         while let Some(job) = self.next_job(down_to) {
             if job.is_slow() {
                 self.flush(&mut replies);
+                // Nobody is woken for what stood behind a short one.
+                self.rouse(usize::from(self.queue_len() > 0));
             }
             self.run(job, &mut replies);
             ran += 1;
@@ -313,6 +320,7 @@ impl Endpoint {
         let method = job.method();
         let span = tracing::debug_span!("rpc", interface = method.interface, method = method.name, peer = %job.from.node);
         let _entered = span.enter();
+        let job_peer = job.from;
         let started = self.now();
         let at = match replies.iter().position(|(peer, _)| *peer == job.from) {
             Some(at) => at,
@@ -338,10 +346,9 @@ impl Endpoint {
         if out.len() > CALL_LEN_MAX {
             // Each of them may be sent, but not together.
             let own = out.split_off(start);
-            let (peer, earlier) = (replies[at].0, std::mem::replace(&mut replies[at].1, own));
-            let _ = self.send_when_room(peer, &earlier);
-        }
-        if replies[at].1.len() > GATHER_LEN_MAX {
+            replies.push((job_peer, own));
+            self.flush(replies);
+        } else if out.len() > GATHER_LEN_MAX {
             self.flush(replies);
         }
     }
@@ -372,11 +379,14 @@ impl Endpoint {
     }
 
     fn flush(&self, replies: &mut Vec<(PeerId, Vec<u8>)>) {
+        let is_full = |(peer, message): &(PeerId, Vec<u8>)| {
+            // Who cannot be reached has no call open any more.
+            !message.is_empty() && self.send(*peer, message) == Err(SendError::Full)
+        };
+        // First whom nothing keeps from being answered.
+        replies.retain(is_full);
         for (peer, message) in replies.drain(..) {
-            if !message.is_empty() {
-                // Who cannot be reached has no call open any more.
-                let _ = self.send_when_room(peer, &message);
-            }
+            let _ = self.send_when_room(peer, &message);
         }
     }
 
@@ -419,7 +429,7 @@ impl Endpoint {
         }
         let mut client = self.client();
         let earliest = client.poll_timeout();
-        let ticket = client.start(now, start, request)?;
+        let (ticket, sequence) = client.start(now, start, request)?;
         let due = client.poll_timeout();
         drop(client);
         if let Some(due) = due
@@ -429,7 +439,7 @@ impl Endpoint {
         }
         if let Err(error) = self.send_or_gather(peer, request) {
             let mut effects = Effects::default();
-            self.client().handle_unsent(now, ticket, error, &mut effects);
+            self.client().handle_unsent(now, (ticket, (peer, sequence)), error, &mut effects);
             self.perform(effects);
         }
         Ok(ticket)
@@ -504,7 +514,8 @@ impl Endpoint {
                 drop(client);
                 self.server().counters.dropped += 1;
             } else if let Some(ticket) = client.ticket(peer, frame.sequence) {
-                client.handle_unsent(self.now(), ticket, error, &mut effects);
+                let attempt = (ticket, (peer, frame.sequence));
+                client.handle_unsent(self.now(), attempt, error, &mut effects);
             }
         }
         self.perform(effects);
@@ -538,10 +549,10 @@ impl Endpoint {
     fn send_requests(&self, effects: &mut Effects) {
         let mut client = self.client();
         while let Some((peer, ticket)) = effects.requests.pop() {
-            let Some(request) = client.request(ticket) else { continue };
+            let Some((request, sequence)) = client.request(peer, ticket) else { continue };
             // Under the lock, as the trait allows: this is rare.
             if let Err(error) = self.transport.send(peer, request) {
-                client.handle_unsent(self.now(), ticket, error, effects);
+                client.handle_unsent(self.now(), (ticket, (peer, sequence)), error, effects);
             }
         }
         let due = client.poll_timeout();

@@ -64,6 +64,13 @@ pub(super) enum Status {
     ReplyLost = 8,
 }
 
+impl Frame<'_> {
+    /// Whether it is a client's first call, at its first attempt.
+    pub(super) fn is_first(&self) -> bool {
+        self.kind == FrameKind::Call && self.flags & (ONEWAY | RETRIED) == 0 && self.sequence == 0
+    }
+}
+
 /// Whether the bytes are frames, one after the other: for who must keep a message before it is handled.
 pub fn is_message(bytes: &[u8]) -> bool {
     all_frames(bytes, |_| true)

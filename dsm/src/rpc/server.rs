@@ -10,6 +10,7 @@ use crate::codec::DecodeError;
 use crate::config::rpc::{
     ALIVE_EVERY, CLIENTS_MAX, DELAYED_BYTES_MAX, DELAYED_MAX, ENDED_MAX, ONEWAY_WINDOW, QUEUE_BYTES_MAX,
     QUEUE_LEN_MAX, REPLIES_MAX, REPLY_BYTES_MAX, REPLY_BYTES_NODE_MAX, ROOM_AGAIN, SILENCE_MAX,
+    SYSTEM_BYTES_MAX,
 };
 use crate::page::{Span, Time};
 
@@ -71,6 +72,8 @@ struct Client {
     reply_bytes: usize,
     /// Without a session since then.
     away: Option<Time>,
+    /// It came when others had been forgotten, and may be one of them.
+    may_be_forgotten: bool,
 }
 
 /// What happened that nobody asked for, and how often.
@@ -106,8 +109,9 @@ pub(super) struct ServerCore {
     /// Calls that wait, those of the system apart.
     queue: VecDeque<Job>,
     system: VecDeque<Job>,
-    /// Of the arguments of all that wait.
+    /// Of the arguments of those that wait.
     queue_bytes: usize,
+    system_bytes: usize,
     /// Of the replies that are kept for all clients.
     reply_bytes: usize,
     /// Clients without a session: when that was noticed.
@@ -176,6 +180,8 @@ impl ServerCore {
             return Ok(());
         }
         let client = self.clients.entry(from).or_default();
+        client.may_be_forgotten |= !known && self.has_forgotten && !frame.is_first();
+        let may_be_forgotten = client.may_be_forgotten;
         if let Some(since) = client.away.take() {
             self.away.remove(&(since, from));
         }
@@ -185,7 +191,7 @@ impl ServerCore {
                 let admitted = client.admit(frame);
                 self.reply_bytes -= before - client.reply_bytes;
                 let new = admitted?;
-                if !known && self.has_forgotten && frame.flags & RETRIED != 0 {
+                if new && may_be_forgotten && frame.flags & RETRIED != 0 {
                     // Its first copy may have run before the client was forgotten.
                     self.on_duplicate(now, from, frame, effects);
                 } else if new {
@@ -243,8 +249,8 @@ impl ServerCore {
         let method = &interface.methods[index];
         let occupied = self.occupied.entry(interface.name).or_default();
         let is_full = match served.rank {
-            // Its own limit is its bound.
-            Rank::System => false,
+            // Their number has the interface's own limit.
+            Rank::System => self.system_bytes + frame.body.len() > SYSTEM_BYTES_MAX,
             Rank::Program => {
                 self.queue.len() >= QUEUE_LEN_MAX || self.queue_bytes + frame.body.len() > QUEUE_BYTES_MAX
             }
@@ -269,11 +275,11 @@ impl ServerCore {
         body.extend_from_slice(frame.body);
         // The method decides what a call is, not the client's flags; they only choose the sequences.
         let idempotent = if method.idempotent { IDEMPOTENT } else { 0 };
-        self.queue_bytes += body.len();
-        let queue = match served.rank {
-            Rank::System => &mut self.system,
-            Rank::Program => &mut self.queue,
+        let (queue, bytes) = match served.rank {
+            Rank::System => (&mut self.system, &mut self.system_bytes),
+            Rank::Program => (&mut self.queue, &mut self.queue_bytes),
         };
+        *bytes += body.len();
         queue.push_back(Job {
             from,
             sequence: frame.sequence,
@@ -340,7 +346,10 @@ impl ServerCore {
             Rank::Program => core.system.pop_front().or_else(|| core.queue.pop_front()),
         };
         while let Some(job) = next(self) {
-            self.queue_bytes -= job.body.len();
+            match job.served.rank {
+                Rank::System => self.system_bytes -= job.body.len(),
+                Rank::Program => self.queue_bytes -= job.body.len(),
+            }
             let call = (job.from, job.sequence);
             let oneway = job.flags & ONEWAY != 0;
             let cancelled = !oneway && self.running.get(&call).is_none_or(|running| running.cancelled);
@@ -397,7 +406,9 @@ impl ServerCore {
         self.reuse(job.body);
     }
 
+    /// Keeps a reply for its client. If all clients' take too much, those of whom has been away longest go first.
     fn keep(&mut self, from: PeerId, sequence: u64, reply: &[u8]) {
+        while self.reply_bytes + reply.len() > REPLY_BYTES_NODE_MAX && self.drop_oldest_replies(from) {}
         let Some(client) = self.clients.get_mut(&from) else { return };
         if client.seen.is_settled(sequence) {
             return;
@@ -416,6 +427,16 @@ impl ServerCore {
             client.reply_bytes -= old.len();
             self.reply_bytes -= old.len();
         }
+    }
+
+    /// False if no client but this one is away and has any.
+    fn drop_oldest_replies(&mut self, but: PeerId) -> bool {
+        let others = self.clients.iter_mut().filter(|(peer, client)| **peer != but && client.reply_bytes > 0);
+        let away = others.filter_map(|(_, client)| Some((client.away?, client)));
+        let Some((_, client)) = away.min_by_key(|(since, _)| *since) else { return false };
+        client.replies.clear();
+        self.reply_bytes -= std::mem::take(&mut client.reply_bytes);
+        true
     }
 
     fn reuse(&mut self, buffer: Vec<u8>) {
@@ -479,6 +500,13 @@ impl ServerCore {
             if self.ended.len() > ENDED_MAX {
                 self.ended.pop_front();
             }
+        }
+    }
+
+    /// The client has a session.
+    pub(super) fn handle_peer_back(&mut self, peer: PeerId) {
+        if let Some(since) = self.clients.get_mut(&peer).and_then(|client| client.away.take()) {
+            self.away.remove(&(since, peer));
         }
     }
 

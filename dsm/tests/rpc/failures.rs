@@ -249,7 +249,7 @@ fn a_stream_ends_with_its_clients_session_and_gives_its_worker_free() {
     while pair.counting.items.load(Ordering::SeqCst) < 32 {
         std::thread::yield_now();
     }
-    pair.server_end.handle_peer_away(pair.client);
+    pair.server_end.handle_presence(pair.client, || false);
     // Joins the worker.
     drop(worker);
     drop(stream);
@@ -261,12 +261,12 @@ fn calls_of_a_client_that_does_not_come_back_are_cancelled() {
     let calls = [pair.calls().func1(1), pair.calls().func1(1)];
     let requests = pair.network.take_queue(|_| true);
     pair.network.deliver(&requests[0]).unwrap();
-    pair.server_end.handle_peer_away(pair.client);
+    pair.server_end.handle_presence(pair.client, || false);
     pair.network.advance(Span(SILENCE_MAX.0 - 1));
     // It comes back, and goes again.
     pair.network.deliver(&requests[1]).unwrap();
     pair.network.advance(Span(1));
-    pair.server_end.handle_peer_away(pair.client);
+    pair.server_end.handle_presence(pair.client, || false);
     pair.network.advance(Span(SILENCE_MAX.0 - 1));
     assert_eq!(pair.server_end.queue_len(), 2);
     assert_eq!(pair.server_end.counters().not_run, 0);
@@ -547,12 +547,13 @@ fn a_thousand_callers_at_eight_workers_are_all_answered() {
 fn a_client_that_is_away_makes_room_and_its_calls_run_no_second_time() {
     let pair = Pair::by_hand();
     let (first, first_end) = peer(&pair.network, 2, 1000);
-    let lost = CalculatorCalls::new(Channel::to(&first_end, pair.server)).func1(1);
+    let calls = CalculatorCalls::new(Channel::to(&first_end, pair.server));
+    let lost = [calls.func1(1), calls.func1(1)];
     pair.deliver();
-    assert_eq!(pair.server_end.run_ready(), 1);
-    // Its answer is lost with its session.
-    assert_eq!(pair.network.take_queue(|envelope| envelope.to == first).len(), 1);
-    pair.server_end.handle_peer_away(first);
+    assert_eq!(pair.server_end.run_ready(), 2);
+    // Their answers are lost with its session.
+    assert!(!pair.network.take_queue(|envelope| envelope.to == first).is_empty());
+    pair.server_end.handle_presence(first, || false);
     // Others come until there is no room.
     for number in 1..=dsm::config::rpc::CLIENTS_MAX as u64 {
         let (_, end) = peer(&pair.network, 3, 1000 + number);
@@ -570,8 +571,93 @@ fn a_client_that_is_away_makes_room_and_its_calls_run_no_second_time() {
     pair.server_end.handle_peer_died(dsm::rpc::PeerId { node: NodeId(3), incarnation: Incarnation(1001) });
     first_end.handle_peer_reset(pair.server);
     pair.network.settle();
-    assert_eq!(lost.wait().unwrap_err().kind, ErrorKind::Unreachable { may_have_executed: true });
+    for call in lost {
+        assert_eq!(call.wait().unwrap_err().kind, ErrorKind::Unreachable { may_have_executed: true });
+    }
     assert_eq!(pair.runs(), runs);
+
+    // Who comes when others have been forgotten is new all the same.
+    pair.server_end.handle_peer_died(dsm::rpc::PeerId { node: NodeId(3), incarnation: Incarnation(1002) });
+    let (_, end) = peer(&pair.network, 3, 998);
+    let calls = CalculatorCalls::new(Channel::to(&end, pair.server));
+    let first = calls.func1(1);
+    pair.network.settle();
+    assert!(first.wait().is_ok());
+    let asked_again = calls.func1(1);
+    pair.network.take_queue(|_| true);
+    end.handle_peer_reset(pair.server);
+    pair.network.settle();
+    assert!(asked_again.wait().is_ok());
+}
+
+/// A guest cannot tell a server that is dead from one that it did not reach for a while.
+#[test]
+fn a_server_that_was_out_of_reach_takes_no_call_for_an_earlier_one() {
+    let pair = Pair::by_hand();
+    for round in 1..=3 {
+        let mut call = pair.calls().func1(1);
+        pair.network.settle();
+        assert_eq!(call.try_take(), Some(Ok(2 * round - 1)));
+        pair.calls().note("1").unwrap();
+        pair.network.settle();
+        assert_eq!(pair.runs(), 2 * i64::from(round));
+        pair.client_end.handle_peer_died(pair.server);
+    }
+}
+
+#[test]
+fn a_client_that_takes_no_answer_keeps_nobody_elses() {
+    let pair = Pair::driven();
+    let (other, other_end) = peer(&pair.network, 2, 100);
+    let stuck = pair.calls().func1(1);
+    let served = CalculatorCalls::new(Channel::to(&other_end, pair.server)).func1(1);
+    pair.deliver();
+    pair.network.fill(pair.client);
+    std::thread::scope(|scope| {
+        let worker = scope.spawn(|| pair.server_end.run_ready());
+        while !worker.is_finished() && pair.server_end.now() < dsm::page::Time(ROOM_WAIT_MAX.0) {
+            std::thread::yield_now();
+        }
+        assert!(!worker.is_finished(), "it waits for room");
+        assert!(served.is_done() || pair.network.in_flight().iter().any(|envelope| envelope.to == other));
+        pair.network.make_room(pair.client);
+    });
+    drop(stuck);
+}
+
+#[test]
+fn who_came_back_before_its_absence_was_told_is_here() {
+    let pair = Pair::by_hand();
+    let call = pair.calls().func1(1);
+    pair.deliver();
+    pair.server_end.handle_presence(pair.client, || true);
+    pair.network.advance(SILENCE_MAX);
+    assert_eq!(pair.server_end.run_ready(), 1);
+    pair.network.settle();
+    assert_eq!(call.wait(), Ok(1));
+}
+
+#[test]
+fn replies_of_who_is_away_make_room_for_those_of_others() {
+    let pair = Pair::by_hand();
+    let name = "x".repeat(1 << 20 >> 1);
+    let ends = [Point { x: 0.0, y: 0.0 }, Point { x: 0.0, y: 0.0 }];
+    let gone = REPLY_BYTES_NODE_MAX / name.len() + 4;
+    for number in 0..gone as u64 {
+        let (client, end) = peer(&pair.network, 2, 100 + number);
+        let call = CalculatorCalls::new(Channel::to(&end, pair.server)).hello(&name, &ends);
+        pair.network.settle();
+        call.wait().unwrap();
+        pair.server_end.handle_presence(client, || false);
+    }
+    let mut call = pair.calls().hello(&name, &ends);
+    pair.deliver();
+    pair.server_end.run_ready();
+    pair.network.take_queue(|_| true);
+    pair.client_end.handle_peer_reset(pair.server);
+    pair.network.settle();
+    assert!(call.try_take().expect("it comes from memory").is_ok());
+    assert!(pair.server_end.kept_bytes() <= REPLY_BYTES_NODE_MAX);
 }
 
 /// What happens to the first message on its way, or to the session.
