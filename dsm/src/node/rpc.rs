@@ -264,13 +264,6 @@ impl Inner {
         }
     }
 
-    /// Leaves what has come for the calls to the progress thread.
-    pub(super) fn leave_calls(&self, locked: &Locked) {
-        if !locked.core.brain.call_events.is_empty() {
-            self.poller.wake();
-        }
-    }
-
     /// The same, for a thread that runs no calls: workers are woken.
     pub(super) fn hand_out_calls(&self, locked: &mut MutexGuard<'_, Locked>) -> usize {
         let queued = self.handle_calls(locked);
@@ -282,6 +275,13 @@ impl Inner {
             self.wake_receiver(locked);
         }
         queued
+    }
+
+    /// Leaves what has come for the calls to the progress thread.
+    pub(super) fn leave_calls(&self, locked: &Locked) {
+        if !locked.core.brain.call_events.is_empty() {
+            self.poller.wake();
+        }
     }
 
     /// The leading worker goes back to the lock: it must not take datagrams that a thread waits for, and

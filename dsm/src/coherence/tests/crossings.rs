@@ -386,12 +386,17 @@ fn upgraded() -> Rig {
     rig.fault(A, P, Read);
     rig.fault(B, P, Read);
     rig.settle();
+    upgrade(&mut rig);
+    rig
+}
+
+/// A upgrades its copy; B, which has the other one, gives it up.
+fn upgrade(rig: &mut Rig) {
     rig.fault(A, P, Write);
     rig.deliver(A, H);
     rig.deliver(H, B);
     rig.deliver(B, H);
     rig.deliver(H, A);
-    rig
 }
 
 #[test]
@@ -415,10 +420,6 @@ fn who_waits_for_an_upgrade_hurries_it_and_the_next_ones_are_acknowledged_at_onc
     let mut rig = upgraded();
     rig.fault(B, P, Read);
     rig.settle();
-    rig.fault(A, P, Write);
-    rig.deliver(A, H);
-    rig.deliver(H, B);
-    rig.deliver(B, H);
-    rig.deliver(H, A);
+    upgrade(&mut rig);
     assert!(matches!(rig.take(A, H).to_home(), ToHome::Installed { .. }), "at once");
 }
