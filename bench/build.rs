@@ -1,7 +1,7 @@
 //! Stubs of the interface that the benchmark of calls uses.
 
 fn main() {
-    if let Err(error) = rpcgen::compile(&["echo.idl"]) {
+    if let Err(error) = pagemesh_rpcgen::compile(&["echo.idl"]) {
         eprintln!("{error}");
         std::process::exit(1);
     }

@@ -1,5 +1,5 @@
 #!/bin/sh
-# Builds what is missing, then hands over to the `dsm` command, which does everything.
+# Builds what is missing, then hands over to the `pagemesh` command, which does everything.
 set -eu
 
 usage() {
@@ -14,7 +14,7 @@ usage: scripts/cluster.sh up|status|run|logs|down|doctor [FLAGS]
   down                                     stop them
   doctor                                   what works on this host
 
-Each has --help. CARGO_TARGET_DIR is honoured; DSM_BUILD=0 uses what is built.
+Each has --help. CARGO_TARGET_DIR is honoured; PAGEMESH_BUILD=0 uses what is built.
 TEXT
 }
 
@@ -26,9 +26,9 @@ esac
 
 root=$(CDPATH='' cd -- "$(dirname -- "$0")/.." && pwd)
 target=${CARGO_TARGET_DIR:-$root/target}
-if [ "${DSM_BUILD:-1}" != 0 ]; then
+if [ "${PAGEMESH_BUILD:-1}" != 0 ]; then
     # Cargo says something only when there is something to build.
-    (cd "$root" && cargo build --release --quiet --locked -p dsm-cli -p node-daemon -p examples) || {
+    (cd "$root" && cargo build --release --quiet --locked -p pagemesh-cli -p node-daemon -p examples) || {
         echo "cluster.sh: the build failed" >&2
         exit 2
     }
@@ -39,6 +39,6 @@ case "$target" in
 esac
 
 case "$1" in
-    doctor) exec "$target/release/dsm" "$@" ;;
-    *) exec "$target/release/dsm" cluster "$@" ;;
+    doctor) exec "$target/release/pagemesh" "$@" ;;
+    *) exec "$target/release/pagemesh" cluster "$@" ;;
 esac

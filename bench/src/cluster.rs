@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
 use std::os::fd::RawFd;
 
-use dsm::Settings;
+use pagemesh::Settings;
 use serde::{Deserialize, Serialize};
 
 use crate::Result;

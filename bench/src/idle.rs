@@ -3,7 +3,7 @@
 
 use std::time::{Duration, Instant};
 
-use dsm::{Node, NodeConfig};
+use pagemesh::{Node, NodeConfig};
 
 use crate::cluster::{DaemonSettings, Plan};
 use crate::report::{Report, Series};

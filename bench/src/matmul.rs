@@ -10,7 +10,7 @@ mod mpi;
 use std::time::Instant;
 
 use bench_gemm::bench_gemm;
-use dsm::{Dsm, SharedSlice};
+use pagemesh::{Dsm, SharedSlice};
 use serde::{Deserialize, Serialize};
 
 use crate::child::{self, Child};

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::time::{Duration, Instant};
 
-use dsm::{Dsm, NodeId, Placement, SharedSlice};
+use pagemesh::{Dsm, NodeId, Placement, SharedSlice};
 use serde::{Deserialize, Serialize};
 
 use crate::cluster::RankSettings;

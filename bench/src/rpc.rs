@@ -12,8 +12,8 @@ use std::os::fd::RawFd;
 use std::time::Instant;
 
 use bench_peers::{Caller, Facility};
-use dsm::rpc::{Call, Context};
-use dsm::{Dsm, NodeId};
+use pagemesh::rpc::{Call, Context};
+use pagemesh::{Dsm, NodeId};
 use serde::{Deserialize, Serialize};
 
 use crate::awake::Awake;
@@ -25,7 +25,7 @@ use crate::report::{Report, Series, quantile};
 use crate::role::{Part, Role};
 use crate::{Options, Result};
 
-dsm::include_idl!("echo" as stubs);
+pagemesh::include_idl!("echo" as stubs);
 use stubs::{Echo, EchoCalls, EchoClient, EchoServer};
 
 /// Calls under way in the measurement of throughput.
@@ -209,7 +209,7 @@ pub(crate) fn call_peer(kind: PeerKind, addr: SocketAddr) -> Result<()> {
 struct Server;
 
 impl Echo for Server {
-    fn echo(&self, _: &Context<'_>, data: &[u8]) -> dsm::rpc::Result<Vec<u8>> {
+    fn echo(&self, _: &Context<'_>, data: &[u8]) -> pagemesh::rpc::Result<Vec<u8>> {
         Ok(data.to_vec())
     }
 }

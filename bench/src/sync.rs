@@ -11,8 +11,8 @@
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
-use dsm::{Dsm, NodeId, Placement};
 use nix::time::{ClockId, clock_gettime};
+use pagemesh::{Dsm, NodeId, Placement};
 use serde::{Deserialize, Serialize};
 
 use crate::cluster::Plan;

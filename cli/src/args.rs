@@ -6,20 +6,20 @@ use std::time::Duration;
 
 use clap::error::ErrorKind;
 use clap::{Args, Parser, Subcommand};
-use dsm::settings::one_line;
+use pagemesh::settings::one_line;
 
 use crate::trouble::Trouble;
 
 #[derive(Parser)]
 #[command(
-    name = "dsm",
+    name = "pagemesh",
     version,
     about = "Distributed shared memory: clusters, programs, regions",
-    after_help = "Try: dsm cluster run --nodes 4 matmul --n 1024 --verify"
+    after_help = "Try: pagemesh cluster run --nodes 4 matmul --n 1024 --verify"
 )]
 pub(crate) struct Arguments {
-    /// Directory of the cluster's key, addresses and logs [default: $XDG_RUNTIME_DIR/dsm or /tmp/dsm-UID]
-    #[arg(long, global = true, env = "DSM_STATE_DIR", value_name = "DIR")]
+    /// Directory of the cluster's key, addresses and logs [default: $XDG_RUNTIME_DIR/pagemesh or /tmp/pagemesh-UID]
+    #[arg(long, global = true, env = "PAGEMESH_STATE_DIR", value_name = "DIR")]
     pub(crate) state_dir: Option<PathBuf>,
     #[command(subcommand)]
     pub(crate) command: Command,
@@ -100,7 +100,7 @@ pub(crate) enum RpcCommand {
         node: Option<u16>,
     },
     /// Call a method
-    #[command(after_help = r#"Try: dsm rpc call 0 Node.region '{"name": "data"}'"#)]
+    #[command(after_help = r#"Try: pagemesh rpc call 0 Node.region '{"name": "data"}'"#)]
     Call(RpcCall),
 }
 
@@ -243,7 +243,7 @@ pub(crate) fn parse() -> Result<Arguments, Trouble> {
 
 /// Checks a size where it is typed; the daemon reads the same text again.
 fn size(text: &str) -> Result<String, String> {
-    dsm::settings::size(text).map(|_| text.to_owned())
+    pagemesh::settings::size(text).map(|_| text.to_owned())
 }
 
 #[cfg(test)]
@@ -258,7 +258,7 @@ mod tests {
 
     #[test]
     fn a_wrong_flag_is_one_line_with_a_suggestion() {
-        let parsed = Arguments::try_parse_from(["dsm", "cluster", "up", "--node", "3"]);
+        let parsed = Arguments::try_parse_from(["pagemesh", "cluster", "up", "--node", "3"]);
         let line = one_line(&parsed.err().map(|error| error.to_string()).unwrap_or_default());
         assert!(line.starts_with("unexpected argument '--node'"), "{line}");
         assert!(line.contains("'--nodes'") && !line.contains('\n'), "{line}");
@@ -266,7 +266,7 @@ mod tests {
 
     #[test]
     fn flags_after_the_program_belong_to_the_program() {
-        let line = ["dsm", "cluster", "run", "--nodes", "2", "matmul", "--nodes", "7", "--help"];
+        let line = ["pagemesh", "cluster", "run", "--nodes", "2", "matmul", "--nodes", "7", "--help"];
         let parsed = Arguments::try_parse_from(line).unwrap_or_else(|error| panic!("{error}"));
         let Command::Cluster { command: ClusterCommand::Run(run) } = parsed.command else {
             panic!("not a run");

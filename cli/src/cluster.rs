@@ -4,7 +4,7 @@ use std::os::fd::AsFd;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use dsm::admin::Admin;
+use pagemesh::admin::Admin;
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 
 use crate::args::Up;
@@ -32,10 +32,10 @@ pub(crate) fn up(state_dir: Option<PathBuf>, up: &Up) -> Result<i32, Trouble> {
     let _lock = state.lock()?;
     match state.known()? {
         Known::Nothing => {}
-        Known::Stale => eprintln!("dsm: the cluster that was here has ended; starting a new one"),
+        Known::Stale => eprintln!("pagemesh: the cluster that was here has ended; starting a new one"),
         Known::Running(cluster) => {
             return Err(Trouble::start(format!(
-                "a cluster of {} nodes is up already ({}); use it with `dsm cluster run`, stop it with `dsm cluster down`",
+                "a cluster of {} nodes is up already ({}); use it with `pagemesh cluster run`, stop it with `pagemesh cluster down`",
                 cluster.nodes.len(),
                 state.dir().display()
             )));
@@ -85,14 +85,14 @@ pub(crate) fn down(state_dir: Option<PathBuf>) -> Result<i32, Trouble> {
     let local = watch_local(&cluster);
     let asked = ask_to_stop(&state, &cluster);
     if let Err(error) = &asked {
-        eprintln!("dsm: the cluster does not answer ({error}); stopping its processes");
+        eprintln!("pagemesh: the cluster does not answer ({error}); stopping its processes");
         local.iter().for_each(|(_, pidfd)| signal(pidfd, Signal::TERM));
     }
     let killed = wait_for_end(&local)?;
     let unseen: Vec<&NodeEntry> = cluster.nodes.iter().filter(|node| node.host.is_some()).collect();
     if asked.is_err() && !unseen.is_empty() {
         let places: Vec<String> = unseen.iter().map(|n| format!("{} (pid {})", n.place(), n.pid)).collect();
-        eprintln!("dsm: could not see whether these ended: {}", places.join(", "));
+        eprintln!("pagemesh: could not see whether these ended: {}", places.join(", "));
     }
     state.forget_cluster();
     remove_from(cluster.nodes.iter().filter_map(|node| node.host.as_ref()).collect(), &state.key_file());
@@ -100,7 +100,7 @@ pub(crate) fn down(state_dir: Option<PathBuf>) -> Result<i32, Trouble> {
     Ok(0)
 }
 
-fn ask_to_stop(state: &State, cluster: &ClusterFile) -> dsm::Result<()> {
+fn ask_to_stop(state: &State, cluster: &ClusterFile) -> pagemesh::Result<()> {
     Admin::connect(cluster.nodes[0].addr, &state.key_file(), ADMIN_TIMEOUT)?.shutdown()
 }
 

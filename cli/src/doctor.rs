@@ -1,14 +1,14 @@
 //! `doctor`: the library's findings about this host, each with its mend.
 
-use dsm::settings::Settings;
-use dsm::{Check, Health};
+use pagemesh::settings::Settings;
+use pagemesh::{Check, Health};
 
 use crate::trouble::{FAILED, Trouble};
 
 /// Prints the findings; the exit code tells whether programs can run here.
 pub(crate) fn show(json: bool) -> Result<i32, Trouble> {
     let settings = Settings::from_env()?;
-    let checks = dsm::doctor(settings.arena_base, settings.arena_size);
+    let checks = pagemesh::doctor(settings.arena_base, settings.arena_size);
     if json {
         let text = serde_json::to_string_pretty(&checks).map_err(|e| Trouble::failed(e.to_string()))?;
         println!("{text}");

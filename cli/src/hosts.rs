@@ -7,7 +7,7 @@ use std::path::Path;
 use crate::trouble::Trouble;
 
 /// Slots that one host may have; more is a typing error.
-const SLOTS_MAX: u32 = dsm::config::NODES_MAX as u32;
+const SLOTS_MAX: u32 = pagemesh::config::NODES_MAX as u32;
 
 /// One host of the file.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -9,8 +9,8 @@ use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
-use dsm::admin::Admin;
 use indicatif::{ProgressBar, ProgressStyle};
+use pagemesh::admin::Admin;
 use serde::Deserialize;
 
 use crate::args::Shape;
@@ -70,7 +70,7 @@ impl Plan {
     /// Decides what goes where. Nothing is started, nothing outside is touched.
     pub(crate) fn new(state: &State, shape: &Shape, life: Life) -> Result<Plan, Trouble> {
         // Ranks take slots of the membership too, one each at least.
-        let most = dsm::config::NODES_MAX / 2;
+        let most = pagemesh::config::NODES_MAX / 2;
         let refusal = |nodes| Trouble::start(format!("--nodes {nodes}: a number from 1 to {most}"));
         if let Some(nodes) = shape.nodes.map(|nodes| nodes as usize).filter(|nodes| *nodes > most) {
             return Err(refusal(nodes));
@@ -191,7 +191,7 @@ impl Plan {
         if let (true, Some((_, node))) = (remote, ready.first()) {
             let stopped = Admin::connect(node.addr, &self.key_file, ADMIN_TIMEOUT).and_then(|a| a.shutdown());
             if let Err(error) = stopped {
-                eprintln!("dsm: could not stop node 0 at {}: {error}", node.addr);
+                eprintln!("pagemesh: could not stop node 0 at {}: {error}", node.addr);
             }
         }
     }
@@ -352,7 +352,7 @@ pub(crate) fn remove_from(hosts: BTreeSet<&String>, path: &Path) {
     let deadline = Instant::now() + REMOVAL_TIMEOUT;
     for removal in removals {
         if let Err(trouble) = wait_for_end(removal, None, deadline) {
-            eprintln!("dsm: {} is left there: {trouble}", path.display());
+            eprintln!("pagemesh: {} is left there: {trouble}", path.display());
         }
     }
 }
@@ -410,10 +410,10 @@ impl Awaited {
 /// The flags that all nodes, daemons and ranks, must agree on.
 pub(crate) fn settings(shape: &Shape) -> BTreeMap<String, String> {
     let flags = [
-        ("DSM_MEMORY_MAX", &shape.memory_max),
-        ("DSM_ARENA_BASE", &shape.arena_base),
-        ("DSM_ARENA_SIZE", &shape.arena_size),
-        ("DSM_SOCKET_BUFFER", &shape.socket_buffer),
+        ("PAGEMESH_MEMORY_MAX", &shape.memory_max),
+        ("PAGEMESH_ARENA_BASE", &shape.arena_base),
+        ("PAGEMESH_ARENA_SIZE", &shape.arena_size),
+        ("PAGEMESH_SOCKET_BUFFER", &shape.socket_buffer),
     ];
     flags.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value.clone()?))).collect()
 }
@@ -425,7 +425,7 @@ struct Progress {
 
 impl Progress {
     fn new(nodes: u64) -> Progress {
-        let style = ProgressStyle::with_template("dsm: {bar:24} {pos}/{len} nodes ready {msg}");
+        let style = ProgressStyle::with_template("pagemesh: {bar:24} {pos}/{len} nodes ready {msg}");
         let bar = std::io::stderr().is_terminal().then(|| ProgressBar::new(nodes));
         if let (Some(bar), Ok(style)) = (&bar, style) {
             bar.set_style(style);

@@ -58,7 +58,7 @@ fn find(state: &State, only: Option<u32>) -> Result<Places, Trouble> {
     if let Known::Running(cluster) | Known::Damaged(cluster, _) = state.known()? {
         remote = cluster.nodes.into_iter().filter(|n| n.host.is_some() && wanted(n.id)).collect();
     }
-    let ids = 0..dsm::config::NODES_MAX as u32;
+    let ids = 0..pagemesh::config::NODES_MAX as u32;
     let paths = ids.filter(|id| wanted(*id)).map(|id| (id, state.log_file(id)));
     let local: Vec<_> = paths.filter(|(_, path)| path.exists()).collect();
     if local.is_empty() && remote.is_empty() {

@@ -1,4 +1,4 @@
-//! The `dsm` command: starts and stops clusters, runs programs on them, shows what they do.
+//! The `pagemesh` command: starts and stops clusters, runs programs on them, shows what they do.
 //!
 //! It decides nothing about pages; it starts processes, waits for them by events, and asks the cluster
 //! over the library's `admin` module. Each file is one idea; this one maps a command line to it.
@@ -32,7 +32,7 @@ fn main() {
     match args::parse().and_then(dispatch) {
         Ok(code) => std::process::exit(code),
         Err(trouble) => {
-            eprintln!("dsm: {trouble}");
+            eprintln!("pagemesh: {trouble}");
             std::process::exit(trouble.code());
         }
     }
@@ -56,7 +56,7 @@ fn dispatch(arguments: Arguments) -> Result<i32, Trouble> {
         Command::Rpc { command } => rpc::run(state_dir, &command),
         Command::Doctor { json } => doctor::show(json),
         Command::Version => {
-            println!("dsm {}", env!("CARGO_PKG_VERSION"));
+            println!("pagemesh {}", env!("CARGO_PKG_VERSION"));
             Ok(0)
         }
         Command::ExecChild(child) => exec::exec_child(child),

@@ -18,8 +18,14 @@ use rustix::process::{PidfdFlags, pidfd_open};
 use crate::trouble::{SIGNALLED, Trouble};
 
 /// Variables that give a process its place in a cluster. One of an outer program must not reach ours.
-pub(crate) const PLACE_VARIABLES: [&str; 6] =
-    ["DSM_JOIN", "DSM_PROGRAM", "DSM_RANK", "DSM_RANKS", "DSM_NEAREST", "DSM_SOCKET_FD"];
+pub(crate) const PLACE_VARIABLES: [&str; 6] = [
+    "PAGEMESH_JOIN",
+    "PAGEMESH_PROGRAM",
+    "PAGEMESH_RANK",
+    "PAGEMESH_RANKS",
+    "PAGEMESH_NEAREST",
+    "PAGEMESH_SOCKET_FD",
+];
 
 /// How long a process lives.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -133,7 +139,7 @@ impl Process {
     fn remote_line(&self) -> String {
         let mut words: Vec<OsString> = vec!["exec".into(), "env".into()];
         words.extend(self.environment.iter().map(|(k, v)| OsString::from(format!("{k}={v}"))));
-        words.push(this_executable().unwrap_or_else(|_| "dsm".into()).into());
+        words.push(this_executable().unwrap_or_else(|_| "pagemesh".into()).into());
         words.push("exec-child".into());
         words.push(match self.life {
             // When this command is gone the connection closes, and with it the child's standard input.
@@ -277,7 +283,7 @@ pub(crate) fn adopt_orphans() -> Result<(), Trouble> {
 
 /// This program's file.
 pub(crate) fn this_executable() -> Result<PathBuf, Trouble> {
-    std::env::current_exe().map_err(|e| Trouble::os("find the dsm executable", e))
+    std::env::current_exe().map_err(|e| Trouble::os("find the pagemesh executable", e))
 }
 
 /// An ssh command that never asks for a password.
@@ -322,13 +328,13 @@ mod tests {
             host: Some("red".into()),
             program: "/bin/echo".into(),
             arguments: vec!["a b".into()],
-            environment: BTreeMap::from([("DSM_RANK".to_owned(), "1".to_owned())]),
+            environment: BTreeMap::from([("PAGEMESH_RANK".to_owned(), "1".to_owned())]),
             stderr: None,
             life: Life::Ours,
         };
         let line = process.line();
         assert!(line.starts_with("ssh -T -o BatchMode=yes red 'cd "), "{line}");
-        assert!(line.contains("exec env DSM_RANK=1"), "{line}");
+        assert!(line.contains("exec env PAGEMESH_RANK=1"), "{line}");
         assert!(line.contains("--lifeline -- /bin/echo"), "{line}");
     }
 

@@ -4,7 +4,7 @@ use std::ffi::OsStr;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
-use dsm::settings::{TYPING_ERRORS_MAX, nearest};
+use pagemesh::settings::{TYPING_ERRORS_MAX, nearest};
 
 use crate::process::beside;
 use crate::trouble::Trouble;

@@ -2,8 +2,8 @@
 
 use std::path::PathBuf;
 
-use dsm::Placement;
-use dsm::admin::{Admin, RegionStatus};
+use pagemesh::Placement;
+use pagemesh::admin::{Admin, RegionStatus};
 
 use crate::cluster::ADMIN_TIMEOUT;
 use crate::state::State;

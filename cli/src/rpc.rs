@@ -3,10 +3,10 @@
 use std::collections::BTreeSet;
 use std::path::PathBuf;
 
-use dsm::NodeId;
-use dsm::admin::{Admin, MemberStatus};
-use dsm::rpc::dynamic::{Dynamic, DynamicError};
-use dsm::rpc::{Channel, MetaClient, MetaDescribeError, Served};
+use pagemesh::NodeId;
+use pagemesh::admin::{Admin, MemberStatus};
+use pagemesh::rpc::dynamic::{Dynamic, DynamicError};
+use pagemesh::rpc::{Channel, MetaClient, MetaDescribeError, Served};
 use serde_json::{Value, json};
 
 use crate::args::{RpcCall, RpcCommand};
@@ -126,7 +126,7 @@ fn hint(admin: &Admin, interface: &str) -> String {
     if !serving.is_empty() {
         return format!("; these nodes do: {}", serving.join(", "));
     }
-    let near = dsm::settings::nearest(interface, names.iter().map(String::as_str), interface.len() / 2);
+    let near = pagemesh::settings::nearest(interface, names.iter().map(String::as_str), interface.len() / 2);
     near.map_or_else(String::new, |near| format!("; did you mean `{near}`?"))
 }
 
@@ -141,7 +141,7 @@ fn print(value: &Value) -> Result<i32, Trouble> {
     Ok(0)
 }
 
-fn failed(error: dsm::rpc::Error) -> Trouble {
+fn failed(error: pagemesh::rpc::Error) -> Trouble {
     Trouble::failed(error.to_string())
 }
 

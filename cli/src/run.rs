@@ -24,7 +24,7 @@ use crate::trouble::Trouble;
 use crate::wait::{Interest, wait};
 
 /// Variables that a rank on another host gets from here, by the beginning of their names.
-const REMOTE_VARIABLES: [&str; 2] = ["DSM_", "RUST_"];
+const REMOTE_VARIABLES: [&str; 2] = ["PAGEMESH_", "RUST_"];
 
 /// What the ranks of a program have in common.
 struct Job {
@@ -149,9 +149,9 @@ fn run_alone(job: &Job, signals: &Signals) -> Result<i32, Trouble> {
     for rank in 0..job.ranks {
         let mut environment = job.environment(rank);
         if rank > 0 {
-            environment.insert("DSM_JOIN".to_owned(), addr.to_string());
+            environment.insert("PAGEMESH_JOIN".to_owned(), addr.to_string());
         } else {
-            environment.insert("DSM_SOCKET_FD".to_owned(), socket.as_raw_fd().to_string());
+            environment.insert("PAGEMESH_SOCKET_FD".to_owned(), socket.as_raw_fd().to_string());
         }
         // Children are started one after the other, so only rank 0 gets it.
         inherit(if rank == 0 { FdFlag::empty() } else { FdFlag::FD_CLOEXEC })?;
@@ -164,7 +164,7 @@ fn run_alone(job: &Job, signals: &Signals) -> Result<i32, Trouble> {
 impl Job {
     fn new(run: Run, program: PathBuf, ranks: u32, state: &State) -> Result<Job, Trouble> {
         // Daemons are members too; the library refuses what is too much together.
-        let most = dsm::config::NODES_MAX as u32;
+        let most = pagemesh::config::NODES_MAX as u32;
         if ranks == 0 || ranks > most {
             return Err(Trouble::start(format!("{ranks} ranks: a number from 1 to {most}")));
         }
@@ -182,10 +182,10 @@ impl Job {
     fn environment(&self, rank: u32) -> BTreeMap<String, String> {
         let mut environment = self.settings.clone();
         environment.extend([
-            ("DSM_KEY_FILE".to_owned(), self.key_file.display().to_string()),
-            ("DSM_PROGRAM".to_owned(), self.number.to_string()),
-            ("DSM_RANK".to_owned(), rank.to_string()),
-            ("DSM_RANKS".to_owned(), self.ranks.to_string()),
+            ("PAGEMESH_KEY_FILE".to_owned(), self.key_file.display().to_string()),
+            ("PAGEMESH_PROGRAM".to_owned(), self.number.to_string()),
+            ("PAGEMESH_RANK".to_owned(), rank.to_string()),
+            ("PAGEMESH_RANKS".to_owned(), self.ranks.to_string()),
         ]);
         environment
     }
@@ -196,11 +196,11 @@ impl Job {
         let mut environment = cluster.environment.clone();
         if node.host.is_some() {
             environment.extend(variables_for_others());
-            environment.insert("DSM_BIND".to_owned(), SocketAddr::new(node.addr.ip(), 0).to_string());
+            environment.insert("PAGEMESH_BIND".to_owned(), SocketAddr::new(node.addr.ip(), 0).to_string());
         }
         environment.append(&mut self.environment(rank));
-        environment.insert("DSM_JOIN".to_owned(), join.to_owned());
-        environment.insert("DSM_NEAREST".to_owned(), node.id.to_string());
+        environment.insert("PAGEMESH_JOIN".to_owned(), join.to_owned());
+        environment.insert("PAGEMESH_NEAREST".to_owned(), node.id.to_string());
         self.describe(rank, environment, node.host.clone())
     }
 
@@ -275,6 +275,6 @@ fn stop(daemons: &mut [Running]) -> Result<(), Trouble> {
 fn show_end_of_log(cluster: &ClusterFile, node: usize) {
     let text = std::fs::read_to_string(&cluster.nodes[node].log).unwrap_or_default();
     if let Some(line) = text.lines().rev().find(|line| !line.trim().is_empty()) {
-        eprintln!("dsm: node {node} said last: {line}");
+        eprintln!("pagemesh: node {node} said last: {line}");
     }
 }

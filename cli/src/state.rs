@@ -11,9 +11,9 @@ use std::net::SocketAddr;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
-use dsm::net::ClusterKey;
 use nix::fcntl::{Flock, FlockArg};
 use nix::unistd::Uid;
+use pagemesh::net::ClusterKey;
 use serde::{Deserialize, Serialize};
 
 use crate::trouble::Trouble;
@@ -28,11 +28,11 @@ pub(crate) struct State {
 /// What `cluster.json` says.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct ClusterFile {
-    /// Version of the `dsm` command that wrote it.
+    /// Version of the `pagemesh` command that wrote it.
     pub(crate) version: String,
     /// The daemons by node id.
     pub(crate) nodes: Vec<NodeEntry>,
-    /// Settings that ranks must share with the daemons, as `DSM_*` variables.
+    /// Settings that ranks must share with the daemons, as `PAGEMESH_*` variables.
     pub(crate) environment: BTreeMap<String, String>,
 }
 
@@ -150,11 +150,11 @@ impl State {
             Known::Running(cluster) => Ok(cluster),
             Known::Damaged(_, dead) => Err(damaged(&dead)),
             Known::Nothing => Err(Trouble::start(format!(
-                "no cluster is running here ({}); start one with `dsm cluster up`",
+                "no cluster is running here ({}); start one with `pagemesh cluster up`",
                 self.dir.display()
             ))),
             Known::Stale => Err(Trouble::start(format!(
-                "the cluster of {} has ended, its logs are there; start one with `dsm cluster up`",
+                "the cluster of {} has ended, its logs are there; start one with `pagemesh cluster up`",
                 self.dir.display()
             ))),
         }
@@ -195,7 +195,7 @@ impl NodeEntry {
 /// The error for a cluster of which some daemons are dead.
 pub(crate) fn damaged(dead: &[u32]) -> Trouble {
     let names: Vec<String> = dead.iter().map(|id| format!("node {id}")).collect();
-    Trouble::start(format!("{} of the cluster died; clear it with `dsm cluster down`", names.join(", ")))
+    Trouble::start(format!("{} of the cluster died; clear it with `pagemesh cluster down`", names.join(", ")))
 }
 
 /// When a process of this host was started, in ticks since boot. None: there is no such process.
@@ -212,8 +212,8 @@ pub(crate) fn start_of(pid: i32) -> Option<u64> {
 
 fn default_dir() -> PathBuf {
     match std::env::var_os("XDG_RUNTIME_DIR") {
-        Some(runtime) if Path::new(&runtime).is_dir() => Path::new(&runtime).join("dsm"),
-        Some(_) | None => std::env::temp_dir().join(format!("dsm-{}", Uid::effective())),
+        Some(runtime) if Path::new(&runtime).is_dir() => Path::new(&runtime).join("pagemesh"),
+        Some(_) | None => std::env::temp_dir().join(format!("pagemesh-{}", Uid::effective())),
     }
 }
 
@@ -250,8 +250,9 @@ fn lock_file(dir: &Path) -> Result<Flock<File>, Trouble> {
     let path = dir.join("lock");
     let file = OpenOptions::new().create(true).append(true).mode(0o600).open(&path);
     let file = file.map_err(|e| Trouble::os(path.display(), e))?;
-    Flock::lock(file, FlockArg::LockExclusiveNonblock)
-        .map_err(|_| Trouble::start(format!("another dsm command is starting or stopping {}", dir.display())))
+    Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|_| {
+        Trouble::start(format!("another pagemesh command is starting or stopping {}", dir.display()))
+    })
 }
 
 /// Makes the directory for this user alone, or checks that it is so.

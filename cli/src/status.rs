@@ -4,8 +4,8 @@ use std::os::fd::AsFd;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use dsm::admin::{Admin, ClusterStatus, MemberStatus, NodeStatus};
-use dsm::membership::Kind;
+use pagemesh::admin::{Admin, ClusterStatus, MemberStatus, NodeStatus};
+use pagemesh::membership::Kind;
 
 use crate::args::Status;
 use crate::regions;

@@ -209,7 +209,7 @@ impl<'a> Supervisor<'a> {
             return;
         }
         if !rank.ended_by_us && self.stopped.is_none() {
-            eprintln!("dsm: {} {ending}", rank.running.name);
+            eprintln!("pagemesh: {} {ending}", rank.running.name);
         }
         self.begin_grace();
     }
@@ -217,7 +217,7 @@ impl<'a> Supervisor<'a> {
     fn on_daemon_ended(&mut self, place: usize) {
         let daemon = &mut self.daemons[place];
         let Some(ending) = daemon.try_end() else { return };
-        eprintln!("dsm: {} {ending}", daemon.name);
+        eprintln!("pagemesh: {} {ending}", daemon.name);
         self.begin_grace();
     }
 
@@ -231,7 +231,7 @@ impl<'a> Supervisor<'a> {
         match self.phase {
             Phase::Running | Phase::Killing => {}
             Phase::Grace(_) => {
-                eprintln!("dsm: the other ranks do not end by themselves; ending them");
+                eprintln!("pagemesh: the other ranks do not end by themselves; ending them");
                 self.terminate();
             }
             Phase::Terminating(_) => {

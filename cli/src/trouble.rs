@@ -53,8 +53,8 @@ impl fmt::Display for Trouble {
     }
 }
 
-impl From<dsm::Error> for Trouble {
-    fn from(error: dsm::Error) -> Trouble {
+impl From<pagemesh::Error> for Trouble {
+    fn from(error: pagemesh::Error) -> Trouble {
         Trouble::start(error.to_string())
     }
 }

@@ -4,8 +4,8 @@
 //! the node that has it, over reliable UDP of its own, and keeps all copies coherent by invalidation.
 #![deny(unsafe_code)]
 
-// Generated stubs name the runtime `dsm::rpc`, here as everywhere.
-extern crate self as dsm;
+// Generated stubs name the runtime `pagemesh::rpc`, here as everywhere.
+extern crate self as pagemesh;
 
 pub mod admin;
 pub mod codec;

@@ -301,7 +301,7 @@ impl Inner {
         let endpoint = Endpoint::new(endpoint, random()?);
         let intro = introduction(config, incarnation, addr);
         let injector = InjectorConfig::from_settings(|name| {
-            settings.inject.get(name.strip_prefix("DSM_NET_")?).cloned()
+            settings.inject.get(name.strip_prefix("PAGEMESH_NET_")?).cloned()
         })
         .map_err(|error| Error::Invalid(error.to_string()))?;
         let locked = Locked {
@@ -352,7 +352,7 @@ impl Inner {
         blocked.remove(Signal::SIGSEGV);
         let mask = blocked.thread_swap_mask(SigmaskHow::SIG_BLOCK).expect("valid arguments");
         let thread =
-            std::thread::Builder::new().name("dsm-progress".into()).spawn(move || self.run_progress());
+            std::thread::Builder::new().name("pm-progress".into()).spawn(move || self.run_progress());
         mask.thread_set_mask().expect("valid arguments");
         thread.map_err(|error| Error::os("starting the progress thread", error))
     }
@@ -692,7 +692,7 @@ fn key_of(settings: &Settings) -> Result<ClusterKey> {
         Some(path) => ClusterKey::load(path),
         None if settings.bind.ip().is_loopback() => Ok(ClusterKey::new([0; 32])),
         None => Err(Error::Invalid(format!(
-            "{} can be reached from other hosts: a cluster beyond loopback needs a key (DSM_KEY_FILE)",
+            "{} can be reached from other hosts: a cluster beyond loopback needs a key (PAGEMESH_KEY_FILE)",
             settings.bind
         ))),
     }
@@ -713,7 +713,7 @@ fn open_socket(settings: &Settings) -> Result<UdpSocket> {
 /// Takes over a descriptor that the process inherited for this purpose.
 #[allow(unsafe_code)]
 fn adopt(fd: i32) -> OwnedFd {
-    // SAFETY: the caller has checked that it is an open socket; DSM_SOCKET_FD gives it to this node alone.
+    // SAFETY: the caller has checked that it is an open socket; PAGEMESH_SOCKET_FD gives it to this node alone.
     unsafe { OwnedFd::from_raw_fd(fd) }
 }
 

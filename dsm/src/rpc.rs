@@ -54,7 +54,7 @@ pub use wire::{
 };
 pub use workers::Workers;
 
-/// Takes in the stubs that `rpcgen::compile` wrote in the build script, as a module of the file's name.
+/// Takes in the stubs that `pagemesh_rpcgen::compile` wrote in the build script, as a module of the file's name.
 #[macro_export]
 macro_rules! include_idl {
     ($name:literal as $module:ident) => {

@@ -1,4 +1,4 @@
-//! What a program or daemon is told from outside: `DSM_*` variables over `dsm.toml`, with units in the
+//! What a program or daemon is told from outside: `PAGEMESH_*` variables over `pagemesh.toml`, with units in the
 //! names and an error for every key that is not known. Flags of the commands end up here too.
 
 mod memory;
@@ -43,7 +43,7 @@ pub struct Settings {
     pub socket_buffer: Option<usize>,
     /// Threads that run calls from other nodes.
     pub rpc_workers: usize,
-    /// `DSM_NET_LOSS` and its kin, for the loss injector, without the prefix.
+    /// `PAGEMESH_NET_LOSS` and its kin, for the loss injector, without the prefix.
     pub inject: BTreeMap<String, String>,
 }
 
@@ -77,7 +77,7 @@ impl Default for Settings {
 /// Differences up to which a name counts as mistyped.
 pub const TYPING_ERRORS_MAX: usize = 3;
 
-/// The settings by their name in `dsm.toml`; the variable is the same in capitals after `DSM_`.
+/// The settings by their name in `pagemesh.toml`; the variable is the same in capitals after `PAGEMESH_`.
 const KEYS: [&str; 22] = [
     "join",
     "bind",
@@ -104,10 +104,10 @@ const KEYS: [&str; 22] = [
 ];
 
 impl Settings {
-    /// The process's environment over the file named by `DSM_CONFIG`, or `dsm.toml` here if it exists.
+    /// The process's environment over the file named by `PAGEMESH_CONFIG`, or `pagemesh.toml` here if it exists.
     pub fn from_env() -> Result<Settings> {
-        let named = std::env::var_os("DSM_CONFIG").map(PathBuf::from);
-        let path = named.clone().unwrap_or_else(|| PathBuf::from("dsm.toml"));
+        let named = std::env::var_os("PAGEMESH_CONFIG").map(PathBuf::from);
+        let path = named.clone().unwrap_or_else(|| PathBuf::from("pagemesh.toml"));
         let mut settings = Settings::default();
         match std::fs::read_to_string(&path) {
             Ok(text) => settings.apply_file(&path, &text)?,
@@ -123,7 +123,7 @@ impl Settings {
     fn apply_variables(&mut self, variables: impl Iterator<Item = (OsString, OsString)>) -> Result<()> {
         for (name, value) in variables {
             let name = name.to_string_lossy();
-            let Some(key) = name.strip_prefix("DSM_") else { continue };
+            let Some(key) = name.strip_prefix("PAGEMESH_") else { continue };
             let value = value.to_str().ok_or_else(|| {
                 Error::Invalid(format!("{name}: `{}` is not UTF-8 text", value.to_string_lossy()))
             })?;
@@ -297,22 +297,22 @@ mod tests {
         let apply = |name: OsString| Settings::default().apply_variables([(name, odd())].into_iter());
         assert!(apply("LESS".into()).is_ok());
         assert!(apply(odd()).is_ok());
-        let error = apply("DSM_FAULT".into()).unwrap_err().to_string();
-        assert!(error.starts_with("DSM_FAULT: ") && error.contains("not UTF-8"), "{error}");
+        let error = apply("PAGEMESH_FAULT".into()).unwrap_err().to_string();
+        assert!(error.starts_with("PAGEMESH_FAULT: ") && error.contains("not UTF-8"), "{error}");
     }
 
     #[test]
     fn a_settings_file_names_the_bad_key() {
-        let error = Settings::default().apply_file(Path::new("dsm.toml"), "rank = \"x\"").unwrap_err();
-        assert!(error.to_string().contains("dsm.toml: rank"), "{error}");
+        let error = Settings::default().apply_file(Path::new("pagemesh.toml"), "rank = \"x\"").unwrap_err();
+        assert!(error.to_string().contains("pagemesh.toml: rank"), "{error}");
     }
 
     #[test]
     fn a_settings_file_that_is_no_toml_is_one_line_with_its_number() {
-        let apply = |text| Settings::default().apply_file(Path::new("dsm.toml"), text);
+        let apply = |text| Settings::default().apply_file(Path::new("pagemesh.toml"), text);
         for text in ["rank = 1\nthis is no toml\n", "rank = 1\nrank = 2\n", "rank = 1\nfault = \"", "\n= 3"] {
             let error = apply(text).unwrap_err().to_string();
-            assert!(error.starts_with("dsm.toml: line 2: ") && !error.contains('\n'), "{error}");
+            assert!(error.starts_with("pagemesh.toml: line 2: ") && !error.contains('\n'), "{error}");
         }
     }
 }

@@ -92,7 +92,7 @@ enum Arena {
 }
 
 impl Builder {
-    /// Takes the settings from `DSM_*` variables and `dsm.toml`.
+    /// Takes the settings from `PAGEMESH_*` variables and `pagemesh.toml`.
     pub fn from_env(mut self) -> Result<Builder> {
         self.settings = Settings::from_env()?;
         Ok(self)

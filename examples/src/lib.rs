@@ -8,9 +8,9 @@ use std::time::{Duration, Instant};
 
 use clap::Parser;
 use clap::error::ErrorKind;
-use dsm::Stats;
-use dsm::prelude::*;
-use dsm::settings::one_line;
+use pagemesh::Stats;
+use pagemesh::prelude::*;
+use pagemesh::settings::one_line;
 
 /// How an example can fail.
 #[derive(Debug)]

@@ -12,8 +12,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use clap::Parser;
-use dsm::settings::{Settings, one_line};
-use dsm::{Error, Node, NodeConfig};
+use pagemesh::settings::{Settings, one_line};
+use pagemesh::{Error, Node, NodeConfig};
 use tracing_subscriber::EnvFilter;
 
 /// Exit code when the node could not become a member.
@@ -23,7 +23,7 @@ const PEER_DIED: i32 = 70;
 
 /// A node of a distributed shared memory that runs no program
 ///
-/// Each flag has a variable and a line in dsm.toml: flag over variable over file.
+/// Each flag has a variable and a line in pagemesh.toml: flag over variable over file.
 #[derive(Parser)]
 #[command(name = "node-daemon", version)]
 struct Arguments {
@@ -54,8 +54,8 @@ struct Arguments {
     /// Fault backend: signal, thread or mprotect
     #[arg(long, value_name = "NAME")]
     fault: Option<String>,
-    /// What to log: error, warn, info, debug, trace, or a filter like dsm::net=debug
-    #[arg(long, env = "DSM_LOG", default_value = "info")]
+    /// What to log: error, warn, info, debug, trace, or a filter like pagemesh::net=debug
+    #[arg(long, env = "PAGEMESH_LOG", default_value = "info")]
     log: String,
     /// Descriptor that gets one JSON line when the node is a member, or cannot be one
     #[arg(long, value_name = "FD")]

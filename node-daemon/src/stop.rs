@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use dsm::Node;
 use nix::sys::signal::{SigSet, Signal};
+use pagemesh::Node;
 
 /// The signals, blocked in all threads; they wait here.
 pub(crate) struct Stop {

@@ -1,4 +1,4 @@
-//! A schema to the text of a Rust module. The generated code names the runtime as `dsm::rpc` and the
+//! A schema to the text of a Rust module. The generated code names the runtime as `pagemesh::rpc` and the
 //! types of imported files as siblings, `super::geometry::Point`; the rest is plain Rust.
 
 mod client;
@@ -31,7 +31,7 @@ pub(crate) fn module(schema: &Schema) -> String {
     });
     let tokens = quote! {
         #(#imports)*
-        use dsm::rpc;
+        use pagemesh::rpc;
         #(#consts)*
         #(#types)*
         #(#interfaces)*

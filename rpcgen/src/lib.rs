@@ -3,13 +3,13 @@
 //! A file goes through five steps, each a module: text to tokens ([`lexer`]), tokens to a tree
 //! ([`parser`], [`ast`]), the tree to a [`schema`] with every name resolved ([`mod@check`]), the schema to
 //! Rust (`emit`). The problems of all steps are collected and reported at once ([`diagnostic`]).
-//! The crate imports nothing of the runtime: generated code names it as `dsm::rpc`.
+//! The crate imports nothing of the runtime: generated code names it as `pagemesh::rpc`.
 //!
 //! In a build script:
 //! ```no_run
-//! rpcgen::compile(&["calculator.idl"]).unwrap();
+//! pagemesh_rpcgen::compile(&["calculator.idl"]).unwrap();
 //! ```
-//! and in the program `dsm::include_idl!("calculator" as calculator);`.
+//! and in the program `pagemesh::include_idl!("calculator" as calculator);`.
 #![expect(
     clippy::wildcard_enum_match_arm,
     reason = "over twenty types, `any other` is what is meant; `Type::range` and `types::rust` name them all"
@@ -51,7 +51,9 @@ pub enum Error {
         source: io::Error,
     },
     /// Not called from a build script: there is no `OUT_DIR`.
-    #[error("OUT_DIR is not set: rpcgen::compile runs in a build script; elsewhere use rpcgen::generate")]
+    #[error(
+        "OUT_DIR is not set: pagemesh_rpcgen::compile runs in a build script; elsewhere use pagemesh_rpcgen::generate"
+    )]
     NoOutDir,
 }
 

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use rpcgen::diagnostic::{Problems, Style};
+use pagemesh_rpcgen::diagnostic::{Problems, Style};
 
 /// Generates Rust stubs from an interface file.
 #[derive(Parser)]
@@ -62,7 +62,7 @@ fn main() -> ExitCode {
 }
 
 fn generate(file: &Path, output: Option<&Path>) -> Result<ExitCode, Failure> {
-    let stubs = rpcgen::generate(&rpcgen::read(file).map_err(rejected)?);
+    let stubs = pagemesh_rpcgen::generate(&pagemesh_rpcgen::read(file).map_err(rejected)?);
     match output {
         Some(path) => write(path, &stubs)?,
         None => print!("{stubs}"),
@@ -76,7 +76,7 @@ fn format(files: &[PathBuf], only_check: bool) -> Result<ExitCode, Failure> {
         let name = path.display().to_string();
         let text = std::fs::read_to_string(path)
             .map_err(|error| Failure(format!("error: cannot read {name}: {error}\n")))?;
-        let laid_out = rpcgen::format_source(&name, &text).map_err(rejected)?;
+        let laid_out = pagemesh_rpcgen::format_source(&name, &text).map_err(rejected)?;
         if laid_out == text {
             continue;
         }
@@ -91,10 +91,10 @@ fn format(files: &[PathBuf], only_check: bool) -> Result<ExitCode, Failure> {
 }
 
 fn check(file: &Path, against: Option<&Path>) -> Result<ExitCode, Failure> {
-    let new = rpcgen::read(file).map_err(rejected)?;
+    let new = pagemesh_rpcgen::read(file).map_err(rejected)?;
     let Some(against) = against else { return Ok(ExitCode::SUCCESS) };
-    let old = rpcgen::read(against).map_err(rejected)?;
-    let changes = rpcgen::breaking_changes(&old, &new);
+    let old = pagemesh_rpcgen::read(against).map_err(rejected)?;
+    let changes = pagemesh_rpcgen::breaking_changes(&old, &new);
     for change in &changes {
         println!("{}: {change}", file.display());
     }

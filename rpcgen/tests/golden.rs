@@ -1,10 +1,10 @@
 //! Whole files: what the generator writes for accepted input, and what it says about rejected input.
-//! `UPDATE_GOLDEN=1 cargo test -p rpcgen` writes them anew; the difference is then reviewed as code.
+//! `UPDATE_GOLDEN=1 cargo test -p pagemesh-rpcgen` writes them anew; the difference is then reviewed as code.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use rpcgen::diagnostic::Style;
+use pagemesh_rpcgen::diagnostic::Style;
 
 fn directory(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests").join(name)
@@ -31,8 +31,8 @@ fn compare(golden: &Path, now: &str) {
 #[test]
 fn accepted_files_give_the_golden_stubs() {
     for file in files("accepted") {
-        let schema = rpcgen::read(&file).unwrap_or_else(|problems| panic!("{problems}"));
-        compare(&file.with_extension("rs"), &rpcgen::generate(&schema));
+        let schema = pagemesh_rpcgen::read(&file).unwrap_or_else(|problems| panic!("{problems}"));
+        compare(&file.with_extension("rs"), &pagemesh_rpcgen::generate(&schema));
     }
 }
 
@@ -40,8 +40,8 @@ fn accepted_files_give_the_golden_stubs() {
 fn the_runtimes_own_interfaces_have_their_stubs_checked_in() {
     for (file, stubs) in [("rpc/meta.idl", "meta_stubs.rs"), ("node/control.idl", "control_stubs.rs")] {
         let file = directory("../../dsm/src").join(file);
-        let schema = rpcgen::read(&file).unwrap_or_else(|problems| panic!("{problems}"));
-        compare(&file.with_file_name(stubs), &rpcgen::generate(&schema));
+        let schema = pagemesh_rpcgen::read(&file).unwrap_or_else(|problems| panic!("{problems}"));
+        compare(&file.with_file_name(stubs), &pagemesh_rpcgen::generate(&schema));
     }
 }
 
@@ -50,7 +50,7 @@ fn rejected_files_are_told_every_error_at_once() {
     std::env::set_current_dir(directory("rejected")).unwrap();
     for file in files("rejected") {
         let name = Path::new(file.file_name().unwrap());
-        let Err(problems) = rpcgen::read(name) else { panic!("{} was accepted", name.display()) };
+        let Err(problems) = pagemesh_rpcgen::read(name) else { panic!("{} was accepted", name.display()) };
         compare(&file.with_extension("stderr"), &problems.render(Style::Plain));
     }
 }
@@ -64,8 +64,9 @@ fn the_examples_of_the_documentation_are_accepted() {
     let name = Path::new("functions.idl");
     for example in examples {
         let mut read = |_: &Path| Ok(example.to_owned());
-        let schema = rpcgen::check::check(name, &mut read).unwrap_or_else(|problems| panic!("{problems}"));
-        assert!(rpcgen::generate(&schema).contains("pub trait "), "{example}");
+        let schema =
+            pagemesh_rpcgen::check::check(name, &mut read).unwrap_or_else(|problems| panic!("{problems}"));
+        assert!(pagemesh_rpcgen::generate(&schema).contains("pub trait "), "{example}");
     }
 }
 
@@ -87,11 +88,11 @@ fn rustfmt_leaves_the_stubs_alone() {
 fn formatting_keeps_the_meaning_and_settles_at_once() {
     for file in files("accepted") {
         let text = std::fs::read_to_string(&file).unwrap();
-        let once = rpcgen::format_source("x.idl", &text).unwrap();
+        let once = pagemesh_rpcgen::format_source("x.idl", &text).unwrap();
         assert_eq!(once, text, "{} is laid out as fmt does it", file.display());
         let squeezed =
             text.split_inclusive('\n').map(|line| line.trim_start_matches(' ')).collect::<String>();
-        let again = rpcgen::format_source("x.idl", &squeezed).unwrap();
+        let again = pagemesh_rpcgen::format_source("x.idl", &squeezed).unwrap();
         assert_eq!(again, text, "{} without its indentation", file.display());
     }
 }
@@ -101,7 +102,7 @@ fn formatting_keeps_comments_and_mends_spaces() {
     let text =
         "interface X:1{// why\nint f( int a,int b );/* after */\n\n\n\n/// doc\nstream   int g( );}\n// end";
     let expected = "interface X : 1 { // why\n    int f(int a, int b); /* after */\n\n    /// doc\n    stream int g();\n}\n// end\n";
-    let once = rpcgen::format_source("x.idl", text).unwrap();
+    let once = pagemesh_rpcgen::format_source("x.idl", text).unwrap();
     assert_eq!(once, expected);
-    assert_eq!(rpcgen::format_source("x.idl", &once).unwrap(), once);
+    assert_eq!(pagemesh_rpcgen::format_source("x.idl", &once).unwrap(), once);
 }

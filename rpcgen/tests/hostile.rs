@@ -2,24 +2,25 @@
 
 use std::path::Path;
 
+use pagemesh_rpcgen::schema::Schema;
 use proptest::prelude::*;
-use rpcgen::schema::Schema;
 
-fn read_text(text: &str) -> Result<Schema, rpcgen::diagnostic::Problems> {
-    rpcgen::check::check(Path::new("hostile.idl"), &mut |_| Ok(text.to_owned()))
+fn read_text(text: &str) -> Result<Schema, pagemesh_rpcgen::diagnostic::Problems> {
+    pagemesh_rpcgen::check::check(Path::new("hostile.idl"), &mut |_| Ok(text.to_owned()))
 }
 
 /// Reads, and does with the result what the command line would do.
 fn survive(text: &str) {
     match read_text(text) {
         Ok(schema) => {
-            rpcgen::generate(&schema);
-            assert!(rpcgen::breaking_changes(&schema, &schema).is_empty());
-            let once = rpcgen::format_source("hostile.idl", text).expect("what compiles can be laid out");
-            assert_eq!(rpcgen::format_source("hostile.idl", &once).unwrap(), once, "settled");
+            pagemesh_rpcgen::generate(&schema);
+            assert!(pagemesh_rpcgen::breaking_changes(&schema, &schema).is_empty());
+            let once =
+                pagemesh_rpcgen::format_source("hostile.idl", text).expect("what compiles can be laid out");
+            assert_eq!(pagemesh_rpcgen::format_source("hostile.idl", &once).unwrap(), once, "settled");
             assert!(read_text(&once).is_ok(), "laid out, it still compiles:\n{once}");
         }
-        Err(problems) => assert!(!problems.render(rpcgen::diagnostic::Style::Plain).is_empty()),
+        Err(problems) => assert!(!problems.render(pagemesh_rpcgen::diagnostic::Style::Plain).is_empty()),
     }
 }
 
@@ -144,5 +145,5 @@ fn depth_and_length_are_bounded() {
 #[test]
 fn a_file_of_nothing_but_mistakes_reports_a_bounded_number() {
     let problems = read_text(&"$ ".repeat(400_000)).unwrap_err();
-    assert_eq!(problems.len(), rpcgen::diagnostic::PROBLEMS_MAX);
+    assert_eq!(problems.len(), pagemesh_rpcgen::diagnostic::PROBLEMS_MAX);
 }

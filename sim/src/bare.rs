@@ -1,8 +1,8 @@
 //! The network of the bare rig: every message arrives, after a delay without bound, and some arrive
 //! twice, the second time much later. Nothing is lost: a session would repeat it.
 
-use dsm::coherence::{Input, Message};
-use dsm::page::{NodeId, PageBuf, Span};
+use pagemesh::coherence::{Input, Message};
+use pagemesh::page::{NodeId, PageBuf, Span};
 
 use crate::plan::Net;
 use crate::trace::What;

@@ -5,8 +5,8 @@
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::rc::Rc;
 
-use dsm::coherence::{Coherence, Fault, Input, Message, OpId, Output, Placement, RegionInfo, Version};
-use dsm::page::{Access, Contents, EXTENT_PAGES, Epoch, Lent, Memory, NodeId, PageBuf, PageId, Time};
+use pagemesh::coherence::{Coherence, Fault, Input, Message, OpId, Output, Placement, RegionInfo, Version};
+use pagemesh::page::{Access, Contents, EXTENT_PAGES, Epoch, Lent, Memory, NodeId, PageBuf, PageId, Time};
 use rustc_hash::{FxHashSet, FxHasher};
 
 /// The page that everybody wants, and its home.
@@ -422,7 +422,7 @@ impl State {
 
 impl Parcel {
     fn message(&self) -> Message {
-        let mut reader = dsm::codec::Reader::new(&self.bytes);
+        let mut reader = pagemesh::codec::Reader::new(&self.bytes);
         Message::decode(&mut reader).expect("it was encoded here")
     }
 }

@@ -19,8 +19,8 @@ mod world;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use dsm::page::Time;
 use fastrand::Rng;
+use pagemesh::page::Time;
 
 pub use explore::{Bounds, Explored, explore};
 use plan::Plan;
@@ -37,7 +37,7 @@ pub struct Options {
     pub keep: Keep,
     /// A fault planted in every node.
     #[cfg(feature = "planted")]
-    pub plant: Option<dsm::coherence::Plant>,
+    pub plant: Option<pagemesh::coherence::Plant>,
 }
 
 /// What a run without a broken rule did.
@@ -110,7 +110,7 @@ pub fn run_contention(
     times: u32,
 ) -> Result<Report, Box<Violation>> {
     guarded(seed, options, || {
-        let edge = dsm::page::EXTENT_PAGES - 1;
+        let edge = pagemesh::page::EXTENT_PAGES - 1;
         let pages = vec![Plan::page(edge), Plan::page(edge + 1)];
         let plan = Plan::contended(nodes, pages);
         let mut world = World::new(plan, Rng::with_seed(seed), options);

@@ -4,9 +4,9 @@
 
 use std::collections::BTreeSet;
 
-use dsm::coherence::LockId;
-use dsm::page::{Access, Contents, Lent, Memory, NodeId, PAGE_SIZE, PageBuf, PageId, PagePool, Time};
 use fastrand::Rng;
+use pagemesh::coherence::LockId;
+use pagemesh::page::{Access, Contents, Lent, Memory, NodeId, PAGE_SIZE, PageBuf, PageId, PagePool, Time};
 use smallvec::SmallVec;
 
 use crate::oracle::Oracle;

@@ -106,7 +106,7 @@ fn search() -> ExitCode {
 
 #[cfg(feature = "planted")]
 fn with_plant(options: Options, name: Option<&str>) -> Result<Options, String> {
-    use dsm::coherence::Plant;
+    use pagemesh::coherence::Plant;
     let Some(name) = name else { return Ok(options) };
     match Plant::ALL.into_iter().find(|plant| format!("{plant:?}") == name) {
         Some(plant) => Ok(Options { plant: Some(plant), ..options }),

@@ -3,8 +3,8 @@
 //! messages have arrived, as the session layer sees to; a dead one is cut off at each survivor when
 //! that survivor learns of the death, each at its own time.
 
-use dsm::coherence::Input;
-use dsm::page::{NodeId, Span};
+use pagemesh::coherence::Input;
+use pagemesh::page::{NodeId, Span};
 
 use crate::plan::How;
 use crate::stacked::Port;

@@ -2,8 +2,8 @@
 //! mapped, who is in which critical section, who has arrived at which barrier. Nothing here looks at
 //! the protocol's own state, so no fault of the protocol can hide in it.
 
-use dsm::coherence::{Failure, NodeSet};
-use dsm::page::{Access, NodeId};
+use pagemesh::coherence::{Failure, NodeSet};
+use pagemesh::page::{Access, NodeId};
 
 use crate::program::{CELLS, COUNTER, Cell, GUARDED};
 

@@ -3,9 +3,9 @@
 
 use std::ops::RangeInclusive;
 
-use dsm::coherence::{MemoryLimit, NodeSet, Placement, Quota, RegionInfo};
-use dsm::page::{EXTENT_PAGES, NodeId, PageId, Span, Time};
 use fastrand::Rng;
+use pagemesh::coherence::{MemoryLimit, NodeSet, Placement, Quota, RegionInfo};
+use pagemesh::page::{EXTENT_PAGES, NodeId, PageId, Span, Time};
 
 /// Where the region of every run starts: far from zero, at an extent's boundary.
 const START: u64 = 16 * EXTENT_PAGES;

@@ -4,9 +4,9 @@
 
 use std::collections::VecDeque;
 
-use dsm::coherence::{LockId, OpId};
-use dsm::page::{Access, PAGE_SIZE, PageId};
 use fastrand::Rng;
+use pagemesh::coherence::{LockId, OpId};
+use pagemesh::page::{Access, PAGE_SIZE, PageId};
 use smallvec::SmallVec;
 
 use crate::plan::Plan;

@@ -1,7 +1,7 @@
 //! What must hold when nothing is under way any more: everybody has finished, what the home knows is
 //! what is mapped, the latest bytes are where the directory says, and the run has done its work.
 
-use dsm::page::{Access, NodeId};
+use pagemesh::page::{Access, NodeId};
 
 use crate::program::State;
 use crate::world::{Node, Phase, World};

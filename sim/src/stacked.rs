@@ -4,12 +4,12 @@
 
 use std::net::SocketAddr;
 
-use dsm::coherence::{BATCH_MESSAGES_MAX, Batch, Message, encode_batch_head};
-use dsm::net::{
+use pagemesh::coherence::{BATCH_MESSAGES_MAX, Batch, Message, encode_batch_head};
+use pagemesh::net::{
     CloseReason, ClusterKey, Endpoint, EndpointConfig, Event as NetEvent, OutMessage, Priority,
     SessionHandle, TransmitBuf, Version,
 };
-use dsm::page::{Epoch, Incarnation, NodeId, PageBuf, Span, Time};
+use pagemesh::page::{Epoch, Incarnation, NodeId, PageBuf, Span, Time};
 
 use crate::plan::Net;
 use crate::trace::What;

@@ -5,8 +5,8 @@ use std::collections::VecDeque;
 use std::fmt;
 use std::hash::{Hash, Hasher};
 
-use dsm::coherence::{Failure, Fault, LockId, Message, OpId};
-use dsm::page::{Access, NodeId, PageId, Time};
+use pagemesh::coherence::{Failure, Fault, LockId, Message, OpId};
+use pagemesh::page::{Access, NodeId, PageId, Time};
 use rustc_hash::FxHasher;
 
 use crate::program::Instruction;

@@ -4,11 +4,11 @@
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 
-use dsm::coherence::{
+use fastrand::Rng;
+use pagemesh::coherence::{
     BarrierId, Coherence, Failure, Fault, Input, LockId, Message, NodeSet, OpId, Output, Version,
 };
-use dsm::page::{Access, Epoch, NodeId, PageBuf, PageId, Span, Time};
-use fastrand::Rng;
+use pagemesh::page::{Access, Epoch, NodeId, PageBuf, PageId, Span, Time};
 use smallvec::SmallVec;
 
 use crate::bare::Parcel;
@@ -151,7 +151,7 @@ impl World {
         };
         #[cfg(feature = "planted")]
         let core = match self.options.plant {
-            Some(plant) => core.with_planted(dsm::coherence::Planted::with(plant)),
+            Some(plant) => core.with_planted(pagemesh::coherence::Planted::with(plant)),
             None => core,
         };
         let (threads, pages) = (self.draw_threads(me), self.shared.plan.pages.len());

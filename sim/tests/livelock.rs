@@ -1,7 +1,7 @@
 //! Fights that a protocol without holds, or with holds in any order, never ends: threads take longer to
 //! wake up than the network takes to carry their page away again.
 
-use dsm::page::{Span, Time};
+use pagemesh::page::{Span, Time};
 use sim::{Options, Prize, Report, Rig, Violation, run_contention, run_crowd};
 
 const TIMES: u32 = 40;

@@ -1,7 +1,7 @@
 //! The check on the checker: every fault that can be planted is found. Needs the feature `planted`:
 //! `cargo test -p sim --features planted`.
 
-use dsm::coherence::Plant;
+use pagemesh::coherence::Plant;
 use sim::{Options, Rig, run_seed};
 
 /// Ten times the seeds that the best hidden fault needs (`NodeHoldsWhileItWaitsForRoom`, 531), and more.

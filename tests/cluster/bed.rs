@@ -51,7 +51,7 @@ impl Bed {
     pub(crate) fn new() -> Bed {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let mark = format!("{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
-        let dir = std::env::temp_dir().join(format!("dsm-test-{mark}"));
+        let dir = std::env::temp_dir().join(format!("pagemesh-test-{mark}"));
         std::fs::create_dir(&dir).expect("a directory for the test");
         std::fs::set_permissions(&dir, Permissions::from_mode(0o700)).expect("private");
         Bed { dir, binaries: built().to_owned(), mark, variables: Vec::new(), user: None }
@@ -63,7 +63,7 @@ impl Bed {
         if Uid::effective().is_root() {
             let binaries = bed.dir.join("bin");
             std::fs::create_dir(&binaries).expect("a directory");
-            for name in ["dsm", "node-daemon", "matmul"] {
+            for name in ["pagemesh", "node-daemon", "matmul"] {
                 std::fs::copy(bed.binaries.join(name), binaries.join(name)).expect("copy a binary");
             }
             std::os::unix::fs::chown(&bed.dir, Some(NOBODY), Some(NOBODY)).expect("give away");
@@ -86,7 +86,7 @@ impl Bed {
 
     /// The state directory of its cluster.
     pub(crate) fn state(&self) -> PathBuf {
-        self.dir.join("dsm")
+        self.dir.join("pagemesh")
     }
 
     /// Writes a file into the test's directory.
@@ -103,9 +103,9 @@ impl Bed {
         Pipe(path)
     }
 
-    /// Runs the `dsm` command with these words.
-    pub(crate) fn dsm(&self, line: &str) -> Done {
-        self.start("dsm", line).wait()
+    /// Runs the `pagemesh` command with these words.
+    pub(crate) fn pagemesh(&self, line: &str) -> Done {
+        self.start("pagemesh", line).wait()
     }
 
     /// The file of a built program.
@@ -127,7 +127,7 @@ impl Bed {
 
     fn start_command(&self, mut command: Command, line: &str) -> Going {
         // Variables of whoever runs the tests must not reach the programs.
-        for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("DSM_")) {
+        for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("PAGEMESH_")) {
             command.env_remove(name);
         }
         command.env("XDG_RUNTIME_DIR", &self.dir).env("TEST_MARK", &self.mark).current_dir(&self.dir);
@@ -163,13 +163,13 @@ impl Bed {
         assert_eq!(self.processes(), [] as [i32; 0], "processes left running");
         let entries = std::fs::read_dir(&self.dir).expect("the test's directory").flatten();
         let names: Vec<_> = entries.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect();
-        let left: Vec<&String> = names.iter().filter(|name| name.starts_with("dsm-run-")).collect();
+        let left: Vec<&String> = names.iter().filter(|name| name.starts_with("pagemesh-run-")).collect();
         assert!(left.is_empty(), "left behind: {left:?}");
     }
 
     /// The cluster's status, as JSON.
     pub(crate) fn status(&self) -> serde_json::Value {
-        let done = self.dsm("cluster status --json").ok();
+        let done = self.pagemesh("cluster status --json").ok();
         serde_json::from_str(&done.out).expect("JSON")
     }
 
@@ -286,7 +286,7 @@ fn built() -> &'static Path {
         let profile = this.parent().and_then(Path::parent).expect("a profile's directory");
         let target = profile.parent().expect("a target directory");
         let mut command = Command::new(std::env::var_os("CARGO").unwrap_or("cargo".into()));
-        command.args(["build", "--quiet", "-p", "dsm-cli", "-p", "node-daemon", "-p", "examples"]);
+        command.args(["build", "--quiet", "-p", "pagemesh-cli", "-p", "node-daemon", "-p", "examples"]);
         command.arg("--target-dir").arg(target).current_dir(env!("CARGO_MANIFEST_DIR"));
         if profile.ends_with("release") {
             command.arg("--release");

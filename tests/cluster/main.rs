@@ -1,4 +1,4 @@
-//! The whole system as its users have it: the `dsm` command, daemons and programs as processes, on one
+//! The whole system as its users have it: the `pagemesh` command, daemons and programs as processes, on one
 //! host. Each test has a directory and processes of its own, and leaves neither behind.
 
 mod bed;

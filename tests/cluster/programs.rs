@@ -16,15 +16,15 @@ const PROGRAMS: [&str; 6] = [
 
 /// A network that loses, doubles, delays and spoils datagrams.
 const BAD_NETWORK: [(&str, &str); 5] = [
-    ("DSM_NET_LOSS", "5%"),
-    ("DSM_NET_DUP", "5%"),
-    ("DSM_NET_REORDER", "5%"),
-    ("DSM_NET_CORRUPT", "1%"),
-    ("DSM_NET_SEED", "7"),
+    ("PAGEMESH_NET_LOSS", "5%"),
+    ("PAGEMESH_NET_DUP", "5%"),
+    ("PAGEMESH_NET_REORDER", "5%"),
+    ("PAGEMESH_NET_CORRUPT", "1%"),
+    ("PAGEMESH_NET_SEED", "7"),
 ];
 
 fn verified(bed: &Bed, line: &str) {
-    bed.dsm(line).ok().says(&["verified", "yes"]);
+    bed.pagemesh(line).ok().says(&["verified", "yes"]);
     bed.assert_nothing_left();
 }
 
@@ -77,11 +77,11 @@ fn matrices_may_be_smaller_than_the_number_of_ranks() {
 #[test]
 fn a_running_cluster_runs_one_program_after_the_other() {
     let bed = Bed::new();
-    bed.dsm("cluster up --nodes 2").ok();
+    bed.pagemesh("cluster up --nodes 2").ok();
     for program in PROGRAMS.iter().chain(&PROGRAMS) {
-        bed.dsm(&format!("cluster run {program}")).ok().says(&["verified", "yes"]);
+        bed.pagemesh(&format!("cluster run {program}")).ok().says(&["verified", "yes"]);
     }
-    bed.dsm("cluster down").ok();
+    bed.pagemesh("cluster down").ok();
     bed.assert_nothing_left();
 }
 
@@ -95,13 +95,13 @@ fn programs_are_right_over_a_bad_network() {
 
 #[test]
 fn small_socket_buffers_only_slow_down() {
-    let bed = Bed::new().set("DSM_SOCKET_BUFFER", "212992");
+    let bed = Bed::new().set("PAGEMESH_SOCKET_BUFFER", "212992");
     verified(&bed, "cluster run --nodes 2 matmul --n 200 --verify");
 }
 
 #[test]
 fn programs_are_right_with_mprotect() {
-    let bed = Bed::new().set("DSM_FAULT", "mprotect");
+    let bed = Bed::new().set("PAGEMESH_FAULT", "mprotect");
     for program in PROGRAMS {
         verified(&bed, &format!("cluster run --nodes 2 {program}"));
     }
@@ -110,10 +110,10 @@ fn programs_are_right_with_mprotect() {
 #[test]
 fn programs_are_right_with_a_handler_thread() {
     if !Uid::effective().is_root() {
-        eprintln!("SKIPPED: DSM_FAULT=thread needs root");
+        eprintln!("SKIPPED: PAGEMESH_FAULT=thread needs root");
         return;
     }
-    let bed = Bed::new().set("DSM_FAULT", "thread");
+    let bed = Bed::new().set("PAGEMESH_FAULT", "thread");
     for program in PROGRAMS {
         verified(&bed, &format!("cluster run --nodes 2 {program}"));
     }
@@ -123,9 +123,9 @@ fn programs_are_right_with_a_handler_thread() {
 fn a_user_without_privileges_can_run_everything() {
     let bed = Bed::unprivileged();
     verified(&bed, "cluster run --nodes 4 matmul --n 64 --verify");
-    bed.dsm("cluster up --nodes 2").ok();
-    bed.dsm("cluster run matmul --n 64 --verify").ok().says(&["verified", "yes"]);
-    bed.dsm("cluster down").ok();
-    let bed = bed.set("DSM_FAULT", "mprotect");
+    bed.pagemesh("cluster up --nodes 2").ok();
+    bed.pagemesh("cluster run matmul --n 64 --verify").ok().says(&["verified", "yes"]);
+    bed.pagemesh("cluster down").ok();
+    let bed = bed.set("PAGEMESH_FAULT", "mprotect");
     verified(&bed, "cluster run --nodes 2 matmul --n 64 --verify");
 }

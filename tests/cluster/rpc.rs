@@ -1,4 +1,4 @@
-//! `dsm rpc`: looking at the interfaces of a running cluster, and calling them, in JSON.
+//! `pagemesh rpc`: looking at the interfaces of a running cluster, and calling them, in JSON.
 
 use serde_json::{Value, json};
 
@@ -11,10 +11,10 @@ fn answer(done: Done) -> Value {
 #[test]
 fn interfaces_are_listed_described_and_called() {
     let bed = Bed::new();
-    bed.dsm("cluster up --nodes 2").ok();
-    bed.dsm("cluster run region write data --len 1000").ok();
+    bed.pagemesh("cluster up --nodes 2").ok();
+    bed.pagemesh("cluster run region write data --len 1000").ok();
 
-    let nodes = answer(bed.dsm("rpc ls"));
+    let nodes = answer(bed.pagemesh("rpc ls"));
     let names = |node: usize| {
         let interfaces = nodes[node]["interfaces"].as_array().expect("a list");
         interfaces.iter().map(|interface| interface["interface"].clone()).collect::<Vec<_>>()
@@ -23,28 +23,31 @@ fn interfaces_are_listed_described_and_called() {
         (names(0), names(1)),
         (vec![json!("Cluster"), json!("Meta"), json!("Node")], vec![json!("Meta"), json!("Node")])
     );
-    assert_eq!(answer(bed.dsm("rpc ls 1")).as_array().map(Vec::len), Some(1));
+    assert_eq!(answer(bed.pagemesh("rpc ls 1")).as_array().map(Vec::len), Some(1));
 
-    let described = answer(bed.dsm("rpc describe Node"));
+    let described = answer(bed.pagemesh("rpc describe Node"));
     assert_eq!(described["name"], "Node");
     assert!(described["methods"].as_array().is_some_and(|methods| methods.len() == 3), "{described:#}");
 
-    let region = answer(bed.dsm(r#"rpc call 1 Node.region {"name":"data"}"#));
+    let region = answer(bed.pagemesh(r#"rpc call 1 Node.region {"name":"data"}"#));
     assert_eq!((&region["name"], &region["len"]), (&json!("data"), &json!(8000)));
-    assert_eq!(answer(bed.dsm(r#"rpc call 0 Node.region {"name":"none"}"#)), Value::Null);
-    assert_eq!(answer(bed.dsm(r#"rpc call 0 Meta.ping {"payload":"00ff"}"#)), "00ff");
+    assert_eq!(answer(bed.pagemesh(r#"rpc call 0 Node.region {"name":"none"}"#)), Value::Null);
+    assert_eq!(answer(bed.pagemesh(r#"rpc call 0 Meta.ping {"payload":"00ff"}"#)), "00ff");
 
-    let thrown = bed.dsm(r#"rpc call 0 Cluster.remove_region {"name":"none"}"#);
+    let thrown = bed.pagemesh(r#"rpc call 0 Cluster.remove_region {"name":"none"}"#);
     assert_eq!(thrown.code, 1, "{thrown:#?}");
     assert!(thrown.out.contains("\"thrown\"") && thrown.out.contains("none"), "{thrown:#?}");
-    bed.dsm("rpc call 0 Meta.ping --deadline 0").says(&["no time at all"]);
-    bed.dsm("rpc call 0 Meta.ping --deadline soon").says(&["not a number of seconds"]);
-    assert_eq!(answer(bed.dsm("rpc call 0 Node.region {\"name\":\"none\"} --deadline 0.5")), Value::Null);
-    bed.dsm("rpc call 1 Cluster.shutdown").says(&["does not serve Cluster", "these nodes do: 0"]);
-    bed.dsm("rpc call 1 Clustre.shutdown").says(&["does not serve Clustre", "did you mean `Cluster`"]);
-    bed.dsm("rpc call 0 Meta.pin").says(&["no method Meta.pin", "did you mean `ping`"]);
-    bed.dsm("rpc call 9 Meta.list").says(&["no node 9", "0, 1"]);
-    bed.dsm(r#"rpc call 0 Meta.ping {"pay":"00"}"#).says(&["no argument pay", "payload"]);
-    bed.dsm("cluster down").ok();
+    bed.pagemesh("rpc call 0 Meta.ping --deadline 0").says(&["no time at all"]);
+    bed.pagemesh("rpc call 0 Meta.ping --deadline soon").says(&["not a number of seconds"]);
+    assert_eq!(
+        answer(bed.pagemesh("rpc call 0 Node.region {\"name\":\"none\"} --deadline 0.5")),
+        Value::Null
+    );
+    bed.pagemesh("rpc call 1 Cluster.shutdown").says(&["does not serve Cluster", "these nodes do: 0"]);
+    bed.pagemesh("rpc call 1 Clustre.shutdown").says(&["does not serve Clustre", "did you mean `Cluster`"]);
+    bed.pagemesh("rpc call 0 Meta.pin").says(&["no method Meta.pin", "did you mean `ping`"]);
+    bed.pagemesh("rpc call 9 Meta.list").says(&["no node 9", "0, 1"]);
+    bed.pagemesh(r#"rpc call 0 Meta.ping {"pay":"00"}"#).says(&["no argument pay", "payload"]);
+    bed.pagemesh("cluster down").ok();
     bed.assert_nothing_left();
 }

@@ -11,25 +11,26 @@ use crate::bed::Bed;
 #[test]
 fn ranks_get_directory_environment_and_tags() {
     let bed = Bed::new().set("COLOUR", "red");
-    let program = bed.file("tell.sh", "echo $DSM_RANK of $DSM_RANKS, $COLOUR, $PWD; echo trouble >&2\n");
-    let done = bed.dsm(&format!("cluster run --no-daemons --ranks 3 sh {program}")).ok();
+    let program =
+        bed.file("tell.sh", "echo $PAGEMESH_RANK of $PAGEMESH_RANKS, $COLOUR, $PWD; echo trouble >&2\n");
+    let done = bed.pagemesh(&format!("cluster run --no-daemons --ranks 3 sh {program}")).ok();
     let mut lines: Vec<&str> = done.out.lines().collect();
     lines.sort_unstable();
     let expected: Vec<String> =
         (0..3).map(|rank| format!("[{rank}] {rank} of 3, red, {}", bed.dir().display())).collect();
     assert_eq!(lines, expected);
     assert_eq!(done.err.matches("] trouble").count(), 3);
-    let done = bed.dsm(&format!("cluster run --no-daemons --no-tag sh {program}")).ok();
+    let done = bed.pagemesh(&format!("cluster run --no-daemons --no-tag sh {program}")).ok();
     assert!(done.out.starts_with("0 of 1, red"), "{done:#?}");
 }
 
 #[test]
 fn the_exit_code_is_the_worst_ranks() {
     let bed = Bed::new();
-    let program = bed.file("end.sh", "exit $DSM_RANK\n");
-    assert_eq!(bed.dsm(&format!("cluster run --no-daemons --ranks 4 sh {program}")).code, 3);
+    let program = bed.file("end.sh", "exit $PAGEMESH_RANK\n");
+    assert_eq!(bed.pagemesh(&format!("cluster run --no-daemons --ranks 4 sh {program}")).code, 3);
     let program = bed.file("die.sh", "kill -TERM $$\n");
-    let done = bed.dsm(&format!("cluster run --no-daemons sh {program}"));
+    let done = bed.pagemesh(&format!("cluster run --no-daemons sh {program}"));
     assert_eq!(done.code, 143);
     done.says(&["rank 0 was killed by SIGTERM"]);
 }
@@ -38,38 +39,38 @@ fn the_exit_code_is_the_worst_ranks() {
 fn what_a_rank_leaves_in_its_group_is_ended() {
     let bed = Bed::new();
     let program = bed.file("leave.sh", "cat /dev/zero > /dev/null &\necho started\n");
-    bed.dsm(&format!("cluster run --no-daemons --ranks 2 sh {program}")).ok();
+    bed.pagemesh(&format!("cluster run --no-daemons --ranks 2 sh {program}")).ok();
     bed.assert_nothing_left();
 }
 
 #[test]
 fn a_cluster_goes_up_and_down() {
     let bed = Bed::new();
-    let up = bed.dsm("cluster up --nodes 2 --json").ok();
+    let up = bed.pagemesh("cluster up --nodes 2 --json").ok();
     let cluster: serde_json::Value = serde_json::from_str(&up.out).expect("JSON");
     assert_eq!(cluster["nodes"].as_array().map(Vec::len), Some(2));
-    bed.dsm("cluster status").ok().says(&["daemon", "127.0.0.1:"]);
-    bed.dsm("cluster logs 1").ok().says(&["node 1:", "member of the cluster"]);
-    bed.dsm("cluster up --nodes 2").refused(&["a cluster of 2 nodes is up already"]);
-    bed.dsm("cluster run --nodes 3 matmul --n 4").refused(&["the running cluster has 2 nodes, not 3"]);
-    bed.dsm("cluster run --private --nodes 3 matmul --n 4").ok();
-    let down = bed.dsm("cluster down").ok().says(&["stopped 2 nodes"]);
+    bed.pagemesh("cluster status").ok().says(&["daemon", "127.0.0.1:"]);
+    bed.pagemesh("cluster logs 1").ok().says(&["node 1:", "member of the cluster"]);
+    bed.pagemesh("cluster up --nodes 2").refused(&["a cluster of 2 nodes is up already"]);
+    bed.pagemesh("cluster run --nodes 3 matmul --n 4").refused(&["the running cluster has 2 nodes, not 3"]);
+    bed.pagemesh("cluster run --private --nodes 3 matmul --n 4").ok();
+    let down = bed.pagemesh("cluster down").ok().says(&["stopped 2 nodes"]);
     assert_eq!(down.err, "", "the coordinator answers whoever stops it before it goes");
     bed.assert_nothing_left();
-    bed.dsm("cluster down").ok().says(&["no cluster is running here"]);
+    bed.pagemesh("cluster down").ok().says(&["no cluster is running here"]);
 }
 
 #[test]
 fn what_dead_daemons_left_is_in_nobodys_way() {
     let bed = Bed::new();
-    bed.dsm("cluster up --nodes 1").ok();
+    bed.pagemesh("cluster up --nodes 1").ok();
     for pid in bed.processes() {
         kill(Pid::from_raw(pid), Signal::SIGKILL).expect("it runs");
     }
     bed.status_refused();
-    bed.dsm("cluster run --nodes 1 matmul --n 4 --verify").ok();
-    bed.dsm("cluster up --nodes 1").ok().says(&["the cluster that was here has ended"]);
-    bed.dsm("cluster down").ok().says(&["stopped 1 node"]);
+    bed.pagemesh("cluster run --nodes 1 matmul --n 4 --verify").ok();
+    bed.pagemesh("cluster up --nodes 1").ok().says(&["the cluster that was here has ended"]);
+    bed.pagemesh("cluster down").ok().says(&["stopped 1 node"]);
     bed.assert_nothing_left();
 }
 
@@ -77,13 +78,13 @@ fn what_dead_daemons_left_is_in_nobodys_way() {
 fn a_dry_run_prints_the_commands_and_starts_nothing() {
     let bed = Bed::new();
     let hosts = bed.file("hosts", "127.0.0.2 slots=2\n127.0.0.3 # the other\n");
-    let done = bed.dsm(&format!("cluster run --hosts {hosts} --dry-run matmul --n 8")).ok();
+    let done = bed.pagemesh(&format!("cluster run --hosts {hosts} --dry-run matmul --n 8")).ok();
     let lines: Vec<&str> = done.out.lines().collect();
     // A key for each host, three daemons, three ranks.
     assert_eq!(lines.len(), 2 + 3 + 3, "{done:#?}");
     assert!(lines.iter().all(|line| line.starts_with("ssh -T -o BatchMode=yes 127.0.0.")), "{done:#?}");
     assert!(lines[4].contains("127.0.0.3") && lines[4].contains("--index 2"), "{done:#?}");
-    assert!(lines[7].contains("DSM_RANK=2") && lines[7].contains("matmul --n 8"), "{done:#?}");
+    assert!(lines[7].contains("PAGEMESH_RANK=2") && lines[7].contains("matmul --n 8"), "{done:#?}");
     bed.assert_nothing_left();
 }
 
@@ -101,7 +102,7 @@ fn with_hosts() -> (Bed, String) {
 #[test]
 fn a_program_runs_on_other_hosts() {
     let (bed, hosts) = with_hosts();
-    bed.dsm(&format!("cluster run --hosts {hosts} --ranks 3 matmul --n 40 --verify"))
+    bed.pagemesh(&format!("cluster run --hosts {hosts} --ranks 3 matmul --n 40 --verify"))
         .ok()
         .says(&["verified"]);
     bed.assert_nothing_left();
@@ -121,11 +122,11 @@ fn a_start_that_fails_takes_its_key_back_from_other_hosts() {
         let text = std::fs::read_to_string(&log).expect("the log of ssh");
         text.lines().filter(|line| line.starts_with("rm -rf -- ")).map(str::to_owned).collect::<Vec<_>>()
     };
-    let done = bed.dsm(&format!("cluster run --hosts {hosts} --ranks 1 matmul --n 4"));
+    let done = bed.pagemesh(&format!("cluster run --hosts {hosts} --ranks 1 matmul --n 4"));
     assert_eq!(done.code, 2, "{done:#?}");
     let removed = removals();
     assert!(removed.len() == 2 && removed.iter().all(|line| line.contains("-run-")), "{removed:#?}");
-    let done = bed.dsm(&format!("cluster up --hosts {hosts}"));
+    let done = bed.pagemesh(&format!("cluster up --hosts {hosts}"));
     assert_eq!(done.code, 2, "{done:#?}");
     let removed = removals();
     assert!(removed.len() == 4 && removed[2..].iter().all(|line| line.ends_with("/key")), "{removed:#?}");
@@ -138,7 +139,7 @@ fn a_start_can_be_interrupted_while_another_host_is_waited_for() {
     let (bed, hosts) = with_hosts();
     let begun = bed.pipe("begun");
     bed.file("ssh", &format!("#!/bin/sh\nfor last; do :; done\ncase \"$last\" in *'cat > '*) echo begun > {}; exec sleep 1000;; esac\n", begun.path()));
-    let going = bed.start("dsm", &format!("cluster up --hosts {hosts}"));
+    let going = bed.start("pagemesh", &format!("cluster up --hosts {hosts}"));
     assert_eq!(begun.hear("the key is on its way").trim(), "begun");
     going.signal(Signal::SIGINT);
     let done = going.wait();
@@ -153,7 +154,7 @@ fn daemons_that_cannot_be_recorded_do_not_stay() {
         // A directory where the record must go.
         let record = bed.state().join("cluster.json");
         std::fs::create_dir_all(record.join("in-the-way")).expect("made");
-        let done = bed.dsm(&line);
+        let done = bed.pagemesh(&line);
         assert_ne!(done.code, 0, "{done:#?}");
         std::fs::remove_dir_all(&record).expect("removed");
         bed.assert_nothing_left();
@@ -163,17 +164,17 @@ fn daemons_that_cannot_be_recorded_do_not_stay() {
 #[test]
 fn a_cluster_on_other_hosts_goes_up_and_down() {
     let (bed, hosts) = with_hosts();
-    bed.dsm(&format!("cluster up --hosts {hosts}")).ok().says(&["127.0.0.3"]);
-    bed.dsm("cluster run region write data").ok();
-    bed.dsm("cluster run region check data").ok();
-    bed.dsm("cluster logs 0").ok().says(&["member of the cluster"]);
-    bed.dsm("cluster down").ok();
+    bed.pagemesh(&format!("cluster up --hosts {hosts}")).ok().says(&["127.0.0.3"]);
+    bed.pagemesh("cluster run region write data").ok();
+    bed.pagemesh("cluster run region check data").ok();
+    bed.pagemesh("cluster logs 0").ok().says(&["member of the cluster"]);
+    bed.pagemesh("cluster down").ok();
     bed.status_refused();
 }
 
 impl Bed {
     fn status_refused(&self) {
-        let done = self.dsm("cluster status");
+        let done = self.pagemesh("cluster status");
         assert_eq!(done.code, 2, "{done:#?}");
     }
 }

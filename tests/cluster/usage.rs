@@ -3,8 +3,8 @@
 use std::net::UdpSocket;
 use std::os::unix::fs::PermissionsExt;
 
-use dsm::net::{ClusterKey, Endpoint, EndpointConfig, TransmitBuf, Version};
-use dsm::page::{Incarnation, Time};
+use pagemesh::net::{ClusterKey, Endpoint, EndpointConfig, TransmitBuf, Version};
+use pagemesh::page::{Incarnation, Time};
 
 use crate::bed::Bed;
 
@@ -22,11 +22,11 @@ fn wrong_flags_are_named() {
         ("cluster run matmull", ["matmull", "did you mean the example `matmul`"]),
         ("cluster run ./matmul", ["./matmul", "No such file"]),
         ("cluster run /tmp", ["/tmp", "directory"]),
-        ("cluster status", ["no cluster is running here", "dsm cluster up"]),
+        ("cluster status", ["no cluster is running here", "pagemesh cluster up"]),
         ("cluster logs 3", ["no log", "node 3"]),
-        ("regions ls", ["no cluster is running here", "dsm cluster up"]),
+        ("regions ls", ["no cluster is running here", "pagemesh cluster up"]),
     ] {
-        bed.dsm(line).refused(&words);
+        bed.pagemesh(line).refused(&words);
     }
     bed.assert_nothing_left();
 }
@@ -42,7 +42,7 @@ fn a_bad_hosts_file_is_named_with_its_line() {
         ("localhost\nred\n", ["localhost", "another machine"]),
     ] {
         let hosts = bed.file("hosts", text);
-        bed.dsm(&format!("cluster up --hosts {hosts}")).refused(&words);
+        bed.pagemesh(&format!("cluster up --hosts {hosts}")).refused(&words);
     }
     bed.assert_nothing_left();
 }
@@ -53,15 +53,16 @@ fn a_port_in_use_is_named() {
     let taken = UdpSocket::bind("127.0.0.1:0").expect("a socket");
     let port = taken.local_addr().expect("bound").port();
     for command in [format!("cluster up --port {port}"), format!("cluster run --port {port} matmul --n 4")] {
-        bed.dsm(&command).refused(&["node 0", &port.to_string(), "in use"]);
+        bed.pagemesh(&command).refused(&["node 0", &port.to_string(), "in use"]);
     }
     bed.assert_nothing_left();
 }
 
 #[test]
 fn an_unknown_setting_is_named_with_a_suggestion() {
-    let bed = Bed::new().set("DSM_NET_LOS", "5%");
-    bed.dsm("cluster run --nodes 1 matmul --n 4").refused(&["DSM_NET_LOS", "did you mean `net_loss`"]);
+    let bed = Bed::new().set("PAGEMESH_NET_LOS", "5%");
+    bed.pagemesh("cluster run --nodes 1 matmul --n 4")
+        .refused(&["PAGEMESH_NET_LOS", "did you mean `net_loss`"]);
     bed.assert_nothing_left();
 }
 
@@ -70,38 +71,38 @@ fn a_state_directory_that_others_may_enter_is_refused() {
     let bed = Bed::new();
     std::fs::create_dir(bed.state()).expect("made");
     std::fs::set_permissions(bed.state(), PermissionsExt::from_mode(0o755)).expect("opened");
-    bed.dsm("cluster up").refused(&["others may enter it", "chmod 700"]);
+    bed.pagemesh("cluster up").refused(&["others may enter it", "chmod 700"]);
     bed.assert_nothing_left();
 }
 
 #[test]
 fn a_key_that_is_missing_or_open_is_named() {
     let bed = Bed::new();
-    bed.dsm("cluster up --nodes 1").ok();
+    bed.pagemesh("cluster up --nodes 1").ok();
     let key = bed.state().join("key");
     std::fs::set_permissions(&key, PermissionsExt::from_mode(0o644)).expect("opened");
-    bed.dsm("cluster status").refused(&["key", "chmod 600"]);
-    let done = bed.dsm("cluster run matmul --n 4");
+    bed.pagemesh("cluster status").refused(&["key", "chmod 600"]);
+    let done = bed.pagemesh("cluster run matmul --n 4");
     assert_eq!(done.code, 2, "{done:#?}");
     done.says(&["[0] matmul: ", "chmod 600"]);
     std::fs::remove_file(&key).expect("removed");
-    bed.dsm("cluster status").refused(&["key", "No such file"]);
+    bed.pagemesh("cluster status").refused(&["key", "No such file"]);
     // Without the key nobody can ask it to stop; it is stopped by force.
-    bed.dsm("cluster down").ok().says(&["stopping its processes"]);
+    bed.pagemesh("cluster down").ok().says(&["stopping its processes"]);
     bed.assert_nothing_left();
 }
 
 #[test]
 fn a_daemon_with_another_key_is_not_let_in() {
     let bed = Bed::new();
-    bed.dsm("cluster up --nodes 1").ok();
+    bed.pagemesh("cluster up --nodes 1").ok();
     let status = bed.status();
     let addr = status["members"][0]["addr"].as_str().expect("an address").to_owned();
     let key = bed.file("other-key", &"5a".repeat(32));
     std::fs::set_permissions(&key, PermissionsExt::from_mode(0o600)).expect("closed");
     let done = bed.start("node-daemon", &format!("--index 1 --join {addr} --key-file {key}")).wait();
     done.refused(&["node-daemon: ", &addr, "no answer"]);
-    bed.dsm("cluster down").ok();
+    bed.pagemesh("cluster down").ok();
     bed.assert_nothing_left();
 }
 
@@ -151,7 +152,7 @@ fn a_cluster_of_another_version_is_named_with_both() {
 #[test]
 fn what_a_program_finds_wrong_with_its_flags_is_one_line_a_rank() {
     let bed = Bed::new();
-    let done = bed.dsm("cluster run --nodes 1 --ranks 2 matmul --nn 7");
+    let done = bed.pagemesh("cluster run --nodes 1 --ranks 2 matmul --nn 7");
     assert_eq!(done.code, 2, "{done:#?}");
     assert_eq!(done.err.lines().filter(|line| line.contains("matmul: ")).count(), 2, "{done:#?}");
     assert_eq!(done.err.lines().count(), 4, "and how each rank ended: {done:#?}");
@@ -163,9 +164,10 @@ fn what_a_program_finds_wrong_with_its_flags_is_one_line_a_rank() {
 #[test]
 fn a_bad_settings_file_is_named_with_its_line() {
     let bed = Bed::new();
-    bed.file("dsm.toml", "net_seed = 1\nthis is no toml\n");
-    bed.dsm("cluster run --nodes 1 matmul --n 4").refused(&["dsm.toml: line 2: "]);
-    bed.file("dsm.toml", "net_los = \"5%\"\n");
-    bed.dsm("cluster run --nodes 1 matmul --n 4").refused(&["dsm.toml: net_los", "did you mean `net_loss`"]);
+    bed.file("pagemesh.toml", "net_seed = 1\nthis is no toml\n");
+    bed.pagemesh("cluster run --nodes 1 matmul --n 4").refused(&["pagemesh.toml: line 2: "]);
+    bed.file("pagemesh.toml", "net_los = \"5%\"\n");
+    bed.pagemesh("cluster run --nodes 1 matmul --n 4")
+        .refused(&["pagemesh.toml: net_los", "did you mean `net_loss`"]);
     bed.assert_nothing_left();
 }

@@ -7,8 +7,8 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use dsm::coherence::LockId;
-use dsm::{GlobalAddr, Node, NodeConfig, NodeId, Placement};
+use pagemesh::coherence::LockId;
+use pagemesh::{GlobalAddr, Node, NodeConfig, NodeId, Placement};
 
 use parking_lot::{Mutex, MutexGuard};
 use system_tests::rig::{self, Rig};
@@ -166,7 +166,7 @@ fn an_upgrade_without_sharers_costs_three_messages() {
 #[test]
 fn locks_and_barriers_cost_what_the_table_says() {
     let mut bench = Bench::new();
-    let lock = LockId(dsm::page::PageId::of(bench.start));
+    let lock = LockId(pagemesh::page::PageId::of(bench.start));
     let handles: Vec<_> = bench.ranks.iter().map(|rank| rank.lock_handle(lock)).collect();
     let take = |bench: &Bench, rank: usize| {
         bench.ranks[rank].lock(&handles[rank]).expect("taken");

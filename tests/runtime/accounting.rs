@@ -1,8 +1,8 @@
 //! No page moves but in datagrams: the bytes on the sockets against the pages moved.
 
-use dsm::NodeId;
-use dsm::Placement;
-use dsm::node::status::NodeStatus;
+use pagemesh::NodeId;
+use pagemesh::Placement;
+use pagemesh::node::status::NodeStatus;
 
 use system_tests::rig::Rig;
 
@@ -47,7 +47,7 @@ fn every_page_that_moves_is_carried_by_datagrams() {
 fn what_one_node_sends_the_others_receive() {
     let rig = Rig::with_daemons(1, 2);
     let daemons = rig.start_daemons();
-    let join = daemons.first().map(dsm::Node::local_addr);
+    let join = daemons.first().map(pagemesh::Node::local_addr);
     let before = daemons[0].status();
     let ranks = rig.run_program(join, |dsm| {
         let data = dsm.alloc::<u64>("data", 512 * 100).unwrap();

@@ -6,7 +6,7 @@ use std::alloc::{GlobalAlloc, Layout, System};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use dsm::{Dsm, Node, Settings};
+use pagemesh::{Dsm, Node, Settings};
 
 use crate::child::{self, Child, listen, say};
 use system_tests::rig::{self, Rig};
@@ -59,7 +59,7 @@ const ROUNDS: usize = 30;
 const WARM: usize = 6;
 
 /// Writes a word of each page.
-fn write(data: &dsm::SharedSlice<u64>, value: u64) {
+fn write(data: &pagemesh::SharedSlice<u64>, value: u64) {
     for page in 0..PAGES {
         // SAFETY: a word of the region, accessed atomically only.
         unsafe { AtomicU64::from_ptr(data.as_mut_ptr().wrapping_add(512 * APART * page)) }
@@ -67,7 +67,7 @@ fn write(data: &dsm::SharedSlice<u64>, value: u64) {
     }
 }
 
-fn read(data: &dsm::SharedSlice<u64>) -> u64 {
+fn read(data: &pagemesh::SharedSlice<u64>) -> u64 {
     let load = |page: usize| {
         // SAFETY: a word of the region, accessed atomically only.
         unsafe { AtomicU64::from_ptr(data.as_mut_ptr().wrapping_add(512 * APART * page)) }

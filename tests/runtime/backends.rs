@@ -4,18 +4,18 @@ use std::io::{Seek, SeekFrom, Write};
 use std::os::fd::AsRawFd;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use dsm::Dsm;
+use pagemesh::Dsm;
 
 use system_tests::rig::Rig;
 
 /// Whether the `thread` backend may be used here; says so loudly if not.
 pub(crate) fn thread_backend_works() -> bool {
-    let works = dsm::fault::Arena::reserve(&dsm::fault::ArenaOptions {
+    let works = pagemesh::fault::Arena::reserve(&pagemesh::fault::ArenaOptions {
         len: 1 << 20,
         base: None,
-        backend: dsm::fault::BackendChoice::Only(dsm::fault::Backend::Thread),
+        backend: pagemesh::fault::BackendChoice::Only(pagemesh::fault::Backend::Thread),
         mappings_max: None,
-        pool: dsm::page::PagePool::new(1),
+        pool: pagemesh::page::PagePool::new(1),
     });
     if let Err(error) = &works {
         eprintln!("SKIPPED: the thread backend cannot run here: {error}");
@@ -80,7 +80,7 @@ fn nodes_with_different_backends_share_memory() {
     let rig = Rig::with_daemons(1, 2);
     let daemons = rig.start_daemons();
     let program = system_tests::rig::new_program();
-    let join = daemons.first().map(dsm::Node::local_addr);
+    let join = daemons.first().map(pagemesh::Node::local_addr);
     let ranks = [("signal", 0), ("mprotect", 1)].map(|(backend, rank)| {
         let settings = rig.clone().set("fault", backend).rank(program, rank, join);
         std::thread::spawn(move || {
@@ -153,13 +153,13 @@ fn the_library_reads_and_writes_files_with_memory_that_is_elsewhere() {
             if dsm.is_root() {
                 let mut file = file_with(&pattern(len));
                 // SAFETY: nobody else uses the region until the barrier.
-                unsafe { dsm::io::read_exact(&mut file, data.as_mut_ptr(), len) }.unwrap();
+                unsafe { pagemesh::io::read_exact(&mut file, data.as_mut_ptr(), len) }.unwrap();
             }
             dsm.barrier().unwrap();
             if dsm.rank() == 1 {
                 let mut copy = Vec::new();
                 // SAFETY: nobody writes the region until the barrier.
-                unsafe { dsm::io::write_all(&mut copy, data.as_ptr(), len) }.unwrap();
+                unsafe { pagemesh::io::write_all(&mut copy, data.as_ptr(), len) }.unwrap();
                 assert!(copy == pattern(len));
             }
             dsm.barrier().unwrap();

@@ -3,9 +3,9 @@
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use dsm::page::NodeId;
-use dsm::rpc::{ErrorKind, Policy};
-use dsm::{Dsm, Placement};
+use pagemesh::page::NodeId;
+use pagemesh::rpc::{ErrorKind, Policy};
+use pagemesh::{Dsm, Placement};
 
 use crate::counting::{CounterCalls, CounterClient, CounterServer, Counting};
 use system_tests::rig::{self, Rig, until};
@@ -65,7 +65,7 @@ fn a_server_works_on_the_pages_that_a_reference_names() {
         let counter = CounterClient::new(dsm.channel_to(server).unwrap());
         assert_eq!(counter.sum(data.global()).unwrap(), 49_995_000);
         assert_eq!(counter.sum(data.global_range(10..13)).unwrap(), 33);
-        let beyond = dsm::rpc::Global::new(data.addr(), 10_001);
+        let beyond = pagemesh::rpc::Global::new(data.addr(), 10_001);
         assert!(counter.sum(beyond).unwrap_err().to_string().contains("no region"));
     });
 }
@@ -187,7 +187,7 @@ fn calls_to_a_node_that_is_not_there_fail_at_once() {
         assert!(dsm.channel_to(NodeId(77)).is_err());
         let mut gone = dsm.peer(server).unwrap();
         gone.incarnation.0 += 1;
-        let counter = CounterClient::new(dsm::rpc::Channel::to(dsm.calls(), gone));
+        let counter = CounterClient::new(pagemesh::rpc::Channel::to(dsm.calls(), gone));
         let error = counter.add(1).unwrap_err();
         assert_eq!(error.kind, ErrorKind::Unreachable { may_have_executed: false });
     });

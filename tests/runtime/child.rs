@@ -9,9 +9,9 @@ use std::process::{Command, ExitStatus, Stdio};
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
-use dsm::{Dsm, Node, NodeConfig, Settings};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use pagemesh::{Dsm, Node, NodeConfig, Settings};
 
 use system_tests::rig;
 

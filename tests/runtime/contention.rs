@@ -4,7 +4,7 @@ use std::sync::Barrier;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use dsm::Dsm;
+use pagemesh::Dsm;
 
 use system_tests::rig::Rig;
 

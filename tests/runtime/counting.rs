@@ -4,13 +4,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::time::{Duration, Instant};
 
-use dsm::rpc::{Context, Error, Global, Sink};
-use dsm::{Dsm, Globals};
+use pagemesh::rpc::{Context, Error, Global, Sink};
+use pagemesh::{Dsm, Globals};
 
 /// How long a step of `dig` takes.
 const STEP: Duration = Duration::from_millis(10);
 
-dsm::include_idl!("counter" as stubs);
+pagemesh::include_idl!("counter" as stubs);
 pub(crate) use stubs::*;
 
 /// What the tests look at.
@@ -90,7 +90,7 @@ impl Counter for Counting {
     }
 
     fn sum(&self, _: &Context<'_>, data: Global<i64>) -> Result<i64, CounterSumError> {
-        let reason = |error: dsm::Error| NoSuchElements { reason: error.to_string() };
+        let reason = |error: pagemesh::Error| NoSuchElements { reason: error.to_string() };
         let globals = self.globals.as_ref().expect("a server with memory");
         let data = globals.open(data).map_err(reason)?;
         Ok((0..data.len()).map(|index| data.get(index)).sum())

@@ -6,9 +6,9 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
-use dsm::admin::Admin;
-use dsm::{Dsm, Error, Node, NodeId, Placement, Settings};
 use nix::sys::signal::Signal;
+use pagemesh::admin::Admin;
+use pagemesh::{Dsm, Error, Node, NodeId, Placement, Settings};
 
 use crate::child::{self, Child, listen, say};
 use system_tests::rig::{self, Rig, until};
@@ -300,7 +300,7 @@ fn every_wait_ends_when_a_daemon_dies() {
 /// Waits until the cluster of a coordinator in another process has so many members.
 fn until_there_are(members: usize, coordinator: SocketAddr) {
     // The key of who names none, as a file.
-    let key = std::env::temp_dir().join(format!("dsm-test-key-{:016x}", fastrand::u64(..)));
+    let key = std::env::temp_dir().join(format!("pagemesh-test-key-{:016x}", fastrand::u64(..)));
     let file = std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&key);
     file.and_then(|mut file| file.write_all("0".repeat(64).as_bytes())).expect("a file");
     let admin = Admin::connect(coordinator, &key, TOLD_WITHIN).expect("it answers");

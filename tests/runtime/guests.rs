@@ -5,11 +5,11 @@ use std::net::SocketAddr;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use dsm::guest::Guest;
-use dsm::net::ClusterKey;
-use dsm::net::inject::InjectorConfig;
-use dsm::rpc::ErrorKind;
-use dsm::{Node, NodeId, Settings};
+use pagemesh::guest::Guest;
+use pagemesh::net::ClusterKey;
+use pagemesh::net::inject::InjectorConfig;
+use pagemesh::rpc::ErrorKind;
+use pagemesh::{Node, NodeId, Settings};
 
 use crate::child::Child;
 use crate::counting::{CounterCalls, CounterClient, CounterServer, Counting};
@@ -18,7 +18,7 @@ use system_tests::rig::{self, Rig, until};
 const CONNECT_MAX: Duration = Duration::from_secs(10);
 
 fn guest(settings: &Settings) -> Guest {
-    let injected = |name: &str| settings.inject.get(name.strip_prefix("DSM_NET_")?).cloned();
+    let injected = |name: &str| settings.inject.get(name.strip_prefix("PAGEMESH_NET_")?).cloned();
     let injector = InjectorConfig::from_settings(injected).expect("good settings");
     let anywhere = SocketAddr::from(([127, 0, 0, 1], 0));
     Guest::new(ClusterKey::new([0; 32]), anywhere, injector).expect("a guest")
@@ -118,7 +118,7 @@ fn futures_of_a_guest_end_though_no_thread_waits_in_it() {
         while let Some(item) = items.next_item().await {
             sum += item?;
         }
-        Ok::<i64, dsm::rpc::Error>(sum)
+        Ok::<i64, pagemesh::rpc::Error>(sum)
     };
     assert_eq!(pollster::block_on(conversation), Ok(100 + 4950));
     // A deadline ends a future, too, and threads may wait meanwhile.
@@ -189,7 +189,7 @@ fn increments_that_are_acknowledged_are_counted_once_each() {
     let batch = guest.calls().batch();
     for number in 0..100_000 {
         if open.len() == 64 {
-            let oldest: dsm::rpc::Call<i64> = open.pop_front().expect("64 of them");
+            let oldest: pagemesh::rpc::Call<i64> = open.pop_front().expect("64 of them");
             oldest.wait().expect("nothing that was asked is lost");
             acknowledged += 1;
         }

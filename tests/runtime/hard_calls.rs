@@ -4,9 +4,9 @@ use std::sync::Mutex;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use dsm::rpc::{Call, Channel, ErrorKind, Policy};
-use dsm::{Node, NodeConfig, NodeId, Settings};
 use nix::sys::signal::{Signal, kill};
+use pagemesh::rpc::{Call, Channel, ErrorKind, Policy};
+use pagemesh::{Node, NodeConfig, NodeId, Settings};
 
 use crate::child::{self, Child, listen, say};
 use crate::counting::{CounterCalls, CounterServer, Counting};

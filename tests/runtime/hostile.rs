@@ -7,19 +7,19 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use dsm::codec::encode_control;
-use dsm::coherence::{
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use pagemesh::codec::encode_control;
+use pagemesh::coherence::{
     Answer, BarrierId, BarrierMessage, Body, LockId, LockMessage, Message, NodeSet, Req, ToHome, ToNode, Txn,
     encode_batch_head,
 };
-use dsm::membership::{Control, Introduction, Kind, Want};
-use dsm::net::udp::{Outlet, Received, UdpSocket, datagrams};
-use dsm::net::{
+use pagemesh::membership::{Control, Introduction, Kind, Want};
+use pagemesh::net::udp::{Outlet, Received, UdpSocket, datagrams};
+use pagemesh::net::{
     ClusterKey, Endpoint, EndpointConfig, Event, OutMessage, Priority, SessionHandle, TransmitBuf, Version,
 };
-use dsm::page::{Access, Epoch, ExtentId, Incarnation, PageBuf, PageId, Time};
-use dsm::{Node, NodeId, Placement, Settings};
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use pagemesh::page::{Access, Epoch, ExtentId, Incarnation, PageBuf, PageId, Time};
+use pagemesh::{Node, NodeId, Placement, Settings};
 
 use crate::child::{Child, listen, resident_kib, say};
 use crate::counting::{CounterServer, Counting};
@@ -443,7 +443,7 @@ fn hostile_calls_get_an_error_or_end_their_session_and_nothing_else() {
     let rig = Rig::with_daemons(1, 2);
     let daemons = rig.start_daemons();
     daemons[0].serve(CounterServer(Counting::default()), 8).unwrap();
-    let echo = dsm::rpc::Service::interface(&CounterServer(Counting::default())).methods[2].id;
+    let echo = pagemesh::rpc::Service::interface(&CounterServer(Counting::default())).methods[2].id;
     // What is no frame ends the session.
     for bytes in [
         &call_frame(0, echo, 4, &[0; 4])[..20],
@@ -499,7 +499,7 @@ fn who_is_no_member_commands_nobody() {
         Control::RegionAck { start: PageId(64) },
         Control::JoinRefused("no".into()),
         Control::Died { node: NodeId(0), incarnation: Incarnation(1), how: "I say so".into() },
-        Control::View(dsm::membership::View::default()),
+        Control::View(pagemesh::membership::View::default()),
     ] {
         rogue.send_control(session, &control);
     }

@@ -1,6 +1,6 @@
 //! Joins and leaves while others compute, in every order.
 
-use dsm::{Error, Node, Settings};
+use pagemesh::{Error, Node, Settings};
 
 use crate::child::{self, Child, listen, say};
 use system_tests::rig::{self, Rig};
@@ -211,9 +211,9 @@ fn a_node_that_has_left_says_so_instead_of_waiting() {
     let rig = Rig::with_daemons(1, 1);
     let daemons = rig.start_daemons();
     let (program, join) = (rig::new_program(), daemons.first().map(Node::local_addr));
-    let node = Node::start(dsm::NodeConfig::rank(rig.rank(program, 0, join))).expect("joins");
+    let node = Node::start(pagemesh::NodeConfig::rank(rig.rank(program, 0, join))).expect("joins");
     node.leave().expect("leaves");
-    let placement = dsm::Placement::FirstTouch;
+    let placement = pagemesh::Placement::FirstTouch;
     assert!(matches!(node.alloc("late", 4096, 8, placement), Err(Error::Left)));
     assert!(matches!(node.barrier(), Err(Error::Left)));
     assert!(node.wait_for_shutdown().is_ok());

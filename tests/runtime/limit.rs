@@ -1,7 +1,7 @@
 //! Data that are four times what a node may hold: the result is right, and no node is ever above its limit.
 
-use dsm::node::status::NodeStatus;
-use dsm::{Dsm, Node, Placement};
+use pagemesh::node::status::NodeStatus;
+use pagemesh::{Dsm, Node, Placement};
 
 use system_tests::rig::{Rig, stop};
 
@@ -85,7 +85,7 @@ fn data_four_times_a_rank_s_limit_without_daemons() {
 #[test]
 fn a_home_that_would_be_overfilled_is_named() {
     Rig::with_daemons(2, 1).set("memory_max", LIMIT).run(|dsm| {
-        let on = Placement::OnNode(dsm::NodeId(1));
+        let on = Placement::OnNode(pagemesh::NodeId(1));
         let error = dsm.alloc_with::<u8>("data", (1 << 20) + 1, on).err().unwrap().to_string();
         assert!(error.contains("node 1") && error.contains("memory_max"), "{error}");
         dsm.alloc_with::<u8>("data", 1 << 20, on).unwrap();
@@ -95,7 +95,7 @@ fn a_home_that_would_be_overfilled_is_named() {
 
 #[test]
 fn a_rank_without_room_for_its_instructions_is_refused() {
-    let settings = dsm::Settings { memory_max: 4096, ..system_tests::rig::small() };
+    let settings = pagemesh::Settings { memory_max: 4096, ..system_tests::rig::small() };
     let error = Dsm::builder().settings(settings).arena_anywhere().join().err().unwrap().to_string();
     assert!(error.contains("memory_max: 4096 bytes are too few"), "{error}");
 }

@@ -13,7 +13,7 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use dsm::{Dsm, NodeId, Placement, Settings};
+use pagemesh::{Dsm, NodeId, Placement, Settings};
 
 use crate::child::{self, Child, listen, say};
 use crate::stage::Stage;

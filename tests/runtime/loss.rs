@@ -2,7 +2,7 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use dsm::Dsm;
+use pagemesh::Dsm;
 
 use system_tests::rig::Rig;
 

@@ -5,10 +5,10 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicPtr, AtomicU64, Ordering};
 use std::time::Duration;
 
-use dsm::{Node, Settings, SharedSlice};
 use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction};
 use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::{ForkResult, fork};
+use pagemesh::{Node, Settings, SharedSlice};
 
 use crate::child::{self, Child, listen, say};
 use system_tests::rig::{self, Rig, until};

@@ -1,7 +1,7 @@
 //! Regions: their homes, their names, their limits, and what is left of them.
 
-use dsm::node::status::NodeStatus;
-use dsm::{Dsm, Error, Node, NodeId, Placement};
+use pagemesh::node::status::NodeStatus;
+use pagemesh::{Dsm, Error, Node, NodeId, Placement};
 
 use system_tests::rig::{self, Rig};
 

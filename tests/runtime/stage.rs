@@ -42,7 +42,7 @@ pub(crate) struct Words {
 impl Stage {
     /// Makes the file.
     pub(crate) fn new() -> Stage {
-        let path = std::env::temp_dir().join(format!("dsm-test-stage-{:016x}", fastrand::u64(..)));
+        let path = std::env::temp_dir().join(format!("pagemesh-test-stage-{:016x}", fastrand::u64(..)));
         let file = OpenOptions::new().read(true).write(true).create_new(true).open(&path).expect("a file");
         file.set_len(size_of::<Words>() as u64).expect("room");
         Stage { words: map(&file), path, made_here: true }

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
 
-use dsm::{Dsm, Node, NodeConfig, NodeId, Settings};
+use pagemesh::{Dsm, Node, NodeConfig, NodeId, Settings};
 
 /// Longest that the ranks of a test may take: far beyond every bound of the system.
 const PROGRAM_MAX: Duration = Duration::from_secs(60);

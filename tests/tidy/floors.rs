@@ -123,8 +123,8 @@ fn programs_use_the_public_interface() {
     let findings: Vec<String> = programs
         .flat_map(|source| {
             source.refuse(|line| {
-                let bad = named(line, "dsm::").into_iter().find(|name| INSIDE.contains(name))?;
-                Some(format!("a program must not name `dsm::{bad}`"))
+                let bad = named(line, "pagemesh::").into_iter().find(|name| INSIDE.contains(name))?;
+                Some(format!("a program must not name `pagemesh::{bad}`"))
             })
         })
         .collect();

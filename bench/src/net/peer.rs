@@ -3,12 +3,12 @@
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
-use dsm::net::inject::{Chance, Injector, InjectorConfig};
-use dsm::net::udp::{DATAGRAM_MAX, Outlet, Received, UdpSocket, datagrams};
-use dsm::net::{
+use pagemesh::net::inject::{Chance, Injector, InjectorConfig};
+use pagemesh::net::udp::{DATAGRAM_MAX, Outlet, Received, UdpSocket, datagrams};
+use pagemesh::net::{
     ClusterKey, Endpoint, EndpointConfig, Event, OutMessage, Priority, SessionHandle, TransmitBuf, Version,
 };
-use dsm::page::{Incarnation, PAGE_SIZE, PageBuf, Span, Time};
+use pagemesh::page::{Incarnation, PAGE_SIZE, PageBuf, Span, Time};
 
 use super::{EndpointSettings, NetCommand};
 use crate::{Result, child};
@@ -45,7 +45,7 @@ pub(crate) fn serve(settings: &EndpointSettings) -> Result<()> {
 
 impl Peer {
     fn new(settings: EndpointSettings) -> Result<Peer> {
-        let socket = UdpSocket::adopt(child::adopt(settings.socket), dsm::config::net::SOCKET_BUFFER)?;
+        let socket = UdpSocket::adopt(child::adopt(settings.socket), pagemesh::config::net::SOCKET_BUFFER)?;
         let own = u64::from(std::process::id());
         let mut config = EndpointConfig::new(
             ClusterKey::new([1; 32]),

@@ -21,7 +21,7 @@ pub enum Backend {
     None,
 }
 
-/// What the user asked for (`DSM_FAULT`).
+/// What the user asked for (`PAGEMESH_FAULT`).
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
 pub enum BackendChoice {
     /// The best that works here: `signal`, else `mprotect`.
@@ -68,7 +68,7 @@ pub(super) fn probe_thread() -> std::result::Result<(), String> {
 
 fn impossible(backend: Backend, why: &str, mend: &str) -> Error {
     Error::Invalid(format!(
-        "fault backend '{backend}' does not work here: {why}; {mend}; or leave DSM_FAULT unset"
+        "fault backend '{backend}' does not work here: {why}; {mend}; or leave PAGEMESH_FAULT unset"
     ))
 }
 

@@ -58,11 +58,11 @@ fn backend() -> Check {
 fn thread_backend() -> Check {
     const NAME: &str = "system calls on shared memory";
     match backend::probe_thread() {
-        Ok(()) => ok(NAME, "possible with DSM_FAULT=thread".to_owned()),
+        Ok(()) => ok(NAME, "possible with PAGEMESH_FAULT=thread".to_owned()),
         Err(why) => Check {
             name: NAME,
             health: Health::Limited,
-            found: format!("only through dsm::io, for DSM_FAULT=thread does not work: {why}"),
+            found: format!("only through pagemesh::io, for PAGEMESH_FAULT=thread does not work: {why}"),
             mend: Some(MEND_THREAD.to_owned()),
         },
     }
@@ -71,7 +71,7 @@ fn thread_backend() -> Check {
 fn unprivileged() -> Check {
     const NAME: &str = "vm.unprivileged_userfaultfd";
     match read_number("/proc/sys/vm/unprivileged_userfaultfd") {
-        Some(value) => ok(NAME, format!("{value} (1 allows DSM_FAULT=thread to every user)")),
+        Some(value) => ok(NAME, format!("{value} (1 allows PAGEMESH_FAULT=thread to every user)")),
         None => ok(NAME, "not there: this kernel has no userfaultfd, or /proc is hidden".to_owned()),
     }
 }

@@ -33,7 +33,7 @@ impl EventThread {
         // The thread inherits the mask: a signal handler that ran on it could fault, and nobody else
         // would be left to resolve that.
         let mask = SigSet::all().thread_swap_mask(SigmaskHow::SIG_BLOCK).expect("valid arguments");
-        let thread = std::thread::Builder::new().name("dsm-faults".into()).spawn(move || {
+        let thread = std::thread::Builder::new().name("pm-faults".into()).spawn(move || {
             let mut events = Vec::with_capacity(EVENTS_MAX);
             while wait(&uffd, &ends).is_continue() && pump(&uffd, &arena, &mut events) {}
         });

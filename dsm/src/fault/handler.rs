@@ -174,17 +174,17 @@ fn explain(arena: &Shared, address: usize, code: i32) {
     let _ = if std::process::id() != arena.process {
         writeln!(
             line,
-            "dsm: process {} touched shared memory at {address:#x}, but was forked from process {}: \
+            "pagemesh: process {} touched shared memory at {address:#x}, but was forked from process {}: \
              shared memory does not survive fork; start the program anew (exec) instead",
             std::process::id(),
             arena.process
         )
     } else if !arena.access.in_region(arena.page_of(address)) {
-        writeln!(line, "dsm: {address:#x} lies in the arena but in no region: a stray or stale pointer")
+        writeln!(line, "pagemesh: {address:#x} lies in the arena but in no region: a stray or stale pointer")
     } else if code == BUS_MCEERR_AR {
-        writeln!(line, "dsm: the machine's memory behind {address:#x} is broken")
+        writeln!(line, "pagemesh: the machine's memory behind {address:#x} is broken")
     } else {
-        writeln!(line, "dsm: {address:#x} is shared memory, which cannot be executed: a stray jump")
+        writeln!(line, "pagemesh: {address:#x} is shared memory, which cannot be executed: a stray jump")
     };
     line.print();
 }
@@ -192,7 +192,7 @@ fn explain(arena: &Shared, address: usize, code: i32) {
 /// Ends the process with a line on standard error, from any context.
 pub(super) fn die(why: std::fmt::Arguments<'_>) -> ! {
     let mut line = Line::new();
-    let _ = writeln!(line, "dsm: {why}");
+    let _ = writeln!(line, "pagemesh: {why}");
     line.print();
     std::process::abort()
 }

@@ -163,7 +163,7 @@ pub(super) struct Store {
 impl Store {
     /// A sparse file of `len` bytes.
     pub(super) fn new(len: usize) -> io::Result<Store> {
-        let file = File::from(memfd_create(c"dsm-arena", MFdFlags::MFD_CLOEXEC)?);
+        let file = File::from(memfd_create(c"pagemesh-arena", MFdFlags::MFD_CLOEXEC)?);
         file.set_len(len as u64)?;
         let view = MmapOptions::new().len(len).no_reserve_swap().map_raw(&file)?;
         view.advise(Advice::DontFork)?;

@@ -40,7 +40,7 @@ impl Attendant {
             return;
         }
         let weak = Arc::downgrade(carrier);
-        let named = std::thread::Builder::new().name("dsm-guest".into());
+        let named = std::thread::Builder::new().name("pm-guest".into());
         match named.spawn(move || run(&weak)) {
             Ok(started) => *thread = Some(started),
             // Whoever waits in a thread receives for all.

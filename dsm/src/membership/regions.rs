@@ -206,6 +206,6 @@ fn agree(record: &RegionRecord, want: Want) -> Result<(), String> {
         return Ok(());
     }
     Err(format!(
-        "region `{name}` exists with {bytes} bytes in elements of {element}, not {wanted_bytes} in elements of {wanted_element}; a region that is left over goes with `dsm regions rm {name}`"
+        "region `{name}` exists with {bytes} bytes in elements of {element}, not {wanted_bytes} in elements of {wanted_element}; a region that is left over goes with `pagemesh regions rm {name}`"
     ))
 }

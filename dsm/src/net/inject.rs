@@ -2,7 +2,7 @@
 //! endpoint and its socket, by a seed, so that the same run can be had again.
 //!
 //! A value without clock: time is passed in. It is meant for tests and demonstrations; a node without
-//! `DSM_NET_*` settings has none.
+//! `PAGEMESH_NET_*` settings has none.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
@@ -43,7 +43,7 @@ pub struct InjectorConfig {
     pub seed: u64,
 }
 
-/// A `DSM_NET_*` setting that cannot be read.
+/// A `PAGEMESH_NET_*` setting that cannot be read.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 #[error("{name}={value}: expected {expected}")]
 pub struct InjectorSettingError {
@@ -53,20 +53,20 @@ pub struct InjectorSettingError {
 }
 
 impl InjectorConfig {
-    /// Reads `DSM_NET_LOSS`, `DSM_NET_DUP`, `DSM_NET_REORDER`, `DSM_NET_CORRUPT` (as in `5%` or
-    /// `0.05`), `DSM_NET_DELAY` (as in `2ms` or `500us`) and `DSM_NET_SEED` through `lookup`. `None` if
+    /// Reads `PAGEMESH_NET_LOSS`, `PAGEMESH_NET_DUP`, `PAGEMESH_NET_REORDER`, `PAGEMESH_NET_CORRUPT` (as in `5%` or
+    /// `0.05`), `PAGEMESH_NET_DELAY` (as in `2ms` or `500us`) and `PAGEMESH_NET_SEED` through `lookup`. `None` if
     /// none of the first five is set.
     pub fn from_settings(
         lookup: impl Fn(&str) -> Option<String>,
     ) -> Result<Option<InjectorConfig>, InjectorSettingError> {
         let chance = |name| setting(&lookup, name, "a share such as 5% or 0.05", parse_chance);
         let config = InjectorConfig {
-            loss: chance("DSM_NET_LOSS")?,
-            duplicate: chance("DSM_NET_DUP")?,
-            reorder: chance("DSM_NET_REORDER")?,
-            corrupt: chance("DSM_NET_CORRUPT")?,
-            delay: setting(&lookup, "DSM_NET_DELAY", "a time such as 2ms or 500us", parse_span)?,
-            seed: setting(&lookup, "DSM_NET_SEED", "a whole number", |text| text.parse().ok())?,
+            loss: chance("PAGEMESH_NET_LOSS")?,
+            duplicate: chance("PAGEMESH_NET_DUP")?,
+            reorder: chance("PAGEMESH_NET_REORDER")?,
+            corrupt: chance("PAGEMESH_NET_CORRUPT")?,
+            delay: setting(&lookup, "PAGEMESH_NET_DELAY", "a time such as 2ms or 500us", parse_span)?,
+            seed: setting(&lookup, "PAGEMESH_NET_SEED", "a whole number", |text| text.parse().ok())?,
         };
         let is_idle = config == InjectorConfig { seed: config.seed, ..InjectorConfig::default() };
         Ok((!is_idle).then_some(config))
@@ -240,12 +240,12 @@ mod tests {
     #[test]
     fn settings_are_read_and_no_setting_means_no_injector() {
         assert_eq!(settings(&[]), Ok(None));
-        assert_eq!(settings(&[("DSM_NET_SEED", "3")]), Ok(None));
+        assert_eq!(settings(&[("PAGEMESH_NET_SEED", "3")]), Ok(None));
         let config = settings(&[
-            ("DSM_NET_LOSS", "5%"),
-            ("DSM_NET_DUP", "0.01"),
-            ("DSM_NET_DELAY", "2ms"),
-            ("DSM_NET_SEED", "9"),
+            ("PAGEMESH_NET_LOSS", "5%"),
+            ("PAGEMESH_NET_DUP", "0.01"),
+            ("PAGEMESH_NET_DELAY", "2ms"),
+            ("PAGEMESH_NET_SEED", "9"),
         ]);
         let expected = InjectorConfig {
             loss: Chance::percent(5),
@@ -260,10 +260,10 @@ mod tests {
     #[test]
     fn a_bad_setting_is_named_with_its_value() {
         for pair in [
-            &[("DSM_NET_LOSS", "120%")],
-            &[("DSM_NET_LOSS", "much")],
-            &[("DSM_NET_DELAY", "5")],
-            &[("DSM_NET_SEED", "-1")],
+            &[("PAGEMESH_NET_LOSS", "120%")],
+            &[("PAGEMESH_NET_LOSS", "much")],
+            &[("PAGEMESH_NET_DELAY", "5")],
+            &[("PAGEMESH_NET_SEED", "-1")],
         ] {
             let error = settings(pair).unwrap_err().to_string();
             assert!(error.starts_with(&format!("{}={}: expected", pair[0].0, pair[0].1)), "{error}");

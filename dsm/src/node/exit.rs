@@ -17,7 +17,7 @@ const MEMORY_GONE: i32 = 70;
 pub(super) fn die(why: Arguments<'_>) -> ! {
     let mut line = Vec::with_capacity(400);
     // Memory is no shared memory: writing to it cannot fail, and cannot fault.
-    let _ = writeln!(line, "dsm: {why}");
+    let _ = writeln!(line, "pagemesh: {why}");
     let _ = nix::unistd::write(std::io::stderr(), &line);
     // SAFETY: ends the process without running destructors, which could wait for this thread.
     unsafe { libc::_exit(MEMORY_GONE) }

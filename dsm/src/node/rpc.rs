@@ -420,7 +420,7 @@ impl Inner {
         let mask = asynchronous().thread_swap_mask(SigmaskHow::SIG_BLOCK).expect("valid arguments");
         let spawn = |number: usize| {
             let inner = self.clone();
-            let named = std::thread::Builder::new().name(format!("dsm-worker-{number}"));
+            let named = std::thread::Builder::new().name(format!("pm-worker-{number}"));
             named.spawn(move || {
                 time_slice::shorten();
                 inner.run_worker(number)
@@ -436,7 +436,7 @@ impl Inner {
     /// The thread for the system's own calls when all workers are held up: by methods that take long, or by
     /// streams that nobody reads. It never receives.
     fn spawn_system_worker(self: Arc<Self>) -> std::io::Result<JoinHandle<()>> {
-        std::thread::Builder::new().name("dsm-system".into()).spawn(move || {
+        std::thread::Builder::new().name("pm-system".into()).spawn(move || {
             CoreSection::mark_thread_blocked();
             let stopping = || self.stopping.load(Ordering::Acquire);
             while !stopping() {

@@ -60,7 +60,7 @@ mod tests {
 
     #[test]
     fn the_tightest_of_machine_and_groups_counts() {
-        let root = std::env::temp_dir().join(format!("dsm-memory-{}", std::process::id()));
+        let root = std::env::temp_dir().join(format!("pagemesh-memory-{}", std::process::id()));
         let (proc, groups) = (root.join("proc"), root.join("groups"));
         assert_eq!(free(&proc, &groups), None);
         write(&root, "proc/meminfo", "MemTotal: 9000 kB\nMemAvailable:    4000 kB\n");

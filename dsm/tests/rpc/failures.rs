@@ -3,13 +3,13 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
-use dsm::config::rpc::{
+use pagemesh::config::rpc::{
     CALL_LEN_MAX, DELAYED_MAX, ENDED_MAX, GATHER_LEN_MAX, GATHERED_MAX, QUEUE_BYTES_MAX, REPLY_BYTES_MAX,
     REPLY_BYTES_NODE_MAX, ROOM_AGAIN, ROOM_WAIT_MAX, SEQUENCE_GAPS_MAX, SILENCE_MAX, STREAM_WINDOW,
 };
-use dsm::page::{GlobalAddr, Incarnation, NodeId, Span};
-use dsm::rpc::local::LocalRegistry;
-use dsm::rpc::{Channel, ErrorKind, Global, MetaCalls, Policy, Workers};
+use pagemesh::page::{GlobalAddr, Incarnation, NodeId, Span};
+use pagemesh::rpc::local::LocalRegistry;
+use pagemesh::rpc::{Channel, ErrorKind, Global, MetaCalls, Policy, Workers};
 use proptest::prelude::*;
 
 use super::support::{Counting, Pair, peer};
@@ -308,7 +308,7 @@ fn answers_that_are_kept_have_a_bound_for_all_clients_together() {
     let pair = Pair::by_hand();
     let clients = REPLY_BYTES_NODE_MAX / REPLY_BYTES_MAX + 8;
     let name = "x".repeat(1 << 19);
-    let ask = |end: &Arc<dsm::rpc::Endpoint>| {
+    let ask = |end: &Arc<pagemesh::rpc::Endpoint>| {
         let hello = CalculatorCalls::new(Channel::to(end, pair.server))
             .hello(&name, &[Point { x: 0.0, y: 0.0 }, Point { x: 0.0, y: 0.0 }]);
         pair.deliver();
@@ -482,25 +482,26 @@ fn a_long_call_shows_that_it_lives_and_is_given_up_in_silence() {
 
 #[test]
 fn other_versions_and_interfaces_are_named() {
-    static NEWER: dsm::rpc::Method =
-        dsm::rpc::Method { version: 3, id: CALCULATOR.methods[0].id ^ 1, ..method(0) };
-    static STRANGER: dsm::rpc::Method = dsm::rpc::Method { interface: "Other", id: 77, ..method(0) };
+    static NEWER: pagemesh::rpc::Method =
+        pagemesh::rpc::Method { version: 3, id: CALCULATOR.methods[0].id ^ 1, ..method(0) };
+    static STRANGER: pagemesh::rpc::Method =
+        pagemesh::rpc::Method { interface: "Other", id: 77, ..method(0) };
     let pair = Pair::driven();
-    let version = pair.channel().prepare(&NEWER).start::<i32, dsm::rpc::Error>().wait().unwrap_err();
+    let version = pair.channel().prepare(&NEWER).start::<i32, pagemesh::rpc::Error>().wait().unwrap_err();
     assert_eq!(version.kind, ErrorKind::BadVersion { client: 3, server: Some(2) });
     assert!(version.to_string().contains("the client speaks version 3, the server version 2"));
-    let stranger = pair.channel().prepare(&STRANGER).start::<i32, dsm::rpc::Error>().wait().unwrap_err();
+    let stranger = pair.channel().prepare(&STRANGER).start::<i32, pagemesh::rpc::Error>().wait().unwrap_err();
     assert_eq!(stranger.kind, ErrorKind::BadVersion { client: 2, server: None });
     assert_eq!(pair.server_end.counters().unknown, 2);
 }
 
-const fn method(_: usize) -> dsm::rpc::Method {
-    dsm::rpc::Method {
+const fn method(_: usize) -> pagemesh::rpc::Method {
+    pagemesh::rpc::Method {
         interface: "Calculator",
         version: 2,
         name: "func1",
         id: 0,
-        kind: dsm::rpc::Kind::Unary,
+        kind: pagemesh::rpc::Kind::Unary,
         deadline_us: None,
         idempotent: false,
         longrunning: false,
@@ -555,7 +556,7 @@ fn a_client_that_is_away_makes_room_and_its_calls_run_no_second_time() {
     assert!(!pair.network.take_queue(|envelope| envelope.to == first).is_empty());
     pair.server_end.handle_presence(first, || false);
     // Others come until there is no room.
-    for number in 1..=dsm::config::rpc::CLIENTS_MAX as u64 {
+    for number in 1..=pagemesh::config::rpc::CLIENTS_MAX as u64 {
         let (_, end) = peer(&pair.network, 3, 1000 + number);
         let call = CalculatorCalls::new(Channel::to(&end, pair.server)).func1(1);
         pair.network.settle();
@@ -568,7 +569,8 @@ fn a_client_that_is_away_makes_room_and_its_calls_run_no_second_time() {
 
     let runs = pair.runs();
     pair.server_end.handle_peer_died(pair.client);
-    pair.server_end.handle_peer_died(dsm::rpc::PeerId { node: NodeId(3), incarnation: Incarnation(1001) });
+    pair.server_end
+        .handle_peer_died(pagemesh::rpc::PeerId { node: NodeId(3), incarnation: Incarnation(1001) });
     first_end.handle_peer_reset(pair.server);
     pair.network.settle();
     for call in lost {
@@ -577,7 +579,8 @@ fn a_client_that_is_away_makes_room_and_its_calls_run_no_second_time() {
     assert_eq!(pair.runs(), runs);
 
     // Who comes when others have been forgotten is new all the same.
-    pair.server_end.handle_peer_died(dsm::rpc::PeerId { node: NodeId(3), incarnation: Incarnation(1002) });
+    pair.server_end
+        .handle_peer_died(pagemesh::rpc::PeerId { node: NodeId(3), incarnation: Incarnation(1002) });
     let (_, end) = peer(&pair.network, 3, 998);
     let calls = CalculatorCalls::new(Channel::to(&end, pair.server));
     let first = calls.func1(1);
@@ -615,7 +618,7 @@ fn a_client_that_takes_no_answer_keeps_nobody_elses() {
     pair.network.fill(pair.client);
     std::thread::scope(|scope| {
         let worker = scope.spawn(|| pair.server_end.run_ready());
-        while !worker.is_finished() && pair.server_end.now() < dsm::page::Time(ROOM_WAIT_MAX.0) {
+        while !worker.is_finished() && pair.server_end.now() < pagemesh::page::Time(ROOM_WAIT_MAX.0) {
             std::thread::yield_now();
         }
         assert!(!worker.is_finished(), "it waits for room");

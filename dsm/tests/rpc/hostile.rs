@@ -1,7 +1,7 @@
 //! Bytes of a peer that breaks the protocol: an error to whoever asked, a counter, and nothing else.
 
-use dsm::rpc::local::Envelope;
-use dsm::rpc::{Decoder, ErrorKind, Wire, begin_frame, end_frame, put_field};
+use pagemesh::rpc::local::Envelope;
+use pagemesh::rpc::{Decoder, ErrorKind, Wire, begin_frame, end_frame, put_field};
 use proptest::prelude::*;
 
 use super::support::Pair;
@@ -13,7 +13,7 @@ fn call_message(pair: &Pair) -> Vec<u8> {
     pair.network.take_queue(|_| true)[0].message.clone()
 }
 
-fn send(pair: &Pair, message: &[u8]) -> Result<usize, dsm::rpc::DecodeError> {
+fn send(pair: &Pair, message: &[u8]) -> Result<usize, pagemesh::rpc::DecodeError> {
     pair.network.deliver(&Envelope { from: pair.client, to: pair.server, message: message.to_vec() })
 }
 
@@ -52,7 +52,7 @@ fn arguments_that_do_not_decode_are_told_to_the_caller() {
         let channel = pair.channel();
         let mut call = channel.prepare(&CALCULATOR.methods[3]);
         call.arguments().extend_from_slice(arguments);
-        let error = call.start::<Stats, dsm::rpc::Error>().wait().unwrap_err();
+        let error = call.start::<Stats, pagemesh::rpc::Error>().wait().unwrap_err();
         let ErrorKind::Remote(text) = error.kind else { panic!("{error}") };
         assert!(text.starts_with("the arguments do not decode"), "{text}");
     }

@@ -7,9 +7,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, Wake, Waker};
 
-use dsm::page::{GlobalAddr, NodeId};
-use dsm::rpc::local::LocalRegistry;
-use dsm::rpc::{Channel, Error, ErrorKind, Global, Policy, Progress, Wire, Workers};
+use pagemesh::page::{GlobalAddr, NodeId};
+use pagemesh::rpc::local::LocalRegistry;
+use pagemesh::rpc::{Channel, Error, ErrorKind, Global, Policy, Progress, Wire, Workers};
 
 use super::support::{Counting, Pair, peer};
 use crate::calculator::*;
@@ -219,7 +219,7 @@ fn clients_may_be_cloned_and_used_from_any_thread() {
     free::<CalculatorClient>();
     free::<CalculatorCalls>();
     fn movable<T: Send + 'static>() {}
-    movable::<dsm::rpc::Call<i32>>();
+    movable::<pagemesh::rpc::Call<i32>>();
 }
 
 #[test]
@@ -227,13 +227,16 @@ fn fields_that_a_reader_does_not_know_are_passed_over() {
     let mut bytes = Vec::new();
     sample(2.5).encode(&mut bytes);
     let mut newer = Vec::new();
-    let frame = dsm::rpc::begin_frame(&mut newer);
-    dsm::rpc::put_field(&mut newer, 1, &9u64);
-    dsm::rpc::put_field(&mut newer, 1500, &"of a later version".to_owned());
-    dsm::rpc::put_field(&mut newer, 3, &vec![1u32, 2]);
-    dsm::rpc::put_field(&mut newer, 2, &0.5f64);
-    dsm::rpc::end_frame(&mut newer, frame);
-    let stats = Stats::decode(&mut dsm::rpc::Decoder::new(&newer));
+    let frame = pagemesh::rpc::begin_frame(&mut newer);
+    pagemesh::rpc::put_field(&mut newer, 1, &9u64);
+    pagemesh::rpc::put_field(&mut newer, 1500, &"of a later version".to_owned());
+    pagemesh::rpc::put_field(&mut newer, 3, &vec![1u32, 2]);
+    pagemesh::rpc::put_field(&mut newer, 2, &0.5f64);
+    pagemesh::rpc::end_frame(&mut newer, frame);
+    let stats = Stats::decode(&mut pagemesh::rpc::Decoder::new(&newer));
     assert_eq!(stats, Ok(Stats { samples: 9, mean: 0.5 }));
-    assert!(Stats::decode(&mut dsm::rpc::Decoder::new(&bytes)).is_err(), "another struct is not mistaken");
+    assert!(
+        Stats::decode(&mut pagemesh::rpc::Decoder::new(&bytes)).is_err(),
+        "another struct is not mistaken"
+    );
 }

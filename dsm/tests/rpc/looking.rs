@@ -1,7 +1,7 @@
 //! Looking in from outside: the meta interface, and calls without stubs.
 
-use dsm::rpc::MetaClient;
-use dsm::rpc::dynamic::Dynamic;
+use pagemesh::rpc::MetaClient;
+use pagemesh::rpc::dynamic::Dynamic;
 use serde_json::{Value, json};
 
 use super::support::Pair;

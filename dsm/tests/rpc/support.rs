@@ -3,9 +3,9 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 
-use dsm::page::{Incarnation, NodeId};
-use dsm::rpc::local::LocalNetwork;
-use dsm::rpc::{Channel, Context, Endpoint, Error, Global, PeerId, Sink, Workers};
+use pagemesh::page::{Incarnation, NodeId};
+use pagemesh::rpc::local::LocalNetwork;
+use pagemesh::rpc::{Channel, Context, Endpoint, Error, Global, PeerId, Sink, Workers};
 
 use crate::calculator::*;
 use crate::geometry::{Point, Polygon};
@@ -148,7 +148,7 @@ impl Pair {
         let (server, server_end) = peer(&network, 1, 11);
         let counting = Counting::default();
         server_end.serve(CalculatorServer(counting.clone()), calls_max);
-        dsm::rpc::serve_meta(&server_end);
+        pagemesh::rpc::serve_meta(&server_end);
         Pair { network, client, server, client_end, server_end, counting }
     }
 

@@ -6,12 +6,12 @@ use std::sync::atomic::{AtomicI32, Ordering};
 use std::time::Duration;
 
 use clap::Parser;
-use dsm::Globals;
-use dsm::prelude::*;
-use dsm::rpc::{self, Context, Global, Policy, Sink};
 use examples::{Failure, Outcome, Table, arguments, check, timed};
+use pagemesh::Globals;
+use pagemesh::prelude::*;
+use pagemesh::rpc::{self, Context, Global, Policy, Sink};
 
-dsm::include_idl!("calculator" as calculator);
+pagemesh::include_idl!("calculator" as calculator);
 use calculator::{
     Calculator, CalculatorCalls, CalculatorClient, CalculatorDivideError, CalculatorServer, DivideByZero,
 };

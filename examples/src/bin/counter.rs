@@ -3,8 +3,8 @@
 use std::process::ExitCode;
 
 use clap::Parser;
-use dsm::prelude::*;
 use examples::{Outcome, Table, Traffic, arguments, check, timed};
+use pagemesh::prelude::*;
 
 /// Count together under a lock
 #[derive(Parser)]

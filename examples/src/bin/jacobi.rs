@@ -5,8 +5,8 @@ use std::ops::Range;
 use std::process::ExitCode;
 
 use clap::Parser;
-use dsm::prelude::*;
 use examples::{Outcome, Table, Traffic, arguments, check, timed};
+use pagemesh::prelude::*;
 
 /// Solve the heat equation on a plate in shared memory
 #[derive(Parser)]

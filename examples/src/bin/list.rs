@@ -5,8 +5,8 @@ use std::process::ExitCode;
 use std::ptr;
 
 use clap::Parser;
-use dsm::prelude::*;
 use examples::{Outcome, Table, Traffic, arguments, check, timed};
+use pagemesh::prelude::*;
 
 /// Build and walk a linked list in shared memory
 #[derive(Parser)]

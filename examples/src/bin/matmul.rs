@@ -6,8 +6,8 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::Parser;
-use dsm::prelude::*;
 use examples::{Outcome, Table, Traffic, arguments, check, timed};
+use pagemesh::prelude::*;
 
 /// Multiply two matrices in shared memory
 #[derive(Parser)]

@@ -4,8 +4,8 @@
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use dsm::prelude::*;
 use examples::{Outcome, arguments, check};
+use pagemesh::prelude::*;
 
 /// Write a named region, or check one that an earlier program wrote
 #[derive(Parser)]

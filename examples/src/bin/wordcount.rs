@@ -6,12 +6,12 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::Parser;
-use dsm::prelude::*;
-use dsm::rpc::{self, Context, Global, Policy};
-use dsm::{Globals, Placement};
 use examples::{Failure, Outcome, Table, Traffic, arguments, check, timed};
+use pagemesh::prelude::*;
+use pagemesh::rpc::{self, Context, Global, Policy};
+use pagemesh::{Globals, Placement};
 
-dsm::include_idl!("wordcount" as wordcount);
+pagemesh::include_idl!("wordcount" as wordcount);
 use wordcount::{NoText, WordCount, WordCountCalls, WordCountCountError, WordCountServer};
 
 /// Count words together

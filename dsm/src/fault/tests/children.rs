@@ -11,7 +11,7 @@ use nix::unistd::{ForkResult, Gid, Uid, fork, setgid, setuid};
 
 use super::*;
 
-const VARIABLE: &str = "DSM_TEST_FAULT_SCENARIO";
+const VARIABLE: &str = "PAGEMESH_TEST_FAULT_SCENARIO";
 /// Printed when a scenario has run to its end.
 const DONE: &str = "scenario done";
 

@@ -10,7 +10,7 @@ use super::*;
 /// A file of `pages` pages of 0x5a, read from its start.
 fn file(pages: usize) -> std::fs::File {
     let flags = nix::sys::memfd::MFdFlags::MFD_CLOEXEC;
-    let mut file = std::fs::File::from(nix::sys::memfd::memfd_create(c"dsm-test", flags).unwrap());
+    let mut file = std::fs::File::from(nix::sys::memfd::memfd_create(c"pagemesh-test", flags).unwrap());
     file.write_all(&vec![0x5a; pages * PAGE_SIZE]).unwrap();
     file.seek(SeekFrom::Start(0)).unwrap();
     file
