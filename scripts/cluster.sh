@@ -4,31 +4,30 @@ set -eu
 
 usage() {
     cat <<'TEXT'
-usage: scripts/cluster.sh up|status|run|logs|down|doctor [FLAGS]
+usage: scripts/cluster.sh COMMAND [FLAGS]
 
-  run --nodes 4 matmul --n 1024 --verify   four node daemons, four ranks, one result, nothing left
-  up --nodes 4 [--hosts FILE] [--dry-run]  daemons that stay
+  run --daemons 4 matmul --n 1024 --verify   four node daemons, four ranks, one result, nothing left
+  up --daemons 4 [--hosts FILE] [--dry-run]  daemons that stay
   run PROGRAM ARGS..                       a program on them, or on a private cluster
   status [--json] [--watch]                nodes, regions, what they did
   logs [-f] [NODE]                         what the daemons say
   down                                     stop them
   doctor                                   what works on this host
 
-Each has --help. CARGO_TARGET_DIR is honoured; PAGEMESH_BUILD=0 uses what is built.
+Any other command of pagemesh works as well; each has --help. CARGO_TARGET_DIR is honoured; PAGEMESH_BUILD=0 uses what is built.
 TEXT
 }
 
 case "${1:-}" in
-    up | status | run | logs | down | doctor) ;;
     -h | --help | help) usage; exit 0 ;;
-    *) usage >&2; exit 2 ;;
+    "") usage >&2; exit 2 ;;
 esac
 
 root=$(CDPATH='' cd -- "$(dirname -- "$0")/.." && pwd)
 target=${CARGO_TARGET_DIR:-$root/target}
 if [ "${PAGEMESH_BUILD:-1}" != 0 ]; then
     # Cargo says something only when there is something to build.
-    (cd "$root" && cargo build --release --quiet --locked -p pagemesh-cli -p node-daemon -p examples) || {
+    (cd "$root" && cargo build --release --quiet --locked -p pagemesh-cli -p examples) || {
         echo "cluster.sh: the build failed" >&2
         exit 2
     }
@@ -38,7 +37,4 @@ case "$target" in
     *) target=$root/$target ;;
 esac
 
-case "$1" in
-    doctor) exec "$target/release/pagemesh" "$@" ;;
-    *) exec "$target/release/pagemesh" cluster "$@" ;;
-esac
+exec "$target/release/pagemesh" "$@"

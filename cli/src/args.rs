@@ -15,7 +15,7 @@ use crate::trouble::Trouble;
     name = "pagemesh",
     version,
     about = "Distributed shared memory: clusters, programs, regions",
-    after_help = "Try: pagemesh cluster run --nodes 4 matmul --n 1024 --verify"
+    after_help = "Try: pagemesh run --daemons 4 matmul --n 1024 --verify"
 )]
 pub(crate) struct Arguments {
     /// Directory of the cluster's key, addresses and logs [default: $XDG_RUNTIME_DIR/pagemesh or /tmp/pagemesh-UID]
@@ -27,11 +27,16 @@ pub(crate) struct Arguments {
 
 #[derive(Subcommand)]
 pub(crate) enum Command {
-    /// Start, use and stop a cluster of node daemons
-    Cluster {
-        #[command(subcommand)]
-        command: ClusterCommand,
-    },
+    /// Run a program on the running cluster, or on a private one that ends with it
+    Run(Run),
+    /// Start daemons that stay until `down`
+    Up(Up),
+    /// Show nodes, regions, and what they have done
+    Status(Status),
+    /// Show the daemons' logs
+    Logs(Logs),
+    /// Stop the daemons; their regions are gone then
+    Down,
     /// Named regions of shared memory; they outlive the programs that made them
     Regions {
         #[command(subcommand)]
@@ -48,25 +53,13 @@ pub(crate) enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Be a daemon: a node that runs no program, until it is told to stop; `up` and `run` start them
+    Daemon(node_daemon::Arguments),
     /// Print the version
     Version,
     /// Prepare a child process and become the program
     #[command(hide = true)]
     ExecChild(ExecChild),
-}
-
-#[derive(Subcommand)]
-pub(crate) enum ClusterCommand {
-    /// Start node daemons that stay until `down`
-    Up(Up),
-    /// Show nodes, regions, and what they have done
-    Status(Status),
-    /// Run a program on the running cluster, or on a private one that ends with it
-    Run(Run),
-    /// Show the daemons' logs
-    Logs(Logs),
-    /// Stop the daemons; their regions are gone then
-    Down,
 }
 
 #[derive(Subcommand)]
@@ -128,9 +121,9 @@ fn seconds(text: &str) -> Result<Duration, String> {
 /// What a new cluster is made of.
 #[derive(Args, Clone, Default)]
 pub(crate) struct Shape {
-    /// Node daemons to start [default: 4, or one for each line of --hosts]
-    #[arg(long, short = 'n', value_name = "N")]
-    pub(crate) nodes: Option<u32>,
+    /// Daemons to start [default: as many as the host has cores, at most 4; or one for each line of --hosts]
+    #[arg(long, short = 'n', visible_alias = "nodes", value_name = "N")]
+    pub(crate) daemons: Option<u32>,
     /// Hosts to start on, in MPI's syntax: `host slots=k` a line; reached over ssh without a password
     #[arg(long, value_name = "FILE")]
     pub(crate) hosts: Option<PathBuf>,
@@ -258,20 +251,20 @@ mod tests {
 
     #[test]
     fn a_wrong_flag_is_one_line_with_a_suggestion() {
-        let parsed = Arguments::try_parse_from(["pagemesh", "cluster", "up", "--node", "3"]);
+        let parsed = Arguments::try_parse_from(["pagemesh", "up", "--daemon", "3"]);
         let line = one_line(&parsed.err().map(|error| error.to_string()).unwrap_or_default());
-        assert!(line.starts_with("unexpected argument '--node'"), "{line}");
-        assert!(line.contains("'--nodes'") && !line.contains('\n'), "{line}");
+        assert!(line.starts_with("unexpected argument '--daemon'"), "{line}");
+        assert!(line.contains("'--daemons'") && !line.contains('\n'), "{line}");
     }
 
     #[test]
     fn flags_after_the_program_belong_to_the_program() {
-        let line = ["pagemesh", "cluster", "run", "--nodes", "2", "matmul", "--nodes", "7", "--help"];
+        let line = ["pagemesh", "run", "--nodes", "2", "matmul", "--nodes", "7", "--help"];
         let parsed = Arguments::try_parse_from(line).unwrap_or_else(|error| panic!("{error}"));
-        let Command::Cluster { command: ClusterCommand::Run(run) } = parsed.command else {
+        let Command::Run(run) = parsed.command else {
             panic!("not a run");
         };
-        assert_eq!(run.shape.nodes, Some(2));
+        assert_eq!(run.shape.daemons, Some(2));
         assert_eq!(run.program, ["matmul", "--nodes", "7", "--help"]);
     }
 }

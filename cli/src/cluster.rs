@@ -1,4 +1,4 @@
-//! `cluster up` and `cluster down`: daemons that stay, recorded in the state directory.
+//! `up` and `down`: daemons that stay, recorded in the state directory.
 
 use std::os::fd::AsFd;
 use std::path::PathBuf;
@@ -35,7 +35,7 @@ pub(crate) fn up(state_dir: Option<PathBuf>, up: &Up) -> Result<i32, Trouble> {
         Known::Stale => eprintln!("pagemesh: the cluster that was here has ended; starting a new one"),
         Known::Running(cluster) => {
             return Err(Trouble::start(format!(
-                "a cluster of {} nodes is up already ({}); use it with `pagemesh cluster run`, stop it with `pagemesh cluster down`",
+                "a cluster of {} nodes is up already ({}); use it with `pagemesh run`, stop it with `pagemesh down`",
                 cluster.nodes.len(),
                 state.dir().display()
             )));

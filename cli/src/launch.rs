@@ -16,7 +16,7 @@ use serde::Deserialize;
 use crate::args::Shape;
 use crate::cluster::ADMIN_TIMEOUT;
 use crate::hosts;
-use crate::process::{Ending, Life, Process, Running, beside, join, ssh};
+use crate::process::{Ending, Life, Process, Running, join, ssh, this_executable};
 use crate::signals::Signals;
 use crate::state::{ClusterFile, NodeEntry, State, start_of};
 use crate::trouble::Trouble;
@@ -26,8 +26,8 @@ use crate::wait::{Interest, wait};
 const READY_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long clearing another host may take.
 const REMOVAL_TIMEOUT: Duration = Duration::from_secs(10);
-/// Daemons that one command starts without being told.
-const NODES_DEFAULT: u32 = 4;
+/// Most daemons that one command starts without being told.
+const DAEMONS_DEFAULT_MAX: u32 = 4;
 /// Stands in a dry run for the address that node 0 gets.
 pub(crate) const ADDRESS_UNKNOWN: &str = "ADDRESS_OF_NODE_0";
 
@@ -71,26 +71,19 @@ impl Plan {
     pub(crate) fn new(state: &State, shape: &Shape, life: Life) -> Result<Plan, Trouble> {
         // Ranks take slots of the membership too, one each at least.
         let most = pagemesh::config::NODES_MAX / 2;
-        let refusal = |nodes| Trouble::start(format!("--nodes {nodes}: a number from 1 to {most}"));
-        if let Some(nodes) = shape.nodes.map(|nodes| nodes as usize).filter(|nodes| *nodes > most) {
+        let refusal = |nodes| Trouble::start(format!("--daemons {nodes}: a number from 1 to {most}"));
+        if let Some(nodes) = shape.daemons.map(|nodes| nodes as usize).filter(|nodes| *nodes > most) {
             return Err(refusal(nodes));
         }
         let hosts = match &shape.hosts {
-            Some(file) => hosts::place(&hosts::read(file)?, shape.nodes)
+            Some(file) => hosts::place(&hosts::read(file)?, shape.daemons)
                 .into_iter()
                 .map(|host| (!hosts::is_local(&host)).then_some(host))
                 .collect(),
-            None => vec![None; shape.nodes.unwrap_or(NODES_DEFAULT) as usize],
+            None => vec![None; shape.daemons.unwrap_or_else(daemons_default) as usize],
         };
         if hosts.is_empty() || hosts.len() > most {
             return Err(refusal(hosts.len()));
-        }
-        let program = beside("node-daemon")?;
-        if !program.exists() {
-            return Err(Trouble::start(format!(
-                "{}: there is no such file; build it with `cargo build --release -p node-daemon`",
-                program.display()
-            )));
         }
         Ok(Plan {
             logs: (0..hosts.len() as u32).map(|id| state.log_file(id)).collect(),
@@ -98,7 +91,7 @@ impl Plan {
             port: shape.port.unwrap_or(0),
             environment: settings(shape),
             key_file: state.key_file(),
-            program,
+            program: this_executable()?,
             life,
         })
     }
@@ -272,6 +265,7 @@ impl Plan {
 
     fn process(&self, id: u32, bind: SocketAddr, join: &str) -> Process {
         let mut arguments: Vec<std::ffi::OsString> = vec![
+            "daemon".into(),
             "--index".into(),
             id.to_string().into(),
             "--bind".into(),
@@ -339,6 +333,12 @@ impl Plan {
             "host {host}: ssh could not put the key there (it {ending}); try `ssh {host} true`"
         )))
     }
+}
+
+/// Daemons that one command starts on this host without being told: one a core, up to a few.
+fn daemons_default() -> u32 {
+    let cores = std::thread::available_parallelism().map_or(1, |cores| cores.get() as u32);
+    cores.min(DAEMONS_DEFAULT_MAX)
 }
 
 /// Removes a file or directory from other hosts. Best effort: the key in it opens nothing any more.

@@ -1,4 +1,4 @@
-//! `cluster logs`: where the daemons' logs lie, and what stands in them.
+//! `logs`: where the daemons' logs lie, and what stands in them.
 
 use std::fs::File;
 use std::io::{Read, Write};

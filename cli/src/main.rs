@@ -25,7 +25,7 @@ mod table;
 mod trouble;
 mod wait;
 
-use args::{Arguments, ClusterCommand, Command, RegionsCommand};
+use args::{Arguments, Command, RegionsCommand};
 use trouble::Trouble;
 
 fn main() {
@@ -42,19 +42,18 @@ fn main() {
 fn dispatch(arguments: Arguments) -> Result<i32, Trouble> {
     let state_dir = arguments.state_dir;
     match arguments.command {
-        Command::Cluster { command } => match command {
-            ClusterCommand::Up(up) => cluster::up(state_dir, &up),
-            ClusterCommand::Status(show) => status::show(state_dir, &show),
-            ClusterCommand::Run(run) => run::run(state_dir, run),
-            ClusterCommand::Logs(which) => logs::show(state_dir, &which),
-            ClusterCommand::Down => cluster::down(state_dir),
-        },
+        Command::Run(run) => run::run(state_dir, run),
+        Command::Up(up) => cluster::up(state_dir, &up),
+        Command::Status(show) => status::show(state_dir, &show),
+        Command::Logs(which) => logs::show(state_dir, &which),
+        Command::Down => cluster::down(state_dir),
         Command::Regions { command } => match command {
             RegionsCommand::Ls { json } => regions::list(state_dir, json),
             RegionsCommand::Rm { name } => regions::remove(state_dir, &name),
         },
         Command::Rpc { command } => rpc::run(state_dir, &command),
         Command::Doctor { json } => doctor::show(json),
+        Command::Daemon(arguments) => Ok(node_daemon::serve(&arguments)),
         Command::Version => {
             println!("pagemesh {}", env!("CARGO_PKG_VERSION"));
             Ok(0)

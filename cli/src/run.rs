@@ -1,4 +1,4 @@
-//! `cluster run`: on which cluster, with which ranks where, and what is left afterwards (nothing).
+//! `run`: on which cluster, with which ranks where, and what is left afterwards (nothing).
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -57,7 +57,7 @@ pub(crate) fn run(state_dir: Option<PathBuf>, run: Run) -> Result<i32, Trouble> 
         state.prepare()?;
     }
     if run.no_daemons {
-        let ranks = run.ranks.or(run.shape.nodes).unwrap_or(1);
+        let ranks = run.ranks.or(run.shape.daemons).unwrap_or(1);
         let job = Job::new(run, program, ranks, &state)?;
         return run_alone(&job, &signals);
     }
@@ -73,9 +73,9 @@ fn running_cluster(state_dir: Option<PathBuf>, run: &Run) -> Result<Option<(Stat
         Known::Nothing | Known::Stale => return Ok(None),
     };
     let up = cluster.nodes.len();
-    if let Some(nodes) = run.shape.nodes.filter(|nodes| *nodes as usize != up) {
+    if let Some(nodes) = run.shape.daemons.filter(|nodes| *nodes as usize != up) {
         return Err(Trouble::start(format!(
-            "the running cluster has {up} nodes, not {nodes}; leave --nodes away, or add --private for a cluster apart"
+            "the running cluster has {up} nodes, not {nodes}; leave --daemons away, or add --private for a cluster apart"
         )));
     }
     if run.shape.hosts.is_some() {

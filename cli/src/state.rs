@@ -150,11 +150,11 @@ impl State {
             Known::Running(cluster) => Ok(cluster),
             Known::Damaged(_, dead) => Err(damaged(&dead)),
             Known::Nothing => Err(Trouble::start(format!(
-                "no cluster is running here ({}); start one with `pagemesh cluster up`",
+                "no cluster is running here ({}); start one with `pagemesh up`",
                 self.dir.display()
             ))),
             Known::Stale => Err(Trouble::start(format!(
-                "the cluster of {} has ended, its logs are there; start one with `pagemesh cluster up`",
+                "the cluster of {} has ended, its logs are there; start one with `pagemesh up`",
                 self.dir.display()
             ))),
         }
@@ -195,7 +195,7 @@ impl NodeEntry {
 /// The error for a cluster of which some daemons are dead.
 pub(crate) fn damaged(dead: &[u32]) -> Trouble {
     let names: Vec<String> = dead.iter().map(|id| format!("node {id}")).collect();
-    Trouble::start(format!("{} of the cluster died; clear it with `pagemesh cluster down`", names.join(", ")))
+    Trouble::start(format!("{} of the cluster died; clear it with `pagemesh down`", names.join(", ")))
 }
 
 /// When a process of this host was started, in ticks since boot. None: there is no such process.

@@ -1,4 +1,4 @@
-//! `cluster status`: the members and regions as the coordinator sees them now.
+//! `status`: the members and regions as the coordinator sees them now.
 
 use std::os::fd::AsFd;
 use std::path::PathBuf;

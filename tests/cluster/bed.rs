@@ -63,7 +63,7 @@ impl Bed {
         if Uid::effective().is_root() {
             let binaries = bed.dir.join("bin");
             std::fs::create_dir(&binaries).expect("a directory");
-            for name in ["pagemesh", "node-daemon", "matmul"] {
+            for name in ["pagemesh", "matmul"] {
                 std::fs::copy(bed.binaries.join(name), binaries.join(name)).expect("copy a binary");
             }
             std::os::unix::fs::chown(&bed.dir, Some(NOBODY), Some(NOBODY)).expect("give away");
@@ -169,7 +169,7 @@ impl Bed {
 
     /// The cluster's status, as JSON.
     pub(crate) fn status(&self) -> serde_json::Value {
-        let done = self.pagemesh("cluster status --json").ok();
+        let done = self.pagemesh("status --json").ok();
         serde_json::from_str(&done.out).expect("JSON")
     }
 
@@ -286,7 +286,7 @@ fn built() -> &'static Path {
         let profile = this.parent().and_then(Path::parent).expect("a profile's directory");
         let target = profile.parent().expect("a target directory");
         let mut command = Command::new(std::env::var_os("CARGO").unwrap_or("cargo".into()));
-        command.args(["build", "--quiet", "-p", "pagemesh-cli", "-p", "node-daemon", "-p", "examples"]);
+        command.args(["build", "--quiet", "-p", "pagemesh-cli", "-p", "examples"]);
         command.arg("--target-dir").arg(target).current_dir(env!("CARGO_MANIFEST_DIR"));
         if profile.ends_with("release") {
             command.arg("--release");

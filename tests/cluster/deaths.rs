@@ -29,8 +29,8 @@ fn rank_pids(status: &Value, ranks: usize) -> Option<Vec<i32>> {
 
 /// A cluster with an endless program on it; gives the ranks' processes.
 fn busy(bed: &Bed, nodes: u32, ranks: usize) -> (Going, Vec<i32>) {
-    bed.pagemesh(&format!("cluster up --nodes {nodes}")).ok();
-    let going = bed.start("pagemesh", &format!("cluster run --ranks {ranks} {ENDLESS}"));
+    bed.pagemesh(&format!("up --nodes {nodes}")).ok();
+    let going = bed.start("pagemesh", &format!("run --ranks {ranks} {ENDLESS}"));
     let pids = bed.status_until(|status| rank_pids(status, ranks));
     (going, pids)
 }
@@ -61,8 +61,8 @@ fn a_killed_rank_ends_the_others_and_not_the_cluster() {
         (members.len() == 2).then(|| status.clone())
     });
     assert!(status["deaths"].to_string().contains("rank 1"), "{status:#}");
-    bed.pagemesh("cluster run matmul --n 20 --verify").ok();
-    bed.pagemesh("cluster down").ok();
+    bed.pagemesh("run matmul --n 20 --verify").ok();
+    bed.pagemesh("down").ok();
     bed.assert_nothing_left();
 }
 
@@ -82,7 +82,7 @@ fn a_killed_daemon_ends_all() {
         assert_eq!(done.code, 70, "{done:#?}");
         done.says(&["[0] ", &format!("node {victim}")]);
         // The other daemon ends by itself, too; the state directory is cleared of both.
-        bed.pagemesh("cluster down").ok();
+        bed.pagemesh("down").ok();
         bed.assert_nothing_left();
     }
 }
@@ -90,14 +90,14 @@ fn a_killed_daemon_ends_all() {
 #[test]
 fn the_commands_own_death_ends_all_that_it_started() {
     let bed = Bed::new();
-    bed.pagemesh("cluster up --nodes 1").ok();
-    let going = bed.start("pagemesh", &format!("cluster run --ranks 2 {ENDLESS}"));
+    bed.pagemesh("up --nodes 1").ok();
+    let going = bed.start("pagemesh", &format!("run --ranks 2 {ENDLESS}"));
     bed.status_until(|status| rank_pids(status, 2));
     going.signal(Signal::SIGKILL);
     let done = going.wait_up_to(SOON);
     assert_eq!(done.code, 137, "{done:#?}");
     bed.status_until(|status| (status["members"].as_array()?.len() == 1).then_some(()));
-    bed.pagemesh("cluster down").ok();
+    bed.pagemesh("down").ok();
     bed.assert_nothing_left();
 }
 
@@ -108,7 +108,7 @@ fn an_interrupt_ends_the_ranks_and_a_private_cluster() {
     let ready = bed.pipe("ready");
     let program =
         bed.file("endless.sh", &format!("echo > {}\nexec cat /dev/zero > /dev/null\n", ready.path()));
-    let going = bed.start("pagemesh", &format!("cluster run --nodes 2 --ranks 1 sh {program}"));
+    let going = bed.start("pagemesh", &format!("run --nodes 2 --ranks 1 sh {program}"));
     ready.hear("the program runs");
     going.signal(Signal::SIGINT);
     let done = going.wait_up_to(SOON);
@@ -125,7 +125,7 @@ fn an_interrupt_ends_a_program_that_a_script_runs_in_the_background() {
         "endless.sh",
         &format!("trap '' INT\necho > {}\nexec cat /dev/zero > /dev/null\n", ready.path()),
     );
-    let start = format!("trap '' INT\nexec {} cluster run --nodes 1 sh {program}\n", bed.binary("pagemesh"));
+    let start = format!("trap '' INT\nexec {} run --nodes 1 sh {program}\n", bed.binary("pagemesh"));
     let going = bed.start_path("/bin/sh", &bed.file("start.sh", &start));
     ready.hear("the program runs");
     going.signal(Signal::SIGINT);
@@ -142,7 +142,7 @@ fn a_second_interrupt_kills() {
         "stubborn.sh",
         &format!("trap 'echo > {0}' INT\necho > {0}\nwhile :; do :; done\n", ready.path()),
     );
-    let going = bed.start("pagemesh", &format!("cluster run --nodes 1 sh {program}"));
+    let going = bed.start("pagemesh", &format!("run --nodes 1 sh {program}"));
     ready.hear("the program runs");
     going.signal(Signal::SIGINT);
     ready.hear("the program has caught the first");

@@ -32,7 +32,7 @@ fn verified(bed: &Bed, line: &str) {
 fn a_product_is_right_on_any_number_of_nodes() {
     let bed = Bed::new();
     for nodes in [1, 2, 3, 4, 8] {
-        verified(&bed, &format!("cluster run --nodes {nodes} matmul --n 67 --verify"));
+        verified(&bed, &format!("run --nodes {nodes} matmul --n 67 --verify"));
     }
 }
 
@@ -41,7 +41,7 @@ fn ranks_may_be_more_or_fewer_than_daemons() {
     let bed = Bed::new();
     for (nodes, ranks) in [(2, 5), (4, 1), (3, 2)] {
         for program in PROGRAMS {
-            verified(&bed, &format!("cluster run --nodes {nodes} --ranks {ranks} {program}"));
+            verified(&bed, &format!("run --nodes {nodes} --ranks {ranks} {program}"));
         }
     }
 }
@@ -51,7 +51,7 @@ fn programs_need_no_daemons() {
     let bed = Bed::new();
     for ranks in [1, 2, 3] {
         for program in PROGRAMS {
-            verified(&bed, &format!("cluster run --no-daemons --ranks {ranks} {program}"));
+            verified(&bed, &format!("run --no-daemons --ranks {ranks} {program}"));
         }
     }
 }
@@ -69,19 +69,19 @@ fn a_program_alone_is_a_cluster_of_one() {
 fn matrices_may_be_smaller_than_the_number_of_ranks() {
     let bed = Bed::new();
     for n in [1, 2, 3] {
-        verified(&bed, &format!("cluster run --nodes 1 --ranks 4 matmul --n {n} --verify"));
-        verified(&bed, &format!("cluster run --nodes 1 --ranks 4 jacobi --n {n} --verify --iterations 3"));
+        verified(&bed, &format!("run --nodes 1 --ranks 4 matmul --n {n} --verify"));
+        verified(&bed, &format!("run --nodes 1 --ranks 4 jacobi --n {n} --verify --iterations 3"));
     }
 }
 
 #[test]
 fn a_running_cluster_runs_one_program_after_the_other() {
     let bed = Bed::new();
-    bed.pagemesh("cluster up --nodes 2").ok();
+    bed.pagemesh("up --nodes 2").ok();
     for program in PROGRAMS.iter().chain(&PROGRAMS) {
-        bed.pagemesh(&format!("cluster run {program}")).ok().says(&["verified", "yes"]);
+        bed.pagemesh(&format!("run {program}")).ok().says(&["verified", "yes"]);
     }
-    bed.pagemesh("cluster down").ok();
+    bed.pagemesh("down").ok();
     bed.assert_nothing_left();
 }
 
@@ -89,21 +89,21 @@ fn a_running_cluster_runs_one_program_after_the_other() {
 fn programs_are_right_over_a_bad_network() {
     let bed = BAD_NETWORK.iter().fold(Bed::new(), |bed, (name, value)| bed.set(name, value));
     for program in PROGRAMS {
-        verified(&bed, &format!("cluster run --nodes 2 --ranks 2 {program}"));
+        verified(&bed, &format!("run --nodes 2 --ranks 2 {program}"));
     }
 }
 
 #[test]
 fn small_socket_buffers_only_slow_down() {
     let bed = Bed::new().set("PAGEMESH_SOCKET_BUFFER", "212992");
-    verified(&bed, "cluster run --nodes 2 matmul --n 200 --verify");
+    verified(&bed, "run --nodes 2 matmul --n 200 --verify");
 }
 
 #[test]
 fn programs_are_right_with_mprotect() {
     let bed = Bed::new().set("PAGEMESH_FAULT", "mprotect");
     for program in PROGRAMS {
-        verified(&bed, &format!("cluster run --nodes 2 {program}"));
+        verified(&bed, &format!("run --nodes 2 {program}"));
     }
 }
 
@@ -115,17 +115,17 @@ fn programs_are_right_with_a_handler_thread() {
     }
     let bed = Bed::new().set("PAGEMESH_FAULT", "thread");
     for program in PROGRAMS {
-        verified(&bed, &format!("cluster run --nodes 2 {program}"));
+        verified(&bed, &format!("run --nodes 2 {program}"));
     }
 }
 
 #[test]
 fn a_user_without_privileges_can_run_everything() {
     let bed = Bed::unprivileged();
-    verified(&bed, "cluster run --nodes 4 matmul --n 64 --verify");
-    bed.pagemesh("cluster up --nodes 2").ok();
-    bed.pagemesh("cluster run matmul --n 64 --verify").ok().says(&["verified", "yes"]);
-    bed.pagemesh("cluster down").ok();
+    verified(&bed, "run --nodes 4 matmul --n 64 --verify");
+    bed.pagemesh("up --nodes 2").ok();
+    bed.pagemesh("run matmul --n 64 --verify").ok().says(&["verified", "yes"]);
+    bed.pagemesh("down").ok();
     let bed = bed.set("PAGEMESH_FAULT", "mprotect");
-    verified(&bed, "cluster run --nodes 2 matmul --n 64 --verify");
+    verified(&bed, "run --nodes 2 matmul --n 64 --verify");
 }

@@ -11,8 +11,8 @@ fn answer(done: Done) -> Value {
 #[test]
 fn interfaces_are_listed_described_and_called() {
     let bed = Bed::new();
-    bed.pagemesh("cluster up --nodes 2").ok();
-    bed.pagemesh("cluster run region write data --len 1000").ok();
+    bed.pagemesh("up --nodes 2").ok();
+    bed.pagemesh("run region write data --len 1000").ok();
 
     let nodes = answer(bed.pagemesh("rpc ls"));
     let names = |node: usize| {
@@ -48,6 +48,6 @@ fn interfaces_are_listed_described_and_called() {
     bed.pagemesh("rpc call 0 Meta.pin").says(&["no method Meta.pin", "did you mean `ping`"]);
     bed.pagemesh("rpc call 9 Meta.list").says(&["no node 9", "0, 1"]);
     bed.pagemesh(r#"rpc call 0 Meta.ping {"pay":"00"}"#).says(&["no argument pay", "payload"]);
-    bed.pagemesh("cluster down").ok();
+    bed.pagemesh("down").ok();
     bed.assert_nothing_left();
 }

@@ -13,14 +13,14 @@ fn ranks_get_directory_environment_and_tags() {
     let bed = Bed::new().set("COLOUR", "red");
     let program =
         bed.file("tell.sh", "echo $PAGEMESH_RANK of $PAGEMESH_RANKS, $COLOUR, $PWD; echo trouble >&2\n");
-    let done = bed.pagemesh(&format!("cluster run --no-daemons --ranks 3 sh {program}")).ok();
+    let done = bed.pagemesh(&format!("run --no-daemons --ranks 3 sh {program}")).ok();
     let mut lines: Vec<&str> = done.out.lines().collect();
     lines.sort_unstable();
     let expected: Vec<String> =
         (0..3).map(|rank| format!("[{rank}] {rank} of 3, red, {}", bed.dir().display())).collect();
     assert_eq!(lines, expected);
     assert_eq!(done.err.matches("] trouble").count(), 3);
-    let done = bed.pagemesh(&format!("cluster run --no-daemons --no-tag sh {program}")).ok();
+    let done = bed.pagemesh(&format!("run --no-daemons --no-tag sh {program}")).ok();
     assert!(done.out.starts_with("0 of 1, red"), "{done:#?}");
 }
 
@@ -28,9 +28,9 @@ fn ranks_get_directory_environment_and_tags() {
 fn the_exit_code_is_the_worst_ranks() {
     let bed = Bed::new();
     let program = bed.file("end.sh", "exit $PAGEMESH_RANK\n");
-    assert_eq!(bed.pagemesh(&format!("cluster run --no-daemons --ranks 4 sh {program}")).code, 3);
+    assert_eq!(bed.pagemesh(&format!("run --no-daemons --ranks 4 sh {program}")).code, 3);
     let program = bed.file("die.sh", "kill -TERM $$\n");
-    let done = bed.pagemesh(&format!("cluster run --no-daemons sh {program}"));
+    let done = bed.pagemesh(&format!("run --no-daemons sh {program}"));
     assert_eq!(done.code, 143);
     done.says(&["rank 0 was killed by SIGTERM"]);
 }
@@ -39,38 +39,38 @@ fn the_exit_code_is_the_worst_ranks() {
 fn what_a_rank_leaves_in_its_group_is_ended() {
     let bed = Bed::new();
     let program = bed.file("leave.sh", "cat /dev/zero > /dev/null &\necho started\n");
-    bed.pagemesh(&format!("cluster run --no-daemons --ranks 2 sh {program}")).ok();
+    bed.pagemesh(&format!("run --no-daemons --ranks 2 sh {program}")).ok();
     bed.assert_nothing_left();
 }
 
 #[test]
 fn a_cluster_goes_up_and_down() {
     let bed = Bed::new();
-    let up = bed.pagemesh("cluster up --nodes 2 --json").ok();
+    let up = bed.pagemesh("up --nodes 2 --json").ok();
     let cluster: serde_json::Value = serde_json::from_str(&up.out).expect("JSON");
     assert_eq!(cluster["nodes"].as_array().map(Vec::len), Some(2));
-    bed.pagemesh("cluster status").ok().says(&["daemon", "127.0.0.1:"]);
-    bed.pagemesh("cluster logs 1").ok().says(&["node 1:", "member of the cluster"]);
-    bed.pagemesh("cluster up --nodes 2").refused(&["a cluster of 2 nodes is up already"]);
-    bed.pagemesh("cluster run --nodes 3 matmul --n 4").refused(&["the running cluster has 2 nodes, not 3"]);
-    bed.pagemesh("cluster run --private --nodes 3 matmul --n 4").ok();
-    let down = bed.pagemesh("cluster down").ok().says(&["stopped 2 nodes"]);
+    bed.pagemesh("status").ok().says(&["daemon", "127.0.0.1:"]);
+    bed.pagemesh("logs 1").ok().says(&["node 1:", "member of the cluster"]);
+    bed.pagemesh("up --nodes 2").refused(&["a cluster of 2 nodes is up already"]);
+    bed.pagemesh("run --nodes 3 matmul --n 4").refused(&["the running cluster has 2 nodes, not 3"]);
+    bed.pagemesh("run --private --nodes 3 matmul --n 4").ok();
+    let down = bed.pagemesh("down").ok().says(&["stopped 2 nodes"]);
     assert_eq!(down.err, "", "the coordinator answers whoever stops it before it goes");
     bed.assert_nothing_left();
-    bed.pagemesh("cluster down").ok().says(&["no cluster is running here"]);
+    bed.pagemesh("down").ok().says(&["no cluster is running here"]);
 }
 
 #[test]
 fn what_dead_daemons_left_is_in_nobodys_way() {
     let bed = Bed::new();
-    bed.pagemesh("cluster up --nodes 1").ok();
+    bed.pagemesh("up --nodes 1").ok();
     for pid in bed.processes() {
         kill(Pid::from_raw(pid), Signal::SIGKILL).expect("it runs");
     }
     bed.status_refused();
-    bed.pagemesh("cluster run --nodes 1 matmul --n 4 --verify").ok();
-    bed.pagemesh("cluster up --nodes 1").ok().says(&["the cluster that was here has ended"]);
-    bed.pagemesh("cluster down").ok().says(&["stopped 1 node"]);
+    bed.pagemesh("run --nodes 1 matmul --n 4 --verify").ok();
+    bed.pagemesh("up --nodes 1").ok().says(&["the cluster that was here has ended"]);
+    bed.pagemesh("down").ok().says(&["stopped 1 node"]);
     bed.assert_nothing_left();
 }
 
@@ -78,7 +78,7 @@ fn what_dead_daemons_left_is_in_nobodys_way() {
 fn a_dry_run_prints_the_commands_and_starts_nothing() {
     let bed = Bed::new();
     let hosts = bed.file("hosts", "127.0.0.2 slots=2\n127.0.0.3 # the other\n");
-    let done = bed.pagemesh(&format!("cluster run --hosts {hosts} --dry-run matmul --n 8")).ok();
+    let done = bed.pagemesh(&format!("run --hosts {hosts} --dry-run matmul --n 8")).ok();
     let lines: Vec<&str> = done.out.lines().collect();
     // A key for each host, three daemons, three ranks.
     assert_eq!(lines.len(), 2 + 3 + 3, "{done:#?}");
@@ -102,9 +102,7 @@ fn with_hosts() -> (Bed, String) {
 #[test]
 fn a_program_runs_on_other_hosts() {
     let (bed, hosts) = with_hosts();
-    bed.pagemesh(&format!("cluster run --hosts {hosts} --ranks 3 matmul --n 40 --verify"))
-        .ok()
-        .says(&["verified"]);
+    bed.pagemesh(&format!("run --hosts {hosts} --ranks 3 matmul --n 40 --verify")).ok().says(&["verified"]);
     bed.assert_nothing_left();
 }
 
@@ -122,11 +120,11 @@ fn a_start_that_fails_takes_its_key_back_from_other_hosts() {
         let text = std::fs::read_to_string(&log).expect("the log of ssh");
         text.lines().filter(|line| line.starts_with("rm -rf -- ")).map(str::to_owned).collect::<Vec<_>>()
     };
-    let done = bed.pagemesh(&format!("cluster run --hosts {hosts} --ranks 1 matmul --n 4"));
+    let done = bed.pagemesh(&format!("run --hosts {hosts} --ranks 1 matmul --n 4"));
     assert_eq!(done.code, 2, "{done:#?}");
     let removed = removals();
     assert!(removed.len() == 2 && removed.iter().all(|line| line.contains("-run-")), "{removed:#?}");
-    let done = bed.pagemesh(&format!("cluster up --hosts {hosts}"));
+    let done = bed.pagemesh(&format!("up --hosts {hosts}"));
     assert_eq!(done.code, 2, "{done:#?}");
     let removed = removals();
     assert!(removed.len() == 4 && removed[2..].iter().all(|line| line.ends_with("/key")), "{removed:#?}");
@@ -139,7 +137,7 @@ fn a_start_can_be_interrupted_while_another_host_is_waited_for() {
     let (bed, hosts) = with_hosts();
     let begun = bed.pipe("begun");
     bed.file("ssh", &format!("#!/bin/sh\nfor last; do :; done\ncase \"$last\" in *'cat > '*) echo begun > {}; exec sleep 1000;; esac\n", begun.path()));
-    let going = bed.start("pagemesh", &format!("cluster up --hosts {hosts}"));
+    let going = bed.start("pagemesh", &format!("up --hosts {hosts}"));
     assert_eq!(begun.hear("the key is on its way").trim(), "begun");
     going.signal(Signal::SIGINT);
     let done = going.wait();
@@ -150,7 +148,7 @@ fn a_start_can_be_interrupted_while_another_host_is_waited_for() {
 #[test]
 fn daemons_that_cannot_be_recorded_do_not_stay() {
     let (bed, hosts) = with_hosts();
-    for line in ["cluster up --nodes 2".to_owned(), format!("cluster up --hosts {hosts}")] {
+    for line in ["up --nodes 2".to_owned(), format!("up --hosts {hosts}")] {
         // A directory where the record must go.
         let record = bed.state().join("cluster.json");
         std::fs::create_dir_all(record.join("in-the-way")).expect("made");
@@ -164,17 +162,17 @@ fn daemons_that_cannot_be_recorded_do_not_stay() {
 #[test]
 fn a_cluster_on_other_hosts_goes_up_and_down() {
     let (bed, hosts) = with_hosts();
-    bed.pagemesh(&format!("cluster up --hosts {hosts}")).ok().says(&["127.0.0.3"]);
-    bed.pagemesh("cluster run region write data").ok();
-    bed.pagemesh("cluster run region check data").ok();
-    bed.pagemesh("cluster logs 0").ok().says(&["member of the cluster"]);
-    bed.pagemesh("cluster down").ok();
+    bed.pagemesh(&format!("up --hosts {hosts}")).ok().says(&["127.0.0.3"]);
+    bed.pagemesh("run region write data").ok();
+    bed.pagemesh("run region check data").ok();
+    bed.pagemesh("logs 0").ok().says(&["member of the cluster"]);
+    bed.pagemesh("down").ok();
     bed.status_refused();
 }
 
 impl Bed {
     fn status_refused(&self) {
-        let done = self.pagemesh("cluster status");
+        let done = self.pagemesh("status");
         assert_eq!(done.code, 2, "{done:#?}");
     }
 }

@@ -12,19 +12,19 @@ use crate::bed::Bed;
 fn wrong_flags_are_named() {
     let bed = Bed::new();
     for (line, words) in [
-        ("cluster up --node 3", ["'--node'", "'--nodes'"]),
-        ("cluster up --nodes three", ["three", "--nodes"]),
-        ("cluster run --nodes 0 matmul", ["--nodes 0", "1 to"]),
-        ("cluster run --ranks 0 matmul", ["--ranks 0", "at least one"]),
-        ("cluster run --memory-max lots matmul", ["lots", "not a size"]),
-        ("cluster run", ["not provided", "<PROGRAM>"]),
-        ("cluster up --hosts no-such-file", ["hosts file", "no-such-file"]),
-        ("cluster run matmull", ["matmull", "did you mean the example `matmul`"]),
-        ("cluster run ./matmul", ["./matmul", "No such file"]),
-        ("cluster run /tmp", ["/tmp", "directory"]),
-        ("cluster status", ["no cluster is running here", "pagemesh cluster up"]),
-        ("cluster logs 3", ["no log", "node 3"]),
-        ("regions ls", ["no cluster is running here", "pagemesh cluster up"]),
+        ("up --daemon 3", ["'--daemon'", "'--daemons'"]),
+        ("up --daemons three", ["three", "--daemons"]),
+        ("run --nodes 0 matmul", ["--daemons 0", "1 to"]),
+        ("run --ranks 0 matmul", ["--ranks 0", "at least one"]),
+        ("run --memory-max lots matmul", ["lots", "not a size"]),
+        ("run", ["not provided", "<PROGRAM>"]),
+        ("up --hosts no-such-file", ["hosts file", "no-such-file"]),
+        ("run matmull", ["matmull", "did you mean the example `matmul`"]),
+        ("run ./matmul", ["./matmul", "No such file"]),
+        ("run /tmp", ["/tmp", "directory"]),
+        ("status", ["no cluster is running here", "pagemesh up"]),
+        ("logs 3", ["no log", "node 3"]),
+        ("regions ls", ["no cluster is running here", "pagemesh up"]),
     ] {
         bed.pagemesh(line).refused(&words);
     }
@@ -42,7 +42,7 @@ fn a_bad_hosts_file_is_named_with_its_line() {
         ("localhost\nred\n", ["localhost", "another machine"]),
     ] {
         let hosts = bed.file("hosts", text);
-        bed.pagemesh(&format!("cluster up --hosts {hosts}")).refused(&words);
+        bed.pagemesh(&format!("up --hosts {hosts}")).refused(&words);
     }
     bed.assert_nothing_left();
 }
@@ -52,7 +52,7 @@ fn a_port_in_use_is_named() {
     let bed = Bed::new();
     let taken = UdpSocket::bind("127.0.0.1:0").expect("a socket");
     let port = taken.local_addr().expect("bound").port();
-    for command in [format!("cluster up --port {port}"), format!("cluster run --port {port} matmul --n 4")] {
+    for command in [format!("up --port {port}"), format!("run --port {port} matmul --n 4")] {
         bed.pagemesh(&command).refused(&["node 0", &port.to_string(), "in use"]);
     }
     bed.assert_nothing_left();
@@ -61,8 +61,7 @@ fn a_port_in_use_is_named() {
 #[test]
 fn an_unknown_setting_is_named_with_a_suggestion() {
     let bed = Bed::new().set("PAGEMESH_NET_LOS", "5%");
-    bed.pagemesh("cluster run --nodes 1 matmul --n 4")
-        .refused(&["PAGEMESH_NET_LOS", "did you mean `net_loss`"]);
+    bed.pagemesh("run --nodes 1 matmul --n 4").refused(&["PAGEMESH_NET_LOS", "did you mean `net_loss`"]);
     bed.assert_nothing_left();
 }
 
@@ -71,38 +70,38 @@ fn a_state_directory_that_others_may_enter_is_refused() {
     let bed = Bed::new();
     std::fs::create_dir(bed.state()).expect("made");
     std::fs::set_permissions(bed.state(), PermissionsExt::from_mode(0o755)).expect("opened");
-    bed.pagemesh("cluster up").refused(&["others may enter it", "chmod 700"]);
+    bed.pagemesh("up").refused(&["others may enter it", "chmod 700"]);
     bed.assert_nothing_left();
 }
 
 #[test]
 fn a_key_that_is_missing_or_open_is_named() {
     let bed = Bed::new();
-    bed.pagemesh("cluster up --nodes 1").ok();
+    bed.pagemesh("up --nodes 1").ok();
     let key = bed.state().join("key");
     std::fs::set_permissions(&key, PermissionsExt::from_mode(0o644)).expect("opened");
-    bed.pagemesh("cluster status").refused(&["key", "chmod 600"]);
-    let done = bed.pagemesh("cluster run matmul --n 4");
+    bed.pagemesh("status").refused(&["key", "chmod 600"]);
+    let done = bed.pagemesh("run matmul --n 4");
     assert_eq!(done.code, 2, "{done:#?}");
     done.says(&["[0] matmul: ", "chmod 600"]);
     std::fs::remove_file(&key).expect("removed");
-    bed.pagemesh("cluster status").refused(&["key", "No such file"]);
+    bed.pagemesh("status").refused(&["key", "No such file"]);
     // Without the key nobody can ask it to stop; it is stopped by force.
-    bed.pagemesh("cluster down").ok().says(&["stopping its processes"]);
+    bed.pagemesh("down").ok().says(&["stopping its processes"]);
     bed.assert_nothing_left();
 }
 
 #[test]
 fn a_daemon_with_another_key_is_not_let_in() {
     let bed = Bed::new();
-    bed.pagemesh("cluster up --nodes 1").ok();
+    bed.pagemesh("up --nodes 1").ok();
     let status = bed.status();
     let addr = status["members"][0]["addr"].as_str().expect("an address").to_owned();
     let key = bed.file("other-key", &"5a".repeat(32));
     std::fs::set_permissions(&key, PermissionsExt::from_mode(0o600)).expect("closed");
-    let done = bed.start("node-daemon", &format!("--index 1 --join {addr} --key-file {key}")).wait();
-    done.refused(&["node-daemon: ", &addr, "no answer"]);
-    bed.pagemesh("cluster down").ok();
+    let done = bed.pagemesh(&format!("daemon --index 1 --join {addr} --key-file {key}"));
+    done.refused(&["pagemesh daemon: ", &addr, "no answer"]);
+    bed.pagemesh("down").ok();
     bed.assert_nothing_left();
 }
 
@@ -113,8 +112,8 @@ fn a_node_that_never_answers_is_named() {
     let addr = silent.local_addr().expect("bound").to_string();
     let key = bed.file("key", &"5a".repeat(32));
     std::fs::set_permissions(&key, PermissionsExt::from_mode(0o600)).expect("closed");
-    let done = bed.start("node-daemon", &format!("--index 1 --join {addr} --key-file {key}")).wait();
-    done.refused(&["node-daemon: ", &addr, "no answer"]);
+    let done = bed.pagemesh(&format!("daemon --index 1 --join {addr} --key-file {key}"));
+    done.refused(&["pagemesh daemon: ", &addr, "no answer"]);
     bed.assert_nothing_left();
 }
 
@@ -144,20 +143,20 @@ fn a_cluster_of_another_version_is_named_with_both() {
     std::thread::spawn(move || refuse_as_another_version(socket, theirs));
     let key = bed.file("key", &"5a".repeat(32));
     std::fs::set_permissions(&key, PermissionsExt::from_mode(0o600)).expect("closed");
-    let done = bed.start("node-daemon", &format!("--index 1 --join {addr} --key-file {key}")).wait();
-    done.refused(&["node-daemon: ", &addr, "version", &ours.to_string(), "library 7.8.9"]);
+    let done = bed.pagemesh(&format!("daemon --index 1 --join {addr} --key-file {key}"));
+    done.refused(&["pagemesh daemon: ", &addr, "version", &ours.to_string(), "library 7.8.9"]);
     bed.assert_nothing_left();
 }
 
 #[test]
 fn what_a_program_finds_wrong_with_its_flags_is_one_line_a_rank() {
     let bed = Bed::new();
-    let done = bed.pagemesh("cluster run --nodes 1 --ranks 2 matmul --nn 7");
+    let done = bed.pagemesh("run --nodes 1 --ranks 2 matmul --nn 7");
     assert_eq!(done.code, 2, "{done:#?}");
     assert_eq!(done.err.lines().filter(|line| line.contains("matmul: ")).count(), 2, "{done:#?}");
     assert_eq!(done.err.lines().count(), 4, "and how each rank ended: {done:#?}");
     done.says(&["[0] matmul: unexpected argument '--nn'", "'--n'"]);
-    bed.start("node-daemon", "--indx 1").wait().refused(&["node-daemon: ", "'--indx'", "'--index'"]);
+    bed.pagemesh("daemon --indx 1").refused(&["pagemesh: ", "'--indx'", "'--index'"]);
     bed.assert_nothing_left();
 }
 
@@ -165,9 +164,9 @@ fn what_a_program_finds_wrong_with_its_flags_is_one_line_a_rank() {
 fn a_bad_settings_file_is_named_with_its_line() {
     let bed = Bed::new();
     bed.file("pagemesh.toml", "net_seed = 1\nthis is no toml\n");
-    bed.pagemesh("cluster run --nodes 1 matmul --n 4").refused(&["pagemesh.toml: line 2: "]);
+    bed.pagemesh("run --nodes 1 matmul --n 4").refused(&["pagemesh.toml: line 2: "]);
     bed.file("pagemesh.toml", "net_los = \"5%\"\n");
-    bed.pagemesh("cluster run --nodes 1 matmul --n 4")
+    bed.pagemesh("run --nodes 1 matmul --n 4")
         .refused(&["pagemesh.toml: net_los", "did you mean `net_loss`"]);
     bed.assert_nothing_left();
 }

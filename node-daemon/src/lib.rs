@@ -1,8 +1,8 @@
 //! The long-lived process of a host: a node that runs no program. It is home to pages, so shared data
 //! outlive the program that made them; node 0 also coordinates the cluster.
 //!
-//! All of that is the library's. This file turns flags into settings, says when the node is a member,
-//! and ends when it is told to.
+//! All of that is the library's. This crate turns flags into settings, says when the node is a member,
+//! and ends when it is told to; the command `pagemesh daemon` runs it.
 #![deny(unsafe_code)]
 
 mod ready;
@@ -11,8 +11,8 @@ mod stop;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use clap::Parser;
-use pagemesh::settings::{Settings, one_line};
+use clap::Args;
+use pagemesh::settings::Settings;
 use pagemesh::{Error, Node, NodeConfig};
 use tracing_subscriber::EnvFilter;
 
@@ -24,9 +24,8 @@ const PEER_DIED: i32 = 70;
 /// A node of a distributed shared memory that runs no program
 ///
 /// Each flag has a variable and a line in pagemesh.toml: flag over variable over file.
-#[derive(Parser)]
-#[command(name = "node-daemon", version)]
-struct Arguments {
+#[derive(Args)]
+pub struct Arguments {
     /// Address to bind, e.g. 127.0.0.1:0; port 0 is any free one
     #[arg(long, value_name = "ADDRESS")]
     bind: Option<String>,
@@ -62,33 +61,22 @@ struct Arguments {
     ready_fd: Option<i32>,
 }
 
-fn main() {
-    match Arguments::try_parse() {
-        Ok(arguments) => std::process::exit(serve(&arguments)),
-        Err(error) if error.use_stderr() => {
-            eprintln!("node-daemon: {}", one_line(&error.to_string()));
-            std::process::exit(CANNOT_START);
-        }
-        // Help and version.
-        Err(error) => error.exit(),
-    }
-}
-
-/// The life of the daemon; gives its exit code.
-fn serve(arguments: &Arguments) -> i32 {
+/// Runs the daemon until it is told to stop or cannot go on, and gives the exit code of its process: 0, 2 if
+/// it could not become a member, 70 if another node's death ended the cluster.
+pub fn serve(arguments: &Arguments) -> i32 {
     // Before the library starts threads: each inherits the mask.
     let stop = stop::take_over();
     let node = match start_logging(&arguments.log).and_then(|()| start(arguments)) {
         Ok(node) => Arc::new(node),
         Err(error) => {
-            eprintln!("node-daemon: {error}");
+            eprintln!("pagemesh daemon: {error}");
             ready::cannot_start(arguments.ready_fd, &error.to_string());
             return CANNOT_START;
         }
     };
     if let Err(error) = ready::is_member(arguments.ready_fd, node.local_addr()) {
         // Whoever started us does not wait any more.
-        eprintln!("node-daemon: tell that the node is ready: {error}");
+        eprintln!("pagemesh daemon: tell that the node is ready: {error}");
         return CANNOT_START;
     }
     tracing::info!(node = node.id().0, addr = %node.local_addr(), "member of the cluster");
@@ -100,7 +88,7 @@ fn serve(arguments: &Arguments) -> i32 {
         }
         Err(error) => {
             tracing::error!(%error, "ending");
-            eprintln!("node-daemon: {error}");
+            eprintln!("pagemesh daemon: {error}");
             PEER_DIED
         }
     }
@@ -146,16 +134,23 @@ fn start_logging(filter: &str) -> Result<(), Error> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use clap::CommandFactory;
+    use clap::{CommandFactory, Parser};
+
+    /// The flags as a command line of their own.
+    #[derive(Parser)]
+    struct Alone {
+        #[command(flatten)]
+        arguments: Arguments,
+    }
 
     #[test]
     fn the_command_line_is_consistent() {
-        Arguments::command().debug_assert();
+        Alone::command().debug_assert();
     }
 
     #[test]
     fn a_wrong_flag_is_named() {
-        let arguments = Arguments::parse_from(["node-daemon", "--memory-max", "lots"]);
+        let Alone { arguments } = Alone::parse_from(["daemon", "--memory-max", "lots"]);
         let error = settings(&arguments).expect_err("not a size");
         assert!(error.to_string().starts_with("--memory-max: `lots` is not a size"), "{error}");
     }
