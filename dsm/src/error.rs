@@ -1,5 +1,6 @@
-//! What a caller of the library can be told. Each variant says what was left changed.
+//! Why a call of the library failed. Each variant's text says what was left changed.
 
+use std::fmt;
 use std::io;
 
 use crate::page::NodeId;
@@ -8,7 +9,22 @@ use crate::page::NodeId;
 pub type Result<T> = std::result::Result<T, Error>;
 
 /// Why a call of the library failed.
-#[derive(Debug, thiserror::Error)]
+///
+/// Both `Display` and `Debug` print the message, in one line, so that a `main` that returns
+/// [`Result`] ends a failing program with a line that people can read.
+///
+/// ```
+/// use pagemesh::{Dsm, Error};
+///
+/// fn main() -> pagemesh::Result<()> {
+///     let dsm = Dsm::builder().arena_anywhere().join()?;
+///     let refused = dsm.attach::<u64>("no such region").map(|_| ()).unwrap_err();
+///     assert!(matches!(refused, Error::Refused(_)));
+///     assert_eq!(format!("{refused:?}"), refused.to_string());
+///     dsm.leave()
+/// }
+/// ```
+#[derive(thiserror::Error)]
 pub enum Error {
     /// A node that the call depended on died. The call had no effect, or an unknown part of it.
     #[error("{node} ({name}) died")]
@@ -40,14 +56,58 @@ pub enum Error {
         /// What the system said.
         source: io::Error,
     },
+    /// A call of a server's method failed; the message names the method, the server and the reason,
+    /// which says whether the server may have executed the call.
+    #[error("{0}")]
+    Call(Box<dyn std::error::Error + Send + Sync>),
     /// The node has left the cluster; this handle is of no use any more.
     #[error("this node has left the cluster")]
     Left,
+}
+
+impl fmt::Debug for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
 }
 
 impl Error {
     /// An [`Error::Os`] with the operation's name.
     pub fn os(what: impl Into<String>, source: impl Into<io::Error>) -> Error {
         Error::Os { what: what.into(), source: source.into() }
+    }
+
+    /// An [`Error::Call`]. Generated stubs convert the errors of their methods by it.
+    pub fn call(error: impl std::error::Error + Send + Sync + 'static) -> Error {
+        Error::Call(Box::new(error))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::rpc;
+
+    /// As `fn main() -> Result<()>` prints it.
+    #[test]
+    fn an_error_that_main_returns_prints_its_message() {
+        let died = Error::NodeDied { node: NodeId(3), name: "rank 2 of counter".into() };
+        assert_eq!(format!("{died:?}"), "node 3 (rank 2 of counter) died");
+        let call = rpc::Error::from(rpc::ErrorKind::ServerDied { may_have_executed: true });
+        assert_eq!(format!("{call:?}"), "server died (it may have executed)");
+    }
+
+    #[test]
+    fn errors_of_calls_convert_where_an_error_of_the_library_is_returned() {
+        fn call() -> std::result::Result<(), rpc::Error> {
+            Err(rpc::Error::from(rpc::ErrorKind::Busy))
+        }
+        fn main() -> Result<()> {
+            Ok(call()?)
+        }
+        let error = main().expect_err("the server is busy");
+        assert_eq!(format!("{error:?}"), "busy");
+        let Error::Call(source) = error else { panic!("{error}") };
+        assert!(source.downcast_ref::<rpc::Error>().is_some_and(|error| error.kind == rpc::ErrorKind::Busy));
     }
 }

@@ -5,8 +5,10 @@ mod memory;
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
-use std::io::ErrorKind;
+use std::fs::File;
+use std::io::{ErrorKind, Read};
 use std::net::SocketAddr;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use crate::error::{Error, Result};
@@ -103,20 +105,38 @@ const KEYS: [&str; 22] = [
     "state_dir",
 ];
 
+/// Variables that are no settings: where those are, what `scripts/cluster.sh` is told, and where a
+/// program's tests find the command.
+const NOT_SETTINGS: [&str; 3] = ["config", "build", "bin"];
+
 impl Settings {
     /// The process's environment over the file named by `PAGEMESH_CONFIG`, or `pagemesh.toml` here if it exists.
     pub fn from_env() -> Result<Settings> {
-        let named = std::env::var_os("PAGEMESH_CONFIG").map(PathBuf::from);
-        let path = named.clone().unwrap_or_else(|| PathBuf::from("pagemesh.toml"));
         let mut settings = Settings::default();
-        match std::fs::read_to_string(&path) {
-            Ok(text) => settings.apply_file(&path, &text)?,
-            // Only a file that nobody asked for may be missing; one that is there is not passed over.
-            Err(error) if named.is_none() && error.kind() == ErrorKind::NotFound => {}
-            Err(error) => return Err(Error::os(format!("read {}", path.display()), error)),
+        match std::env::var_os("PAGEMESH_CONFIG").map(PathBuf::from) {
+            Some(path) => settings.apply_file(&path, &read(&path)?)?,
+            None => settings.apply_found(Path::new("pagemesh.toml"))?,
         }
         settings.apply_variables(std::env::vars_os())?;
         Ok(settings)
+    }
+
+    /// Applies a file that lies in the current directory, if there is one. It need not be the user's own
+    /// directory, so the file counts only if no other user can have written it.
+    fn apply_found(&mut self, path: &Path) -> Result<()> {
+        let found = |error| Error::os(format!("read {}", path.display()), error);
+        let mut file = match File::open(path) {
+            Ok(file) => file,
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
+            Err(error) => return Err(found(error)),
+        };
+        let metadata = file.metadata().map_err(found)?;
+        if let Some(why) = distrust(metadata.uid(), metadata.mode(), nix::unistd::geteuid().as_raw()) {
+            return Err(Error::Invalid(format!("{}: {why}", path.display())));
+        }
+        let mut text = String::new();
+        file.read_to_string(&mut text).map_err(found)?;
+        self.apply_file(path, &text)
     }
 
     /// Other programs' variables may be of any bytes; ours are text.
@@ -134,8 +154,7 @@ impl Settings {
 
     fn apply_variable(&mut self, name: &str, key: &str, value: &str) -> Result<()> {
         let key = key.to_lowercase();
-        // Where the settings are, and what `scripts/cluster.sh` alone is told.
-        if key == "config" || key == "build" {
+        if NOT_SETTINGS.contains(&key.as_str()) {
             return Ok(());
         }
         self.apply(&key, value).map_err(|error| Error::Invalid(format!("{name}: {error}")))
@@ -196,6 +215,21 @@ impl Settings {
     }
 }
 
+fn read(path: &Path) -> Result<String> {
+    std::fs::read_to_string(path).map_err(|error| Error::os(format!("read {}", path.display()), error))
+}
+
+/// Why user `me` must not obey a settings file with this owner and mode.
+fn distrust(owner: u32, mode: u32, me: u32) -> Option<String> {
+    if owner != me && owner != 0 {
+        return Some(format!(
+            "it belongs to user {owner}, not to you or root; to use it, name it in PAGEMESH_CONFIG"
+        ));
+    }
+    (mode & 0o022 != 0)
+        .then(|| "other users may write it; run `chmod go-w` on it, or name it in PAGEMESH_CONFIG".to_owned())
+}
+
 fn address(value: &str) -> std::result::Result<SocketAddr, String> {
     value.parse().map_err(|_| format!("`{value}` is not an address like 127.0.0.1:7400"))
 }
@@ -247,32 +281,18 @@ pub fn nearest<'a>(
     names: impl IntoIterator<Item = &'a str>,
     errors_max: usize,
 ) -> Option<&'a str> {
-    let measured = names.into_iter().map(|name| (distance(word, name), name));
+    let measured = names.into_iter().map(|name| (strsim::levenshtein(word, name), name));
     measured
         .filter(|(errors, _)| *errors <= errors_max)
         .min_by_key(|(errors, _)| *errors)
         .map(|(_, name)| name)
 }
 
-/// Levenshtein distance.
-fn distance(a: &str, b: &str) -> usize {
-    let b: Vec<char> = b.chars().collect();
-    let mut row: Vec<usize> = (0..=b.len()).collect();
-    for (i, from) in a.chars().enumerate() {
-        let mut diagonal = row[0];
-        row[0] = i + 1;
-        for (j, to) in b.iter().enumerate() {
-            let substitute = diagonal + usize::from(from != *to);
-            diagonal = row[j + 1];
-            row[j + 1] = substitute.min(diagonal + 1).min(row[j] + 1);
-        }
-    }
-    row[b.len()]
-}
-
 #[cfg(test)]
 mod tests {
+    use std::fs::Permissions;
     use std::os::unix::ffi::OsStringExt;
+    use std::os::unix::fs::PermissionsExt;
 
     use super::*;
 
@@ -299,6 +319,48 @@ mod tests {
         assert!(apply(odd()).is_ok());
         let error = apply("PAGEMESH_FAULT".into()).unwrap_err().to_string();
         assert!(error.starts_with("PAGEMESH_FAULT: ") && error.contains("not UTF-8"), "{error}");
+    }
+
+    /// As IBM's backup client sets them on many machines.
+    #[test]
+    fn variables_of_another_program_have_no_effect() {
+        let ibm =
+            [("DSM_CONFIG", "/opt/tivoli/dsm.opt"), ("DSM_LOG", "/var/log"), ("DSM_DIR", "/opt/tivoli")];
+        let mut settings = Settings::default();
+        let variables = ibm.map(|(name, value)| (name.into(), value.into()));
+        settings.apply_variables(variables.into_iter()).expect("they are nobody's settings here");
+        assert_eq!(settings, Settings::default());
+    }
+
+    #[test]
+    fn a_settings_file_in_the_current_directory_counts_only_if_nobody_else_can_have_written_it() {
+        assert_eq!(distrust(1000, 0o100_644, 1000), None);
+        assert_eq!(distrust(0, 0o100_644, 1000), None);
+        let other = distrust(1001, 0o100_600, 1000).expect("another user's");
+        assert!(other.contains("user 1001") && other.contains("PAGEMESH_CONFIG"), "{other}");
+        for mode in [0o100_664, 0o100_646] {
+            let open = distrust(1000, mode, 1000).expect("open to others");
+            assert!(open.contains("chmod go-w"), "{open}");
+        }
+    }
+
+    #[test]
+    fn a_settings_file_that_others_may_write_is_not_obeyed() {
+        let name = format!("pagemesh-settings-{}.toml", std::process::id());
+        let path = std::env::temp_dir().join(name);
+        std::fs::write(&path, "rank = 3").expect("written");
+        let mut settings = Settings::default();
+        let mut apply = |mode| {
+            std::fs::set_permissions(&path, Permissions::from_mode(mode)).expect("set");
+            let outcome = settings.apply_found(&path).map_err(|error| error.to_string());
+            (outcome, settings.rank)
+        };
+        let (refused, rank) = apply(0o666);
+        let accepted = apply(0o600);
+        std::fs::remove_file(&path).expect("removed");
+        let line = refused.expect_err("anybody may have written it");
+        assert!(line.starts_with(&path.display().to_string()) && !line.contains('\n'), "{line}");
+        assert_eq!((rank, accepted), (0, (Ok(()), 3)));
     }
 
     #[test]

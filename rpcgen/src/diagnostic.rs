@@ -29,8 +29,9 @@ pub struct Problem {
     source: Arc<Source>,
 }
 
-/// Everything that is wrong with one run, in the order of the source.
-#[derive(Debug, Default)]
+/// Everything that is wrong with one run, in the order of the source. Both `Display` and `Debug` print
+/// the report.
+#[derive(Default)]
 pub struct Problems {
     list: Vec<Problem>,
 }
@@ -162,6 +163,12 @@ impl fmt::Display for Problems {
     }
 }
 
+impl fmt::Debug for Problems {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
 impl std::error::Error for Problems {}
 
 /// "did you mean ..?", when one of `known` is near enough to `word` to be what was meant.
@@ -199,6 +206,19 @@ fn distance(a: &str, b: &str) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// `compile(..).unwrap()` in a build script prints `Debug`.
+    #[test]
+    fn a_rejected_file_is_readable_where_the_error_is_unwrapped() {
+        let text = "interface A {\n    itn f();\n};\n".to_owned();
+        let source = Arc::new(Source { name: "a.idl".into(), text });
+        let mut problems = Problems::default();
+        problems.push(Problem::new(&source, 18..21, "there is no type `itn`", "not known"));
+        let shown = format!("{:?}", crate::Error::Rejected(problems));
+        for words in ["there is no type `itn`", "a.idl:2:5", "itn f();", "1 error"] {
+            assert!(shown.contains(words), "{shown}");
+        }
+    }
 
     #[test]
     fn a_misspelt_word_finds_its_neighbour_and_a_strange_one_none() {

@@ -27,6 +27,7 @@ mod names;
 pub mod parser;
 pub mod schema;
 
+use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -36,8 +37,9 @@ use schema::Schema;
 pub use compat::breaking_changes;
 pub use layout::format_source;
 
-/// Why no stubs were written.
-#[derive(Debug, thiserror::Error)]
+/// Why no stubs were written. Both `Display` and `Debug` print the message: `unwrap` in a build script
+/// shows what is wrong with the file.
+#[derive(thiserror::Error)]
 pub enum Error {
     /// The interface file is not right. Nothing was written for it.
     #[error("{}", .0.render(Style::Plain))]
@@ -55,6 +57,12 @@ pub enum Error {
         "OUT_DIR is not set: pagemesh_rpcgen::compile runs in a build script; elsewhere use pagemesh_rpcgen::generate"
     )]
     NoOutDir,
+}
+
+impl fmt::Debug for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
 }
 
 /// The checked content of the file at `path` and of what it imports, which may not be larger than

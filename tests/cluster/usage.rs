@@ -65,6 +65,28 @@ fn an_unknown_setting_is_named_with_a_suggestion() {
     bed.assert_nothing_left();
 }
 
+/// IBM's backup client sets these for every user of a machine, to files and directories of its own.
+#[test]
+fn variables_of_another_program_have_no_effect() {
+    let bed = Bed::new()
+        .set("DSM_CONFIG", "/no/such/dsm.opt")
+        .set("DSM_LOG", "/no/such")
+        .set("DSM_DIR", "/no/such");
+    let output = bed.pagemesh("run --nodes 1 --ranks 2 matmul --n 8").ok();
+    assert!(output.err.is_empty(), "{}", output.err);
+    bed.assert_nothing_left();
+}
+
+#[test]
+fn a_settings_file_that_others_may_write_is_refused() {
+    let bed = Bed::new();
+    let path = bed.file("pagemesh.toml", "net_loss = \"5%\"\n");
+    std::fs::set_permissions(&path, PermissionsExt::from_mode(0o666)).expect("opened");
+    bed.pagemesh("doctor").refused(&["pagemesh.toml", "other users may write it", "chmod go-w"]);
+    bed.pagemesh("run --nodes 1 matmul --n 4").refused(&["pagemesh.toml", "other users may write it"]);
+    bed.assert_nothing_left();
+}
+
 #[test]
 fn a_state_directory_that_others_may_enter_is_refused() {
     let bed = Bed::new();

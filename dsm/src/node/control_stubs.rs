@@ -410,7 +410,7 @@ pub trait Cluster: Send + Sync + 'static {
 }
 
 /// Why `publish` failed.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, PartialEq)]
 #[rustfmt::skip]
 #[allow(dead_code, unreachable_pub, clippy::all)]
 pub enum ClusterPublishError {
@@ -449,7 +449,23 @@ impl std::fmt::Display for ClusterPublishError {
 
 #[rustfmt::skip]
 #[allow(dead_code, unreachable_pub, clippy::all)]
+impl std::fmt::Debug for ClusterPublishError {
+    fn fmt(&self, __f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        std::fmt::Display::fmt(self, __f)
+    }
+}
+
+#[rustfmt::skip]
+#[allow(dead_code, unreachable_pub, clippy::all)]
 impl std::error::Error for ClusterPublishError {}
+
+#[rustfmt::skip]
+#[allow(dead_code, unreachable_pub, clippy::all)]
+impl From<ClusterPublishError> for pagemesh::Error {
+    fn from(error: ClusterPublishError) -> Self {
+        pagemesh::Error::call(error)
+    }
+}
 
 #[rustfmt::skip]
 #[allow(dead_code, unreachable_pub, clippy::all)]
@@ -470,7 +486,7 @@ impl rpc::MethodError for ClusterPublishError {
 }
 
 /// Why `remove_region` failed.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, PartialEq)]
 #[rustfmt::skip]
 #[allow(dead_code, unreachable_pub, clippy::all)]
 pub enum ClusterRemoveRegionError {
@@ -509,7 +525,23 @@ impl std::fmt::Display for ClusterRemoveRegionError {
 
 #[rustfmt::skip]
 #[allow(dead_code, unreachable_pub, clippy::all)]
+impl std::fmt::Debug for ClusterRemoveRegionError {
+    fn fmt(&self, __f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        std::fmt::Display::fmt(self, __f)
+    }
+}
+
+#[rustfmt::skip]
+#[allow(dead_code, unreachable_pub, clippy::all)]
 impl std::error::Error for ClusterRemoveRegionError {}
+
+#[rustfmt::skip]
+#[allow(dead_code, unreachable_pub, clippy::all)]
+impl From<ClusterRemoveRegionError> for pagemesh::Error {
+    fn from(error: ClusterRemoveRegionError) -> Self {
+        pagemesh::Error::call(error)
+    }
+}
 
 #[rustfmt::skip]
 #[allow(dead_code, unreachable_pub, clippy::all)]

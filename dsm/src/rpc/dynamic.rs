@@ -30,8 +30,8 @@ pub struct Dynamic {
     methods: Vec<&'static Method>,
 }
 
-/// Why a call without stubs gave no result.
-#[derive(Debug, thiserror::Error)]
+/// Why a call without stubs gave no result. Both `Display` and `Debug` print the message.
+#[derive(thiserror::Error)]
 pub enum DynamicError {
     /// The description is not one. Nothing was called.
     #[error("the description does not read: {0}")]
@@ -53,6 +53,18 @@ pub enum DynamicError {
         "the stream has more than {GATHERED_ITEMS_MAX} items, which is all that an answer in JSON gathers"
     )]
     TooMany,
+}
+
+impl std::fmt::Debug for DynamicError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        std::fmt::Display::fmt(self, f)
+    }
+}
+
+impl From<DynamicError> for crate::error::Error {
+    fn from(error: DynamicError) -> Self {
+        crate::error::Error::call(error)
+    }
 }
 
 #[derive(Deserialize)]

@@ -12,8 +12,9 @@ use super::wire::Decoder;
 /// What a method without declared errors gives.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
-/// A call that brought no result.
-#[derive(Clone, PartialEq, Debug)]
+/// A call that brought no result. Both `Display` and `Debug` print the message. It converts into
+/// [`pagemesh::Error`](crate::Error), so that `?` works where that is returned.
+#[derive(Clone, PartialEq)]
 pub struct Error {
     /// Why.
     pub kind: ErrorKind,
@@ -117,4 +118,16 @@ impl fmt::Display for Error {
     }
 }
 
+impl fmt::Debug for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
 impl std::error::Error for Error {}
+
+impl From<Error> for crate::error::Error {
+    fn from(error: Error) -> Self {
+        crate::error::Error::call(error)
+    }
+}

@@ -175,7 +175,7 @@ pub trait Meta: Send + Sync + 'static {
 }
 
 /// Why `describe` failed.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, PartialEq)]
 #[rustfmt::skip]
 #[allow(dead_code, unreachable_pub, clippy::all)]
 pub enum MetaDescribeError {
@@ -214,7 +214,23 @@ impl std::fmt::Display for MetaDescribeError {
 
 #[rustfmt::skip]
 #[allow(dead_code, unreachable_pub, clippy::all)]
+impl std::fmt::Debug for MetaDescribeError {
+    fn fmt(&self, __f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        std::fmt::Display::fmt(self, __f)
+    }
+}
+
+#[rustfmt::skip]
+#[allow(dead_code, unreachable_pub, clippy::all)]
 impl std::error::Error for MetaDescribeError {}
+
+#[rustfmt::skip]
+#[allow(dead_code, unreachable_pub, clippy::all)]
+impl From<MetaDescribeError> for pagemesh::Error {
+    fn from(error: MetaDescribeError) -> Self {
+        pagemesh::Error::call(error)
+    }
+}
 
 #[rustfmt::skip]
 #[allow(dead_code, unreachable_pub, clippy::all)]

@@ -81,7 +81,7 @@ fn error_enum(interface: &Interface, method: &Method) -> TokenStream {
     let tags: Vec<_> = (0..thrown.len()).map(Literal::usize_unsuffixed).collect();
     quote! {
         #[doc = #doc]
-        #[derive(Clone, Debug, PartialEq)]
+        #[derive(Clone, PartialEq)]
         pub enum #name {
             #(#[doc = #thrown_docs] #thrown(#thrown),)*
             /// The call itself failed.
@@ -109,7 +109,19 @@ fn error_enum(interface: &Interface, method: &Method) -> TokenStream {
             }
         }
 
+        impl std::fmt::Debug for #name {
+            fn fmt(&self, __f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                std::fmt::Display::fmt(self, __f)
+            }
+        }
+
         impl std::error::Error for #name {}
+
+        impl From<#name> for pagemesh::Error {
+            fn from(error: #name) -> Self {
+                pagemesh::Error::call(error)
+            }
+        }
 
         impl rpc::MethodError for #name {
             fn encode_thrown(&self, __out: &mut Vec<u8>) -> Option<&rpc::Error> {

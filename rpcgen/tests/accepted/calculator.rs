@@ -432,7 +432,7 @@ pub trait Calculator: Send + Sync + 'static {
 }
 
 /// Why `divide` failed.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, PartialEq)]
 #[rustfmt::skip]
 #[allow(dead_code, unreachable_pub, clippy::all)]
 pub enum CalculatorDivideError {
@@ -482,7 +482,23 @@ impl std::fmt::Display for CalculatorDivideError {
 
 #[rustfmt::skip]
 #[allow(dead_code, unreachable_pub, clippy::all)]
+impl std::fmt::Debug for CalculatorDivideError {
+    fn fmt(&self, __f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        std::fmt::Display::fmt(self, __f)
+    }
+}
+
+#[rustfmt::skip]
+#[allow(dead_code, unreachable_pub, clippy::all)]
 impl std::error::Error for CalculatorDivideError {}
+
+#[rustfmt::skip]
+#[allow(dead_code, unreachable_pub, clippy::all)]
+impl From<CalculatorDivideError> for pagemesh::Error {
+    fn from(error: CalculatorDivideError) -> Self {
+        pagemesh::Error::call(error)
+    }
+}
 
 #[rustfmt::skip]
 #[allow(dead_code, unreachable_pub, clippy::all)]
@@ -505,7 +521,7 @@ impl rpc::MethodError for CalculatorDivideError {
 }
 
 /// Why `walk` failed.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, PartialEq)]
 #[rustfmt::skip]
 #[allow(dead_code, unreachable_pub, clippy::all)]
 pub enum CalculatorWalkError {
@@ -544,7 +560,23 @@ impl std::fmt::Display for CalculatorWalkError {
 
 #[rustfmt::skip]
 #[allow(dead_code, unreachable_pub, clippy::all)]
+impl std::fmt::Debug for CalculatorWalkError {
+    fn fmt(&self, __f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        std::fmt::Display::fmt(self, __f)
+    }
+}
+
+#[rustfmt::skip]
+#[allow(dead_code, unreachable_pub, clippy::all)]
 impl std::error::Error for CalculatorWalkError {}
+
+#[rustfmt::skip]
+#[allow(dead_code, unreachable_pub, clippy::all)]
+impl From<CalculatorWalkError> for pagemesh::Error {
+    fn from(error: CalculatorWalkError) -> Self {
+        pagemesh::Error::call(error)
+    }
+}
 
 #[rustfmt::skip]
 #[allow(dead_code, unreachable_pub, clippy::all)]
