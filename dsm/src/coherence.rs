@@ -359,6 +359,17 @@ impl Coherence {
         self.cache.pages_asked_for()
     }
 
+    /// What is left to do before [`Input::Leave`] is answered, in steps of a page or a home; `None` if it was
+    /// answered or never given. A number that does not change for long says that no peer acknowledges anything.
+    pub fn leave_steps(&self) -> Option<u64> {
+        self.cache.leave_steps()
+    }
+
+    /// Pages whose newest bytes are here alone, of those whose home is elsewhere. Looks at every page.
+    pub fn unsaved_pages(&self) -> u64 {
+        self.cache.unsaved_pages(&self.places, self.me)
+    }
+
     /// Bytes kept for write-backs, in pages.
     pub fn retained_pages(&self) -> u64 {
         self.cache.resident.occupancy().retained

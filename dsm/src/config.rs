@@ -261,6 +261,15 @@ pub mod node {
     pub const FLUSH_MAX: Span = Span::from_ms(1_000);
     /// Messages to the operator that wait for the progress thread.
     pub const NOTES_MAX: usize = 64;
+    /// Bytes of the text that names the process with which a page was lost.
+    pub const LOSS_NAME_LEN_MAX: usize = 1024;
+    /// Notices about lost pages that a node keeps; a fault on one of them ends the process.
+    pub const LOSS_NOTICES_MAX: usize = 64;
+    /// Longest that a fault on a lost page waits for the notice that names the process.
+    pub const LOSS_NOTICE_WAIT: Span = Span::from_ms(1_000);
+    /// A node that was told to end by a signal, or that exits, gives its pages up when no home has
+    /// acknowledged one for so long.
+    pub const WRITE_BACK_STALL_MAX: Span = Span::from_ms(2_000);
     /// Longest that a node tries to leave.
     pub const LEAVE_MAX: Span = Span::from_ms(20_000);
 }

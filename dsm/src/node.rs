@@ -13,9 +13,13 @@ mod directory;
 #[allow(unsafe_code)]
 mod exit;
 mod faults;
+#[allow(unsafe_code)]
+mod interrupt;
+mod leaving;
 mod limit;
 mod local;
 mod lock_word;
+mod losses;
 mod notes;
 mod patience;
 mod peers;
@@ -42,10 +46,10 @@ use nix::sys::eventfd::EventFd;
 use nix::sys::signal::{SigSet, SigmaskHow, Signal};
 use parking_lot::{Mutex, MutexGuard};
 
-use self::core::{Core, Fatal, Leaving};
+use self::core::{Core, Fatal};
 use crate::coherence::{BarrierId, Failure, Input, OpId, Placement};
 use crate::config::membership::JOIN_TIMEOUT;
-use crate::config::node::{FLUSH_MAX, LEAVE_MAX, PAGE_POOL_MAX};
+use crate::config::node::{FLUSH_MAX, PAGE_POOL_MAX};
 use crate::error::{Error, Result};
 use crate::fault::{Arena, ArenaOptions, Backend, BackendChoice, CoreSection};
 use crate::membership::{Introduction, Kind, Member, RegionRecord, Want};
@@ -54,6 +58,7 @@ use crate::net::udp::{DATAGRAM_MAX, Outlet, UdpSocket};
 use crate::net::{ClusterKey, Endpoint, EndpointConfig, TransmitBuf, Version};
 use crate::page::{Access, GlobalAddr, Incarnation, NodeId, PageId, PagePool, Span, Time};
 use crate::settings::Settings;
+use leaving::{Departure, current_thread};
 pub use local::LockHandle;
 use patience::Patience;
 use poller::Poller;
@@ -127,15 +132,6 @@ struct Locked {
     active_until: Time,
 }
 
-/// How a node goes.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Departure {
-    /// The program has come to its end and says so.
-    Leave,
-    /// The process exits without having said so.
-    Exit,
-}
-
 impl NodeConfig {
     /// A rank of the program that the settings name.
     pub fn rank(settings: Settings) -> NodeConfig {
@@ -169,6 +165,7 @@ impl Node {
         node.inner.fetch_directory()?;
         if matches!(config.kind, Kind::Rank { .. }) {
             exit::leave_at_exit(Arc::downgrade(&node.inner));
+            interrupt::install()?;
         }
         Ok(node)
     }
@@ -431,6 +428,7 @@ impl Inner {
         deadline: Option<Span>,
         start: impl FnOnce(&mut Started<'_>, OpId),
     ) -> Result<Outcome> {
+        self.sleep_if_ending(current_thread);
         let _section = CoreSection::enter();
         let mut locked = self.lock();
         if let Some(fatal) = &locked.core.brain.fatal {
@@ -444,6 +442,10 @@ impl Inner {
         start(&mut Started { now, core: &mut locked.core, arena: &self.arena }, op);
         self.settle(&mut locked, now);
         let outcome = self.wait(&mut locked, (op, &bell), deadline.map(|span| now + span));
+        if self.is_ending() {
+            // What it failed of may be that other ranks end too.
+            MutexGuard::unlocked(&mut locked, || self.sleep_if_ending(current_thread));
+        }
         if let Some(fatal) = &locked.core.brain.fatal {
             return Err(to_error(fatal));
         }
@@ -489,44 +491,6 @@ impl Inner {
             core.input(Input::Barrier { op, barrier, members });
         })
         .map(drop)
-    }
-
-    fn leave(&self, departure: Departure) -> Result<()> {
-        if self.left.swap(true, Ordering::AcqRel) {
-            return Ok(());
-        }
-        let without_daemons = self.with_core(|core| {
-            core.brain.membership.as_ref().is_some_and(|m| m.view().daemons().count() == 0)
-        });
-        let result = match (self.kind, departure) {
-            (Kind::Rank { .. }, Departure::Leave) if without_daemons => {
-                // The memory is in the ranks: nobody may go while somebody needs it.
-                self.barrier(LAST_BARRIER)
-            }
-            // Its memory goes with it, so the others cannot go on.
-            (Kind::Rank { .. }, Departure::Exit) if without_daemons => {
-                self.close("its program ended without leaving, and its memory with it");
-                return Ok(());
-            }
-            (Kind::Rank { .. }, Departure::Leave | Departure::Exit) => {
-                self.call(Some(LEAVE_MAX), |core, op| core.input(Input::Leave { op })).map(drop)
-            }
-            (Kind::Daemon, Departure::Leave | Departure::Exit) => Ok(()),
-        };
-        // What others wait for must have arrived before the coordinator tells them that we are gone.
-        self.flush();
-        let result = result.and_then(|()| {
-            self.call(Some(LEAVE_MAX), |core, op| {
-                core.core.brain.leaving = Leaving::Asked(op);
-                if let Some(membership) = &mut core.core.brain.membership {
-                    membership.leave();
-                }
-            })
-            .map(drop)
-        });
-        self.flush();
-        self.close("left");
-        result
     }
 
     /// Ends all sessions; the peers are told why.
@@ -625,12 +589,9 @@ impl Started<'_> {
 }
 
 impl self::core::Brain {
-    /// For messages to people: who a node is or was.
+    /// For messages to people: which process a node was that is gone. Its id may be another process's by now.
     fn name(&self, node: NodeId) -> String {
-        let Some(membership) = &self.membership else { return node.to_string() };
-        let view = membership.view();
-        let dead = view.deaths.iter().map(|(_, death)| &death.member).find(|member| member.id == node);
-        view.member(node).or(dead).map_or_else(|| node.to_string(), Member::describe)
+        self.last_dead(node).map_or_else(|| node.to_string(), Member::describe)
     }
 
     fn intro_name(&self) -> String {

@@ -14,6 +14,7 @@ mod death;
 mod guests;
 mod hard_calls;
 mod hostile;
+mod interrupts;
 mod leaving;
 mod limit;
 mod litmus;

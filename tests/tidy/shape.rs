@@ -8,7 +8,7 @@ use crate::source::{Source, assert_none, root, sources};
 const LINES_MAX: usize = 800;
 
 /// Where `unsafe` may stand outside tests. Each is a place that a reader must trust; keep them few.
-const UNSAFE_FILES: [&str; 11] = [
+const UNSAFE_FILES: [&str; 12] = [
     // Page faults: mappings, the signal handler, and the system calls that nothing wraps.
     "dsm/src/fault/ample_stack.rs",
     "dsm/src/fault/handler.rs",
@@ -16,9 +16,11 @@ const UNSAFE_FILES: [&str; 11] = [
     "dsm/src/fault/table.rs",
     "dsm/src/fault/uffd.rs",
     "dsm/src/io.rs",
-    // An inherited socket, the hook at exit, and a wait with a nanosecond timeout.
+    // An inherited socket, the hook at exit, the handlers of SIGINT and SIGTERM, and a wait with a nanosecond
+    // timeout.
     "dsm/src/node.rs",
     "dsm/src/node/exit.rs",
+    "dsm/src/node/interrupt.rs",
     "dsm/src/node/poller.rs",
     "dsm/src/node/time_slice.rs",
     // The typed handles on shared memory.

@@ -11,6 +11,7 @@ use smallvec::SmallVec;
 use tracing::Level;
 
 use super::local::{Local, LockWords};
+use super::losses::Losses;
 use super::notes::Notes;
 use super::patience::Awaited;
 use super::peers::{Peers, Unreachable, link};
@@ -36,6 +37,7 @@ pub(crate) mod channel {
     /// Calls to and from who is no member.
     pub(crate) const GUEST: u8 = 3;
     pub(in crate::node) const CALLS: u8 = 4;
+    pub(in crate::node) const LOSS: u8 = 5;
 }
 
 /// Why a node cannot go on.
@@ -87,6 +89,7 @@ pub(super) struct Brain {
     pub(super) words: LockWords,
     pub(super) fatal: Option<Fatal>,
     pub(super) notes: Notes,
+    pub(super) losses: Losses,
     /// All sessions were ended, and no others begin.
     pub(super) closed: bool,
     /// Ends when this node and all its peers are ready.
@@ -156,6 +159,7 @@ impl Core {
             words: LockWords::default(),
             fatal: None,
             notes: Notes::default(),
+            losses: Losses::default(),
             closed: false,
             joining: None,
             leaving: Leaving::No,
@@ -387,6 +391,7 @@ impl Core {
                 let (start, pages) = (record.info.start, record.info.pages);
                 self.brain.input(now, Input::RegionGone { start }, arena);
                 self.brain.words.forget(start, pages);
+                self.brain.losses.forget(start, pages);
                 if let Err(error) = arena.unmap_region(start, pages) {
                     self.brain.fatal(Fatal::Broken(format!("region `{}`: {error}", record.name)));
                 }
@@ -461,6 +466,7 @@ impl Core {
             let id = death.member.id;
             self.brain.notes.add(Level::WARN, format!("{} died: {}", death.member.describe(), death.how));
             self.brain.input(now, Input::NodeDied(id), arena);
+            self.brain.record_losses(&death);
             self.brain.call_events.push(CallEvent::Ended((&death.member).into()));
             if let Some(session) = self.brain.peers.forget(id) {
                 self.endpoint.close(now, session, 0, "you were declared dead");
@@ -485,6 +491,9 @@ impl Core {
                 Output::Send { to, message, page } => {
                     self.brain.outputs.sent += 1;
                     self.brain.outputs.count_answer(to, page.is_some());
+                    if let Some(notice) = self.brain.notice_of_loss(&message) {
+                        self.send(now, to, notice, Priority::Control);
+                    }
                     sends.push((to, message, page));
                 }
                 Output::Done { op, result } => {
@@ -563,6 +572,7 @@ impl Brain {
             Some((&channel::CALLS, rest)) => self.deliver_calls(session, bytes, rest),
             Some((&channel::CONTROL, rest)) => self.deliver_control(session, rest),
             Some((&channel::GUEST, rest)) => self.deliver_guest(session, rest),
+            Some((&channel::LOSS, rest)) => self.deliver_loss(self.peers.node(session), rest),
             Some(_) | None => false,
         };
         if !understood {

@@ -4,14 +4,15 @@
 use std::fmt::Arguments;
 use std::io::Write;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Once, Weak};
+use std::sync::{Arc, Once, Weak};
 
 use parking_lot::Mutex;
 
 use super::Inner;
+use super::leaving::{Departure, current_thread};
 
 /// Exit code of a process whose memory is gone (EX_SOFTWARE of sysexits.h).
-const MEMORY_GONE: i32 = 70;
+pub(super) const MEMORY_GONE: i32 = 70;
 
 /// Writes one line to standard error and ends the process at once. May be called in a signal handler.
 pub(super) fn die(why: Arguments<'_>) -> ! {
@@ -19,8 +20,13 @@ pub(super) fn die(why: Arguments<'_>) -> ! {
     // Memory is no shared memory: writing to it cannot fail, and cannot fault.
     let _ = writeln!(line, "pagemesh: {why}");
     let _ = nix::unistd::write(std::io::stderr(), &line);
-    // SAFETY: ends the process without running destructors, which could wait for this thread.
-    unsafe { libc::_exit(MEMORY_GONE) }
+    end_at_once(MEMORY_GONE)
+}
+
+/// Ends the process without running destructors, which could wait for this thread.
+pub(super) fn end_at_once(code: i32) -> ! {
+    // SAFETY: a system call that does not return, and touches no memory.
+    unsafe { libc::_exit(code) }
 }
 
 /// Nodes of this process that have yet to leave.
@@ -39,6 +45,11 @@ pub(super) fn leave_at_exit(node: Weak<Inner>) {
     });
 }
 
+/// The nodes of this process that exist, those that have left included.
+pub(super) fn nodes() -> Vec<Arc<Inner>> {
+    NODES.lock().iter().filter_map(Weak::upgrade).collect()
+}
+
 /// The process that [`on_exit`] is for.
 static OWNER: AtomicU32 = AtomicU32::new(0);
 
@@ -47,10 +58,11 @@ extern "C" fn on_exit() {
         // A forked child: the node, its session and its socket are the parent's.
         return;
     }
-    let nodes = std::mem::take(&mut *NODES.lock());
-    for node in nodes.iter().filter_map(Weak::upgrade) {
-        node.exiting.store(nix::unistd::gettid().as_raw() as u32, Ordering::Release);
+    for node in nodes() {
+        // If a signal ends the process, its thread has come first, and this one sleeps below.
+        let thread = current_thread();
+        let _ = node.exiting.compare_exchange(0, thread, Ordering::AcqRel, Ordering::Acquire);
         // An error has been logged, and there is nobody left to tell.
-        let _ = node.leave(super::Departure::Exit);
+        let _ = node.leave(Departure::Exit);
     }
 }

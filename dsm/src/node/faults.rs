@@ -1,7 +1,7 @@
 //! Page faults of the application: brought to the cores by the faulting thread itself, or by the handler
 //! thread of the `thread` backend.
 
-use std::sync::atomic::Ordering;
+use std::sync::Arc;
 
 use parking_lot::MutexGuard;
 
@@ -9,10 +9,10 @@ use super::core::Brain;
 use super::pump::Receiver;
 use super::waits::Outcome;
 use super::{Inner, Locked, describe, exit};
-use crate::coherence::{Input, OpId};
-use crate::config::node::ANSWER_SOON;
+use crate::coherence::{Failure, Input, OpId};
+use crate::config::node::{ACTIVE_TICK, ANSWER_SOON, LOSS_NOTICE_WAIT};
 use crate::fault::{CoreSection, FaultSink, PageFault};
-use crate::page::{Access, Time};
+use crate::page::{Access, PageId, Time};
 
 const HAS_LEFT: &str = "the node has left the cluster";
 
@@ -38,7 +38,7 @@ impl FaultSink for Inner {
         match (outcome, fatal) {
             (Some(Outcome::Coherence(Ok(_))), _) => {}
             (Some(Outcome::Coherence(Err(failure))), None) => {
-                let why = self.failure(failure).to_string();
+                let why = self.why_failed(fault.page, failure);
                 self.die_in_fault(&fault, &why);
             }
             (_, Some(fatal)) => self.die_in_fault(&fault, &describe(&fatal)),
@@ -59,7 +59,7 @@ impl FaultSink for Inner {
             self.die_in_fault(&fault, &why);
         }
         if let Some(failure) = failed {
-            let why = self.failure(failure).to_string();
+            let why = self.why_failed(fault.page, failure);
             self.die_in_fault(&fault, &why);
         }
     }
@@ -79,14 +79,6 @@ impl FaultSink for Inner {
 }
 
 impl Inner {
-    /// A thread that outlives `main` ends with the process, and not the process with its fault.
-    fn sleep_if_exiting(&self, thread: u32) {
-        let exits = || Some(self.exiting.load(Ordering::Acquire)).filter(|exits| *exits > 0);
-        while exits().is_some_and(|exits| exits != thread) {
-            std::thread::park();
-        }
-    }
-
     fn start_fault(&self, locked: &mut MutexGuard<'_, Locked>, now: Time, op: OpId, fault: &PageFault) {
         let PageFault { page, access, instruction, thread } = *fault;
         let thread = u64::from(thread);
@@ -100,8 +92,41 @@ impl Inner {
         self.settle(locked, now);
     }
 
+    /// What to tell the user of a fault that failed.
+    fn why_failed(&self, page: PageId, failure: Failure) -> String {
+        match failure {
+            Failure::PageLost(_) => {
+                let process = self.await_notice_of_loss(page);
+                self.with_core(|core| core.brain.explain_loss(page, process.as_deref()))
+            }
+            Failure::NodeDied(_)
+            | Failure::LockBroken(_)
+            | Failure::NoRegion
+            | Failure::Leaving
+            | Failure::Abandoned
+            | Failure::BarrierMisuse => self.failure(failure).to_string(),
+        }
+    }
+
+    /// The process with which a page was lost. The home's notice may come after the protocol's message.
+    fn await_notice_of_loss(&self, page: PageId) -> Option<Arc<str>> {
+        let until = self.now() + LOSS_NOTICE_WAIT;
+        let _section = CoreSection::enter();
+        let mut locked = self.lock();
+        loop {
+            let process = locked.core.brain.losses.process(page);
+            let ended = locked.core.brain.why_ended().is_some();
+            if process.is_some() || ended || self.now() >= until {
+                return process;
+            }
+            let (op, bell) = locked.core.brain.waits.begin();
+            let soon = self.now() + ACTIVE_TICK;
+            let _ = self.wait(&mut locked, (op, &bell), Some(soon.min(until)));
+        }
+    }
+
     fn die_in_fault(&self, fault: &PageFault, why: &str) -> ! {
-        self.sleep_if_exiting(fault.thread);
+        self.sleep_if_ending(|| fault.thread);
         let who = self.with_core(|core| core.brain.intro_name());
         exit::die(format_args!("{who}: a page fault at {:?} cannot be resolved: {why}", fault.page.start()))
     }

@@ -538,8 +538,8 @@ impl Inner {
     /// The `thread` backend's faults have no thread of ours that could be told.
     fn report_failed_fault(&self, locked: &mut MutexGuard<'_, Locked>) {
         if let Some(failure) = locked.core.brain.failed_fault.take() {
-            if self.exiting.load(Ordering::Acquire) > 0 {
-                return; // whoever waits for it ends with the process
+            if self.is_ending() {
+                return; // the thread that waits for it ends with the process
             }
             let fatal = locked.core.brain.fatal.clone();
             let why = MutexGuard::unlocked(locked, || match fatal {

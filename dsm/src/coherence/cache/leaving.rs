@@ -2,19 +2,38 @@
 
 use std::collections::VecDeque;
 
-use super::{Cache, Leaving};
+use super::{Cache, Leaving, State};
 use crate::coherence::message::ToHome;
 use crate::coherence::placement::Places;
 use crate::coherence::plant::Plant;
 use crate::coherence::{Context, NodeSet, OpId};
+use crate::config::NODES_MAX;
 use crate::config::coherence::LEAVE_WRITE_BACKS_MAX;
-use crate::page::{Access, Memory, PageId};
+use crate::page::{Access, Memory, NodeId, PageId};
 
 impl Cache {
     pub(in crate::coherence) fn start_leaving(&mut self, op: OpId) {
         assert!(self.leaving.is_none(), "a node leaves once");
         self.departs = true;
         self.leaving = Some(Leaving { op, pages: None, awaited: None });
+    }
+
+    /// See [`crate::coherence::Coherence::leave_steps`].
+    pub(in crate::coherence) fn leave_steps(&self) -> Option<u64> {
+        let leaving = self.leaving.as_ref()?;
+        let pages = leaving.pages.as_ref().map_or(0, VecDeque::len);
+        let homes = leaving.awaited.map_or(NODES_MAX, |awaited| awaited.iter().count());
+        Some((pages + self.writing_back + self.pending.len() + self.held_up.len() + homes) as u64)
+    }
+
+    /// See [`crate::coherence::Coherence::unsaved_pages`].
+    pub(in crate::coherence) fn unsaved_pages(&self, places: &Places, me: NodeId) -> u64 {
+        let unsaved = |page: &PageId| {
+            let state = self.table.peek(*page).map(|entry| entry.state);
+            let newest = matches!(state, Some(State::Modified | State::WritingBack));
+            newest && places.home(*page) != Some(me)
+        };
+        self.table.pages().iter().filter(|page| unsaved(page)).count() as u64
     }
 
     pub(in crate::coherence) fn continue_leaving<M: Memory>(

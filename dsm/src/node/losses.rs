@@ -1,0 +1,120 @@
+//! With which process a page was lost. A page's home records it when the process dies, because node ids are
+//! given again: a later program must not read the name of a process that lives. The home tells the name to
+//! each node that asks for the page, in a message of its own beside the protocol's LOST.
+
+use std::sync::Arc;
+
+use rustc_hash::FxHashMap;
+use serde::{Deserialize, Serialize};
+use tracing::Level;
+
+use super::core::{Brain, channel, typed};
+use crate::codec::{decode_control, encode_control};
+use crate::coherence::{Message, ToNode};
+use crate::config::node::{LOSS_NAME_LEN_MAX, LOSS_NOTICES_MAX};
+use crate::membership::{Death, Member};
+use crate::net::OutMessage;
+use crate::page::{NodeId, PageId};
+
+/// What this node knows about lost pages.
+#[derive(Default)]
+pub(super) struct Losses {
+    /// Pages whose home is here; pages that were lost together share the name.
+    recorded: FxHashMap<PageId, Arc<str>>,
+    /// What other homes have told this node.
+    told: FxHashMap<PageId, Arc<str>>,
+    /// The core's count of lost pages when they were last recorded.
+    counted: u64,
+}
+
+/// Home to requester: the process with which a page was lost.
+#[derive(Serialize, Deserialize)]
+struct Notice {
+    page: PageId,
+    process: String,
+}
+
+impl Losses {
+    /// The process with which a page was lost, if this node has recorded it or was told.
+    pub(super) fn process(&self, page: PageId) -> Option<Arc<str>> {
+        self.recorded.get(&page).or_else(|| self.told.get(&page)).cloned()
+    }
+
+    /// A region is gone, and its pages may come again in another one.
+    pub(super) fn forget(&mut self, start: PageId, pages: u64) {
+        let gone = |page: &PageId| (start.0..start.0 + pages).contains(&page.0);
+        self.recorded.retain(|page, _| !gone(page));
+        self.told.retain(|page, _| !gone(page));
+    }
+}
+
+impl Brain {
+    /// Records the pages that were lost with a process whose death the core has just heard of.
+    pub(super) fn record_losses(&mut self, death: &Death) {
+        let Some(coherence) = &self.coherence else { return };
+        let counted = coherence.counters().pages_lost;
+        // The list takes a look at every page.
+        if std::mem::replace(&mut self.losses.counted, counted) == counted {
+            return;
+        }
+        let lost = coherence.lost_pages();
+        let process: Arc<str> = death.member.describe().into();
+        let before = self.losses.recorded.len();
+        for (page, _) in lost.into_iter().filter(|&(_, node)| node == death.member.id) {
+            self.losses.recorded.entry(page).or_insert_with(|| process.clone());
+        }
+        let pages = self.losses.recorded.len() - before;
+        if pages > 0 {
+            self.notes.add(Level::WARN, format!("{pages} pages were lost with {process}"));
+        }
+    }
+
+    /// What a node is told beside a message of the protocol. Most messages need nothing.
+    pub(super) fn notice_of_loss(&mut self, message: &Message) -> Option<OutMessage> {
+        let Message::ToNode(ToNode::Lost { page, dead, .. }) = *message else { return None };
+        // A page that is lost while a request for it is under way is recorded by this message.
+        let recorded = self.losses.recorded.get(&page).cloned();
+        let process = recorded.or_else(|| self.last_dead(dead).map(|member| member.describe().into()))?;
+        self.losses.recorded.insert(page, process.clone());
+        let notice = Notice { page, process: process.chars().take(LOSS_NAME_LEN_MAX / 4).collect() };
+        Some(typed(channel::LOSS, &encode_control(&notice)))
+    }
+
+    /// A home's notice; false if it does not decode or no home writes such a one.
+    pub(super) fn deliver_loss(&mut self, from: Option<NodeId>, bytes: &[u8]) -> bool {
+        let Ok(Notice { page, process }) = decode_control::<Notice>(bytes) else { return false };
+        if process.len() > LOSS_NAME_LEN_MAX || process.chars().any(char::is_control) {
+            return false;
+        }
+        // From a node that has just left: nobody waits for it.
+        if from.is_none() {
+            return true;
+        }
+        if self.losses.told.len() >= LOSS_NOTICES_MAX {
+            self.losses.told.clear();
+        }
+        self.losses.told.insert(page, process.into());
+        true
+    }
+
+    /// The last process with this node id that died, as far as the view remembers.
+    pub(super) fn last_dead(&self, node: NodeId) -> Option<&Member> {
+        let deaths = &self.membership.as_ref()?.view().deaths;
+        deaths.iter().rev().map(|(_, death)| &death.member).find(|member| member.id == node)
+    }
+
+    /// Why a lost page cannot come, and what the user can do.
+    pub(super) fn explain_loss(&self, page: PageId, process: Option<&str>) -> String {
+        let with = process.unwrap_or("a process that has died");
+        let contains = |start: PageId, pages: u64| (start.0..start.0 + pages).contains(&page.0);
+        let mut regions = self.membership.iter().flat_map(|membership| membership.regions());
+        match regions.find(|record| contains(record.info.start, record.info.pages)) {
+            Some(record) => format!(
+                "the only copy of this page of region `{0}` was lost with {with}; \
+                 `pagemesh regions rm {0}` removes the region",
+                record.name
+            ),
+            None => format!("the only copy of this page was lost with {with}"),
+        }
+    }
+}
