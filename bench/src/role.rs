@@ -6,7 +6,8 @@ use std::os::fd::RawFd;
 use serde::{Deserialize, Serialize};
 
 use crate::floor::{FaultSide, Wait, Wire};
-use crate::{Result, awake, child, cluster, floor, idle, load, matmul, net, rank, rpc};
+use crate::peer::{self, Facility};
+use crate::{Result, awake, child, cluster, floor, idle, load, matmul, net, rank};
 
 /// The part of a child process, told on its command line.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -41,9 +42,9 @@ pub(crate) enum Part {
     /// One side of a bare echo.
     Echo { wire: Wire, socket: RawFd },
     /// Serves the echoes of another call facility.
-    PeerServer { kind: rpc::PeerKind, socket: RawFd },
+    PeerServer { facility: String, socket: RawFd },
     /// Calls them.
-    PeerClient { kind: rpc::PeerKind, addr: SocketAddr },
+    PeerClient { facility: String, addr: SocketAddr },
     /// Keeps the cores awake.
     Awake,
     /// Threads that multiply matrices in private memory.
@@ -81,7 +82,7 @@ impl Role {
     }
 
     /// Plays the part until the parent closes the pipe.
-    pub(crate) fn run(self) -> Result<()> {
+    pub(crate) fn run(self, facilities: &[&dyn Facility]) -> Result<()> {
         child::die_with(self.parent)?;
         match self.part {
             Part::Rank(settings) => rank::serve(settings),
@@ -95,8 +96,8 @@ impl Role {
             Part::Tcp { socket } => floor::tcp(socket),
             Part::Endpoint(settings) => net::serve(&settings),
             Part::Echo { wire, socket } => floor::echo(wire, socket),
-            Part::PeerServer { kind, socket } => rpc::serve_peer(kind, socket),
-            Part::PeerClient { kind, addr } => rpc::call_peer(kind, addr),
+            Part::PeerServer { facility, socket } => peer::serve(facilities, &facility, socket),
+            Part::PeerClient { facility, addr } => peer::call(facilities, &facility, addr),
             Part::Awake => awake::serve(),
             Part::Threads => matmul::serve_threads(),
         }

@@ -1,4 +1,4 @@
-//! `rpc`: calls between two processes, beside raw UDP, raw TCP, `tarpc` and `tonic` in the same rounds.
+//! `rpc`: calls between two processes, beside raw UDP, raw TCP and other call facilities in the same rounds.
 //!
 //! An echo of 16 B and of 4 KiB, one call after the other by a blocked thread, and calls a second with 64
 //! in flight. Ours is a call between two ranks, with every promise that a call has; peers have one
@@ -7,22 +7,18 @@
 //! blocking; `.vs_x` has x in its place.
 
 use std::collections::VecDeque;
-use std::net::{Ipv4Addr, SocketAddr, TcpListener};
-use std::os::fd::RawFd;
 use std::time::Instant;
 
-use bench_peers::{Caller, Facility};
 use pagemesh::rpc::{Call, Context};
 use pagemesh::{Dsm, NodeId};
-use serde::{Deserialize, Serialize};
 
 use crate::awake::Awake;
-use crate::child::{self, Child};
+use crate::child::Child;
 use crate::cluster::{Cluster, Plan};
 use crate::floor::{Echo as Floor, Wait, Wire};
+use crate::peer::{Facility, Peer};
 use crate::rank::{Answer, Command};
 use crate::report::{Report, Series, quantile};
-use crate::role::{Part, Role};
 use crate::{Options, Result};
 
 pagemesh::include_idl!("echo" as stubs);
@@ -33,40 +29,18 @@ const IN_FLIGHT: usize = 64;
 /// Sizes of echoes, and what figures with them are called.
 const SIZES: [(usize, &str); 2] = [(16, "echo16"), (4096, "echo4k")];
 
-/// A client of another facility, and what it is told.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
-pub(crate) enum PeerKind {
-    Tarpc,
-    Tonic,
-}
-
-#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
-pub(crate) enum PeerCommand {
-    /// So many calls, one after the other; microseconds each.
-    OneByOne { count: usize, bytes: usize },
-    /// So many calls with so many under way; calls a second.
-    Together { count: usize, bytes: usize },
-}
-
-/// Both sides of another facility.
-struct Peer {
-    client: Child<PeerCommand, Vec<f64>>,
-    _server: Child<PeerCommand, Vec<f64>>,
-}
-
 /// Everybody who takes part.
 struct Contest {
     cluster: Cluster,
     udp: [Floor; 2],
     tcp: Floor,
-    tarpc: Peer,
-    tonic: Peer,
+    peers: Vec<Peer>,
 }
 
 /// Runs the benchmark.
-pub(crate) fn run(options: &Options, report: &mut Report) -> Result<()> {
+pub(crate) fn run(options: &Options, facilities: &[&dyn Facility], report: &mut Report) -> Result<()> {
     report.title("rpc: echo between two processes; floor: raw UDP");
-    let mut contest = Contest::start()?;
+    let mut contest = Contest::start(facilities)?;
     contest.run_unattended(options, report)?;
     let awake = Awake::start()?;
     report.note(&format!("from here on process {} keeps the cores awake", awake.id()));
@@ -77,18 +51,19 @@ pub(crate) fn run(options: &Options, report: &mut Report) -> Result<()> {
 }
 
 impl Contest {
-    fn start() -> Result<Contest> {
+    fn start(facilities: &[&dyn Facility]) -> Result<Contest> {
         let mut cluster = Plan::ranks(2).start()?;
         cluster.ask(0, &Command::ServeEcho)?;
         let udp = [Floor::start(Wire::Udp(Wait::Spin))?, Floor::start(Wire::Udp(Wait::Block))?];
         let tcp = Floor::start(Wire::Tcp)?;
-        let (tarpc, tonic) = (Peer::start(PeerKind::Tarpc)?, Peer::start(PeerKind::Tonic)?);
-        let mut contest = Contest { cluster, udp, tcp, tarpc, tonic };
+        let peers = facilities.iter().map(|facility| Peer::start(*facility)).collect::<Result<_>>()?;
+        let mut contest = Contest { cluster, udp, tcp, peers };
         // Paths and branches are learnt by traffic.
         for (bytes, _) in SIZES {
             contest.own(500, bytes)?;
-            contest.tarpc.one_by_one(500, bytes)?;
-            contest.tonic.one_by_one(500, bytes)?;
+            for peer in &mut contest.peers {
+                peer.one_by_one(500, bytes)?;
+            }
         }
         Ok(contest)
     }
@@ -101,7 +76,10 @@ impl Contest {
     ) -> Result<()> {
         let series = |end: &str| Series::new(format!("rpc.{name}.{end}"), "us");
         let mut own = [series("p50"), series("p99")];
-        let mut vs = ["p50.vs_blocking_udp", "p50.vs_tcp", "p50.vs_tarpc", "p50.vs_tonic"].map(series);
+        let names = self.peers.iter().map(|peer| format!("p50.vs_{}", peer.name));
+        let names: Vec<String> =
+            ["p50.vs_blocking_udp".into(), "p50.vs_tcp".into()].into_iter().chain(names).collect();
+        let mut vs: Vec<Series> = names.iter().map(|name| series(name)).collect();
         let count = options.count(3000);
         for _ in 0..options.rounds() {
             let raw = [self.udp[0].round_trips(count, bytes)?, self.udp[1].round_trips(count, bytes)?];
@@ -111,12 +89,10 @@ impl Contest {
             own[0].push(p50, better(0.5));
             own[1].push(quantile(&times, 0.99), better(0.99));
             let [_, blocking] = raw;
-            let others = [
-                blocking,
-                self.tcp.round_trips(count, bytes)?,
-                self.tarpc.one_by_one(count, bytes)?,
-                self.tonic.one_by_one(count / 2, bytes)?,
-            ];
+            let mut others = vec![blocking, self.tcp.round_trips(count, bytes)?];
+            for peer in &mut self.peers {
+                others.push(peer.one_by_one(count, bytes)?);
+            }
             for (series, times) in vs.iter_mut().zip(&others) {
                 series.push(p50, quantile(times, 0.5));
             }
@@ -142,13 +118,17 @@ impl Contest {
     }
 
     fn run_rate(&mut self, options: &Options, report: &mut Report) -> Result<()> {
-        let mut vs = ["vs_tarpc", "vs_tonic"].map(|end| Series::new(format!("rpc.rate64.{end}"), "calls/s"));
+        if self.peers.is_empty() {
+            report.note("calls a second are compared with other facilities by the program in bench/peers");
+        }
+        let vs = self.peers.iter().map(|peer| format!("rpc.rate64.vs_{}", peer.name));
+        let mut vs: Vec<Series> = vs.map(|name| Series::new(name, "calls/s")).collect();
         let count = options.count(50_000);
         for _ in 0..options.rounds() {
             let own = self.cluster.times(1, &Command::EchoRate { count, bytes: 16 })?[0];
-            let others = [self.tarpc.together(count, 16)?, self.tonic.together(count / 4, 16)?];
-            for (series, other) in vs.iter_mut().zip(others) {
-                series.push(own, other);
+            for (series, peer) in vs.iter_mut().zip(&mut self.peers) {
+                // Slower facilities get as many calls: a round takes a second at the most.
+                series.push(own, peer.together(count / 2, 16, IN_FLIGHT)?);
             }
         }
         vs.iter().for_each(|series| report.add(series));
@@ -158,52 +138,6 @@ impl Contest {
     fn own(&mut self, count: usize, bytes: usize) -> Result<Vec<f64>> {
         self.cluster.times(1, &Command::Echo { count, bytes })
     }
-}
-
-impl Peer {
-    fn start(kind: PeerKind) -> Result<Peer> {
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
-        let addr = listener.local_addr()?;
-        let socket = child::number(&listener);
-        let server = Child::start(&Role::new(Part::PeerServer { kind, socket }), &[&listener])?;
-        let mut client = Child::start(&Role::new(Part::PeerClient { kind, addr }), &[])?;
-        client.hear()?;
-        Ok(Peer { client, _server: server })
-    }
-
-    fn one_by_one(&mut self, count: usize, bytes: usize) -> Result<Vec<f64>> {
-        self.client.ask(&PeerCommand::OneByOne { count, bytes })
-    }
-
-    fn together(&mut self, count: usize, bytes: usize) -> Result<f64> {
-        Ok(self.client.ask(&PeerCommand::Together { count, bytes })?[0])
-    }
-}
-
-impl PeerKind {
-    fn facility(self) -> Facility {
-        match self {
-            PeerKind::Tarpc => Facility::Tarpc,
-            PeerKind::Tonic => Facility::Tonic,
-        }
-    }
-}
-
-/// Runs the server of another facility.
-pub(crate) fn serve_peer(kind: PeerKind, socket: RawFd) -> Result<()> {
-    bench_peers::serve(kind.facility(), TcpListener::from(child::adopt(socket)))
-}
-
-/// Runs the client of another facility.
-pub(crate) fn call_peer(kind: PeerKind, addr: SocketAddr) -> Result<()> {
-    let mut caller = Caller::connect(kind.facility(), addr)?;
-    child::answer::<Vec<f64>>(&Ok(Vec::new()))?;
-    child::serve(|command| match command {
-        PeerCommand::OneByOne { count, bytes } => caller.one_by_one(count, bytes),
-        PeerCommand::Together { count, bytes } => {
-            caller.together(count, bytes, IN_FLIGHT).map(|rate| vec![rate])
-        }
-    })
 }
 
 struct Server;

@@ -277,22 +277,37 @@ fn wait(child: Child) -> Done {
     }
 }
 
-/// Builds what the tests start, with the profile of the tests, and gives the directory.
+/// The directory of the programs that the tests start. `cargo build --workspace --bins` puts them there, before
+/// the tests and with their profile; a program that is older than its sources would test what was there before.
 fn built() -> &'static Path {
     static BUILT: OnceLock<PathBuf> = OnceLock::new();
     BUILT.get_or_init(|| {
         // .../target/debug/deps/cluster-0123456789abcdef
         let this = std::env::current_exe().expect("this test's file");
         let profile = this.parent().and_then(Path::parent).expect("a profile's directory");
-        let target = profile.parent().expect("a target directory");
-        let mut command = Command::new(std::env::var_os("CARGO").unwrap_or("cargo".into()));
-        command.args(["build", "--quiet", "-p", "pagemesh-cli", "-p", "examples"]);
-        command.arg("--target-dir").arg(target).current_dir(env!("CARGO_MANIFEST_DIR"));
-        if profile.ends_with("release") {
-            command.arg("--release");
+        for program in ["pagemesh", "matmul"] {
+            if let Err(why) = up_to_date(&profile.join(program)) {
+                panic!(
+                    "{program}: {why}; run `cargo build --workspace --bins` first, as scripts/check.sh does"
+                );
+            }
         }
-        let status = command.status().expect("cargo");
-        assert!(status.success(), "the programs do not build");
         profile.to_owned()
     })
+}
+
+/// Whether a program is younger than all its sources, which the compiler lists in a file beside it.
+fn up_to_date(program: &Path) -> Result<(), String> {
+    let modified = |path: &Path| std::fs::metadata(path).and_then(|meta| meta.modified());
+    let built = modified(program).map_err(|error| format!("{}: {error}", program.display()))?;
+    let list = std::fs::read_to_string(program.with_extension("d")).map_err(|error| error.to_string())?;
+    let (_, sources) = list.split_once(": ").ok_or("a list of sources that is none")?;
+    // Blanks in names are escaped.
+    for source in sources.replace("\\ ", "\0").split_whitespace() {
+        let source = source.replace('\0', " ");
+        if modified(Path::new(&source)).map_err(|error| format!("{source}: {error}"))? > built {
+            return Err(format!("it is older than {source}"));
+        }
+    }
+    Ok(())
 }

@@ -1,41 +1,61 @@
-//! `tarpc` (TCP, bincode) and `tonic` (HTTP/2, protobuf), each with an echo: server and client with one
-//! runtime thread each, as their own documentation shows them. Apart from the benchmarks because of
-//! what they depend on.
+//! The benchmarks with `tarpc` (TCP, bincode) and `tonic` (HTTP/2, protobuf) in the comparison of calls, each
+//! with an echo: server and client with one runtime thread each, as their own documentation shows them.
+//!
+//! A workspace of its own: nobody else has to build what these depend on.
+//! `cargo run --release --manifest-path bench/peers/Cargo.toml -- rpc`
 #![deny(unsafe_code)]
 
 mod tarpc_echo;
 mod tonic_echo;
 
-use std::net::TcpListener;
+use std::net::{SocketAddr, TcpListener};
 use std::time::Instant;
 
-/// Errors end the benchmark with their text.
-pub type Result<T> = std::result::Result<T, Box<dyn std::error::Error>>;
+use bench::{Caller, Facility, Result};
 
-/// The facility.
+fn main() -> std::process::ExitCode {
+    bench::main(&[&Peer::Tarpc, &Peer::Tonic])
+}
+
+/// The other facilities.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Facility {
-    /// `tarpc`.
+enum Peer {
     Tarpc,
-    /// `tonic`.
     Tonic,
 }
 
-/// Serves echoes on this listener until the process ends.
-pub fn serve(facility: Facility, listener: TcpListener) -> Result<()> {
-    listener.set_nonblocking(true)?;
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    runtime.block_on(async {
-        let listener = tokio::net::TcpListener::from_std(listener)?;
-        match facility {
-            Facility::Tarpc => tarpc_echo::serve(listener).await,
-            Facility::Tonic => tonic_echo::serve(listener).await,
+impl Facility for Peer {
+    fn name(&self) -> &'static str {
+        match self {
+            Peer::Tarpc => "tarpc",
+            Peer::Tonic => "tonic",
         }
-    })
+    }
+
+    fn serve(&self, listener: TcpListener) -> Result<()> {
+        listener.set_nonblocking(true)?;
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        runtime.block_on(async {
+            let listener = tokio::net::TcpListener::from_std(listener)?;
+            match self {
+                Peer::Tarpc => tarpc_echo::serve(listener).await,
+                Peer::Tonic => tonic_echo::serve(listener).await,
+            }
+        })
+    }
+
+    fn connect(&self, addr: SocketAddr) -> Result<Box<dyn Caller>> {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let client = match self {
+            Peer::Tarpc => Client::Tarpc(runtime.block_on(tarpc_echo::connect(addr))?),
+            Peer::Tonic => Client::Tonic(runtime.block_on(tonic_echo::connect(addr))?),
+        };
+        Ok(Box::new(Connection { runtime, client }))
+    }
 }
 
 /// A client with its runtime thread, which is the caller's.
-pub struct Caller {
+struct Connection {
     runtime: tokio::runtime::Runtime,
     client: Client,
 }
@@ -46,19 +66,8 @@ enum Client {
     Tonic(tonic_echo::EchoClient),
 }
 
-impl Caller {
-    /// Connects to a server of the facility.
-    pub fn connect(facility: Facility, addr: std::net::SocketAddr) -> Result<Caller> {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        let client = match facility {
-            Facility::Tarpc => Client::Tarpc(runtime.block_on(tarpc_echo::connect(addr))?),
-            Facility::Tonic => Client::Tonic(runtime.block_on(tonic_echo::connect(addr))?),
-        };
-        Ok(Caller { runtime, client })
-    }
-
-    /// So many calls of so many bytes, one after the other; microseconds each.
-    pub fn one_by_one(&mut self, count: usize, bytes: usize) -> Result<Vec<f64>> {
+impl Caller for Connection {
+    fn one_by_one(&mut self, count: usize, bytes: usize) -> Result<Vec<f64>> {
         let client = &mut self.client;
         self.runtime.block_on(async {
             let mut times = Vec::with_capacity(count);
@@ -71,8 +80,7 @@ impl Caller {
         })
     }
 
-    /// So many calls with `in_flight` under way; calls a second.
-    pub fn together(&mut self, count: usize, bytes: usize, in_flight: usize) -> Result<f64> {
+    fn together(&mut self, count: usize, bytes: usize, in_flight: usize) -> Result<f64> {
         let client = &self.client;
         self.runtime.block_on(async {
             let start = Instant::now();
