@@ -1,6 +1,9 @@
 //! The check on the checker: every fault that can be planted is found. Needs the feature `planted`:
 //! `cargo test -p sim --features planted`.
 
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
 use pagemesh::coherence::Plant;
 use sim::{Options, Rig, run_seed};
 
@@ -11,14 +14,22 @@ const SEEDS_MAX: u64 = 7_000;
 fn every_planted_fault_is_found() {
     // Cores with a fault may fail an assertion; that counts as found, and needs no backtrace.
     std::panic::set_hook(Box::new(|_| {}));
-    let mut hidden = Vec::new();
-    for plant in Plant::ALL {
-        let options = Options { plant: Some(plant), ..Options::of(Rig::Bare) };
-        match (0..SEEDS_MAX).find_map(|seed| run_seed(seed, options).err()) {
-            Some(violation) => println!("{plant:?}: seed {}, {}", violation.seed, violation.what),
-            None => hidden.push(plant),
+    let (next, hidden) = (AtomicUsize::new(0), Mutex::new(Vec::new()));
+    let search = || {
+        while let Some(&plant) = Plant::ALL.get(next.fetch_add(1, Ordering::Relaxed)) {
+            let options = Options { plant: Some(plant), ..Options::of(Rig::Bare) };
+            match (0..SEEDS_MAX).find_map(|seed| run_seed(seed, options).err()) {
+                Some(violation) => println!("{plant:?}: seed {}, {}", violation.seed, violation.what),
+                None => hidden.lock().expect("no search panics").push(plant),
+            }
         }
-    }
+    };
+    std::thread::scope(|scope| {
+        for _ in 0..std::thread::available_parallelism().map_or(1, usize::from) {
+            scope.spawn(search);
+        }
+    });
     let _ = std::panic::take_hook();
+    let hidden = hidden.into_inner().expect("no search panics");
     assert!(hidden.is_empty(), "not found within {SEEDS_MAX} seeds: {hidden:?}");
 }

@@ -187,10 +187,9 @@ fn flip_bits(rng: &mut fastrand::Rng, packet: &mut [u8]) {
     }
 }
 
-/// How long the attack lasts; `ATTACK_SECONDS=60` makes the long run.
+/// How long the attack lasts.
 fn attack_time() -> Duration {
-    let seconds = std::env::var("ATTACK_SECONDS").ok().and_then(|text| text.parse().ok());
-    Duration::from_secs(seconds.unwrap_or(4))
+    Duration::from_secs(if system_tests::long() { 60 } else { 4 })
 }
 
 #[test]

@@ -5,7 +5,7 @@
 //! of its own, so nothing is reset. A round aims at an interleaving by pauses that are about as long as
 //! a fault takes, and hits another one as often: every second one at the outcome that came most seldom
 //! so far. A run goes on until every allowed outcome was seen in one round of a hundred: no run passes
-//! by never racing. `LITMUS_ROUNDS=10000` makes the long run.
+//! by never racing. The long run of `scripts/check.sh --long` makes 10,000 rounds.
 
 use std::collections::BTreeMap;
 use std::hint::spin_loop;
@@ -121,7 +121,7 @@ const AIMED_STEPS_US: [u64; 4] = [60, 200, 400, 800];
 const ROUND_MAX: Duration = Duration::from_millis(100);
 
 fn rounds() -> usize {
-    std::env::var("LITMUS_ROUNDS").ok().and_then(|text| text.parse().ok()).unwrap_or(400)
+    if system_tests::long() { 10_000 } else { 400 }
 }
 
 /// Rounds after which a run that has not seen every outcome often enough has failed.
