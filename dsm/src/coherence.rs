@@ -84,7 +84,8 @@ pub enum Input<'a> {
         access: Access,
     },
     /// Pages will be wanted: ask for them, with nobody waiting. Those that are here or asked for already
-    /// are passed over, as is what exceeds [`crate::config::coherence::AHEAD_PENDING_MAX`].
+    /// are passed over, as are those outside the region of the first page and what exceeds
+    /// [`crate::config::coherence::AHEAD_PENDING_MAX`].
     Prefetch {
         /// The first page.
         first: PageId,
@@ -433,8 +434,10 @@ impl Coherence {
             Input::Resumed { thread, page, access } => self.cache.resumed(now, thread, page, access),
             Input::Prefetch { first, pages, access } => {
                 let (cache, places, mut ctx) = self.cache_parts(now, memory);
-                let pages = (first.0..first.0.saturating_add(pages)).map(PageId);
-                cache.prefetch(&mut ctx, places, pages, access);
+                if let Some(region) = places.region(first) {
+                    let pages = (first.0..first.0.saturating_add(pages)).map(PageId);
+                    cache.prefetch(&mut ctx, (places, region), pages, access);
+                }
             }
             Input::Evict { page } => {
                 let (cache, places, mut ctx) = self.cache_parts(now, memory);

@@ -184,6 +184,14 @@ impl NodeMemory<'_> {
         self.shared.trace.record(self.shared.now, self.local.me, what);
     }
 
+    /// A page of a region that no program has touched comes to no node: it would be lost with the node.
+    fn check_region(&mut self, page: PageId) {
+        if !self.shared.plan.region.contains(page) {
+            let me = self.local.me;
+            self.shared.oracle.fail(|| format!("no page of another program's region comes: {me} {page:?}"));
+        }
+    }
+
     fn map(&mut self, page: usize, access: Access) {
         self.local.frames[page].access = access;
         self.local.touched.push(page as u8);
@@ -196,6 +204,7 @@ impl Memory for NodeMemory<'_> {
         self.between();
         self.record(What::Protect { page, access });
         if access != Access::None {
+            self.check_region(page);
             self.local.backed.insert(page);
         }
         if let Some(index) = self.shared.plan.find(page) {
@@ -220,6 +229,7 @@ impl Memory for NodeMemory<'_> {
     fn install(&mut self, page: PageId, contents: Contents<'_>, access: Access) {
         self.between();
         self.record(What::Install { page, access });
+        self.check_region(page);
         self.local.backed.insert(page);
         let Some(index) = self.shared.plan.find(page) else { return };
         let frame = &mut self.local.frames[index];

@@ -30,6 +30,8 @@ pub(crate) struct Plan {
     /// Nodes present from the start.
     pub(crate) nodes: u16,
     pub(crate) region: RegionInfo,
+    /// The regions before and behind it, which no program touches.
+    pub(crate) bystanders: [RegionInfo; 2],
     /// The pages that programs touch, ascending.
     pub(crate) pages: Vec<PageId>,
     /// Indices of pages whose neighbour is in `pages` too.
@@ -144,6 +146,7 @@ impl Plan {
             rig,
             nodes,
             members: (0..nodes).map(NodeId).filter(meets).collect(),
+            bystanders: bystanders_of(&region),
             region,
             pages,
             adjacent,
@@ -176,6 +179,7 @@ impl Plan {
         Plan {
             rig: Rig::Bare,
             nodes,
+            bystanders: bystanders_of(&region),
             region,
             pages,
             adjacent,
@@ -202,9 +206,16 @@ impl Plan {
         Plan { threads_max, cached_max: Some(CACHED_MIN), adjacent, ..Plan::contended(nodes, pages) }
     }
 
+    /// The regions of the run, by address.
+    pub(crate) fn regions(&self) -> [&RegionInfo; 3] {
+        let [before, behind] = &self.bystanders;
+        [before, &self.region, behind]
+    }
+
     /// The limit of a node: what it is home of fits, and a few pages more.
     pub(crate) fn limit(&self, node: NodeId) -> Option<MemoryLimit> {
-        let pages = self.region.pages_at(node) + self.cached_max?;
+        let at_home: u64 = self.regions().iter().map(|region| region.pages_at(node)).sum();
+        let pages = at_home + self.cached_max?;
         Some(MemoryLimit { pages, cache_min: CACHED_MIN })
     }
 
@@ -251,6 +262,21 @@ fn draw_region(nodes: u16, rng: &mut Rng) -> RegionInfo {
     RegionInfo { start: PageId(START), pages, used: pages, placement, homes, quotas }
 }
 
+/// Regions that lie back to back with `region`, one extent each.
+fn bystanders_of(region: &RegionInfo) -> [RegionInfo; 2] {
+    let homes = region.homes.clone();
+    let behind = RegionInfo {
+        start: PageId(region.start.0 + region.pages),
+        pages: EXTENT_PAGES,
+        used: EXTENT_PAGES,
+        placement: Placement::OnNode(homes[0]),
+        homes,
+        quotas: Vec::new(),
+    };
+    let before = RegionInfo { start: PageId(region.start.0 - EXTENT_PAGES), ..behind.clone() };
+    [before, behind]
+}
+
 /// Three extents' shares, and some room beside.
 fn draw_quotas(homes: u64, rng: &mut Rng) -> Vec<Quota> {
     let share = |at| 3 / homes + u64::from(at < 3 % homes);
@@ -262,9 +288,9 @@ fn draw_quotas(homes: u64, rng: &mut Rng) -> Vec<Quota> {
 fn draw_pages(region: &RegionInfo, cached_max: Option<u64>, rng: &mut Rng) -> Vec<PageId> {
     let edge = EXTENT_PAGES - 1;
     let indices: &[u64] = match rng.u32(..8) {
-        // Runs long enough for streams, upwards, across an extent's edge, and with gaps.
+        // Runs long enough for streams, upwards, across an extent's edge, and with gaps to the region's end.
         6 => &[58, 59, 60, 61, 62, 63, 64, 65, 66],
-        7 => &[10, 13, 16, 19, 22, 25, 28],
+        7 => &[173, 176, 179, 182, 185, 188, 191],
         0..=2 if cached_max.is_some() => &[3, 4, 5, 6, edge, edge + 1, edge + 9, 2 * edge + 9],
         _ if cached_max.is_some() => &[3, 4, edge, edge + 1, 2 * edge + 1, 2 * edge + 2],
         0 => &[7],

@@ -6,7 +6,7 @@ use std::collections::BinaryHeap;
 
 use fastrand::Rng;
 use pagemesh::coherence::{
-    BarrierId, Coherence, Failure, Fault, Input, LockId, Message, NodeSet, OpId, Output, Version,
+    BarrierId, Coherence, Failure, Fault, Input, LockId, Message, NodeSet, OpId, Output, RegionInfo, Version,
 };
 use pagemesh::page::{Access, Epoch, NodeId, PageBuf, PageId, Span, Time};
 use smallvec::SmallVec;
@@ -183,10 +183,11 @@ impl World {
             .collect()
     }
 
-    /// Tells a fresh node its region and sets its threads going.
+    /// Tells a fresh node the regions and sets its threads going.
     pub(crate) fn start(&mut self, node: NodeId) {
-        let region = self.shared.plan.region.clone();
-        self.feed(node, Input::Region(region));
+        for region in self.shared.plan.regions().map(RegionInfo::clone) {
+            self.feed(node, Input::Region(region));
+        }
         for thread in 0..self.node(node).local.threads.len() {
             let after = self.pace();
             self.schedule_step(node, thread as u8, after);

@@ -10,7 +10,7 @@ use super::message::{Batch, Message, ToHome, ToNode};
 use super::{Coherence, Input};
 use crate::page::{Access, Memory, NodeId, PageId, Time};
 
-/// Neighbouring pages that are lowered to the same access.
+/// Neighbouring pages of one region that are downgraded to one access.
 #[derive(Clone, Copy)]
 struct Run {
     first: PageId,
@@ -44,8 +44,13 @@ impl Coherence {
         let mut runs: SmallVec<[Run; 4]> = SmallVec::new();
         for (message, _) in batch.iter() {
             let Some((page, access)) = self.takes_away(from, &message) else { continue };
+            let begins_region = || self.places.region(page).is_none_or(|region| region.start == page);
             match runs.last_mut() {
-                Some(run) if run.access == access && run.first.0 + run.pages == page.0 => run.pages += 1,
+                Some(run)
+                    if run.access == access && run.first.0 + run.pages == page.0 && !begins_region() =>
+                {
+                    run.pages += 1;
+                }
                 _ => runs.push(Run { first: page, pages: 1, access }),
             }
         }

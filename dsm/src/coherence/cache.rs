@@ -223,17 +223,17 @@ impl Cache {
     }
 
     pub(super) fn fault<M: Memory>(&mut self, ctx: &mut Context<'_, M>, places: &Places, fault: Fault) {
-        if places.region(fault.page).is_none() {
+        let Some(region) = places.region(fault.page) else {
             return ctx.outbox.done(fault.op, Err(Failure::NoRegion));
-        }
+        };
         if self.departs {
             return ctx.outbox.done(fault.op, Err(Failure::Leaving));
         }
         self.instructions.note(&fault, ctx.now);
         if self.access(fault.page) >= fault.access {
-            self.touch(ctx, &fault);
+            self.touch(ctx, region, &fault);
             ctx.outbox.done(fault.op, Ok(0));
-            return self.run_ahead(ctx, places, &fault, Cause::FirstTouch);
+            return self.run_ahead(ctx, (places, region), &fault, Cause::FirstTouch);
         }
         match fault.access {
             Access::Write if self.access(fault.page) == Access::Read => ctx.counters.upgrades += 1,
@@ -249,7 +249,7 @@ impl Cache {
         self.pending.entry(page).or_default().waiters.push(waiter);
         self.advance(ctx, places, page);
         // After the request that somebody waits for, so that this one travels first.
-        self.run_ahead(ctx, places, &fault, cause);
+        self.run_ahead(ctx, (places, region), &fault, cause);
     }
 
     /// A thread goes on after a fault; only if the page is still there will its instruction run.
@@ -461,7 +461,8 @@ impl Cache {
         answer: Answer,
     ) {
         if self.is_awaited(page) {
-            self.map_run(ctx, page);
+            let region = places.region(page).expect("messages about other pages were refused");
+            self.map_run(ctx, region, page);
         }
         let home = places.home(page).expect("the request went there");
         let access = self.access(page);

@@ -1,6 +1,7 @@
 //! Where homes are: regions, their placement, and the manager who decides the extents that no formula does.
 
 use std::hash::{Hash, Hasher};
+use std::ops::Range;
 
 use rustc_hash::FxHashMap;
 
@@ -56,6 +57,11 @@ impl RegionInfo {
     /// Whether a program may touch the page.
     pub fn uses(&self, page: PageId) -> bool {
         page.0 >= self.start.0 && page.0 - self.start.0 < self.used
+    }
+
+    /// The pages that a program may touch.
+    pub fn usable_pages(&self) -> Range<u64> {
+        self.start.0..self.start.0 + self.used
     }
 
     /// The home that the placement alone decides; `None` under [`Placement::FirstTouch`].

@@ -38,6 +38,7 @@ pub enum Plant {
     NodeHoldsOutOfOrder,
     NodeLeavesWithoutAck,
     NodeMapsNeighboursItLacks,
+    NodeFetchesBeyondTheRegion,
     NodeCountsNoRetained,
     NodeAsksWithoutRoom,
     NodeDropsOwnedPage,
@@ -53,7 +54,7 @@ pub enum Plant {
 
 impl Plant {
     /// Every fault.
-    pub const ALL: [Plant; 44] = [
+    pub const ALL: [Plant; 45] = [
         Plant::HomeDoesNotAwaitInstalled,
         Plant::HomeDoesNotAwaitDataHome,
         Plant::HomeReadsBeforeDataHome,
@@ -87,6 +88,7 @@ impl Plant {
         Plant::NodeHoldsOutOfOrder,
         Plant::NodeLeavesWithoutAck,
         Plant::NodeMapsNeighboursItLacks,
+        Plant::NodeFetchesBeyondTheRegion,
         Plant::NodeCountsNoRetained,
         Plant::NodeAsksWithoutRoom,
         Plant::NodeDropsOwnedPage,

@@ -7,6 +7,8 @@
 //! nothing ahead, and a program that sweeps its own part of an array again and again learns where its
 //! part ends. The shape is that of file read-ahead; the strides are after Baer and Chen (1991).
 
+use std::ops::Range;
+
 use smallvec::SmallVec;
 
 use crate::config::coherence::{
@@ -49,12 +51,14 @@ struct Stream {
 }
 
 impl Streams {
-    /// Takes note of a fault; returns the pages to fetch ahead, nearest first.
+    /// Takes note of a fault; returns the pages to fetch ahead, nearest first. `bounds` are the pages of the
+    /// region faulted on. A stream ends there: it goes on in the next region only when a thread faults there.
     pub(super) fn faulted(
         &mut self,
         page: PageId,
         access: Access,
         cause: Cause,
+        bounds: Range<u64>,
     ) -> Option<impl Iterator<Item = PageId> + use<>> {
         let page = page.0 as i64;
         self.fences.retain(|fence| *fence != page);
@@ -64,7 +68,7 @@ impl Streams {
             None => self.begun_by(page, access)?,
         };
         self.fences.retain(|fence| !stream.crosses(*fence, page));
-        let next = stream.advance(page, &self.fences);
+        let next = stream.advance(page, &self.fences, &bounds);
         self.streams.push(stream);
         Some(next)
     }
@@ -150,7 +154,12 @@ impl Stream {
     }
 
     /// Goes on to `page`; the pages to ask for.
-    fn advance(&mut self, page: i64, fences: &[i64]) -> impl Iterator<Item = PageId> + use<> {
+    fn advance(
+        &mut self,
+        page: i64,
+        fences: &[i64],
+        bounds: &Range<u64>,
+    ) -> impl Iterator<Item = PageId> + use<> {
         let window_max = match self.access {
             Access::None | Access::Read => READ_AHEAD_MAX,
             Access::Write => WRITE_AHEAD_MAX,
@@ -163,7 +172,10 @@ impl Stream {
         if goes_on {
             self.window = wider;
         }
-        let free = |&steps: &i64| !fences.contains(&(page + steps * self.stride));
+        let free = |&steps: &i64| {
+            let page = page + steps * self.stride;
+            u64::try_from(page).is_ok_and(|page| bounds.contains(&page)) && !fences.contains(&page)
+        };
         let limit = if goes_on { self.window } else { asked };
         let reach = (asked + 1..=limit).take_while(free).last().unwrap_or(asked);
         self.ahead = page + reach * self.stride;

@@ -8,23 +8,30 @@
 //! away untouched costs no unmapping and is known as waste.
 
 use super::{Cache, Entry, Lowered, Place, State, hold_until};
-use crate::coherence::placement::Places;
-use crate::coherence::plant::Plant;
+use crate::coherence::placement::{Places, RegionInfo};
+use crate::coherence::plant::{Plant, Planted};
 use crate::coherence::stream::Cause;
 use crate::coherence::{Context, Fault};
 use crate::config::coherence::{AHEAD_PENDING_MAX, LOWER_EVIDENCE, LOWER_RUN, MAP_RUN_MAX};
-use crate::page::{Access, Memory, PageId, Time};
+use crate::page::{Access, EXTENT_PAGES, Memory, PageId, Time};
+
+// Regions begin and end at extents' boundaries, so neighbours that are downgraded together are of one region.
+const _: () = assert!(EXTENT_PAGES.is_multiple_of(LOWER_RUN));
 
 impl Cache {
-    /// Asks for pages that will be wanted. Those that are here or under way are passed over, as is what
-    /// exceeds [`AHEAD_PENDING_MAX`] or the node's room.
+    /// Asks for pages of `region` that will be wanted; pages outside of it are passed over, as are those that
+    /// are here or under way, and what exceeds [`AHEAD_PENDING_MAX`] or the node's room.
     pub(in crate::coherence) fn prefetch<M: Memory>(
         &mut self,
         ctx: &mut Context<'_, M>,
-        places: &Places,
+        (places, region): (&Places, &RegionInfo),
         pages: impl Iterator<Item = PageId>,
         access: Access,
     ) {
+        let usable = |page, planted: Planted| {
+            let beyond = planted.has(Plant::NodeFetchesBeyondTheRegion);
+            region.uses(page) || beyond && places.region(page).is_some_and(|region| region.uses(page))
+        };
         // Neighbours that are on their way, for which room is made at once.
         let mut run = 0..0;
         for page in pages {
@@ -34,7 +41,7 @@ impl Cache {
                 break;
             }
             let lacks = self.access(page) < access && !self.pending.contains_key(&page);
-            if lacks && places.region(page).is_some_and(|region| region.uses(page)) {
+            if lacks && usable(page, ctx.planted) {
                 self.pending.entry(page).or_default();
                 self.request(ctx, places, page, access);
                 let request = self.pending.get(&page).and_then(|pending| pending.request);
@@ -59,17 +66,19 @@ impl Cache {
     pub(super) fn run_ahead<M: Memory>(
         &mut self,
         ctx: &mut Context<'_, M>,
-        places: &Places,
+        (places, region): (&Places, &RegionInfo),
         fault: &Fault,
         cause: Cause,
     ) {
-        if let Some(ahead) = self.streams.faulted(fault.page, fault.access, cause) {
-            self.prefetch(ctx, places, ahead, fault.access);
+        let beyond = ctx.planted.has(Plant::NodeFetchesBeyondTheRegion);
+        let bounds = if beyond { 0..u64::MAX } else { region.usable_pages() };
+        if let Some(ahead) = self.streams.faulted(fault.page, fault.access, cause, bounds) {
+            self.prefetch(ctx, (places, region), ahead, fault.access);
         }
     }
 
     /// A fault on a page whose state allows the access: maps it, and its neighbours that came with it.
-    pub(super) fn touch<M: Memory>(&mut self, ctx: &mut Context<'_, M>, fault: &Fault) {
+    pub(super) fn touch<M: Memory>(&mut self, ctx: &mut Context<'_, M>, region: &RegionInfo, fault: &Fault) {
         if self.mapped(fault.page) >= fault.access {
             ctx.counters.spurious_faults += 1;
             return;
@@ -77,17 +86,23 @@ impl Cache {
         ctx.counters.local_faults += 1;
         ctx.counters.second_chances += u64::from(self.resident.is_aged(fault.page));
         match self.streams.stride(fault.page, fault.access) {
-            Some(stride) if stride.abs() > 1 => self.map_strided(ctx, fault.page, stride),
-            Some(_) | None => self.map_run(ctx, fault.page),
+            Some(stride) if stride.abs() > 1 => self.map_strided(ctx, region, fault.page, stride),
+            Some(_) | None => self.map_run(ctx, region, fault.page),
         }
         self.instructions.arrived(fault.thread, |hold| hold_until(ctx, hold));
     }
 
     /// Maps the pages of a stream that have come, each by itself: cheaper than a fault for each.
-    fn map_strided<M: Memory>(&mut self, ctx: &mut Context<'_, M>, page: PageId, stride: i64) {
+    fn map_strided<M: Memory>(
+        &mut self,
+        ctx: &mut Context<'_, M>,
+        region: &RegionInfo,
+        page: PageId,
+        stride: i64,
+    ) {
         let access = self.access(page);
         let pages = (0..MAP_RUN_MAX as i64).map_while(|step| page.0.checked_add_signed(step * stride));
-        for page in pages.map(PageId) {
+        for page in pages.map(PageId).take_while(|&page| region.contains(page)) {
             if self.access(page) != access || self.mapped(page) >= access {
                 break;
             }
@@ -97,13 +112,14 @@ impl Cache {
     }
 
     /// Maps a page as far as its state allows, and with it its neighbours that wait for their first touch.
-    pub(super) fn map_run<M: Memory>(&mut self, ctx: &mut Context<'_, M>, page: PageId) {
+    pub(super) fn map_run<M: Memory>(&mut self, ctx: &mut Context<'_, M>, region: &RegionInfo, page: PageId) {
         let access = self.access(page);
         // What the clock has taken from the view is its own: a neighbour's coming is no touch of it.
         let aged = self.resident.is_aged(page);
         let waits = |page: u64| {
             let entry = self.table.peek(PageId(page)).filter(|_| self.resident.is_aged(PageId(page)) == aged);
             let blind = ctx.planted.has(Plant::NodeMapsNeighboursItLacks);
+            let entry = entry.filter(|_| region.contains(PageId(page)));
             entry.is_some_and(|entry| entry.mapped < access && (entry.access() == access || blind))
         };
         let end =
@@ -117,7 +133,7 @@ impl Cache {
         ctx.memory.protect_range(PageId(start), end - start, access);
     }
 
-    /// Lowers neighbours together, those apart that are held: they stay until their hold has ended.
+    /// Downgrades neighbours of one region together. If one of them is held, each is downgraded by itself later.
     pub(in crate::coherence) fn lower_run<M: Memory>(
         &mut self,
         now: Time,

@@ -47,22 +47,26 @@ pub(super) struct Rig {
 }
 
 impl Rig {
-    /// So many nodes; node 0 is the home of everything.
+    /// `nodes` nodes and one region; node 0 is the home of everything.
     pub(super) fn new(nodes: u16) -> Rig {
-        let mut rig = Rig {
-            now: Time(0),
-            cores: Vec::new(),
-            memories: Vec::new(),
-            network: Vec::new(),
-            done: BTreeMap::new(),
-            next_op: 0,
-        };
+        let mut rig = Rig::empty(nodes);
         for id in 0..nodes {
-            rig.cores.push(Coherence::new(NodeId(id), Epoch(0), H, H));
-            rig.memories.push(Bytes::default());
             rig.feed(NodeId(id), Input::Region(region(Placement::OnNode(H), vec![H])));
         }
         rig
+    }
+
+    /// `nodes` nodes that know no region.
+    pub(super) fn empty(nodes: u16) -> Rig {
+        let core = |id| Coherence::new(NodeId(id), Epoch(0), H, H);
+        Rig {
+            now: Time(0),
+            cores: (0..nodes).map(core).collect(),
+            memories: (0..nodes).map(|_| Bytes::default()).collect(),
+            network: Vec::new(),
+            done: BTreeMap::new(),
+            next_op: 0,
+        }
     }
 
     /// A fresh incarnation in a node's slot, known to everybody.

@@ -2,14 +2,14 @@
 
 use super::rig::{A, B, H, P, Q, Rig, region};
 use crate::coherence::stream::{Cause, Streams};
-use crate::coherence::{Input, Message, Placement, ToHome};
-use crate::page::{Access, PageId};
+use crate::coherence::{Input, Message, Placement, RegionInfo, ToHome};
+use crate::page::{Access, EXTENT_PAGES, NodeId, PageId};
 
 const NONE: [u64; 0] = [];
 
 fn fault(streams: &mut Streams, page: u64, access: Access) -> Vec<u64> {
     streams
-        .faulted(PageId(page), access, Cause::Miss)
+        .faulted(PageId(page), access, Cause::Miss, 0..u64::MAX)
         .map_or(Vec::new(), |pages| pages.map(|page| page.0).collect())
 }
 
@@ -190,6 +190,120 @@ fn nothing_that_no_program_may_touch_is_asked_for() {
     let last = region(Placement::OnNode(H), vec![H]).used - 1;
     rig.feed(A, Input::Prefetch { first: PageId(last), pages: 100, access: Access::Read });
     assert_eq!(rig.network.len(), 1);
+}
+
+/// Three nodes with three regions back to back, each of one extent, all of whose pages may be touched.
+fn rig_with_neighbouring_regions() -> Rig {
+    let mut rig = Rig::empty(3);
+    for start in [0, EXTENT_PAGES, 2 * EXTENT_PAGES].map(PageId) {
+        let used = EXTENT_PAGES;
+        let region = RegionInfo { start, used, ..region(Placement::OnNode(H), vec![H]) };
+        (0..3).map(NodeId).for_each(|node| rig.feed(node, Input::Region(region.clone())));
+    }
+    rig
+}
+
+/// The pages that a node has asked its home for since the network was empty.
+fn asked_for(rig: &Rig) -> Vec<u64> {
+    let page = |message| match message {
+        Message::ToHome(ToHome::GetS { page, .. } | ToHome::GetM { page, .. }) => Some(page.0),
+        Message::ToHome(_) | Message::ToNode(_) | Message::Lock(_) | Message::Barrier(_) => None,
+    };
+    rig.network.iter().filter_map(|parcel| page(parcel.message)).collect()
+}
+
+/// Found with programs that were killed: up to 60 pages of a region that a program had never named had
+/// become its own, and were lost with it.
+#[test]
+fn a_stream_of_stores_ends_with_its_region() {
+    let (low, high) = (EXTENT_PAGES, 2 * EXTENT_PAGES - 1);
+    // Upwards and downwards, page by page and with gaps.
+    for (first, stride) in [(high - 9, 1), (high - 27, 3), (low + 9, -1), (low + 27, -3)] {
+        let mut rig = rig_with_neighbouring_regions();
+        for page in (0..10).map(|step| PageId(first.checked_add_signed(step * stride).unwrap())) {
+            if rig.cores[1].access(page) < Access::Write || rig.mapped(A, page) < Access::Write {
+                rig.fault(A, page, Access::Write);
+                let asked = asked_for(&rig);
+                assert!(asked.iter().all(|page| (low..=high).contains(page)), "stride {stride}: {asked:?}");
+            }
+            rig.write(A, page, 1);
+        }
+        let own = |page: &u64| rig.cores[1].access(PageId(*page)) == Access::Write;
+        let beyond: Vec<u64> = (0..low).chain(high + 1..3 * EXTENT_PAGES).filter(own).collect();
+        assert!(beyond.is_empty(), "stride {stride}: {beyond:?}");
+        assert!((low..=high).filter(own).count() >= 10, "it went ahead inside");
+    }
+}
+
+#[test]
+fn an_explicit_prefetch_ends_with_its_region() {
+    let mut rig = rig_with_neighbouring_regions();
+    let first = PageId(EXTENT_PAGES - 2);
+    rig.feed(A, Input::Prefetch { first, pages: 10, access: Access::Write });
+    assert_eq!(asked_for(&rig), [EXTENT_PAGES - 2, EXTENT_PAGES - 1]);
+    rig.feed(B, Input::Prefetch { first: PageId(3 * EXTENT_PAGES), pages: 10, access: Access::Write });
+    assert_eq!(asked_for(&rig).len(), 2, "there is no region");
+}
+
+/// A program may have two regions that lie back to back.
+#[test]
+fn a_stream_goes_on_in_the_next_region_once_a_thread_faults_there() {
+    let mut rig = rig_with_neighbouring_regions();
+    for page in EXTENT_PAGES - 8..EXTENT_PAGES {
+        rig.write(A, PageId(page), 1);
+    }
+    rig.fault(A, PageId(EXTENT_PAGES), Access::Write);
+    let asked = asked_for(&rig);
+    assert!(asked.len() > 8 && asked[0] == EXTENT_PAGES, "as if there were no border: {asked:?}");
+    rig.settle();
+}
+
+#[test]
+fn a_touch_maps_no_page_of_another_region() {
+    let border = EXTENT_PAGES;
+    let mut rig = rig_with_neighbouring_regions();
+    for first in [border - 2, border].map(PageId) {
+        rig.feed(A, Input::Prefetch { first, pages: 2, access: Access::Write });
+    }
+    rig.settle();
+    let mapped =
+        |rig: &Rig| [border - 2, border - 1, border, border + 1].map(|page| rig.mapped(A, PageId(page)));
+    let (write, none) = (Access::Write, Access::None);
+    rig.access(A, PageId(border - 2), write);
+    assert_eq!(mapped(&rig), [write, write, none, none], "upwards");
+    let mut rig = rig_with_neighbouring_regions();
+    for first in [border - 2, border].map(PageId) {
+        rig.feed(A, Input::Prefetch { first, pages: 2, access: Access::Write });
+    }
+    rig.settle();
+    rig.access(A, PageId(border + 1), write);
+    assert_eq!(mapped(&rig), [none, none, write, write], "downwards");
+    // With a stride, across the border.
+    let mut rig = rig_with_neighbouring_regions();
+    for page in [border - 8, border - 6, border - 4].map(PageId) {
+        rig.write(A, page, 1);
+    }
+    rig.feed(A, Input::Prefetch { first: PageId(border), pages: 1, access: write });
+    rig.settle();
+    rig.access(A, PageId(border - 2), write);
+    assert_eq!(rig.mapped(A, PageId(border)), none, "with a stride");
+}
+
+#[test]
+fn a_batch_downgrades_neighbours_of_one_region_together() {
+    let mut rig = rig_with_neighbouring_regions();
+    let pages = [EXTENT_PAGES - 2, EXTENT_PAGES - 1, EXTENT_PAGES, EXTENT_PAGES + 1].map(PageId);
+    for page in pages {
+        rig.access(A, page, Access::Read);
+    }
+    for page in pages {
+        rig.fault(B, page, Access::Write);
+    }
+    rig.deliver_together(B, H);
+    rig.memories[1].log.clear();
+    rig.deliver_together(H, A);
+    assert_eq!(rig.memories[1].log[0], "protect None x 2", "up to the border");
+    rig.settle();
 }
 
 /// Pages that the home has written, two of which have been read by node A.
