@@ -2,5 +2,6 @@
 //! know, where `unsafe` may stand, and how files look. A rule that hurts is changed here, with its reason.
 
 mod floors;
+mod platform;
 mod shape;
 mod source;
