@@ -36,7 +36,7 @@ fn a_bad_hosts_file_is_named_with_its_line() {
     let bed = Bed::new();
     for (text, words) in [
         ("red\nblue slots=x\n", ["line 2", "slots=x"]),
-        ("red\n# and\nred\n", ["line 3", "already on line 1"]),
+        ("red:100\n# and\nred:29\n", ["line 3", "`red` has 129 slots"]),
         ("slots=3\n", ["line 1", "host's name"]),
         ("\n", ["no host in it", "slots=2"]),
         ("localhost\nred\n", ["localhost", "another machine"]),
