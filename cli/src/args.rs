@@ -1,6 +1,7 @@
 //! The command line. What a flag means is said here once, in its help text.
 
 use std::ffi::OsString;
+use std::io::Write;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -9,11 +10,12 @@ use clap::{Args, Parser, Subcommand};
 use pagemesh::settings::one_line;
 
 use crate::trouble::Trouble;
+use crate::{about, out};
 
 #[derive(Parser)]
 #[command(
     name = "pagemesh",
-    version,
+    version = about::version(),
     about = "Distributed shared memory: clusters, programs, regions",
     after_help = "Try: pagemesh run --daemons 4 matmul --n 1024 --verify"
 )]
@@ -55,6 +57,22 @@ pub(crate) enum Command {
     },
     /// Be a daemon: a node that runs no program, until it is told to stop; `up` and `run` start them
     Daemon(node_daemon::Arguments),
+    /// Keys: the files that let nodes into a cluster
+    Key {
+        #[command(subcommand)]
+        command: KeyCommand,
+    },
+    /// Print completions for a shell
+    #[command(after_help = "Try: source <(pagemesh completions bash)")]
+    Completions {
+        /// The shell
+        shell: clap_complete::Shell,
+    },
+    /// Print the man page, or write that page and one for each command into a directory
+    Man {
+        /// The directory, made if need be
+        dir: Option<PathBuf>,
+    },
     /// Print the version
     Version,
     /// Prepare a child process and become the program
@@ -74,6 +92,15 @@ pub(crate) enum RegionsCommand {
     Rm {
         /// Name of the region
         name: String,
+    },
+}
+
+#[derive(Subcommand)]
+pub(crate) enum KeyCommand {
+    /// Write a new key into a file that does not exist yet, readable by its owner only
+    New {
+        /// The file
+        file: PathBuf,
     },
 }
 
@@ -124,7 +151,7 @@ pub(crate) struct Shape {
     /// Daemons to start [default: as many as the host has cores, at most 4; or one for each line of --hosts]
     #[arg(long, short = 'n', visible_alias = "nodes", value_name = "N")]
     pub(crate) daemons: Option<u32>,
-    /// Hosts to start on, in MPI's syntax: `host slots=k` a line; reached over ssh without a password
+    /// Hosts to start on, a line each: `host slots=2`, `a:2,b` or `node[1-4]`; reached over ssh without a password
     #[arg(long, value_name = "FILE")]
     pub(crate) hosts: Option<PathBuf>,
     /// Print the commands that would start everything, and start nothing
@@ -227,10 +254,15 @@ pub(crate) fn parse() -> Result<Arguments, Trouble> {
         ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand,
     ];
     Arguments::try_parse().map_err(|error| {
-        if asked_for.contains(&error.kind()) {
-            error.exit();
+        if !asked_for.contains(&error.kind()) {
+            return Trouble::start(one_line(&error.to_string()));
         }
-        Trouble::start(one_line(&error.to_string()))
+        // Help that stands in for a missing command goes to standard error, which may be gone.
+        let printed = error.print().and_then(|()| std::io::stdout().flush());
+        match printed {
+            Err(failed) if !error.use_stderr() => out::unwritten(failed),
+            Err(_) | Ok(()) => Trouble::silent(error.exit_code()),
+        }
     })
 }
 

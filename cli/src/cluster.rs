@@ -9,6 +9,7 @@ use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 
 use crate::args::Up;
 use crate::launch::{Plan, Started, remove_from};
+use crate::out;
 use crate::process::Life;
 use crate::signals::Signals;
 use crate::state::{ClusterFile, Known, NodeEntry, State, damaged};
@@ -25,14 +26,14 @@ pub(crate) fn up(state_dir: Option<PathBuf>, up: &Up) -> Result<i32, Trouble> {
     let state = State::open(state_dir)?;
     let plan = Plan::new(&state, &up.shape, Life::Own)?;
     if up.shape.dry_run {
-        plan.lines().iter().for_each(|line| println!("{line}"));
+        plan.lines().iter().try_for_each(out::line)?;
         return Ok(0);
     }
     let signals = Signals::install()?;
     let _lock = state.lock()?;
     match state.known()? {
         Known::Nothing => {}
-        Known::Stale => eprintln!("pagemesh: the cluster that was here has ended; starting a new one"),
+        Known::Stale => out::warn("the cluster that was here has ended; starting a new one"),
         Known::Running(cluster) => {
             return Err(Trouble::start(format!(
                 "a cluster of {} nodes is up already ({}); use it with `pagemesh run`, stop it with `pagemesh down`",
@@ -54,14 +55,19 @@ pub(crate) fn up(state_dir: Option<PathBuf>, up: &Up) -> Result<i32, Trouble> {
     // From here on the file accounts for them, not this process.
     daemons.into_iter().for_each(|daemon| daemon.release());
     if up.json {
-        let text = serde_json::to_string_pretty(&cluster).map_err(|e| Trouble::failed(e.to_string()))?;
-        println!("{text}");
+        out::json(&cluster)?;
         return Ok(0);
     }
     for node in &cluster.nodes {
-        println!("node {} ready at {} on {} (pid {})", node.id, node.addr, node.place(), node.pid);
+        out::line(format_args!(
+            "node {} ready at {} on {} (pid {})",
+            node.id,
+            node.addr,
+            node.place(),
+            node.pid
+        ))?;
     }
-    println!("logs in {}", state.dir().join("logs").display());
+    out::line(format_args!("logs in {}", state.dir().join("logs").display()))?;
     Ok(0)
 }
 
@@ -71,12 +77,12 @@ pub(crate) fn down(state_dir: Option<PathBuf>) -> Result<i32, Trouble> {
     let _lock = state.lock()?;
     let cluster = match state.known()? {
         Known::Nothing => {
-            println!("no cluster is running here ({})", state.dir().display());
+            out::line(format_args!("no cluster is running here ({})", state.dir().display()))?;
             return Ok(0);
         }
         Known::Stale => {
             state.forget_cluster();
-            println!("the cluster had ended already; cleared what it left");
+            out::line("the cluster had ended already; cleared what it left")?;
             return Ok(0);
         }
         Known::Running(cluster) | Known::Damaged(cluster, _) => cluster,
@@ -85,18 +91,19 @@ pub(crate) fn down(state_dir: Option<PathBuf>) -> Result<i32, Trouble> {
     let local = watch_local(&cluster);
     let asked = ask_to_stop(&state, &cluster);
     if let Err(error) = &asked {
-        eprintln!("pagemesh: the cluster does not answer ({error}); stopping its processes");
+        out::warn(format_args!("the cluster does not answer ({error}); stopping its processes"));
         local.iter().for_each(|(_, pidfd)| signal(pidfd, Signal::TERM));
     }
     let killed = wait_for_end(&local)?;
     let unseen: Vec<&NodeEntry> = cluster.nodes.iter().filter(|node| node.host.is_some()).collect();
     if asked.is_err() && !unseen.is_empty() {
         let places: Vec<String> = unseen.iter().map(|n| format!("{} (pid {})", n.place(), n.pid)).collect();
-        eprintln!("pagemesh: could not see whether these ended: {}", places.join(", "));
+        out::warn(format_args!("could not see whether these ended: {}", places.join(", ")));
     }
     state.forget_cluster();
     remove_from(cluster.nodes.iter().filter_map(|node| node.host.as_ref()).collect(), &state.key_file());
-    println!("stopped {} nodes{}", cluster.nodes.len(), if killed > 0 { ", some by force" } else { "" });
+    let how = if killed > 0 { ", some by force" } else { "" };
+    out::line(format_args!("stopped {} nodes{how}", cluster.nodes.len()))?;
     Ok(0)
 }
 

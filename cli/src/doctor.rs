@@ -3,6 +3,7 @@
 use pagemesh::settings::Settings;
 use pagemesh::{Check, Health};
 
+use crate::out;
 use crate::trouble::{FAILED, Trouble};
 
 /// Prints the findings; the exit code tells whether programs can run here.
@@ -10,23 +11,23 @@ pub(crate) fn show(json: bool) -> Result<i32, Trouble> {
     let settings = Settings::from_env()?;
     let checks = pagemesh::doctor(settings.arena_base, settings.arena_size);
     if json {
-        let text = serde_json::to_string_pretty(&checks).map_err(|e| Trouble::failed(e.to_string()))?;
-        println!("{text}");
+        out::json(&checks)?;
     } else {
-        checks.iter().for_each(print);
+        checks.iter().try_for_each(print)?;
     }
     let bad = checks.iter().any(|check| matches!(check.health, Health::Bad));
     Ok(if bad { FAILED } else { 0 })
 }
 
-fn print(check: &Check) {
+fn print(check: &Check) -> Result<(), Trouble> {
     let mark = match check.health {
         Health::Ok => "good   ",
         Health::Limited => "limited",
         Health::Bad => "BAD    ",
     };
-    println!("{mark}  {:<24}  {}", check.name, check.found);
+    out::line(format_args!("{mark}  {:<24}  {}", check.name, check.found))?;
     if let Some(mend) = &check.mend {
-        println!("{:35}mend: {mend}", "");
+        out::line(format_args!("{:35}mend: {mend}", ""))?;
     }
+    Ok(())
 }

@@ -16,6 +16,7 @@ use serde::Deserialize;
 use crate::args::Shape;
 use crate::cluster::ADMIN_TIMEOUT;
 use crate::hosts;
+use crate::out;
 use crate::process::{Ending, Life, Process, Running, join, ssh, this_executable};
 use crate::signals::Signals;
 use crate::state::{ClusterFile, NodeEntry, State, start_of};
@@ -184,7 +185,7 @@ impl Plan {
         if let (true, Some((_, node))) = (remote, ready.first()) {
             let stopped = Admin::connect(node.addr, &self.key_file, ADMIN_TIMEOUT).and_then(|a| a.shutdown());
             if let Err(error) = stopped {
-                eprintln!("pagemesh: could not stop node 0 at {}: {error}", node.addr);
+                out::warn(format_args!("could not stop node 0 at {}: {error}", node.addr));
             }
         }
     }
@@ -352,7 +353,7 @@ pub(crate) fn remove_from(hosts: BTreeSet<&String>, path: &Path) {
     let deadline = Instant::now() + REMOVAL_TIMEOUT;
     for removal in removals {
         if let Err(trouble) = wait_for_end(removal, None, deadline) {
-            eprintln!("pagemesh: {} is left there: {trouble}", path.display());
+            out::warn(format_args!("{} is left there: {trouble}", path.display()));
         }
     }
 }

@@ -1,7 +1,7 @@
 //! `logs`: where the daemons' logs lie, and what stands in them.
 
 use std::fs::File;
-use std::io::{Read, Write};
+use std::io::Read;
 use std::os::fd::AsFd;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
@@ -9,6 +9,7 @@ use std::process::{Command, Stdio};
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
 
 use crate::args::Logs;
+use crate::out;
 use crate::process::ssh;
 use crate::signals::Signals;
 use crate::state::{Known, NodeEntry, State};
@@ -40,13 +41,11 @@ pub(crate) fn show(state_dir: Option<PathBuf>, which: &Logs) -> Result<i32, Trou
     let mut logs = Vec::new();
     for (node, path) in &local {
         let file = File::open(path).map_err(|e| Trouble::os(path.display(), e))?;
-        eprintln!("==> {}", path.display());
-        logs.push(Log { label: format!("node {node}"), file, partial: Vec::new() });
+        out::note(format_args!("==> {}", path.display()));
+        logs.push(Log { label: format!("node {node}: "), file, partial: Vec::new() });
     }
     if !which.follow {
-        logs.iter_mut().for_each(|log| {
-            log.show();
-        });
+        logs.iter_mut().try_for_each(Log::show)?;
         return Ok(0);
     }
     follow(&mut logs, &local)
@@ -71,7 +70,7 @@ fn find(state: &State, only: Option<u32>) -> Result<Places, Trouble> {
 fn show_remote(node: &NodeEntry) -> Result<(), Trouble> {
     let line = format!("cat {}", crate::process::join(&[node.log.clone().into()]));
     let words = ssh(node.place(), &line);
-    eprintln!("==> {}:{}", node.place(), node.log.display());
+    out::note(format_args!("==> {}:{}", node.place(), node.log.display()));
     let status = Command::new(&words[0]).args(&words[1..]).stdin(Stdio::null()).status();
     status.map(|_| ()).map_err(|e| Trouble::os("run ssh", e))
 }
@@ -88,9 +87,7 @@ fn follow(logs: &mut [Log], paths: &[(u32, PathBuf)]) -> Result<i32, Trouble> {
     // Before the first reading: what is added in between is announced, not missed.
     let inotify = watch().map_err(|e| Trouble::os("watch the logs", e))?;
     loop {
-        if logs.iter_mut().any(|log| !log.show()) {
-            return Ok(0);
-        }
+        logs.iter_mut().try_for_each(Log::show)?;
         let sources = [(true, signals.as_fd(), Interest::Read), (false, inotify.as_fd(), Interest::Read)];
         if wait(&sources, None)?.contains(&true) {
             return Ok(0);
@@ -101,17 +98,16 @@ fn follow(logs: &mut [Log], paths: &[(u32, PathBuf)]) -> Result<i32, Trouble> {
 }
 
 impl Log {
-    /// Prints the lines that are new. False: nobody reads them.
-    fn show(&mut self) -> bool {
+    /// Prints the lines that are new.
+    fn show(&mut self) -> Result<(), Trouble> {
         // A log that cannot be read has no new lines.
         let _ = self.file.read_to_end(&mut self.partial);
         let end = self.partial.iter().rposition(|byte| *byte == b'\n').map_or(0, |end| end + 1);
-        let mut out = std::io::stdout().lock();
-        let lines = self.partial[..end].split_inclusive(|byte| *byte == b'\n');
-        let shown = lines
-            .into_iter()
-            .all(|line| write!(out, "{}: ", self.label).and_then(|()| out.write_all(line)).is_ok());
-        self.partial.drain(..end);
-        shown && out.flush().is_ok()
+        let mut text = Vec::new();
+        for line in self.partial.drain(..end).as_slice().split_inclusive(|byte| *byte == b'\n') {
+            text.extend_from_slice(self.label.as_bytes());
+            text.extend_from_slice(line);
+        }
+        out::bytes(&text)
     }
 }

@@ -3,14 +3,19 @@
 //! It decides nothing about pages; it starts processes, waits for them by events, and asks the cluster
 //! over the library's `admin` module. Each file is one idea; this one maps a command line to it.
 #![deny(unsafe_code)]
+// They panic when nobody reads; `out` does not.
+#![deny(clippy::print_stdout, clippy::print_stderr)]
 
+mod about;
 mod args;
 mod cluster;
 mod doctor;
 mod exec;
 mod hosts;
+mod key;
 mod launch;
 mod logs;
+mod out;
 mod output;
 mod process;
 mod program;
@@ -32,7 +37,7 @@ fn main() {
     match args::parse().and_then(dispatch) {
         Ok(code) => std::process::exit(code),
         Err(trouble) => {
-            eprintln!("pagemesh: {trouble}");
+            trouble.tell();
             std::process::exit(trouble.code());
         }
     }
@@ -54,10 +59,10 @@ fn dispatch(arguments: Arguments) -> Result<i32, Trouble> {
         Command::Rpc { command } => rpc::run(state_dir, &command),
         Command::Doctor { json } => doctor::show(json),
         Command::Daemon(arguments) => Ok(node_daemon::serve(&arguments)),
-        Command::Version => {
-            println!("pagemesh {}", env!("CARGO_PKG_VERSION"));
-            Ok(0)
-        }
+        Command::Key { command } => key::run(&command),
+        Command::Completions { shell } => about::completions(shell),
+        Command::Man { dir } => about::man(dir.as_deref()),
+        Command::Version => out::line(format_args!("pagemesh {}", about::version())).map(|()| 0),
         Command::ExecChild(child) => exec::exec_child(child),
     }
 }

@@ -14,7 +14,7 @@ pub(crate) struct Tagged<R> {
 }
 
 /// What became of a stream.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug)]
 pub(crate) enum Flow {
     /// Something came, and more may.
     Open,
@@ -22,8 +22,8 @@ pub(crate) enum Flow {
     Idle,
     /// It has ended.
     Ended,
-    /// Nobody reads our side any more.
-    Unwanted,
+    /// Our side cannot be written.
+    Unwritten(std::io::Error),
 }
 
 impl<R: Read> Tagged<R> {
@@ -50,18 +50,22 @@ impl<R: Read> Tagged<R> {
         self.partial.extend_from_slice(&bytes[..n]);
         let written = if n == 0 { self.finish(to) } else { self.write_lines(to) };
         match written {
-            Err(_) => Flow::Unwanted,
+            Err(error) => Flow::Unwritten(error),
             Ok(()) if n == 0 => Flow::Ended,
             Ok(()) => Flow::Open,
         }
     }
 
     /// Passes on all that is there now and the unfinished line: the writer has ended.
-    pub(crate) fn drain(&mut self, to: &mut impl Write) {
+    pub(crate) fn drain(&mut self, to: &mut impl Write) -> std::io::Result<()> {
         // Until the pipe is empty, not until it ends: something else may still hold its other end.
-        while self.pass_on(to) == Flow::Open {}
-        // Our own output may be gone; then there is nobody to tell.
-        let _ = self.finish(to);
+        loop {
+            match self.pass_on(to) {
+                Flow::Open => {}
+                Flow::Idle | Flow::Ended => return self.finish(to),
+                Flow::Unwritten(error) => return Err(error),
+            }
+        }
     }
 
     fn write_lines(&mut self, to: &mut impl Write) -> std::io::Result<()> {
@@ -98,7 +102,7 @@ mod tests {
     fn pass(input: &str) -> String {
         let mut stream = Tagged::new(input.as_bytes(), 3);
         let mut out = Vec::new();
-        while stream.pass_on(&mut out) == Flow::Open {}
+        while matches!(stream.pass_on(&mut out), Flow::Open) {}
         String::from_utf8_lossy(&out).into_owned()
     }
 

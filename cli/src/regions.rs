@@ -6,6 +6,7 @@ use pagemesh::Placement;
 use pagemesh::admin::{Admin, RegionStatus};
 
 use crate::cluster::ADMIN_TIMEOUT;
+use crate::out;
 use crate::state::State;
 use crate::table::{bytes, table};
 use crate::trouble::Trouble;
@@ -14,12 +15,11 @@ use crate::trouble::Trouble;
 pub(crate) fn list(state_dir: Option<PathBuf>, json: bool) -> Result<i32, Trouble> {
     let regions = connect(state_dir)?.cluster()?.regions;
     if json {
-        let text = serde_json::to_string_pretty(&regions).map_err(|e| Trouble::failed(e.to_string()))?;
-        println!("{text}");
+        out::json(&regions)?;
     } else if regions.is_empty() {
-        println!("no regions");
+        out::line("no regions")?;
     } else {
-        print!("{}", show(&regions));
+        out::text(&show(&regions))?;
     }
     Ok(0)
 }
@@ -30,8 +30,10 @@ pub(crate) fn remove(state_dir: Option<PathBuf>, name: &str) -> Result<i32, Trou
     admin.remove_region(name)?;
     // While it is used it stays, and is listed.
     match admin.cluster()?.regions.iter().find(|region| region.name == name) {
-        Some(region) => println!("{name} goes when the last of its {} users has left", region.users.len()),
-        None => println!("removed {name}"),
+        Some(region) => {
+            out::line(format_args!("{name} goes when the last of its {} users has left", region.users.len()))?
+        }
+        None => out::line(format_args!("removed {name}"))?,
     }
     Ok(0)
 }

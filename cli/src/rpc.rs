@@ -10,6 +10,7 @@ use pagemesh::rpc::{Channel, MetaClient, MetaDescribeError, Served};
 use serde_json::{Value, json};
 
 use crate::args::{RpcCall, RpcCommand};
+use crate::out;
 use crate::regions;
 use crate::trouble::{FAILED, Trouble};
 
@@ -136,8 +137,7 @@ fn no_member(node: u16, members: &[MemberStatus]) -> Trouble {
 }
 
 fn print(value: &Value) -> Result<i32, Trouble> {
-    let text = serde_json::to_string_pretty(value).map_err(|error| Trouble::failed(error.to_string()))?;
-    println!("{text}");
+    out::json(value)?;
     Ok(0)
 }
 

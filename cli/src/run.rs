@@ -15,6 +15,7 @@ use nix::sys::signal::Signal;
 use crate::args::Run;
 use crate::cluster::STOP_GRACE;
 use crate::launch::{ADDRESS_UNKNOWN, Plan, Started, settings};
+use crate::out;
 use crate::process::{Life, PLACE_VARIABLES, Process, Running, adopt_orphans};
 use crate::program;
 use crate::signals::Signals;
@@ -99,7 +100,7 @@ fn run_on(
     let job = Job::new(run, program, ranks, state)?;
     if dry_run {
         let join = cluster.nodes[0].addr.to_string();
-        (0..ranks).for_each(|rank| println!("{}", job.process(rank, &cluster, &join).line()));
+        (0..ranks).try_for_each(|rank| out::line(job.process(rank, &cluster, &join).line()))?;
         return Ok(0);
     }
     let started = job.start_on(&cluster)?;
@@ -113,9 +114,9 @@ fn run_private(state: &State, run: Run, program: PathBuf, signals: &Signals) -> 
     let dry_run = run.shape.dry_run;
     let job = Job::new(run, program, ranks, state)?;
     if dry_run {
-        plan.lines().iter().for_each(|line| println!("{line}"));
+        plan.lines().iter().try_for_each(out::line)?;
         let cluster = plan.imagine();
-        (0..ranks).for_each(|rank| println!("{}", job.process(rank, &cluster, ADDRESS_UNKNOWN).line()));
+        (0..ranks).try_for_each(|rank| out::line(job.process(rank, &cluster, ADDRESS_UNKNOWN).line()))?;
         return Ok(0);
     }
     let started = plan.start(signals)?;
@@ -183,7 +184,7 @@ impl Job {
         let mut environment = self.settings.clone();
         environment.extend([
             ("PAGEMESH_KEY_FILE".to_owned(), self.key_file.display().to_string()),
-            ("PAGEMESH_PROGRAM".to_owned(), self.number.to_string()),
+            ("PAGEMESH_PROGRAM".to_owned(), format!("{:016x}", self.number)),
             ("PAGEMESH_RANK".to_owned(), rank.to_string()),
             ("PAGEMESH_RANKS".to_owned(), self.ranks.to_string()),
         ]);
@@ -275,6 +276,6 @@ fn stop(daemons: &mut [Running]) -> Result<(), Trouble> {
 fn show_end_of_log(cluster: &ClusterFile, node: usize) {
     let text = std::fs::read_to_string(&cluster.nodes[node].log).unwrap_or_default();
     if let Some(line) = text.lines().rev().find(|line| !line.trim().is_empty()) {
-        eprintln!("pagemesh: node {node} said last: {line}");
+        out::warn(format_args!("node {node} said last: {line}"));
     }
 }

@@ -8,11 +8,11 @@ use pagemesh::admin::{Admin, ClusterStatus, MemberStatus, NodeStatus};
 use pagemesh::membership::Kind;
 
 use crate::args::Status;
-use crate::regions;
 use crate::signals::Signals;
 use crate::table::{bytes, table};
 use crate::trouble::Trouble;
 use crate::wait::{Interest, wait};
+use crate::{out, regions};
 
 /// Between two pictures of `--watch`.
 const WATCH_INTERVAL: Duration = Duration::from_secs(1);
@@ -24,14 +24,14 @@ pub(crate) fn show(state_dir: Option<PathBuf>, show: &Status) -> Result<i32, Tro
     loop {
         let text = picture(&admin, show.json)?;
         let Some(signals) = &signals else {
-            print!("{text}");
+            out::text(&text)?;
             return Ok(0);
         };
         // Home, the picture, and nothing of the older one behind it.
         if show.json {
-            print!("{text}")
+            out::text(&text)?
         } else {
-            print!("\x1b[H{text}\x1b[J")
+            out::text(&format!("\x1b[H{text}\x1b[J"))?
         }
         let until = Instant::now() + WATCH_INTERVAL;
         if !wait(&[((), signals.as_fd(), Interest::Read)], Some(until))?.is_empty() {

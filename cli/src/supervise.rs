@@ -14,6 +14,7 @@ use nix::sys::signal::Signal;
 use nix::unistd::{getpgrp, tcgetpgrp};
 
 use crate::cluster::STOP_GRACE;
+use crate::out;
 use crate::output::{Flow, Tagged};
 use crate::process::{Ending, Running};
 use crate::signals::Signals;
@@ -65,6 +66,8 @@ pub(crate) struct Supervisor<'a> {
     phase: Phase,
     /// The signal by which the user stopped the program.
     stopped: Option<Signal>,
+    /// Why standard output takes no more.
+    unwritten: Option<std::io::Error>,
 }
 
 /// Our terminal's lines on their way to rank 0, which is in a process group that may not read it.
@@ -91,13 +94,12 @@ impl Rank {
         })
     }
 
-    fn drain(&mut self) {
-        if let Some(mut stream) = self.stdout.take() {
-            stream.drain(&mut std::io::stdout());
-        }
+    fn drain(&mut self) -> std::io::Result<()> {
         if let Some(mut stream) = self.stderr.take() {
-            stream.drain(&mut std::io::stderr());
+            // Without our standard error there is nobody to tell.
+            let _ = stream.drain(&mut std::io::stderr());
         }
+        self.stdout.take().map_or(Ok(()), |mut stream| stream.drain(&mut std::io::stdout()))
     }
 }
 
@@ -106,7 +108,7 @@ impl<'a> Supervisor<'a> {
     pub(crate) fn new(mut ranks: Vec<Rank>, daemons: &'a mut Vec<Running>, signals: &'a Signals) -> Self {
         let typed = if std::io::stdin().is_terminal() { ranks[0].running.child.stdin.take() } else { None };
         let relay = typed.map(|to| Relay { from: std::io::stdin(), to, pending: VecDeque::new() });
-        Supervisor { ranks, daemons, signals, relay, phase: Phase::Running, stopped: None }
+        Supervisor { ranks, daemons, signals, relay, phase: Phase::Running, stopped: None, unwritten: None }
     }
 
     /// Returns when all ranks have ended, with the exit code of the worst.
@@ -120,7 +122,11 @@ impl<'a> Supervisor<'a> {
                 self.handle(event);
             }
         }
-        Ok(self.code())
+        match self.unwritten.take() {
+            // A signal is the user's wish, which counts before what it leads to.
+            Some(error) if self.stopped.is_none() => Err(out::unwritten(error)),
+            Some(_) | None => Ok(self.code()),
+        }
     }
 
     fn sources(&self) -> Vec<(Event, BorrowedFd<'_>, Interest)> {
@@ -160,13 +166,14 @@ impl<'a> Supervisor<'a> {
             Event::DaemonEnded(place) => self.on_daemon_ended(place),
             Event::Stdout(place) => {
                 let stream = &mut self.ranks[place].stdout;
-                if !keep(stream, &mut std::io::stdout()) {
+                if let Err(error) = keep(stream, &mut std::io::stdout()) {
+                    self.unwritten.get_or_insert(error);
                     self.terminate();
                 }
             }
             Event::Stderr(place) => {
                 // Without our standard error there is nobody to tell, but the result may still be wanted.
-                keep(&mut self.ranks[place].stderr, &mut std::io::stderr());
+                let _ = keep(&mut self.ranks[place].stderr, &mut std::io::stderr());
             }
             Event::Typed => {
                 if self.relay.as_mut().is_some_and(|relay| !relay.read()) {
@@ -201,7 +208,9 @@ impl<'a> Supervisor<'a> {
     fn on_rank_ended(&mut self, place: usize) {
         let rank = &mut self.ranks[place];
         let Some(ending) = rank.running.try_end() else { return };
-        rank.drain();
+        if let Err(error) = rank.drain() {
+            self.unwritten.get_or_insert(error);
+        }
         if matches!(self.phase, Phase::Terminating(_) | Phase::Killing) {
             rank.ended_by_us = true;
         }
@@ -209,7 +218,7 @@ impl<'a> Supervisor<'a> {
             return;
         }
         if !rank.ended_by_us && self.stopped.is_none() {
-            eprintln!("pagemesh: {} {ending}", rank.running.name);
+            out::warn(format_args!("{} {ending}", rank.running.name));
         }
         self.begin_grace();
     }
@@ -217,7 +226,7 @@ impl<'a> Supervisor<'a> {
     fn on_daemon_ended(&mut self, place: usize) {
         let daemon = &mut self.daemons[place];
         let Some(ending) = daemon.try_end() else { return };
-        eprintln!("pagemesh: {} {ending}", daemon.name);
+        out::warn(format_args!("{} {ending}", daemon.name));
         self.begin_grace();
     }
 
@@ -231,7 +240,7 @@ impl<'a> Supervisor<'a> {
         match self.phase {
             Phase::Running | Phase::Killing => {}
             Phase::Grace(_) => {
-                eprintln!("pagemesh: the other ranks do not end by themselves; ending them");
+                out::warn("the other ranks do not end by themselves; ending them");
                 self.terminate();
             }
             Phase::Terminating(_) => {
@@ -307,18 +316,18 @@ impl Relay {
     }
 }
 
-/// Passes output on; false if nobody wants ours.
-fn keep<R: Read>(stream: &mut Option<Tagged<R>>, to: &mut impl Write) -> bool {
-    let Some(tagged) = stream else { return true };
+/// Passes output on; an error if ours cannot be written.
+fn keep<R: Read>(stream: &mut Option<Tagged<R>>, to: &mut impl Write) -> std::io::Result<()> {
+    let Some(tagged) = stream else { return Ok(()) };
     match tagged.pass_on(to) {
-        Flow::Open | Flow::Idle => true,
+        Flow::Open | Flow::Idle => Ok(()),
         Flow::Ended => {
             *stream = None;
-            true
+            Ok(())
         }
-        Flow::Unwanted => {
+        Flow::Unwritten(error) => {
             *stream = None;
-            false
+            Err(error)
         }
     }
 }

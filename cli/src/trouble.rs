@@ -36,6 +36,23 @@ impl Trouble {
         }
     }
 
+    /// Something else, with an exit code of its own.
+    pub(crate) fn coded(code: i32, line: impl Into<String>) -> Trouble {
+        Trouble { line: line.into(), code }
+    }
+
+    /// An end of which nothing is said.
+    pub(crate) fn silent(code: i32) -> Trouble {
+        Trouble { line: String::new(), code }
+    }
+
+    /// Says it on standard error, if there is something to say.
+    pub(crate) fn tell(&self) {
+        if !self.line.is_empty() {
+            crate::out::warn(&self.line);
+        }
+    }
+
     /// An operation that the system refused.
     pub(crate) fn os(what: impl fmt::Display, error: impl Into<io::Error>) -> Trouble {
         Trouble::start(format!("{what}: {}", error.into()))

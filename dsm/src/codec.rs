@@ -114,6 +114,31 @@ impl<const N: usize> Writer for smallvec::SmallVec<[u8; N]> {
     }
 }
 
+/// How an id of 64 bits is serialized, for `#[serde(with = "..")]`: a number between nodes; in JSON, whose readers
+/// have 53 bits for a number, text of 16 hexadecimal digits.
+pub mod id {
+    use serde::de::Error;
+    use serde::{Deserialize, Deserializer, Serializer};
+
+    /// Writes it.
+    pub fn serialize<S: Serializer>(id: &u64, serializer: S) -> Result<S::Ok, S::Error> {
+        if serializer.is_human_readable() {
+            serializer.collect_str(&format_args!("{id:016x}"))
+        } else {
+            serializer.serialize_u64(*id)
+        }
+    }
+
+    /// Reads it.
+    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u64, D::Error> {
+        if !deserializer.is_human_readable() {
+            return u64::deserialize(deserializer);
+        }
+        let digits = String::deserialize(deserializer)?;
+        u64::from_str_radix(&digits, 16).map_err(|_| D::Error::custom("an id is 16 hexadecimal digits"))
+    }
+}
+
 /// Bytes that one control message may have, and thus what decoding it may allocate.
 pub const CONTROL_LEN_MAX: usize = 1 << 20;
 
@@ -135,5 +160,31 @@ pub fn decode_control<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, DecodeErro
         Ok((value, used)) if used == bytes.len() => Ok(value),
         Ok(_) => Err(DecodeError::Bad("control message tail")),
         Err(_) => Err(DecodeError::Bad("control message")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde::Deserialize;
+
+    use super::*;
+
+    #[derive(Serialize, Deserialize, PartialEq, Debug)]
+    struct Holder {
+        #[serde(with = "id")]
+        id: u64,
+    }
+
+    #[test]
+    fn an_id_is_text_in_json_and_a_number_between_nodes() {
+        for id in [7, 1 << 53, u64::MAX] {
+            let json = serde_json::to_value(Holder { id }).expect("plain data");
+            assert_eq!(json, serde_json::json!({ "id": format!("{id:016x}") }));
+            assert_eq!(serde_json::from_value::<Holder>(json).expect("an id"), Holder { id });
+            let bytes = encode_control(&Holder { id });
+            assert_eq!(bytes, encode_control(&id));
+            assert_eq!(decode_control::<Holder>(&bytes), Ok(Holder { id }));
+        }
+        assert!(serde_json::from_str::<Holder>(r#"{"id": 7}"#).is_err());
     }
 }

@@ -37,6 +37,7 @@ pub enum Kind {
     /// One process of a program.
     Rank {
         /// The program's number.
+        #[serde(with = "crate::codec::id")]
         program: u64,
         /// Which rank, below `ranks`.
         rank: u32,

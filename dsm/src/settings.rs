@@ -23,7 +23,7 @@ pub struct Settings {
     pub bind: SocketAddr,
     /// File with the cluster's key, 64 hexadecimal digits.
     pub key_file: Option<PathBuf>,
-    /// Number of the program, the same for all its ranks, never reused.
+    /// Number of the program, the same for all its ranks, never reused; as text, hexadecimal digits.
     pub program: u64,
     /// This rank, below `ranks`.
     pub rank: u32,
@@ -192,7 +192,7 @@ impl Settings {
             "join" => self.join = Some(address(value)?),
             "bind" => self.bind = address(value)?,
             "key_file" => self.key_file = Some(PathBuf::from(value)),
-            "program" => self.program = number(value)?,
+            "program" => self.program = id(value)?,
             "rank" => self.rank = number(value)?,
             "ranks" => self.ranks = number(value)?,
             "nearest" => self.nearest = Some(NodeId(number(value)?)),
@@ -236,6 +236,13 @@ fn address(value: &str) -> std::result::Result<SocketAddr, String> {
 
 fn number<T: std::str::FromStr>(value: &str) -> std::result::Result<T, String> {
     value.parse().map_err(|_| format!("`{value}` is not a number that fits"))
+}
+
+/// An id of 64 bits has one form wherever it is text: hexadecimal digits.
+fn id(value: &str) -> std::result::Result<u64, String> {
+    let digits = value.bytes().all(|byte| byte.is_ascii_hexdigit());
+    let id = u64::from_str_radix(value, 16).ok().filter(|_| digits);
+    id.ok_or_else(|| format!("`{value}` is not an id of at most 16 hexadecimal digits"))
 }
 
 /// Parses a size: bytes, `0x` hexadecimal, or with KiB, MiB, GiB or TiB behind.

@@ -127,7 +127,13 @@ fn start_logging(filter: &str) -> Result<(), Error> {
     let filter = EnvFilter::builder()
         .parse(filter)
         .map_err(|error| Error::Invalid(format!("--log {filter}: {error}")))?;
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(false).init();
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(false)
+        // It would say so on standard error, and panic: a full disk must not end a daemon.
+        .log_internal_errors(false)
+        .init();
     Ok(())
 }
 

@@ -125,7 +125,24 @@ impl Bed {
         self.start_command(command, &format!("{program} {line}"))
     }
 
+    /// Runs the `pagemesh` command with its standard output connected to `out`.
+    pub(crate) fn pagemesh_into(&self, line: &str, out: Stdio) -> Done {
+        self.start_with(line, out, Stdio::piped()).wait()
+    }
+
+    /// Starts the `pagemesh` command with these outputs.
+    pub(crate) fn start_with(&self, line: &str, out: Stdio, err: Stdio) -> Going {
+        let mut command = Command::new(self.binary("pagemesh"));
+        command.args(line.split_whitespace()).stdout(out).stderr(err);
+        self.spawn(command, line)
+    }
+
     fn start_command(&self, mut command: Command, line: &str) -> Going {
+        command.stdout(Stdio::piped()).stderr(Stdio::piped());
+        self.spawn(command, line)
+    }
+
+    fn spawn(&self, mut command: Command, line: &str) -> Going {
         // Variables of whoever runs the tests must not reach the programs.
         for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("PAGEMESH_")) {
             command.env_remove(name);
@@ -138,7 +155,7 @@ impl Bed {
         // Whoever runs the tests in the background has SIGINT ignored, and what they start would inherit that.
         // SAFETY: between fork and exec it calls nothing but sigaction, which is allowed there.
         unsafe { command.pre_exec(heed_interrupts) };
-        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        command.stdin(Stdio::null());
         let child = command.spawn().unwrap_or_else(|error| panic!("{line}: {error}"));
         let pid = child.id();
         let (send, done) = mpsc::channel();

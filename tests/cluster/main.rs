@@ -3,6 +3,7 @@
 
 mod bed;
 mod deaths;
+mod outputs;
 mod programs;
 mod regions;
 mod rpc;

@@ -114,6 +114,7 @@ pub struct RegionStatus {
     /// How it is kept coherent; this version has one way.
     pub mode: String,
     /// The program that made it.
+    #[serde(with = "crate::codec::id")]
     pub program: u64,
     /// Nodes that use it now.
     pub users: Vec<NodeId>,
