@@ -26,17 +26,18 @@ pub mod settings;
 pub mod shared;
 pub mod sync;
 
+/// The crate with the traits of plain values, which [`Pod`] builds on.
+pub use bytemuck;
 pub use coherence::Placement;
 pub use error::{Error, Result};
 pub use fault::{Check, Health, doctor};
 pub use node::{Node, NodeConfig};
 pub use page::{GlobalAddr, NodeId};
 pub use settings::Settings;
-pub use shared::{Builder, Dsm, Globals, SharedSlice, Stats};
+pub use shared::{Builder, Dsm, Element, Globals, Pod, SharedSlice, Stats, Untagged};
 pub use sync::{DsmMutex, DsmMutexGuard};
 
 /// What a program needs.
 pub mod prelude {
-    pub use crate::{Dsm, DsmMutex, Error, GlobalAddr, NodeId, Placement, Result, SharedSlice};
-    pub use bytemuck::{Pod, Zeroable};
+    pub use crate::{Dsm, DsmMutex, Error, GlobalAddr, NodeId, Placement, Pod, Result, SharedSlice};
 }

@@ -2,13 +2,11 @@
 
 use std::ops::{Deref, DerefMut};
 
-use bytemuck::Pod;
-
 use crate::coherence::LockId;
 use crate::error::Result;
 use crate::node::LockHandle;
 use crate::page::PageId;
-use crate::shared::SharedSlice;
+use crate::shared::{Pod, SharedSlice};
 
 /// A value in shared memory that one holder at a time reads and writes.
 ///

@@ -22,3 +22,4 @@ mod loss;
 mod memory;
 mod process;
 mod regions;
+mod tearing;

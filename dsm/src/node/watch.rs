@@ -7,8 +7,8 @@ use nix::errno::Errno;
 use parking_lot::MutexGuard;
 use tracing::Level;
 
-use super::{Inner, Locked, poller};
-use crate::membership::Member;
+use super::{Inner, Locked, Node, poller};
+use crate::membership::{Kind, Member};
 use crate::page::{Incarnation, NodeId};
 
 /// The processes that are watched, and as which nodes.
@@ -26,6 +26,27 @@ impl Watch {
         let at = self.processes.iter().position(|watched| watched.0 == token)?;
         let (_, node, incarnation, _) = self.processes.swap_remove(at);
         Some((node, incarnation))
+    }
+}
+
+impl Node {
+    /// The ranks of this node's program whose processes run on its host, by ascending number.
+    pub fn ranks_on_this_host(&self) -> Vec<u32> {
+        self.inner.with_core(|core| {
+            let (Some(membership), own) = (&core.brain.membership, &core.brain.intro) else {
+                return Vec::new();
+            };
+            let Kind::Rank { program, .. } = own.kind else { return Vec::new() };
+            let here = membership.view().ranks(program).filter(|member| member.intro.host == own.host);
+            let mut ranks: Vec<u32> = here
+                .filter_map(|member| match member.intro.kind {
+                    Kind::Rank { rank, .. } => Some(rank),
+                    Kind::Daemon => None,
+                })
+                .collect();
+            ranks.sort_unstable();
+            ranks
+        })
     }
 }
 

@@ -5,9 +5,7 @@ use std::ops::Range;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-use bytemuck::Pod;
-
-use super::{Dsm, SharedSlice};
+use super::{Dsm, Element, SharedSlice};
 use crate::error::{Error, Result};
 use crate::node::Node;
 use crate::page::NodeId;
@@ -59,7 +57,7 @@ pub struct Globals {
 
 impl Globals {
     /// The elements that the reference names. An error if they are not all in one region here.
-    pub fn open<T: Pod>(&self, global: Global<T>) -> Result<SharedSlice<T>> {
+    pub fn open<T: Element>(&self, global: Global<T>) -> Result<SharedSlice<T>> {
         let node = self.node.upgrade().ok_or(Error::Left)?;
         let len = usize::try_from(global.len()).ok();
         let bytes = len.and_then(|len| len.checked_mul(size_of::<T>())).filter(|bytes| *bytes > 0);
@@ -73,17 +71,16 @@ impl Globals {
     }
 }
 
-impl<T: Pod> SharedSlice<T> {
+impl<T: Element> SharedSlice<T> {
     /// A reference to all elements, to pass in a call.
     pub fn global(&self) -> Global<T> {
-        Global::new(self.addr, self.len as u64)
+        Global::new(self.addr(), self.len() as u64)
     }
 
     /// A reference to some elements, to pass in a call. Panics beyond the end.
     pub fn global_range(&self, range: Range<usize>) -> Global<T> {
         let count = range.end.checked_sub(range.start).expect("a range that ends after its start");
         self.check(range.start, count);
-        let offset = (range.start * size_of::<T>()) as u64;
-        Global::new(crate::page::GlobalAddr(self.addr.0 + offset), count as u64)
+        Global::new(self.addr_of(range.start), count as u64)
     }
 }
