@@ -1,5 +1,6 @@
 //! What a program holds: the cluster ([`Dsm`]) and typed handles on shared memory ([`SharedSlice`]).
 
+mod atomic;
 mod blocks;
 mod builder;
 mod calls;
@@ -18,6 +19,7 @@ use crate::node::status::NodeStatus;
 use crate::page::{GlobalAddr, NodeId};
 use crate::sync::DsmMutex;
 
+pub use atomic::{Atomic, AtomicCell, AtomicInteger};
 pub use builder::Builder;
 pub use calls::Globals;
 pub use element::{Element, Pod, Untagged};

@@ -6,6 +6,7 @@ mod stage;
 
 mod accounting;
 mod allocation;
+mod atomics;
 mod backends;
 mod calls;
 mod contention;

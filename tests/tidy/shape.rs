@@ -24,6 +24,7 @@ const UNSAFE_FILES: [&str; 14] = [
     "dsm/src/node/poller.rs",
     "dsm/src/node/time_slice.rs",
     // The typed handles on shared memory.
+    "dsm/src/shared/atomic.rs",
     "dsm/src/shared/copy.rs",
     "dsm/src/shared/element.rs",
     "dsm/src/shared/slice.rs",
