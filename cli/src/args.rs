@@ -161,7 +161,7 @@ pub(crate) struct Shape {
     #[arg(long, value_name = "PORT")]
     pub(crate) port: Option<u16>,
     /// Most memory in which each node holds pages, e.g. 512MiB [default: half of what is free]
-    #[arg(long, value_name = "SIZE", value_parser = size)]
+    #[arg(long, value_name = "SIZE", value_parser = memory)]
     pub(crate) memory_max: Option<String>,
     /// Address of the shared arena, the same on every node
     #[arg(long, value_name = "ADDRESS", value_parser = size)]
@@ -264,6 +264,11 @@ pub(crate) fn parse() -> Result<Arguments, Trouble> {
             Err(_) | Ok(()) => Trouble::silent(error.exit_code()),
         }
     })
+}
+
+/// Checks a memory limit where it is typed; the daemon reads the same text again.
+fn memory(text: &str) -> Result<String, String> {
+    pagemesh::settings::memory(text).map(|_| text.to_owned())
 }
 
 /// Checks a size where it is typed; the daemon reads the same text again.

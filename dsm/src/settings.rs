@@ -11,8 +11,9 @@ use std::net::SocketAddr;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
+use crate::config::coherence::CACHE_PAGES_MIN;
 use crate::error::{Error, Result};
-use crate::page::NodeId;
+use crate::page::{NodeId, PAGE_SIZE};
 
 /// Settings of a node. Sizes are bytes.
 #[derive(Clone, Debug, PartialEq)]
@@ -75,6 +76,9 @@ impl Default for Settings {
         }
     }
 }
+
+/// Least memory in which a node can hold pages, in bytes.
+pub const MEMORY_MIN: u64 = CACHE_PAGES_MIN * PAGE_SIZE as u64;
 
 /// Differences up to which a name counts as mistyped.
 pub const TYPING_ERRORS_MAX: usize = 3;
@@ -200,7 +204,7 @@ impl Settings {
             "fault" => self.fault = Some(value.to_owned()),
             "arena_base" => self.arena_base = size(value)? as usize,
             "arena_size" => self.arena_size = size(value)? as usize,
-            "memory_max" => self.memory_max = size(value)?,
+            "memory_max" => self.memory_max = memory(value)?,
             "socket_buffer" => self.socket_buffer = Some(size(value)? as usize),
             "rpc_workers" => self.rpc_workers = number(value)?,
             "net_loss" | "net_dup" | "net_reorder" | "net_corrupt" | "net_delay" | "net_seed" => {
@@ -263,6 +267,15 @@ pub fn size(value: &str) -> std::result::Result<u64, String> {
     };
     let number: u64 = digits.parse().map_err(|_| bad())?;
     number.checked_mul(1 << shift).ok_or_else(bad)
+}
+
+/// Parses a memory limit: a size in which a node finds room for the pages of a few instructions.
+pub fn memory(value: &str) -> std::result::Result<u64, String> {
+    let bytes = size(value)?;
+    if bytes < MEMORY_MIN {
+        return Err(format!("`{value}` is too little: a node needs at least {} KiB", MEMORY_MIN >> 10));
+    }
+    Ok(bytes)
 }
 
 fn unknown(key: &str) -> String {
