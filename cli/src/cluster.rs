@@ -5,12 +5,13 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use pagemesh::admin::Admin;
+use pagemesh::settings::Settings;
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 
 use crate::args::Up;
 use crate::launch::{Plan, Started, remove_from};
 use crate::out;
-use crate::process::Life;
+use crate::process::{Life, Running};
 use crate::signals::Signals;
 use crate::state::{ClusterFile, Known, NodeEntry, State, damaged};
 use crate::trouble::Trouble;
@@ -23,6 +24,7 @@ pub(crate) const STOP_GRACE: Duration = Duration::from_secs(5);
 
 /// Starts daemons that stay.
 pub(crate) fn up(state_dir: Option<PathBuf>, up: &Up) -> Result<i32, Trouble> {
+    Settings::from_env()?;
     let state = State::open(state_dir)?;
     let plan = Plan::new(&state, &up.shape, Life::Own)?;
     if up.shape.dry_run {
@@ -43,8 +45,11 @@ pub(crate) fn up(state_dir: Option<PathBuf>, up: &Up) -> Result<i32, Trouble> {
         }
         Known::Damaged(_, dead) => return Err(damaged(&dead)),
     }
+    // Under the lock: another cluster may have come and gone since, and has its own directory of logs.
+    let plan = Plan::new(&state, &up.shape, Life::Own)?;
     state.prepare()?;
-    let Started { daemons, cluster } = plan.start(&signals)?;
+    state.prepare_logs(plan.log_dir())?;
+    let Started { mut daemons, cluster } = plan.start(&signals)?;
     if let Err(trouble) = state.write_cluster(&cluster) {
         // Nobody would find them. Those of this host end with their handles.
         let _ = ask_to_stop(&state, &cluster);
@@ -53,7 +58,8 @@ pub(crate) fn up(state_dir: Option<PathBuf>, up: &Up) -> Result<i32, Trouble> {
         return Err(trouble);
     }
     // From here on the file accounts for them, not this process.
-    daemons.into_iter().for_each(|daemon| daemon.release());
+    daemons.iter_mut().for_each(Running::say_recorded);
+    daemons.into_iter().try_for_each(|daemon| daemon.release(STOP_GRACE))?;
     if up.json {
         out::json(&cluster)?;
         return Ok(0);
@@ -67,7 +73,7 @@ pub(crate) fn up(state_dir: Option<PathBuf>, up: &Up) -> Result<i32, Trouble> {
             node.pid
         ))?;
     }
-    out::line(format_args!("logs in {}", state.dir().join("logs").display()))?;
+    out::line(format_args!("logs in {}", plan.log_dir().display()))?;
     Ok(0)
 }
 

@@ -51,7 +51,8 @@ pub(crate) fn exec_child(setup: ExecChild) -> Result<i32, Trouble> {
         // Through this executable again, which can lead a session where a group's leader cannot.
         let mut detached = Command::new(this_executable()?);
         detached.args(["exec-child", "--session", "--"]).args(&setup.program);
-        detached.stdin(Stdio::null()).spawn().map_err(cannot)?;
+        // With this one's input, by whose end the program sees that the connection is gone.
+        detached.spawn().map_err(cannot)?;
         return Ok(0);
     }
     Err(cannot(Command::new(program).args(arguments).exec()))

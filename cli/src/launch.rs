@@ -19,7 +19,7 @@ use crate::hosts;
 use crate::out;
 use crate::process::{Ending, Life, Process, Running, join, ssh, this_executable};
 use crate::signals::Signals;
-use crate::state::{ClusterFile, NodeEntry, State, start_of};
+use crate::state::{ClusterFile, NodeEntry, State, log_file, start_of};
 use crate::trouble::Trouble;
 use crate::wait::{Interest, wait};
 
@@ -27,8 +27,8 @@ use crate::wait::{Interest, wait};
 const READY_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long clearing another host may take.
 const REMOVAL_TIMEOUT: Duration = Duration::from_secs(10);
-/// Most daemons that one command starts without being told.
-const DAEMONS_DEFAULT_MAX: u32 = 4;
+/// Most daemons, or ranks, that one command starts without being told.
+const PROCESSES_DEFAULT_MAX: u32 = 4;
 /// Stands in a dry run for the address that node 0 gets.
 pub(crate) const ADDRESS_UNKNOWN: &str = "ADDRESS_OF_NODE_0";
 
@@ -40,6 +40,8 @@ pub(crate) struct Plan {
     /// Settings of the whole cluster.
     environment: BTreeMap<String, String>,
     key_file: PathBuf,
+    /// The directory of this cluster's logs, and each node's.
+    log_dir: PathBuf,
     logs: Vec<PathBuf>,
     program: PathBuf,
     life: Life,
@@ -70,24 +72,11 @@ struct Awaited {
 impl Plan {
     /// Decides what goes where. Nothing is started, nothing outside is touched.
     pub(crate) fn new(state: &State, shape: &Shape, life: Life) -> Result<Plan, Trouble> {
-        // Ranks take slots of the membership too, one each at least.
-        let most = pagemesh::config::NODES_MAX / 2;
-        let refusal = |nodes| Trouble::start(format!("--daemons {nodes}: a number from 1 to {most}"));
-        if let Some(nodes) = shape.daemons.map(|nodes| nodes as usize).filter(|nodes| *nodes > most) {
-            return Err(refusal(nodes));
-        }
-        let hosts = match &shape.hosts {
-            Some(file) => hosts::place(&hosts::read(file)?, shape.daemons)
-                .into_iter()
-                .map(|host| (!hosts::is_local(&host)).then_some(host))
-                .collect(),
-            None => vec![None; shape.daemons.unwrap_or_else(daemons_default) as usize],
-        };
-        if hosts.is_empty() || hosts.len() > most {
-            return Err(refusal(hosts.len()));
-        }
+        let hosts = hosts_of(shape)?;
+        let log_dir = state.next_log_dir();
         Ok(Plan {
-            logs: (0..hosts.len() as u32).map(|id| state.log_file(id)).collect(),
+            logs: (0..hosts.len() as u32).map(|id| log_file(&log_dir, id)).collect(),
+            log_dir,
             hosts,
             port: shape.port.unwrap_or(0),
             environment: settings(shape),
@@ -95,6 +84,11 @@ impl Plan {
             program: this_executable()?,
             life,
         })
+    }
+
+    /// The directory of this cluster's logs.
+    pub(crate) fn log_dir(&self) -> &Path {
+        &self.log_dir
     }
 
     /// How many daemons there will be.
@@ -201,8 +195,9 @@ impl Plan {
         for id in ids {
             let bind = SocketAddr::new(self.bind_ip(id)?, self.port_of(id));
             let process = self.process(id, bind, join);
-            // A remote child lives as long as this end of its input is open.
-            let stdin = if process.host.is_some() { Stdio::piped() } else { Stdio::null() };
+            // A child of another host, or one that is to stay, ends when this end of its input closes too early.
+            let piped = process.host.is_some() || self.life == Life::Own;
+            let stdin = if piped { Stdio::piped() } else { Stdio::null() };
             let mut running = process.start(stdin, Stdio::piped(), Stdio::inherit())?;
             let Some(stdout) = running.child.stdout.take() else {
                 return Err(Trouble::start(format!("{}: no pipe", running.name)));
@@ -279,6 +274,9 @@ impl Plan {
         if id != 0 {
             arguments.extend(["--join".into(), join.into()]);
         }
+        if self.life == Life::Own {
+            arguments.extend(["--recorded-fd".into(), "0".into()]);
+        }
         Process {
             name: self.name(id),
             host: self.hosts[id as usize].clone(),
@@ -317,8 +315,7 @@ impl Plan {
 
     /// Puts the key on another host. It travels over ssh's standard input, never in a command line.
     fn key_command(&self, host: &str) -> Vec<std::ffi::OsString> {
-        let dir = self.key_file.parent().map(PathBuf::from).unwrap_or_default();
-        let logs = join(&[dir.join("logs").into()]);
+        let logs = join(&[self.log_dir.clone().into()]);
         let key = join(&[self.key_file.clone().into()]);
         ssh(host, &format!("umask 077 && mkdir -p {logs} && cat > {key}.new && mv {key}.new {key}"))
     }
@@ -336,10 +333,35 @@ impl Plan {
     }
 }
 
-/// Daemons that one command starts on this host without being told: one a core, up to a few.
-fn daemons_default() -> u32 {
-    let cores = std::thread::available_parallelism().map_or(1, |cores| cores.get() as u32);
-    cores.min(DAEMONS_DEFAULT_MAX)
+/// Where each daemon goes; None: this host.
+pub(crate) fn hosts_of(shape: &Shape) -> Result<Vec<Option<String>>, Trouble> {
+    // Ranks take slots of the membership too, one each at least.
+    let most = pagemesh::config::NODES_MAX / 2;
+    let refusal = |nodes| Trouble::start(format!("--daemons {nodes}: a number from 1 to {most}"));
+    if let Some(nodes) = shape.daemons.map(|nodes| nodes as usize).filter(|nodes| *nodes > most) {
+        return Err(refusal(nodes));
+    }
+    let hosts: Vec<Option<String>> = match &shape.hosts {
+        Some(file) => hosts::place(&hosts::read(file)?, shape.daemons)
+            .into_iter()
+            .map(|host| (!hosts::is_local(&host)).then_some(host))
+            .collect(),
+        None => vec![None; shape.daemons.unwrap_or_else(processes_default) as usize],
+    };
+    if hosts.is_empty() || hosts.len() > most {
+        return Err(refusal(hosts.len()));
+    }
+    Ok(hosts)
+}
+
+/// Daemons, or ranks, that one command starts on this host without being told: one a core, up to a few.
+pub(crate) fn processes_default() -> u32 {
+    cores().min(PROCESSES_DEFAULT_MAX)
+}
+
+/// Cores that this process may use.
+pub(crate) fn cores() -> u32 {
+    std::thread::available_parallelism().map_or(1, |cores| cores.get() as u32)
 }
 
 /// Removes a file or directory from other hosts. Best effort: the key in it opens nothing any more.

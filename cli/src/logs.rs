@@ -12,7 +12,7 @@ use crate::args::Logs;
 use crate::out;
 use crate::process::ssh;
 use crate::signals::Signals;
-use crate::state::{Known, NodeEntry, State};
+use crate::state::{Known, NodeEntry, State, log_file};
 use crate::trouble::Trouble;
 use crate::wait::{Interest, wait};
 
@@ -57,8 +57,9 @@ fn find(state: &State, only: Option<u32>) -> Result<Places, Trouble> {
     if let Known::Running(cluster) | Known::Damaged(cluster, _) = state.known()? {
         remote = cluster.nodes.into_iter().filter(|n| n.host.is_some() && wanted(n.id)).collect();
     }
-    let ids = 0..pagemesh::config::NODES_MAX as u32;
-    let paths = ids.filter(|id| wanted(*id)).map(|id| (id, state.log_file(id)));
+    let ids = (0..pagemesh::config::NODES_MAX as u32).filter(|id| wanted(*id));
+    let last = state.last_log_dir();
+    let paths = last.iter().flat_map(|dir| ids.clone().map(|id| (id, log_file(dir, id))));
     let local: Vec<_> = paths.filter(|(_, path)| path.exists()).collect();
     if local.is_empty() && remote.is_empty() {
         let node = only.map_or(String::new(), |id| format!(" of node {id}"));

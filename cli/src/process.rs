@@ -4,10 +4,12 @@
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
 use std::fmt;
+use std::io::Write;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::{Duration, Instant};
 
 use nix::sys::prctl::set_child_subreaper;
 use nix::sys::signal::{Signal, kill, killpg};
@@ -71,7 +73,7 @@ enum Place {
 }
 
 /// How a process ended.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub(crate) enum Ending {
     Code(i32),
     Signal(i32),
@@ -214,14 +216,28 @@ impl Running {
         self.ending.is_none()
     }
 
-    /// Lets the process live on by itself.
-    pub(crate) fn release(mut self) {
+    /// Tells a daemon that is to stay that the cluster is recorded: from then on it outlives this command.
+    pub(crate) fn say_recorded(&mut self) {
+        if let Some(mut stdin) = self.child.stdin.take() {
+            // It may have ended: whoever uses the cluster will see.
+            let _ = stdin.write_all(node_daemon::RECORDED);
+        }
+    }
+
+    /// Lets the process live on by itself. A connection ends once the other host has heard all; it is waited
+    /// for, up to `longest`.
+    pub(crate) fn release(mut self, longest: Duration) -> Result<(), Trouble> {
         self.released = true;
+        if self.place == Place::There {
+            let ended = ((), self.pidfd.as_fd(), crate::wait::Interest::Read);
+            crate::wait::wait(&[ended], Some(Instant::now() + longest))?;
+        }
+        Ok(())
     }
 
     /// A pidfd is readable from the end of its process on.
     fn has_ended(&self) -> bool {
-        let now = Some(std::time::Instant::now());
+        let now = Some(Instant::now());
         crate::wait::wait(&[((), self.pidfd.as_fd(), crate::wait::Interest::Read)], now)
             .is_ok_and(|ready| !ready.is_empty())
     }

@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
-use std::fs::{DirBuilder, File, OpenOptions};
+use std::fs::{DirBuilder, DirEntry, File, OpenOptions};
 use std::io::{ErrorKind, Write};
 use std::net::SocketAddr;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
@@ -17,6 +17,9 @@ use pagemesh::net::ClusterKey;
 use serde::{Deserialize, Serialize};
 
 use crate::trouble::Trouble;
+
+/// Clusters whose logs are kept, the present one included.
+const LOG_DIRS_MAX: usize = 5;
 
 /// One cluster's directory.
 pub(crate) struct State {
@@ -93,9 +96,34 @@ impl State {
         self.dir.join("key")
     }
 
-    /// The log of a daemon.
-    pub(crate) fn log_file(&self, node: u32) -> PathBuf {
-        self.dir.join("logs").join(format!("node-{node}.log"))
+    /// The directory for the logs of the next cluster: clusters are numbered, and share none.
+    pub(crate) fn next_log_dir(&self) -> PathBuf {
+        let last = self.log_dirs().pop().map_or(0, |(number, _)| number);
+        self.dir.join("logs").join((last + 1).to_string())
+    }
+
+    /// The logs of the last cluster, if there was one.
+    pub(crate) fn last_log_dir(&self) -> Option<PathBuf> {
+        self.log_dirs().pop().map(|(_, dir)| dir)
+    }
+
+    /// Makes the directory for the logs of a new cluster, and removes those of old ones.
+    pub(crate) fn prepare_logs(&self, dir: &Path) -> Result<(), Trouble> {
+        let old = self.log_dirs();
+        for (_, dir) in old.iter().take((old.len() + 1).saturating_sub(LOG_DIRS_MAX)) {
+            // What cannot be removed is in nobody's way.
+            let _ = std::fs::remove_dir_all(dir);
+        }
+        make_private(dir)
+    }
+
+    /// The logs of all clusters that are kept, by number.
+    fn log_dirs(&self) -> Vec<(u64, PathBuf)> {
+        let entries = std::fs::read_dir(self.dir.join("logs")).into_iter().flatten().flatten();
+        let number = |entry: DirEntry| Some((entry.file_name().to_str()?.parse().ok()?, entry.path()));
+        let mut dirs: Vec<(u64, PathBuf)> = entries.filter_map(number).collect();
+        dirs.sort_unstable();
+        dirs
     }
 
     /// Held while a cluster is started or stopped, so that two commands do not do both at once.
@@ -103,7 +131,7 @@ impl State {
         lock_file(&self.dir)
     }
 
-    /// Writes a new key and an empty directory of logs.
+    /// Writes a new key, and makes the place for logs.
     pub(crate) fn prepare(&self) -> Result<(), Trouble> {
         make_private(&self.dir.join("logs"))?;
         // A leftover opens nothing any more.
@@ -190,6 +218,11 @@ impl NodeEntry {
             None => true,
         }
     }
+}
+
+/// The log of a daemon.
+pub(crate) fn log_file(dir: &Path, node: u32) -> PathBuf {
+    dir.join(format!("node-{node}.log"))
 }
 
 /// The error for a cluster of which some daemons are dead.

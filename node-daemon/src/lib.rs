@@ -5,6 +5,7 @@
 //! and ends when it is told to; the command `pagemesh daemon` runs it.
 #![deny(unsafe_code)]
 
+mod lifeline;
 mod ready;
 mod stop;
 
@@ -12,6 +13,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use clap::Args;
+pub use lifeline::RECORDED;
 use pagemesh::settings::Settings;
 use pagemesh::{Error, Node, NodeConfig};
 use tracing_subscriber::EnvFilter;
@@ -59,6 +61,9 @@ pub struct Arguments {
     /// Descriptor that gets one JSON line when the node is a member, or cannot be one
     #[arg(long, value_name = "FD")]
     ready_fd: Option<i32>,
+    /// Descriptor whose end ends the daemon, unless it has given the line `recorded` before
+    #[arg(long, value_name = "FD")]
+    recorded_fd: Option<i32>,
 }
 
 /// Runs the daemon until it is told to stop or cannot go on, and gives the exit code of its process: 0, 2 if
@@ -66,7 +71,8 @@ pub struct Arguments {
 pub fn serve(arguments: &Arguments) -> i32 {
     // Before the library starts threads: each inherits the mask.
     let stop = stop::take_over();
-    let node = match start_logging(&arguments.log).and_then(|()| start(arguments)) {
+    let started = start_logging(&arguments.log).and_then(|()| watch_lifeline(arguments));
+    let node = match started.and_then(|()| start(arguments)) {
         Ok(node) => Arc::new(node),
         Err(error) => {
             eprintln!("pagemesh daemon: {error}");
@@ -74,7 +80,13 @@ pub fn serve(arguments: &Arguments) -> i32 {
             return CANNOT_START;
         }
     };
-    if let Err(error) = ready::is_member(arguments.ready_fd, node.local_addr()) {
+    let told = ready::is_member(arguments.ready_fd, node.local_addr());
+    let told = told.and_then(|()| match arguments.recorded_fd {
+        // The connection of a daemon on another host stays until the cluster is recorded.
+        Some(_) => Ok(()),
+        None => ready::give_up(arguments.ready_fd),
+    });
+    if let Err(error) = told {
         // Whoever started us does not wait any more.
         eprintln!("pagemesh daemon: tell that the node is ready: {error}");
         return CANNOT_START;
@@ -92,6 +104,17 @@ pub fn serve(arguments: &Arguments) -> i32 {
             PEER_DIED
         }
     }
+}
+
+/// From the beginning on: the command can end at any time.
+fn watch_lifeline(arguments: &Arguments) -> Result<(), Error> {
+    let Some(fd) = arguments.recorded_fd else { return Ok(()) };
+    let ready_fd = arguments.ready_fd;
+    let recorded = move || {
+        // A descriptor that stays open keeps nobody from anything but the end of a connection.
+        let _ = ready::give_up(ready_fd);
+    };
+    lifeline::watch(fd, recorded).map_err(|error| Error::Invalid(format!("--recorded-fd {fd}: {error}")))
 }
 
 fn start(arguments: &Arguments) -> Result<Node, Error> {

@@ -17,11 +17,10 @@ struct Line<'a> {
     error: Option<&'a str>,
 }
 
-/// Says that the node is a member, then gives the descriptor up.
+/// Says that the node is a member. The descriptor stays open.
 pub(crate) fn is_member(fd: Option<i32>, addr: SocketAddr) -> std::io::Result<()> {
     let Some(fd) = fd else { return Ok(()) };
-    write(fd, &Line { ready: true, addr: Some(addr), pid: std::process::id(), error: None })?;
-    give_up(fd)
+    write(fd, &Line { ready: true, addr: Some(addr), pid: std::process::id(), error: None })
 }
 
 /// Says why it is not one.
@@ -42,7 +41,8 @@ fn write(fd: i32, line: &Line<'_>) -> std::io::Result<()> {
 
 /// Closes the descriptor, so that a reader (over ssh, the whole connection) sees its end. Number 1 must
 /// stay something: the next file opened would become standard output.
-fn give_up(fd: i32) -> std::io::Result<()> {
+pub(crate) fn give_up(fd: Option<i32>) -> std::io::Result<()> {
+    let Some(fd) = fd else { return Ok(()) };
     if fd == 1 {
         let null = OpenOptions::new().write(true).open("/dev/null")?;
         return Ok(nix::unistd::dup2_stdout(&null)?);
