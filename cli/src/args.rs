@@ -78,6 +78,9 @@ pub(crate) enum Command {
     /// Prepare a child process and become the program
     #[command(hide = true)]
     ExecChild(ExecChild),
+    /// Do the work of a `run` and end all its processes when the process in front is gone
+    #[command(hide = true)]
+    Guardian(Guardian),
 }
 
 #[derive(Subcommand)]
@@ -206,7 +209,7 @@ pub(crate) struct Logs {
 pub(crate) struct Run {
     #[command(flatten)]
     pub(crate) shape: Shape,
-    /// Processes of the program [default: one for each node]
+    /// Processes of the program [default: one for each daemon; without daemons as many as cores, at most 4]
     #[arg(long, short = 'r', value_name = "R")]
     pub(crate) ranks: Option<u32>,
     /// No daemons: the ranks alone form the cluster, and their regions end with them
@@ -215,12 +218,26 @@ pub(crate) struct Run {
     /// A cluster of its own, even if one is running
     #[arg(long)]
     pub(crate) private: bool,
-    /// Do not put the rank before each line of output
+    /// Do not put the rank before each line of output, which is done where there are several
     #[arg(long)]
     pub(crate) no_tag: bool,
+    /// On a terminal, show equal lines of several ranks one by one and not as one
+    #[arg(long)]
+    pub(crate) no_merge: bool,
     /// An example's name (matmul, counter, list, jacobi, region, calculator, wordcount) or any program, and its arguments
     #[arg(trailing_var_arg = true, allow_hyphen_values = true, required = true, value_name = "PROGRAM")]
     pub(crate) program: Vec<OsString>,
+}
+
+/// The second process of a `run`.
+#[derive(Args)]
+pub(crate) struct Guardian {
+    /// Descriptor of the pipe from the process in front
+    #[arg(long, value_name = "FD")]
+    pub(crate) front: i32,
+    /// The command line of the process in front
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true, required = true)]
+    pub(crate) words: Vec<OsString>,
 }
 
 /// How to set up a child before it becomes the program.
@@ -248,12 +265,19 @@ pub(crate) struct ExecChild {
 
 /// Reads the command line. Help and version are printed and end the process.
 pub(crate) fn parse() -> Result<Arguments, Trouble> {
+    let words: Vec<OsString> = std::env::args_os().skip(1).collect();
+    parse_from(&words)
+}
+
+/// Reads the words of a command line behind the command's name.
+pub(crate) fn parse_from(words: &[OsString]) -> Result<Arguments, Trouble> {
     let asked_for = [
         ErrorKind::DisplayHelp,
         ErrorKind::DisplayVersion,
         ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand,
     ];
-    Arguments::try_parse().map_err(|error| {
+    let line = std::iter::once(OsString::from("pagemesh")).chain(words.iter().cloned());
+    Arguments::try_parse_from(line).map_err(|error| {
         if !asked_for.contains(&error.kind()) {
             return Trouble::start(one_line(&error.to_string()));
         }

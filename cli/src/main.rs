@@ -10,11 +10,14 @@ mod about;
 mod args;
 mod cluster;
 mod doctor;
+mod endings;
 mod exec;
+mod guardian;
 mod hosts;
 mod key;
 mod launch;
 mod logs;
+mod merge;
 mod out;
 mod output;
 mod process;
@@ -47,7 +50,7 @@ fn main() {
 fn dispatch(arguments: Arguments) -> Result<i32, Trouble> {
     let state_dir = arguments.state_dir;
     match arguments.command {
-        Command::Run(run) => run::run(state_dir, run),
+        Command::Run(run) => guardian::run(state_dir, run),
         Command::Up(up) => cluster::up(state_dir, &up),
         Command::Status(show) => status::show(state_dir, &show),
         Command::Logs(which) => logs::show(state_dir, &which),
@@ -64,5 +67,6 @@ fn dispatch(arguments: Arguments) -> Result<i32, Trouble> {
         Command::Man { dir } => about::man(dir.as_deref()),
         Command::Version => out::line(format_args!("pagemesh {}", about::version())).map(|()| 0),
         Command::ExecChild(child) => exec::exec_child(child),
+        Command::Guardian(guardian) => guardian::guard(&guardian),
     }
 }

@@ -1,20 +1,28 @@
 //! Output of the ranks: whole lines, each behind its rank, so that two ranks never share a line.
+//!
+//! A pipe or file gets every line, with a tag. On a terminal equal lines of several ranks become one (see
+//! [`crate::merge`]), and tags come with the second rank that writes.
 
-use std::io::{ErrorKind, Read, Write};
+use std::collections::BTreeSet;
+use std::io::{ErrorKind, IsTerminal, Read, Write};
+use std::time::Instant;
+
+use crate::merge::{Line, Merger, Stream, ranges};
 
 /// A line longer than this is passed on in pieces.
 const LINE_LEN_MAX: usize = 64 << 10;
+/// Colours of the tags, by the first rank: codes of ECMA-48, those that are legible on dark and light.
+const COLOURS: [u8; 6] = [36, 33, 32, 35, 34, 31];
 
-/// One stream of one rank on its way to one of ours.
-pub(crate) struct Tagged<R> {
+/// One stream of one rank.
+pub(crate) struct Lines<R> {
     from: R,
-    tag: String,
     /// The line that has not ended yet.
     partial: Vec<u8>,
 }
 
 /// What became of a stream.
-#[derive(Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Flow {
     /// Something came, and more may.
     Open,
@@ -22,14 +30,30 @@ pub(crate) enum Flow {
     Idle,
     /// It has ended.
     Ended,
-    /// Our side cannot be written.
-    Unwritten(std::io::Error),
 }
 
-impl<R: Read> Tagged<R> {
-    /// A stream whose lines get `[rank] ` before them.
-    pub(crate) fn new(from: R, rank: u32) -> Tagged<R> {
-        Tagged { from, tag: format!("[{rank}] "), partial: Vec::new() }
+/// Where the lines of all ranks go: our own standard output and standard error.
+pub(crate) struct Output {
+    merger: Merger,
+    /// Ranks that have written.
+    writers: BTreeSet<u32>,
+    stdout: Face,
+    stderr: Face,
+}
+
+/// How lines look on one of our streams.
+#[derive(Clone, Copy)]
+struct Face {
+    /// Equal lines become one.
+    merges: bool,
+    /// Tags have colours.
+    colours: bool,
+}
+
+impl<R: Read> Lines<R> {
+    /// The lines of a stream that does not block.
+    pub(crate) fn new(from: R) -> Lines<R> {
+        Lines { from, partial: Vec::new() }
     }
 
     /// The stream itself, to wait on.
@@ -37,8 +61,8 @@ impl<R: Read> Tagged<R> {
         &self.from
     }
 
-    /// Reads once what is there and passes complete lines on. The stream must not block.
-    pub(crate) fn pass_on(&mut self, to: &mut impl Write) -> Flow {
+    /// Reads once what is there; complete lines go to `lines`, without their ends.
+    pub(crate) fn read(&mut self, lines: &mut Vec<Vec<u8>>) -> Flow {
         let mut bytes = [0; 16 << 10];
         let n = match self.from.read(&mut bytes) {
             Ok(n) => n,
@@ -48,50 +72,136 @@ impl<R: Read> Tagged<R> {
             Err(_) => 0,
         };
         self.partial.extend_from_slice(&bytes[..n]);
-        let written = if n == 0 { self.finish(to) } else { self.write_lines(to) };
-        match written {
-            Err(error) => Flow::Unwritten(error),
-            Ok(()) if n == 0 => Flow::Ended,
-            Ok(()) => Flow::Open,
+        self.cut(lines);
+        if n > 0 {
+            return Flow::Open;
         }
+        self.finish(lines);
+        Flow::Ended
     }
 
-    /// Passes on all that is there now and the unfinished line: the writer has ended.
-    pub(crate) fn drain(&mut self, to: &mut impl Write) -> std::io::Result<()> {
-        // Until the pipe is empty, not until it ends: something else may still hold its other end.
-        loop {
-            match self.pass_on(to) {
-                Flow::Open => {}
-                Flow::Idle | Flow::Ended => return self.finish(to),
-                Flow::Unwritten(error) => return Err(error),
-            }
-        }
+    /// Reads all that is there now, and takes the unfinished line: the writer has ended.
+    pub(crate) fn drain(mut self, lines: &mut Vec<Vec<u8>>) {
+        // Until the pipe is empty, not until it ends: another process may still hold its other end.
+        while self.read(lines) == Flow::Open {}
+        self.finish(lines);
     }
 
-    fn write_lines(&mut self, to: &mut impl Write) -> std::io::Result<()> {
+    fn cut(&mut self, lines: &mut Vec<Vec<u8>>) {
         let end = match self.partial.iter().rposition(|byte| *byte == b'\n') {
             Some(end) => end + 1,
             None if self.partial.len() >= LINE_LEN_MAX => self.partial.len(),
-            None => return Ok(()),
+            None => return,
         };
-        let mut tagged = Vec::with_capacity(end + 16 * self.tag.len());
-        for line in self.partial[..end].split_inclusive(|byte| *byte == b'\n') {
-            tagged.extend_from_slice(self.tag.as_bytes());
-            tagged.extend_from_slice(line);
-        }
-        if tagged.last() != Some(&b'\n') {
-            tagged.push(b'\n');
-        }
-        self.partial.drain(..end);
-        to.write_all(&tagged)?;
-        to.flush()
+        let whole: Vec<u8> = self.partial.drain(..end).collect();
+        let whole = whole.strip_suffix(b"\n").unwrap_or(&whole);
+        lines.extend(whole.split(|byte| *byte == b'\n').map(<[u8]>::to_vec));
     }
 
-    fn finish(&mut self, to: &mut impl Write) -> std::io::Result<()> {
+    fn finish(&mut self, lines: &mut Vec<Vec<u8>>) {
         if !self.partial.is_empty() {
-            self.partial.push(b'\n');
+            lines.push(std::mem::take(&mut self.partial));
         }
-        self.write_lines(to)
+    }
+}
+
+impl Output {
+    /// For this many ranks; `merges` if equal lines may become one on a terminal.
+    pub(crate) fn new(ranks: u32, merges: bool) -> Output {
+        let plain = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
+        let face = |terminal: bool| Face { merges: terminal && merges, colours: terminal && !plain };
+        Output {
+            merger: Merger::new(ranks),
+            writers: BTreeSet::new(),
+            stdout: face(std::io::stdout().is_terminal()),
+            stderr: face(std::io::stderr().is_terminal()),
+        }
+    }
+
+    /// Takes lines of a rank. An error if our standard output cannot be written.
+    pub(crate) fn add(
+        &mut self,
+        now: Instant,
+        rank: u32,
+        stream: Stream,
+        lines: &[Vec<u8>],
+    ) -> std::io::Result<()> {
+        if lines.is_empty() {
+            return Ok(());
+        }
+        self.writers.insert(rank);
+        let face = self.face(stream);
+        if face.merges {
+            lines.iter().for_each(|line| self.merger.add(now, rank, stream, line));
+            return self.write_due(now);
+        }
+        let tag = tag(&BTreeSet::from([rank]), face);
+        let mut text = Vec::new();
+        for line in lines {
+            text.extend_from_slice(tag.as_bytes());
+            text.extend_from_slice(line);
+            text.push(b'\n');
+        }
+        write(stream, &text)
+    }
+
+    /// When to call [`Output::write_due`] although no line has come.
+    pub(crate) fn deadline(&self) -> Option<Instant> {
+        self.merger.deadline()
+    }
+
+    /// Writes the lines that have waited long enough for equal ones.
+    pub(crate) fn write_due(&mut self, now: Instant) -> std::io::Result<()> {
+        let lines = self.merger.take_due(now);
+        self.write_merged(lines)
+    }
+
+    /// Writes all lines.
+    pub(crate) fn flush(&mut self) -> std::io::Result<()> {
+        let lines = self.merger.take_all();
+        self.write_merged(lines)
+    }
+
+    fn write_merged(&self, lines: Vec<Line>) -> std::io::Result<()> {
+        for line in lines {
+            let several = self.writers.len() > 1;
+            let mut text =
+                if several { tag(&line.ranks, self.face(line.stream)) } else { String::new() }.into_bytes();
+            text.extend_from_slice(&line.text);
+            text.push(b'\n');
+            write(line.stream, &text)?;
+        }
+        Ok(())
+    }
+
+    fn face(&self, stream: Stream) -> Face {
+        match stream {
+            Stream::Stdout => self.stdout,
+            Stream::Stderr => self.stderr,
+        }
+    }
+}
+
+fn tag(ranks: &BTreeSet<u32>, face: Face) -> String {
+    let text = format!("[{}]", ranges(ranks));
+    if !face.colours {
+        return format!("{text} ");
+    }
+    let colour = COLOURS[ranks.first().map_or(0, |first| *first as usize) % COLOURS.len()];
+    format!("\x1b[{colour}m{text}\x1b[0m ")
+}
+
+fn write(stream: Stream, text: &[u8]) -> std::io::Result<()> {
+    match stream {
+        Stream::Stdout => {
+            let mut out = std::io::stdout().lock();
+            out.write_all(text).and_then(|()| out.flush())
+        }
+        Stream::Stderr => {
+            // Without our standard error there is nobody to tell, but the result may still be wanted.
+            let _ = std::io::stderr().write_all(text);
+            Ok(())
+        }
     }
 }
 
@@ -99,28 +209,35 @@ impl<R: Read> Tagged<R> {
 mod tests {
     use super::*;
 
-    fn pass(input: &str) -> String {
-        let mut stream = Tagged::new(input.as_bytes(), 3);
-        let mut out = Vec::new();
-        while matches!(stream.pass_on(&mut out), Flow::Open) {}
-        String::from_utf8_lossy(&out).into_owned()
+    fn lines(input: &str) -> Vec<String> {
+        let mut lines = Vec::new();
+        Lines::new(input.as_bytes()).drain(&mut lines);
+        lines.into_iter().map(|line| String::from_utf8_lossy(&line).into_owned()).collect()
     }
 
     #[test]
-    fn each_line_gets_the_rank() {
-        assert_eq!(pass("one\ntwo\n"), "[3] one\n[3] two\n");
+    fn a_stream_is_cut_into_lines() {
+        assert_eq!(lines("one\n\ntwo\n"), ["one", "", "two"]);
     }
 
     #[test]
     fn an_unfinished_last_line_is_finished() {
-        assert_eq!(pass("one\ntwo"), "[3] one\n[3] two\n");
-        assert_eq!(pass(""), "");
+        assert_eq!(lines("one\ntwo"), ["one", "two"]);
+        assert_eq!(lines(""), [""; 0]);
     }
 
     #[test]
     fn an_endless_line_is_cut() {
-        let out = pass(&"x".repeat(LINE_LEN_MAX + 20_000));
-        assert!(out.lines().count() >= 2);
-        assert!(out.lines().all(|line| line.starts_with("[3] ") && line.len() <= LINE_LEN_MAX + 20_000));
+        let out = lines(&"x".repeat(LINE_LEN_MAX + 20_000));
+        assert!(out.len() >= 2);
+        assert!(out.iter().all(|line| line.len() <= LINE_LEN_MAX + 16_384));
+        assert_eq!(out.concat().len(), LINE_LEN_MAX + 20_000);
+    }
+
+    #[test]
+    fn a_tag_has_a_colour_where_it_is_wanted() {
+        let ranks = BTreeSet::from([1, 2, 3]);
+        assert_eq!(tag(&ranks, Face { merges: true, colours: false }), "[1-3] ");
+        assert_eq!(tag(&ranks, Face { merges: true, colours: true }), "\x1b[33m[1-3]\x1b[0m ");
     }
 }

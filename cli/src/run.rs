@@ -11,12 +11,14 @@ use std::time::Instant;
 
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use nix::sys::signal::Signal;
+use pagemesh::settings::Settings;
 
 use crate::args::Run;
 use crate::cluster::STOP_GRACE;
-use crate::launch::{ADDRESS_UNKNOWN, Plan, Started, settings};
+use crate::launch::{ADDRESS_UNKNOWN, Plan, Started, cores, hosts_of, processes_default, settings};
 use crate::out;
-use crate::process::{Life, PLACE_VARIABLES, Process, Running, adopt_orphans};
+use crate::output::Output;
+use crate::process::{Life, PLACE_VARIABLES, Process, Running};
 use crate::program;
 use crate::signals::Signals;
 use crate::state::{ClusterFile, Known, State, damaged};
@@ -38,31 +40,43 @@ struct Job {
     /// What the flags say about nodes, over what a running cluster was started with.
     settings: BTreeMap<String, String>,
     tag: bool,
+    merge: bool,
 }
 
-/// Runs a program and gives the exit code of its worst rank.
-pub(crate) fn run(state_dir: Option<PathBuf>, run: Run) -> Result<i32, Trouble> {
-    // Everything that can be wrong with the request is found before anything is started.
-    let program = program::find(&run.program[0])?;
+/// Finds what is wrong with a request, as far as that can be seen before anything is started.
+pub(crate) fn check(state_dir: Option<PathBuf>, run: &Run) -> Result<(), Trouble> {
+    program::find(&run.program[0])?;
     if run.ranks == Some(0) {
         return Err(Trouble::start("--ranks 0: a program has at least one rank"));
     }
-    let signals = Signals::install()?;
-    adopt_orphans()?;
+    if let Some(ranks) = run.ranks {
+        check_ranks(ranks)?;
+    }
+    Settings::from_env()?;
+    let apart = run.no_daemons || run.private;
+    if apart || running_cluster(state_dir, run)?.is_none() {
+        hosts_of(&run.shape)?;
+    }
+    Ok(())
+}
+
+/// Runs a program and gives the exit code of its worst rank.
+pub(crate) fn run(state_dir: Option<PathBuf>, run: Run, signals: &Signals) -> Result<i32, Trouble> {
+    let program = program::find(&run.program[0])?;
     let running = if run.no_daemons || run.private { None } else { running_cluster(state_dir, &run)? };
     let state = match running {
-        Some((state, cluster)) => return run_on(&state, cluster, run, program, &signals),
+        Some((state, cluster)) => return run_on(&state, cluster, run, program, signals),
         None => State::temporary()?,
     };
     if !run.shape.dry_run {
         state.prepare()?;
     }
     if run.no_daemons {
-        let ranks = run.ranks.or(run.shape.daemons).unwrap_or(1);
+        let ranks = run.ranks.or(run.shape.daemons).unwrap_or_else(processes_default);
         let job = Job::new(run, program, ranks, &state)?;
-        return run_alone(&job, &signals);
+        return run_alone(&job, signals);
     }
-    run_private(&state, run, program, &signals)
+    run_private(&state, run, program, signals)
 }
 
 /// The cluster of the state directory, if it is up and is the one that was asked for.
@@ -71,7 +85,14 @@ fn running_cluster(state_dir: Option<PathBuf>, run: &Run) -> Result<Option<(Stat
     let cluster = match state.known()? {
         Known::Running(cluster) => cluster,
         Known::Damaged(_, dead) => return Err(damaged(&dead)),
-        Known::Nothing | Known::Stale => return Ok(None),
+        Known::Nothing => return Ok(None),
+        // A cluster of its own would not have the data that the user expects.
+        Known::Stale => {
+            return Err(Trouble::start(
+                "the cluster that was here has ended, and its memory with it; start one with `pagemesh up`, \
+                 or add --private for a cluster that ends with the program",
+            ));
+        }
     };
     let up = cluster.nodes.len();
     if let Some(nodes) = run.shape.daemons.filter(|nodes| *nodes as usize != up) {
@@ -104,7 +125,7 @@ fn run_on(
         return Ok(0);
     }
     let started = job.start_on(&cluster)?;
-    Supervisor::new(started, &mut Vec::new(), signals).run()
+    Supervisor::new(started, &mut Vec::new(), signals, job.output()).run()
 }
 
 /// On a cluster that is made for this run and ends with it.
@@ -119,6 +140,7 @@ fn run_private(state: &State, run: Run, program: PathBuf, signals: &Signals) -> 
         (0..ranks).try_for_each(|rank| out::line(job.process(rank, &cluster, ADDRESS_UNKNOWN).line()))?;
         return Ok(0);
     }
+    state.prepare_logs(plan.log_dir())?;
     let started = plan.start(signals)?;
     let code = run_and_stop(&job, started, signals);
     plan.clear_hosts();
@@ -128,7 +150,7 @@ fn run_private(state: &State, run: Run, program: PathBuf, signals: &Signals) -> 
 fn run_and_stop(job: &Job, started: Started, signals: &Signals) -> Result<i32, Trouble> {
     let Started { mut daemons, cluster } = started;
     let ranks = job.start_on(&cluster)?;
-    let code = Supervisor::new(ranks, &mut daemons, signals).run();
+    let code = Supervisor::new(ranks, &mut daemons, signals, job.output()).run();
     let failed: Vec<usize> = (0..daemons.len()).filter(|i| daemons[*i].try_end().is_some()).collect();
     for node in failed {
         show_end_of_log(&cluster, node);
@@ -146,6 +168,7 @@ fn run_alone(job: &Job, signals: &Signals) -> Result<i32, Trouble> {
         let set = fcntl(socket.as_fd(), FcntlArg::F_SETFD(flag));
         set.map_err(|e| Trouble::os("pass a socket on", e))
     };
+    warn_of_crowd(job.ranks);
     let mut started = Vec::new();
     for rank in 0..job.ranks {
         let mut environment = job.environment(rank);
@@ -159,16 +182,12 @@ fn run_alone(job: &Job, signals: &Signals) -> Result<i32, Trouble> {
         started.push(job.start(rank, environment, None)?);
     }
     drop(socket);
-    Supervisor::new(started, &mut Vec::new(), signals).run()
+    Supervisor::new(started, &mut Vec::new(), signals, job.output()).run()
 }
 
 impl Job {
     fn new(run: Run, program: PathBuf, ranks: u32, state: &State) -> Result<Job, Trouble> {
-        // Daemons are members too; the library refuses what is too much together.
-        let most = pagemesh::config::NODES_MAX as u32;
-        if ranks == 0 || ranks > most {
-            return Err(Trouble::start(format!("{ranks} ranks: a number from 1 to {most}")));
-        }
+        check_ranks(ranks)?;
         Ok(Job {
             program,
             arguments: run.program[1..].to_vec(),
@@ -176,7 +195,9 @@ impl Job {
             number: getrandom::u64().map_err(|e| Trouble::start(format!("random numbers: {e}")))?,
             key_file: state.key_file(),
             settings: settings(&run.shape),
-            tag: !run.no_tag,
+            // One rank alone needs neither.
+            tag: !run.no_tag && ranks > 1,
+            merge: !run.no_merge,
         })
     }
 
@@ -217,7 +238,15 @@ impl Job {
         }
     }
 
+    /// Where the lines of the ranks go.
+    fn output(&self) -> Output {
+        Output::new(self.ranks, self.merge)
+    }
+
     fn start_on(&self, cluster: &ClusterFile) -> Result<Vec<Rank>, Trouble> {
+        if cluster.nodes.iter().all(|node| node.host.is_none()) {
+            warn_of_crowd(self.ranks);
+        }
         let join = cluster.nodes[0].addr.to_string();
         let start = |rank| self.connect(rank, &self.process(rank, cluster, &join));
         (0..self.ranks).map(start).collect()
@@ -244,7 +273,25 @@ impl Job {
         };
         let output = || if self.tag { Stdio::piped() } else { Stdio::inherit() };
         let running = process.start(stdin, output(), output())?;
-        Rank::new(running, rank)
+        Rank::new(running)
+    }
+}
+
+fn check_ranks(ranks: u32) -> Result<(), Trouble> {
+    // Daemons are members too; the library refuses what is too much together.
+    let most = pagemesh::config::NODES_MAX as u32;
+    if (1..=most).contains(&ranks) {
+        return Ok(());
+    }
+    Err(Trouble::start(format!("{ranks} ranks: a number from 1 to {most}")))
+}
+
+/// More ranks than cores are right, but slow.
+fn warn_of_crowd(ranks: u32) {
+    let cores = cores();
+    if ranks > cores {
+        let plural = if cores == 1 { "" } else { "s" };
+        out::warn(format_args!("{ranks} ranks on {cores} core{plural}: they take turns"));
     }
 }
 

@@ -14,21 +14,24 @@ use nix::sys::signal::Signal;
 use nix::unistd::{getpgrp, tcgetpgrp};
 
 use crate::cluster::STOP_GRACE;
+use crate::endings::{Endings, PEER_DIED};
+use crate::merge::Stream;
 use crate::out;
-use crate::output::{Flow, Tagged};
+use crate::output::{Flow, Lines, Output};
 use crate::process::{Ending, Running};
 use crate::signals::Signals;
 use crate::trouble::{SIGNALLED, Trouble};
 use crate::wait::{Interest, wait};
 
-/// From SIGTERM to SIGKILL.
-const TERM_GRACE: Duration = Duration::from_secs(2);
+/// From SIGTERM to SIGKILL. A rank that gets SIGTERM writes its pages back, and ends by itself when that does
+/// not progress.
+const TERM_GRACE: Duration = Duration::from_secs(30);
 
 /// A started rank with its streams.
 pub(crate) struct Rank {
     pub(crate) running: Running,
-    stdout: Option<Tagged<ChildStdout>>,
-    stderr: Option<Tagged<ChildStderr>>,
+    stdout: Option<Lines<ChildStdout>>,
+    stderr: Option<Lines<ChildStderr>>,
     /// Ended by our own signal: its code says nothing about the program.
     ended_by_us: bool,
 }
@@ -63,6 +66,8 @@ pub(crate) struct Supervisor<'a> {
     daemons: &'a mut Vec<Running>,
     signals: &'a Signals,
     relay: Option<Relay>,
+    output: Output,
+    endings: Endings,
     phase: Phase,
     /// The signal by which the user stopped the program.
     stopped: Option<Signal>,
@@ -78,8 +83,8 @@ struct Relay {
 }
 
 impl Rank {
-    /// Takes a started rank; its streams are tagged with `number` if they are pipes.
-    pub(crate) fn new(mut running: Running, number: u32) -> Result<Rank, Trouble> {
+    /// Takes a started rank and those of its streams that are pipes.
+    pub(crate) fn new(mut running: Running) -> Result<Rank, Trouble> {
         let stdout = running.child.stdout.take();
         let stderr = running.child.stderr.take();
         for fd in stdout.iter().map(AsFd::as_fd).chain(stderr.iter().map(AsFd::as_fd)) {
@@ -88,39 +93,53 @@ impl Rank {
         }
         Ok(Rank {
             running,
-            stdout: stdout.map(|from| Tagged::new(from, number)),
-            stderr: stderr.map(|from| Tagged::new(from, number)),
+            stdout: stdout.map(Lines::new),
+            stderr: stderr.map(Lines::new),
             ended_by_us: false,
         })
-    }
-
-    fn drain(&mut self) -> std::io::Result<()> {
-        if let Some(mut stream) = self.stderr.take() {
-            // Without our standard error there is nobody to tell.
-            let _ = stream.drain(&mut std::io::stderr());
-        }
-        self.stdout.take().map_or(Ok(()), |mut stream| stream.drain(&mut std::io::stdout()))
     }
 }
 
 impl<'a> Supervisor<'a> {
-    /// Watches these; rank 0 comes first.
-    pub(crate) fn new(mut ranks: Vec<Rank>, daemons: &'a mut Vec<Running>, signals: &'a Signals) -> Self {
+    /// Watches these, by rank.
+    pub(crate) fn new(
+        mut ranks: Vec<Rank>,
+        daemons: &'a mut Vec<Running>,
+        signals: &'a Signals,
+        output: Output,
+    ) -> Self {
         let typed = if std::io::stdin().is_terminal() { ranks[0].running.child.stdin.take() } else { None };
         let relay = typed.map(|to| Relay { from: std::io::stdin(), to, pending: VecDeque::new() });
-        Supervisor { ranks, daemons, signals, relay, phase: Phase::Running, stopped: None, unwritten: None }
+        Supervisor {
+            ranks,
+            daemons,
+            signals,
+            relay,
+            output,
+            endings: Endings::default(),
+            phase: Phase::Running,
+            stopped: None,
+            unwritten: None,
+        }
     }
 
     /// Returns when all ranks have ended, with the exit code of the worst.
     pub(crate) fn run(mut self) -> Result<i32, Trouble> {
         while self.ranks.iter().any(|rank| rank.running.runs()) {
             let events = wait(&self.sources(), self.deadline())?;
-            if events.is_empty() {
-                self.deadline_passed();
-            }
+            // Once a round: lines that are found together have come together.
+            let now = Instant::now();
             for event in events {
-                self.handle(event);
+                self.handle(event, now);
             }
+            let written = self.output.write_due(now);
+            self.check(written);
+            self.look_at_phase(now);
+        }
+        let written = self.output.flush();
+        self.check(written);
+        if let Some(line) = self.endings.summary() {
+            out::warn(line);
         }
         match self.unwritten.take() {
             // A signal is the user's wish, which counts before what it leads to.
@@ -130,7 +149,10 @@ impl<'a> Supervisor<'a> {
     }
 
     fn sources(&self) -> Vec<(Event, BorrowedFd<'_>, Interest)> {
-        let mut sources = vec![(Event::Signal, self.signals.as_fd(), Interest::Read)];
+        let mut sources = Vec::new();
+        if !self.signals.are_over() {
+            sources.push((Event::Signal, self.signals.as_fd(), Interest::Read));
+        }
         for (place, rank) in self.ranks.iter().enumerate() {
             if let Some(stream) = &rank.stdout {
                 sources.push((Event::Stdout(place), stream.source().as_fd(), Interest::Read));
@@ -153,27 +175,27 @@ impl<'a> Supervisor<'a> {
     }
 
     fn deadline(&self) -> Option<Instant> {
-        match self.phase {
+        let phase = match self.phase {
             Phase::Running | Phase::Killing => None,
             Phase::Grace(until) | Phase::Terminating(until) => Some(until),
-        }
+        };
+        [phase, self.output.deadline()].into_iter().flatten().min()
     }
 
-    fn handle(&mut self, event: Event) {
+    fn handle(&mut self, event: Event, now: Instant) {
         match event {
             Event::Signal => self.on_signal(),
-            Event::RankEnded(place) => self.on_rank_ended(place),
+            Event::RankEnded(place) => self.on_rank_ended(place, now),
             Event::DaemonEnded(place) => self.on_daemon_ended(place),
             Event::Stdout(place) => {
-                let stream = &mut self.ranks[place].stdout;
-                if let Err(error) = keep(stream, &mut std::io::stdout()) {
-                    self.unwritten.get_or_insert(error);
-                    self.terminate();
-                }
+                let mut lines = Vec::new();
+                pass(&mut self.ranks[place].stdout, &mut lines);
+                self.show(now, place, Stream::Stdout, &lines);
             }
             Event::Stderr(place) => {
-                // Without our standard error there is nobody to tell, but the result may still be wanted.
-                let _ = keep(&mut self.ranks[place].stderr, &mut std::io::stderr());
+                let mut lines = Vec::new();
+                pass(&mut self.ranks[place].stderr, &mut lines);
+                self.show(now, place, Stream::Stderr, &lines);
             }
             Event::Typed => {
                 if self.relay.as_mut().is_some_and(|relay| !relay.read()) {
@@ -188,10 +210,33 @@ impl<'a> Supervisor<'a> {
         }
     }
 
+    fn show(&mut self, now: Instant, place: usize, stream: Stream, lines: &[Vec<u8>]) {
+        let written = self.output.add(now, place as u32, stream, lines);
+        self.check(written);
+    }
+
+    /// Nobody takes the result any more: the program need not go on.
+    fn check(&mut self, written: std::io::Result<()>) {
+        if let Err(error) = written
+            && self.unwritten.is_none()
+        {
+            self.unwritten = Some(error);
+            self.terminate();
+        }
+    }
+
+    /// Says something of our own, behind what the ranks have said.
+    fn say(&mut self, line: impl std::fmt::Display) {
+        let written = self.output.flush();
+        self.check(written);
+        out::warn(line);
+    }
+
     /// The first wish to stop is passed on, the second kills.
     fn on_signal(&mut self) {
         let Some(signal) = self.signals.next() else { return };
-        if self.stopped.is_some() {
+        if self.stopped.is_some() || signal == Signal::SIGKILL {
+            self.stopped.get_or_insert(signal);
             self.send(Signal::SIGKILL);
             self.phase = Phase::Killing;
             return;
@@ -199,54 +244,63 @@ impl<'a> Supervisor<'a> {
         self.stopped = Some(signal);
         let passed_on = self.signals.for_children(signal);
         self.send(passed_on);
+        match signal {
+            Signal::SIGINT => self.say("interrupted"),
+            other => self.say(format_args!("interrupted by {other}")),
+        }
         // Somebody at a terminal can decide; a script, a service manager or a closed terminal cannot.
         if passed_on != Signal::SIGINT {
-            self.phase = Phase::Terminating(Instant::now() + STOP_GRACE);
+            self.phase = Phase::Terminating(Instant::now() + TERM_GRACE);
         }
     }
 
-    fn on_rank_ended(&mut self, place: usize) {
+    fn on_rank_ended(&mut self, place: usize, now: Instant) {
         let rank = &mut self.ranks[place];
         let Some(ending) = rank.running.try_end() else { return };
-        if let Err(error) = rank.drain() {
-            self.unwritten.get_or_insert(error);
-        }
         if matches!(self.phase, Phase::Terminating(_) | Phase::Killing) {
             rank.ended_by_us = true;
         }
-        if ending == Ending::Code(0) {
-            return;
+        let tell = !rank.ended_by_us && self.stopped.is_none();
+        let (stderr, stdout) = (rank.stderr.take(), rank.stdout.take());
+        let (mut errors, mut lines) = (Vec::new(), Vec::new());
+        stderr.into_iter().for_each(|stream| stream.drain(&mut errors));
+        stdout.into_iter().for_each(|stream| stream.drain(&mut lines));
+        self.show(now, place, Stream::Stderr, &errors);
+        self.show(now, place, Stream::Stdout, &lines);
+        if tell && let Some(line) = self.endings.add(place as u32, ending) {
+            self.say(line);
         }
-        if !rank.ended_by_us && self.stopped.is_none() {
-            out::warn(format_args!("{} {ending}", rank.running.name));
+        if ending != Ending::Code(0) {
+            self.begin_grace();
         }
-        self.begin_grace();
     }
 
     fn on_daemon_ended(&mut self, place: usize) {
-        let daemon = &mut self.daemons[place];
-        let Some(ending) = daemon.try_end() else { return };
-        out::warn(format_args!("{} {ending}", daemon.name));
+        let Some(ending) = self.daemons[place].try_end() else { return };
+        let line = format!("{} {ending}", self.daemons[place].name);
+        self.say(line);
         self.begin_grace();
     }
 
     fn begin_grace(&mut self) {
         if matches!(self.phase, Phase::Running) {
-            self.phase = Phase::Grace(Instant::now() + STOP_GRACE);
+            // Ranks that the user has interrupted write their pages back.
+            let grace = if self.stopped.is_some() { TERM_GRACE } else { STOP_GRACE };
+            self.phase = Phase::Grace(Instant::now() + grace);
         }
     }
 
-    fn deadline_passed(&mut self) {
+    fn look_at_phase(&mut self, now: Instant) {
         match self.phase {
-            Phase::Running | Phase::Killing => {}
-            Phase::Grace(_) => {
-                out::warn("the other ranks do not end by themselves; ending them");
+            Phase::Grace(until) if until <= now => {
+                self.say("the other ranks do not end by themselves; ending them");
                 self.terminate();
             }
-            Phase::Terminating(_) => {
+            Phase::Terminating(until) if until <= now => {
                 self.send(Signal::SIGKILL);
                 self.phase = Phase::Killing;
             }
+            Phase::Running | Phase::Killing | Phase::Grace(_) | Phase::Terminating(_) => {}
         }
     }
 
@@ -261,8 +315,13 @@ impl<'a> Supervisor<'a> {
         self.ranks.iter_mut().for_each(|rank| rank.running.signal(signal));
     }
 
-    /// The worst code of the ranks that ended by themselves; of all, if none of those says anything.
+    /// The worst code of the ranks that ended by themselves; of all, if none of those says anything. A rank
+    /// that was interrupted and lost pages counts before the interrupt.
     fn code(&mut self) -> i32 {
+        let lost = |rank: &mut Rank| rank.running.try_end() == Some(Ending::Code(PEER_DIED));
+        if self.stopped.is_some() && self.ranks.iter_mut().any(lost) {
+            return PEER_DIED;
+        }
         let worst = |ranks: &mut [Rank], ours: bool| {
             let of = ranks.iter_mut().filter(|rank| rank.ended_by_us == ours);
             of.filter_map(|rank| rank.running.try_end()).map(Ending::code).max().unwrap_or(0)
@@ -316,18 +375,9 @@ impl Relay {
     }
 }
 
-/// Passes output on; an error if ours cannot be written.
-fn keep<R: Read>(stream: &mut Option<Tagged<R>>, to: &mut impl Write) -> std::io::Result<()> {
-    let Some(tagged) = stream else { return Ok(()) };
-    match tagged.pass_on(to) {
-        Flow::Open | Flow::Idle => Ok(()),
-        Flow::Ended => {
-            *stream = None;
-            Ok(())
-        }
-        Flow::Unwritten(error) => {
-            *stream = None;
-            Err(error)
-        }
+/// Reads what a stream has; one that has ended is given up.
+fn pass<R: Read>(stream: &mut Option<Lines<R>>, lines: &mut Vec<Vec<u8>>) {
+    if stream.as_mut().is_some_and(|stream| stream.read(lines) == Flow::Ended) {
+        *stream = None;
     }
 }

@@ -1,7 +1,8 @@
 //! What every test needs: the binaries, built once; a directory of its own; commands with a time limit;
 //! and the certainty that nothing is left running.
 
-use std::fs::Permissions;
+use std::fs::{File, Permissions};
+use std::io::{BufRead, BufReader};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
@@ -175,6 +176,15 @@ impl Bed {
         .collect()
     }
 
+    /// Waits for a condition that processes bring about; fails after the limit of a command.
+    pub(crate) fn until(&self, what: &str, condition: impl Fn() -> bool) {
+        let until = Instant::now() + LIMIT;
+        while !condition() {
+            assert!(Instant::now() < until, "in vain: {what}");
+            std::thread::yield_now();
+        }
+    }
+
     /// Fails if a process of this test runs, or a private state directory is left.
     pub(crate) fn assert_nothing_left(&self) {
         assert_eq!(self.processes(), [] as [i32; 0], "processes left running");
@@ -227,6 +237,24 @@ impl Drop for Bed {
 impl Pipe {
     pub(crate) fn path(&self) -> std::path::Display<'_> {
         self.0.display()
+    }
+
+    /// Waits for the first line that a program writes. The pipe is closed then.
+    pub(crate) fn line(&self, what: &str) -> String {
+        let (send, heard) = mpsc::channel();
+        let path = self.0.clone();
+        // If nobody ever writes it ends with the test program.
+        std::thread::spawn(move || {
+            let mut line = String::new();
+            let read = File::open(path).and_then(|pipe| BufReader::new(pipe).read_line(&mut line));
+            send.send(read.map(|_| line))
+        });
+        heard.recv_timeout(LIMIT).unwrap_or_else(|_| panic!("in vain: {what}")).expect("text")
+    }
+
+    /// Writes a word for a program that reads the pipe.
+    pub(crate) fn say(&self, word: &str) {
+        std::fs::write(&self.0, format!("{word}\n")).expect("a program reads");
     }
 
     /// Waits until a program has written something and closed the pipe.

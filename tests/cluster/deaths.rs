@@ -56,6 +56,11 @@ fn a_killed_rank_ends_the_others_and_not_the_cluster() {
             "{survivor} does not name the dead: {done:#?}"
         );
     }
+    let ends: Vec<&str> = done.err.lines().filter(|line| line.starts_with("pagemesh: rank")).collect();
+    assert_eq!(ends, ["pagemesh: rank 1 was killed by SIGKILL"], "the cause, once: {done:#?}");
+    let then: Vec<&str> = done.err.lines().filter(|line| line.starts_with("pagemesh: then ")).collect();
+    assert_eq!(then.len(), 1, "its consequences in one line: {done:#?}");
+    assert!(then[0].starts_with("pagemesh: then ranks 0,2 exited with code 70"), "{done:#?}");
     let status = bed.status_until(|status| {
         let members = status["members"].as_array()?;
         (members.len() == 2).then(|| status.clone())

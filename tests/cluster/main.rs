@@ -3,6 +3,7 @@
 
 mod bed;
 mod deaths;
+mod ends;
 mod outputs;
 mod programs;
 mod regions;

@@ -28,7 +28,7 @@ fn two_programs_must_agree_on_the_size() {
     bed.pagemesh("run region write data --len 1000").ok();
     let done = bed.pagemesh("run region write data --len 2000");
     assert_eq!(done.code, 2, "{done:#?}");
-    done.says(&["[0] region: ", "data"]);
+    done.says(&["region: ", "data"]);
     bed.pagemesh("down").ok();
     bed.assert_nothing_left();
 }

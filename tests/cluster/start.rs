@@ -20,8 +20,10 @@ fn ranks_get_directory_environment_and_tags() {
         (0..3).map(|rank| format!("[{rank}] {rank} of 3, red, {}", bed.dir().display())).collect();
     assert_eq!(lines, expected);
     assert_eq!(done.err.matches("] trouble").count(), 3);
-    let done = bed.pagemesh(&format!("run --no-daemons --no-tag sh {program}")).ok();
-    assert!(done.out.starts_with("0 of 1, red"), "{done:#?}");
+    let done = bed.pagemesh(&format!("run --no-daemons --ranks 2 --no-tag sh {program}")).ok();
+    assert!(done.out.contains("0 of 2, red") && !done.out.contains('['), "{done:#?}");
+    let done = bed.pagemesh(&format!("run --no-daemons --ranks 1 sh {program}")).ok();
+    assert!(done.out.starts_with("0 of 1, red"), "one rank needs no tag: {done:#?}");
 }
 
 #[test]
@@ -30,7 +32,7 @@ fn the_exit_code_is_the_worst_ranks() {
     let program = bed.file("end.sh", "exit $PAGEMESH_RANK\n");
     assert_eq!(bed.pagemesh(&format!("run --no-daemons --ranks 4 sh {program}")).code, 3);
     let program = bed.file("die.sh", "kill -TERM $$\n");
-    let done = bed.pagemesh(&format!("run --no-daemons sh {program}"));
+    let done = bed.pagemesh(&format!("run --no-daemons --ranks 1 sh {program}"));
     assert_eq!(done.code, 143);
     done.says(&["rank 0 was killed by SIGTERM"]);
 }
@@ -61,15 +63,19 @@ fn a_cluster_goes_up_and_down() {
 }
 
 #[test]
-fn what_dead_daemons_left_is_in_nobodys_way() {
+fn a_run_does_not_replace_a_cluster_that_has_died() {
     let bed = Bed::new();
     bed.pagemesh("up --nodes 1").ok();
     for pid in bed.processes() {
         kill(Pid::from_raw(pid), Signal::SIGKILL).expect("it runs");
     }
     bed.status_refused();
-    bed.pagemesh("run --nodes 1 matmul --n 4 --verify").ok();
+    let line = "matmul --n 4 --verify";
+    let refused = bed.pagemesh(&format!("run {line}"));
+    refused.refused(&["the cluster that was here has ended", "pagemesh up", "--private"]);
+    bed.pagemesh(&format!("run --private --nodes 1 {line}")).ok();
     bed.pagemesh("up --nodes 1").ok().says(&["the cluster that was here has ended"]);
+    bed.pagemesh(&format!("run {line}")).ok();
     bed.pagemesh("down").ok().says(&["stopped 1 node"]);
     bed.assert_nothing_left();
 }

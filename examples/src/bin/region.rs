@@ -24,6 +24,9 @@ enum Command {
         /// Numbers of 8 bytes in it
         #[arg(long, default_value_t = 100_000, value_parser = clap::value_parser!(u64).range(1..=1 << 34))]
         len: u64,
+        /// Then stay, until Ctrl-C
+        #[arg(long)]
+        wait: bool,
     },
     /// Find the region and compare every number in it
     Check {
@@ -40,7 +43,7 @@ fn region() -> Outcome {
     let arguments: Arguments = arguments()?;
     let dsm = Dsm::builder().from_env()?.join()?;
     match arguments.command {
-        Command::Write { name, len } => {
+        Command::Write { name, len, wait } => {
             let numbers = dsm.alloc::<u64>(&name, len as usize)?;
             for i in dsm.my_block(numbers.len()) {
                 numbers.set(i, number(i));
@@ -48,6 +51,10 @@ fn region() -> Outcome {
             dsm.barrier()?;
             if dsm.is_root() {
                 println!("wrote {len} numbers to region {name}");
+            }
+            // The library writes the pages back when a signal ends the process.
+            while wait {
+                std::thread::park();
             }
         }
         Command::Check { name } => {
