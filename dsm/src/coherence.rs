@@ -31,8 +31,8 @@ use smallvec::SmallVec;
 
 pub use copyset::NodeSet;
 pub use message::{
-    Answer, BATCH_MESSAGES_MAX, BarrierId, BarrierMessage, Batch, Body, LockId, LockMessage, Message, Req,
-    ToHome, ToNode, Txn, Version, encode_batch_head,
+    Answer, Attempt, BATCH_MESSAGES_MAX, BarrierId, BarrierMessage, Batch, Body, LockId, LockMessage,
+    Message, Req, ToHome, ToNode, Txn, Version, encode_batch_head,
 };
 pub use placement::{Placement, Quota, RegionInfo};
 pub use plant::{Plant, Planted};
@@ -113,10 +113,12 @@ pub enum Input<'a> {
     Timer,
     /// A thread wants a lock.
     Lock {
-        /// Answered with the fencing token.
+        /// Answered with the fencing token, or with [`Failure::LockBusy`] if it only tries.
         op: OpId,
         /// The lock.
         lock: LockId,
+        /// Whether the thread waits if the lock is not free.
+        attempt: Attempt,
     },
     /// A thread no longer waits for a lock. It is answered with [`Failure::Abandoned`], unless the
     /// lock was already its own.
@@ -139,6 +141,14 @@ pub enum Input<'a> {
         barrier: BarrierId,
         /// All members; the same set on each of them.
         members: NodeSet,
+    },
+    /// The program no longer waits at a barrier. The wait is answered with [`Failure::Abandoned`], and the
+    /// arrival does not count, unless the barrier ends first.
+    WithdrawBarrier {
+        /// The operation of [`Input::Barrier`].
+        op: OpId,
+        /// The barrier.
+        barrier: BarrierId,
     },
     /// A region exists from now on.
     Region(RegionInfo),
@@ -202,6 +212,8 @@ pub enum Failure {
     Leaving,
     /// The caller gave up waiting.
     Abandoned,
+    /// The lock is not free, and the thread only tried.
+    LockBusy,
     /// The barrier has a waiting thread of this node already, or the members disagree about who they are.
     BarrierMisuse,
 }
@@ -421,6 +433,27 @@ impl Coherence {
         self.cache.copy_version(page)
     }
 
+    /// At a lock's home: the nodes that have it or wait for it, in their order. Those in front may have
+    /// handed it on already. Empty elsewhere, and when the lock is free.
+    pub fn lock_queue(&self, lock: LockId) -> Vec<NodeId> {
+        self.locks.queue(lock).collect()
+    }
+
+    /// The node that keeps a lock's queue.
+    pub fn lock_home(&self, lock: LockId) -> Option<NodeId> {
+        self.places.manager(lock.0)
+    }
+
+    /// The node that counts the arrivals at barriers.
+    pub fn barrier_home(&self) -> NodeId {
+        self.barrier_home
+    }
+
+    /// At the barriers' home: the members that have not arrived. Empty elsewhere, and when no member waits.
+    pub fn barrier_missing(&self, barrier: BarrierId) -> NodeSet {
+        self.barriers.missing(barrier)
+    }
+
     fn react<M: Memory>(&mut self, now: Time, input: Input<'_>, memory: &mut M) {
         match input {
             Input::Message { from, message, page } => {
@@ -444,9 +477,9 @@ impl Coherence {
                 cache.evict(&mut ctx, places, page);
             }
             Input::Timer => {}
-            Input::Lock { op, lock } => match self.places.manager(lock.0) {
+            Input::Lock { op, lock, attempt } => match self.places.manager(lock.0) {
                 Some(home) => self.with_lock(lock, memory, |core| {
-                    core.locks.lock(core.me, home, &mut core.outbox, op, lock);
+                    core.locks.lock(core.me, home, &mut core.outbox, op, (lock, attempt));
                 }),
                 None => self.outbox.done(op, Err(Failure::NoRegion)),
             },
@@ -461,6 +494,9 @@ impl Coherence {
             }
             Input::Barrier { op, barrier, members } => {
                 self.barriers.arrive(self.me, self.barrier_home, &mut self.outbox, op, barrier, members);
+            }
+            Input::WithdrawBarrier { op, barrier } => {
+                self.barriers.withdraw(self.me, self.barrier_home, &mut self.outbox, op, barrier);
             }
             Input::Region(region) => {
                 self.places.add(region);

@@ -192,6 +192,11 @@ pub mod coherence {
 pub mod node {
     use super::Span;
 
+    /// A thread that has waited for so long for a lock, a barrier or a collective operation says which ranks
+    /// it waits for.
+    pub const LONG_WAIT: Span = Span::from_ms(5_000);
+    /// Longest that it takes to find that out.
+    pub const QUESTION_MAX: Span = Span::from_ms(1_000);
     /// Messages kept that a later view must explain, or whose sender is no member yet.
     pub const EARLY_MESSAGES_MAX: usize = 4096;
     /// Bytes of them.
@@ -316,7 +321,10 @@ pub mod rpc {
     /// Threads of a node that run calls, unless its settings say otherwise.
     pub const WORKERS: usize = 4;
     /// Calls of one of the system's own interfaces that wait or run at one time.
-    pub const SYSTEM_CALLS_MAX: usize = 64;
+    pub const SYSTEM_CALLS_MAX: usize = 2 * super::NODES_MAX;
+    /// Bytes of a value that a rank brings to a collective operation: those of all ranks are within
+    /// [`SYSTEM_BYTES_MAX`] at one time.
+    pub const COLLECTIVE_VALUE_MAX: usize = 32 << 10;
     /// Departures that a copy of the directory of servers remembers: more than are on their way at once.
     pub const DEPARTED_MAX: usize = 256;
     /// Longest that a node waits for the coordinator about who serves what.

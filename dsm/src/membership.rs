@@ -46,6 +46,16 @@ pub enum Kind {
     },
 }
 
+impl Kind {
+    /// A rank's number in its program.
+    pub fn rank(&self) -> Option<u32> {
+        match *self {
+            Kind::Daemon => None,
+            Kind::Rank { rank, .. } => Some(rank),
+        }
+    }
+}
+
 /// What a node tells of itself when it joins.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Introduction {

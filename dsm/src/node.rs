@@ -5,6 +5,7 @@
 //! and every thread that waits for something. This is the only module that names coherence, fault
 //! and net together.
 
+mod collective;
 mod control;
 #[rustfmt::skip]
 pub(crate) mod control_stubs;
@@ -29,6 +30,7 @@ mod pump;
 mod rpc;
 mod seat;
 pub mod status;
+mod sync;
 #[allow(unsafe_code)]
 mod time_slice;
 mod waits;
@@ -47,7 +49,7 @@ use nix::sys::signal::{SigSet, SigmaskHow, Signal};
 use parking_lot::{Mutex, MutexGuard};
 
 use self::core::{Core, Fatal};
-use crate::coherence::{BarrierId, Failure, Input, OpId, Placement};
+use crate::coherence::{Failure, Input, OpId, Placement};
 use crate::config::membership::JOIN_TIMEOUT;
 use crate::config::node::{FLUSH_MAX, PAGE_POOL_MAX};
 use crate::error::{Error, Result};
@@ -203,11 +205,6 @@ impl Node {
     /// Marks a region for removal: it goes when the last node that uses it has left.
     pub fn remove(&self, name: &str) -> Result<()> {
         self.inner.region(name, None).map(drop)
-    }
-
-    /// Waits until all ranks of the program have called it.
-    pub fn barrier(&self) -> Result<()> {
-        self.inner.barrier(0)
     }
 
     /// Asks for pages that will be wanted; returns at once.
@@ -405,7 +402,7 @@ impl Inner {
         .and_then(|()| match self.kind {
             // Nobody may leave before everybody has seen everybody: a view without it would come
             // instead of the one that completes the program.
-            Kind::Rank { .. } => self.barrier(FIRST_BARRIER),
+            Kind::Rank { .. } => self.barrier(FIRST_BARRIER, None),
             Kind::Daemon => Ok(()),
         })
         .inspect_err(|error| {
@@ -481,18 +478,6 @@ impl Inner {
         }
     }
 
-    fn barrier(&self, index: u32) -> Result<()> {
-        let Kind::Rank { program, .. } = self.kind else {
-            return Err(Error::Invalid("a daemon has no barrier".into()));
-        };
-        let barrier = BarrierId { program, index };
-        self.call(None, |core, op| {
-            let members = core.core.brain.ranks;
-            core.input(Input::Barrier { op, barrier, members });
-        })
-        .map(drop)
-    }
-
     /// Ends all sessions; the peers are told why.
     fn close(&self, reason: &str) {
         let _section = CoreSection::enter();
@@ -504,6 +489,7 @@ impl Inner {
         // No answer comes any more, and nobody takes one.
         self.calls.endpoint.handle_end();
         self.calls.directory.end();
+        self.calls.mailbox.end();
     }
 
     /// Waits until everything sent has been acknowledged, for a bounded time.
@@ -566,7 +552,9 @@ impl Inner {
             }
             Failure::NoRegion => Error::Invalid("the address is in no region".into()),
             Failure::Leaving => Error::Left,
-            Failure::Abandoned => Error::Timeout { what: "waiting for a lock".into(), after_ms: 0 },
+            Failure::Abandoned | Failure::LockBusy => {
+                Error::Timeout { what: "waiting for other ranks".into(), after_ms: 0 }
+            }
             Failure::BarrierMisuse => Error::Invalid(
                 "two threads of one rank at the same barrier, or ranks that disagree about its members"
                     .into(),

@@ -4,12 +4,14 @@ mod atomic;
 mod blocks;
 mod builder;
 mod calls;
+mod collective;
 mod copy;
 mod element;
 mod slice;
 
 use std::ops::Range;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use self::blocks::Items;
 use crate::coherence::Placement;
@@ -180,9 +182,65 @@ impl Dsm {
         rows.start * width..rows.end * width
     }
 
-    /// Waits until every rank has called it. What was written before is seen after, by everybody.
+    /// Waits until every rank has called it. What a rank wrote before is seen by all ranks after.
+    ///
+    /// Costs 2(n - 1) messages between n ranks, in two hops. Fails with [`Error::NodeDied`] if a rank has
+    /// died, or has left and will never come. After 5 s one line on standard error says which ranks are
+    /// missing; the wait goes on.
+    ///
+    /// ```
+    /// # use pagemesh::prelude::*;
+    /// # let dsm = Dsm::builder().arena_anywhere().join()?;
+    /// let total = dsm.alloc::<u64>("total", 1)?;
+    /// if dsm.is_root() {
+    ///     total.set(0, 7);
+    /// }
+    /// dsm.barrier()?;
+    /// assert_eq!(total.get(0), 7); // on every rank
+    /// # dsm.leave()?;
+    /// # Ok::<(), pagemesh::Error>(())
+    /// ```
     pub fn barrier(&self) -> Result<()> {
-        self.node.barrier()
+        self.node.barrier(None)
+    }
+
+    /// Waits until every rank has called it, but for about `timeout` at most.
+    ///
+    /// If the ranks are not complete by then, this rank's arrival is withdrawn, and [`Error::Timeout`] names
+    /// the ranks that are missing. It is then as if this rank had not come: the others go on waiting for it,
+    /// and the barrier ends when it has called again and the others are still there. A rank that withdraws
+    /// while the last one arrives either succeeds, as all do, or fails and is waited for; the home of the
+    /// barriers decides, and its answer is waited for.
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// # use pagemesh::prelude::*;
+    /// # let dsm = Dsm::builder().arena_anywhere().join()?;
+    /// while let Err(error) = dsm.barrier_timeout(Duration::from_secs(30)) {
+    ///     let Error::Timeout { .. } = error else { return Err(error) };
+    ///     eprintln!("{error}"); // which ranks are missing
+    /// }
+    /// # dsm.leave()?;
+    /// # Ok::<(), pagemesh::Error>(())
+    /// ```
+    pub fn barrier_timeout(&self, timeout: Duration) -> Result<()> {
+        // A time that the clock cannot count is never reached.
+        self.node.barrier(Instant::now().checked_add(timeout))
+    }
+
+    /// As [`Dsm::barrier_timeout`], until a point in time.
+    ///
+    /// ```
+    /// # use std::time::{Duration, Instant};
+    /// # use pagemesh::prelude::*;
+    /// # let dsm = Dsm::builder().arena_anywhere().join()?;
+    /// let deadline = Instant::now() + Duration::from_secs(30);
+    /// dsm.barrier_deadline(deadline)?;
+    /// # dsm.leave()?;
+    /// # Ok::<(), pagemesh::Error>(())
+    /// ```
+    pub fn barrier_deadline(&self, deadline: Instant) -> Result<()> {
+        self.node.barrier(Some(deadline))
     }
 
     /// Makes or finds the region `name` of `len` elements; new memory is zero. All ranks that name it,

@@ -89,21 +89,12 @@ impl Traffic {
         }
     }
 
-    /// The sum over all ranks, each of which must call it. It goes through shared memory, like everything.
+    /// The sum over all ranks, each of which must call it.
     pub fn sum(self, dsm: &Dsm) -> Result<Traffic> {
-        let ranks = dsm.ranks() as usize;
-        let all = dsm.alloc::<[u64; 4]>(&format!("examples.traffic.{ranks}"), ranks)?;
-        all.set(dsm.rank() as usize, [self.faults, self.pages, self.bytes, self.retransmissions]);
-        dsm.barrier()?;
-        let mut sum = Traffic::default();
-        for rank in 0..ranks {
-            let [faults, pages, bytes, retransmissions] = all.get(rank);
-            sum.faults += faults;
-            sum.pages += pages;
-            sum.bytes += bytes;
-            sum.retransmissions += retransmissions;
-        }
-        Ok(sum)
+        let own = [self.faults, self.pages, self.bytes, self.retransmissions];
+        let sum = dsm.all_reduce(own, |a, b| std::array::from_fn(|at| a[at] + b[at]))?;
+        let [faults, pages, bytes, retransmissions] = sum;
+        Ok(Traffic { faults, pages, bytes, retransmissions })
     }
 
     /// Its lines of a table.

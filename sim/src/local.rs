@@ -161,7 +161,7 @@ impl NodeMemory<'_> {
             let step = self.local.threads[thread].step(&self.shared.plan, &mut self.shared.rng);
             let went_on = match step {
                 Some(Step::Run { instruction, .. }) => self.try_run(thread, instruction),
-                Some(Step::Lock(lock)) => self.local.try_take(thread, lock, self.shared),
+                Some(Step::Lock(lock, _)) => self.local.try_take(thread, lock, self.shared),
                 Some(Step::Unlock(lock)) => self.local.try_give(thread, lock, self.shared),
                 Some(Step::Barrier(_)) | None => false,
             };

@@ -170,13 +170,22 @@ impl Oracle {
         }
     }
 
+    /// A member's arrival does not count any more; so nobody has gone on because of it.
+    pub(crate) fn withdrew(&mut self, node: NodeId, round: u32) {
+        let barrier = &mut self.barriers[round as usize];
+        barrier.arrived.remove(node);
+        if barrier.outcome == Some(Ok(())) {
+            self.fail(|| format!("one outcome a barrier: round {round} has ended, but {node} has withdrawn"));
+        }
+    }
+
     /// An operation may fail only because of something that has happened.
     pub(crate) fn failed(&mut self, node: NodeId, failure: Failure) {
         let has_cause = match failure {
             Failure::NodeDied(gone) => self.dead.contains(gone) || self.leavers.contains(gone),
             Failure::PageLost(dead) => self.dead.contains(dead),
             Failure::LockBroken(dead) => self.dead.contains(dead) || self.deserters.contains(dead),
-            Failure::Leaving | Failure::Abandoned => true,
+            Failure::Leaving | Failure::Abandoned | Failure::LockBusy => true,
             Failure::NoRegion | Failure::BarrierMisuse => false,
         };
         if !has_cause {

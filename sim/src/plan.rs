@@ -50,7 +50,10 @@ pub(crate) struct Plan {
     pub(crate) prefetch_one_in: Option<u32>,
     /// Pages of other homes that a node may hold, if that is less than there are.
     pub(crate) cached_max: Option<u64>,
+    /// Whether threads stop waiting for a lock, or only try, and withdraw from barriers.
     pub(crate) abandons: bool,
+    pub(crate) tries: bool,
+    pub(crate) withdraws: bool,
     pub(crate) departures: Vec<Departure>,
 }
 
@@ -160,6 +163,8 @@ impl Plan {
             prefetch_one_in: (rng.u32(..3) == 0).then(|| rng.u32(3..40)),
             cached_max,
             abandons: rng.u32(..3) == 0,
+            tries: rng.u32(..3) == 0,
+            withdraws: rng.bool(),
             departures,
         }
     }
@@ -194,6 +199,8 @@ impl Plan {
             prefetch_one_in: None,
             cached_max: None,
             abandons: false,
+            tries: false,
+            withdraws: false,
             departures: Vec::new(),
         }
     }

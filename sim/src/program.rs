@@ -5,7 +5,7 @@
 use std::collections::VecDeque;
 
 use fastrand::Rng;
-use pagemesh::coherence::{LockId, OpId};
+use pagemesh::coherence::{Attempt, LockId, OpId};
 use pagemesh::page::{Access, PAGE_SIZE, PageId};
 use smallvec::SmallVec;
 
@@ -61,7 +61,7 @@ pub(crate) enum Instruction {
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Step {
     Run { instruction: Instruction, address: u64 },
-    Lock(LockId),
+    Lock(LockId, Attempt),
     Unlock(LockId),
     Barrier(u32),
 }
@@ -260,7 +260,8 @@ impl Thread {
             }
             Site::Section(lock, page) => {
                 let cell = Cell { page, index: GUARDED };
-                self.steps.push_back(Step::Lock(lock));
+                let attempt = if plan.tries && rng.bool() { Attempt::Try } else { Attempt::Wait };
+                self.steps.push_back(Step::Lock(lock, attempt));
                 for _ in 0..rng.u32(1..=2) {
                     self.steps.push_back(Step::Run { instruction: Instruction::Keep(cell), address });
                     let instruction = Instruction::StoreKept(cell);

@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 use std::fmt;
 use std::hash::{Hash, Hasher};
 
-use pagemesh::coherence::{Failure, Fault, LockId, Message, OpId};
+use pagemesh::coherence::{Attempt, Failure, Fault, LockId, Message, OpId};
 use pagemesh::page::{Access, NodeId, PageId, Time};
 use rustc_hash::FxHasher;
 
@@ -30,7 +30,7 @@ pub(crate) enum What {
     Timer,
     Evict { page: PageId },
     Prefetch { page: PageId, access: Access },
-    Lock { op: OpId, lock: LockId },
+    Lock { op: OpId, lock: LockId, attempt: Attempt },
     AbandonLock { op: OpId },
     Unlock { lock: LockId },
     Lend { page: PageId, token: u64 },
@@ -38,6 +38,7 @@ pub(crate) enum What {
     Took { thread: u64, lock: LockId, token: u64 },
     Gave { thread: u64, lock: LockId },
     Barrier { op: OpId, round: u32 },
+    WithdrawBarrier { op: OpId },
     Leave,
     Left,
     Crashed,

@@ -6,7 +6,8 @@ use std::collections::BinaryHeap;
 
 use fastrand::Rng;
 use pagemesh::coherence::{
-    BarrierId, Coherence, Failure, Fault, Input, LockId, Message, NodeSet, OpId, Output, RegionInfo, Version,
+    Attempt, BarrierId, Coherence, Failure, Fault, Input, LockId, Message, NodeSet, OpId, Output, RegionInfo,
+    Version,
 };
 use pagemesh::page::{Access, Epoch, NodeId, PageBuf, PageId, Span, Time};
 use smallvec::SmallVec;
@@ -83,6 +84,7 @@ pub(crate) enum Event {
     PortTimer { node: NodeId, incarnation: u32 },
     Timer { node: NodeId, incarnation: u32 },
     Abandon { node: NodeId, thread: u8, op: OpId, lock: LockId },
+    Withdraw { node: NodeId, thread: u8, op: OpId },
     Depart { index: u8 },
     LearnDeath { node: NodeId, dead: NodeId },
     Join { node: NodeId },
@@ -302,18 +304,29 @@ impl World {
                 }
             }
             Event::Abandon { node, thread, op, lock } => {
-                let slot = self.node(node);
-                let runner = slot.local.threads.get(thread as usize);
-                let waits = runner.is_some_and(|thread| thread.state == State::Waiting(op));
-                if waits && matches!(slot.phase, Phase::Up | Phase::Leaving) {
+                if self.waits_for(node, thread, op) {
                     self.record(node, What::AbandonLock { op });
                     self.feed(node, Input::AbandonLock { op, lock });
+                }
+            }
+            Event::Withdraw { node, thread, op } => {
+                if self.waits_for(node, thread, op) {
+                    self.record(node, What::WithdrawBarrier { op });
+                    self.feed(node, Input::WithdrawBarrier { op, barrier: BARRIER });
                 }
             }
             Event::Depart { index } => self.depart(index),
             Event::LearnDeath { node, dead } => self.learn_death(node, dead),
             Event::Join { node } => self.join(node),
         }
+    }
+
+    /// Whether a thread of a node that takes part still waits for this operation.
+    fn waits_for(&mut self, node: NodeId, thread: u8, op: OpId) -> bool {
+        let slot = self.node(node);
+        let runner = slot.local.threads.get(thread as usize);
+        runner.is_some_and(|thread| thread.state == State::Waiting(op))
+            && matches!(slot.phase, Phase::Up | Phase::Leaving)
     }
 
     pub(crate) fn record(&mut self, node: NodeId, what: What) {
@@ -345,16 +358,16 @@ impl World {
         slot.since[at].get_or_insert(self.shared.now);
         match step {
             Step::Run { instruction, address } => self.run_or_fault(node, thread, instruction, address),
-            Step::Lock(lock) if slot.local.try_take(at, lock, &mut self.shared) => {
+            Step::Lock(lock, _) if slot.local.try_take(at, lock, &mut self.shared) => {
                 self.finish_step(node, thread);
             }
             Step::Unlock(lock) if slot.local.try_give(at, lock, &mut self.shared) => {
                 self.finish_step(node, thread);
             }
-            Step::Lock(lock) => {
+            Step::Lock(lock, attempt) => {
                 let op = self.wait(node, thread);
-                self.record(node, What::Lock { op, lock });
-                self.feed(node, Input::Lock { op, lock });
+                self.record(node, What::Lock { op, lock, attempt });
+                self.feed(node, Input::Lock { op, lock, attempt });
                 if self.shared.plan.abandons && self.shared.rng.u32(..3) == 0 {
                     let at = self.shared.now + Span(self.shared.rng.u64(..2_000_000));
                     self.schedule(at, Event::Abandon { node, thread, op, lock });
@@ -379,6 +392,10 @@ impl World {
                 self.record(node, What::Barrier { op, round });
                 let members = self.shared.plan.members;
                 self.feed(node, Input::Barrier { op, barrier: BARRIER, members });
+                if self.shared.plan.withdraws && self.shared.rng.bool() {
+                    let at = self.shared.now + Span(self.shared.rng.u64(..2_000_000));
+                    self.schedule(at, Event::Withdraw { node, thread, op });
+                }
             }
         }
     }
@@ -522,7 +539,7 @@ impl World {
                 let after = self.pace();
                 self.schedule_step(node, at as u8, after);
             }
-            Step::Lock(lock) => {
+            Step::Lock(lock, _) => {
                 let page = self.shared.plan.index(lock.0);
                 self.shared.oracle.lock_taken(node, id, page, value);
                 self.node(node).local.threads[at].holds = Some(lock);
@@ -540,10 +557,25 @@ impl World {
     fn failed(&mut self, node: NodeId, at: usize, step: Step, failure: Failure) {
         self.work.failures += 1;
         self.shared.oracle.failed(node, failure);
-        if let Step::Barrier(round) = step {
-            self.shared.oracle.barrier_ended(node, round, self.shared.plan.members, Err(()));
-        }
         let leaving = self.node(node).phase == Phase::Leaving;
+        match (step, failure) {
+            (Step::Barrier(round), Failure::Abandoned) => {
+                self.shared.oracle.withdrew(node, round);
+                if !leaving {
+                    // It comes again, later.
+                    let after = self.pace();
+                    return self.schedule_step(node, at as u8, after);
+                }
+            }
+            (Step::Barrier(round), _) => {
+                self.shared.oracle.barrier_ended(node, round, self.shared.plan.members, Err(()));
+            }
+            (Step::Lock(_, Attempt::Try), Failure::LockBusy) => {}
+            (_, Failure::LockBusy) => {
+                self.shared.oracle.fail(|| format!("only a thread that tries is told so: {node} {step:?}"));
+            }
+            (Step::Run { .. } | Step::Lock(..) | Step::Unlock(_), _) => {}
+        }
         let runner = &mut self.node(node).local.threads[at];
         runner.woken = None;
         runner.meets &= !matches!(step, Step::Barrier(_));
@@ -670,7 +702,8 @@ impl Event {
             | Event::Datagram { .. }
             | Event::PortTimer { .. }
             | Event::Timer { .. }
-            | Event::Abandon { .. } => false,
+            | Event::Abandon { .. }
+            | Event::Withdraw { .. } => false,
         }
     }
 }

@@ -169,7 +169,7 @@ fn locks_and_barriers_cost_what_the_table_says() {
     let lock = LockId(pagemesh::page::PageId::of(bench.start));
     let handles: Vec<_> = bench.ranks.iter().map(|rank| rank.lock_handle(lock)).collect();
     let take = |bench: &Bench, rank: usize| {
-        bench.ranks[rank].lock(&handles[rank]).expect("taken");
+        bench.ranks[rank].lock(&handles[rank], None).expect("taken");
         bench.ranks[rank].unlock(&handles[rank]);
     };
     bench.costs("free lock", 1, 2, |bench| take(bench, 0));
@@ -181,7 +181,7 @@ fn locks_and_barriers_cost_what_the_table_says() {
     bench.costs("barrier of four", PAGES, 2 * u64::from(RANKS), |bench| {
         std::thread::scope(|scope| {
             for rank in &bench.ranks {
-                scope.spawn(|| (0..PAGES).for_each(|_| rank.barrier().expect("all come")));
+                scope.spawn(|| (0..PAGES).for_each(|_| rank.barrier(None).expect("all come")));
             }
         });
     });

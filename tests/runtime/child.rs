@@ -3,10 +3,10 @@
 //! A child runs [`the_child_plays_its_role`], which is an empty test for everybody else. It tells of
 //! its progress in lines on standard output, and goes on when it is told to on standard input.
 
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{BufRead, BufReader, Write};
 use std::net::SocketAddr;
 use std::process::{Command, ExitStatus, Stdio};
-use std::sync::mpsc;
+use std::sync::{Arc, Mutex, mpsc};
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
@@ -29,6 +29,8 @@ pub(crate) struct Child {
     process: std::process::Child,
     lines: mpsc::Receiver<String>,
     errors: mpsc::Receiver<String>,
+    /// What it has written to standard error so far.
+    said: Arc<Mutex<String>>,
 }
 
 impl Child {
@@ -53,13 +55,18 @@ impl Child {
             }
         });
         let (sender, errors) = mpsc::channel();
-        let mut stderr = process.stderr.take().expect("piped");
-        std::thread::spawn(move || {
-            let mut text = String::new();
-            let _ = stderr.read_to_string(&mut text);
-            let _ = sender.send(text);
+        let stderr = BufReader::new(process.stderr.take().expect("piped"));
+        let said = Arc::new(Mutex::new(String::new()));
+        std::thread::spawn({
+            let said = said.clone();
+            move || {
+                for line in stderr.split(b'\n').map_while(Result::ok) {
+                    *said.lock().expect("no panic") += &(String::from_utf8_lossy(&line) + "\n");
+                }
+                let _ = sender.send(said.lock().expect("no panic").clone());
+            }
         });
-        Child { process, lines, errors }
+        Child { process, lines, errors, said }
     }
 
     /// Waits for the child's next line; panics if it is another one.
@@ -78,6 +85,13 @@ impl Child {
         self.lines
             .recv_timeout(longest)
             .unwrap_or_else(|_| panic!("the child says nothing: {}", self.complaint()))
+    }
+
+    /// The lines that the child has written to standard error so far and that hold all of `words`.
+    pub(crate) fn lines_with(&self, words: &[&str]) -> Vec<String> {
+        let said = self.said.lock().expect("no panic").clone();
+        let holds = |line: &&str| words.iter().all(|word| line.contains(word));
+        said.lines().filter(holds).map(str::to_owned).collect()
     }
 
     /// Lets the child go on.
@@ -210,6 +224,7 @@ fn the_child_plays_its_role() {
         "caller" => crate::hard_calls::caller,
         "server" => crate::hard_calls::server,
         "attacked" => crate::hostile::attacked,
+        "waits" => crate::waiting::waits,
         _ => panic!("no such role: {role}"),
     };
     play(settings);

@@ -10,8 +10,8 @@ use std::time::{Duration, Instant};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use pagemesh::codec::encode_control;
 use pagemesh::coherence::{
-    Answer, BarrierId, BarrierMessage, Body, LockId, LockMessage, Message, NodeSet, Req, ToHome, ToNode, Txn,
-    encode_batch_head,
+    Answer, Attempt, BarrierId, BarrierMessage, Body, LockId, LockMessage, Message, NodeSet, Req, ToHome,
+    ToNode, Txn, encode_batch_head,
 };
 use pagemesh::membership::{Control, Introduction, Kind, Want};
 use pagemesh::net::udp::{Outlet, Received, UdpSocket, datagrams};
@@ -516,10 +516,12 @@ fn invent(rng: &mut fastrand::Rng) -> Message {
     let access = [Access::Read, Access::Write][rng.usize(0..2)];
     let body = [Body::Zero, Body::Page][rng.usize(0..2)];
     let answer = [Answer::AtOnce, Answer::Riding][rng.usize(0..2)];
+    let attempt = [Attempt::Wait, Attempt::Try][rng.usize(0..2)];
+    let arrival = rng.u32(0..3);
     let lock = LockId(page);
     let barrier = BarrierId { program: rng.u64(900..910), index: 0 };
     let token = rng.u64(0..4);
-    match rng.u8(0..29) {
+    match rng.u8(0..32) {
         0 => ToHome::GetS { page, req }.into(),
         1 => ToHome::GetM { page, req, have: None }.into(),
         2 => ToHome::GetM { page, req, have: Some(version) }.into(),
@@ -538,8 +540,8 @@ fn invent(rng: &mut fastrand::Rng) -> Message {
         15 => ToNode::Lost { page, req, txn, dead: node }.into(),
         16 => ToNode::LeaveAck.into(),
         17 => ToNode::Located { extent, home: node }.into(),
-        18 => LockMessage::Request { lock, req }.into(),
-        19 => LockMessage::Forward { lock, tenure: req, next: node, next_req: req }.into(),
+        18 => LockMessage::Request { lock, req, attempt }.into(),
+        19 => LockMessage::Forward { lock, tenure: req, next: node, next_req: req, attempt }.into(),
         20 => LockMessage::Grant { lock, req, token }.into(),
         21 => LockMessage::Return { lock, req, token, broken: rng.bool() }.into(),
         22 => LockMessage::ReturnAck { lock, req }.into(),
@@ -548,9 +550,12 @@ fn invent(rng: &mut fastrand::Rng) -> Message {
         25 => LockMessage::Broken { lock, req, dead: node }.into(),
         26 => {
             let members = NodeSet::from_bits(rng.u128(..) & rng.u128(..));
-            BarrierMessage::Arrive { barrier, generation: rng.u64(0..3), members }.into()
+            BarrierMessage::Arrive { barrier, generation: rng.u64(0..3), arrival, members }.into()
         }
         27 => BarrierMessage::Release { barrier, generation: rng.u64(0..3) }.into(),
+        28 => LockMessage::Busy { lock, req }.into(),
+        29 => BarrierMessage::Withdraw { barrier, generation: rng.u64(0..3), arrival }.into(),
+        30 => BarrierMessage::Withdrawn { barrier, generation: rng.u64(0..3), arrival }.into(),
         _ => BarrierMessage::Broken { barrier, generation: rng.u64(0..3), dead: node }.into(),
     }
 }

@@ -215,7 +215,7 @@ fn a_node_that_has_left_says_so_instead_of_waiting() {
     node.leave().expect("leaves");
     let placement = pagemesh::Placement::FirstTouch;
     assert!(matches!(node.alloc("late", 4096, 8, placement), Err(Error::Left)));
-    assert!(matches!(node.barrier(), Err(Error::Left)));
+    assert!(matches!(node.barrier(None), Err(Error::Left)));
     assert!(node.wait_for_shutdown().is_ok());
     drop(node);
     rig::stop(daemons);

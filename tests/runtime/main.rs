@@ -24,3 +24,4 @@ mod memory;
 mod process;
 mod regions;
 mod tearing;
+mod waiting;

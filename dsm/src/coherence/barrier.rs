@@ -1,9 +1,15 @@
 //! Barriers: every member tells the barrier's home, which answers all when the last has come:
 //! 2(n-1) messages, two hops. A barrier with a dead member breaks, for everybody alike.
+//!
+//! A member may withdraw its arrival while the generation has not ended. The home decides: either the
+//! arrival does not count (WITHDRAWN), and the generation goes on waiting for this member as if it had
+//! never come; or all had arrived before, and the member is released with the others. A member's arrivals
+//! in one generation are numbered, so that a late duplicate of one that was withdrawn does not count.
 
 use std::hash::{Hash, Hasher};
 
 use rustc_hash::FxHashMap;
+use smallvec::SmallVec;
 
 use super::copyset::NodeSet;
 use super::fingerprint::hash_map;
@@ -25,6 +31,8 @@ pub(super) struct Barriers {
 struct Member {
     /// Generations that have ended.
     generation: u64,
+    /// Arrivals in the present generation, those that were withdrawn included.
+    arrivals: u32,
     waiting: Option<OpId>,
     members: NodeSet,
     /// A member that died or left: this barrier never ends again.
@@ -37,7 +45,29 @@ struct Home {
     generation: u64,
     arrived: NodeSet,
     members: NodeSet,
+    /// The newest arrival of each member that withdrew one in this generation.
+    withdrawn: SmallVec<[(NodeId, u32); 2]>,
     dead: Option<NodeId>,
+}
+
+/// What names one arrival of a member.
+#[derive(Clone, Copy)]
+struct Arrival {
+    barrier: BarrierId,
+    generation: u64,
+    number: u32,
+}
+
+impl Home {
+    /// The number of the member's newest arrival that was withdrawn; zero if there is none.
+    fn last_withdrawn(&self, member: NodeId) -> u32 {
+        self.withdrawn.iter().find(|(node, _)| *node == member).map_or(0, |&(_, number)| number)
+    }
+
+    fn note_withdrawn(&mut self, member: NodeId, number: u32) {
+        self.withdrawn.retain(|(node, _)| *node != member);
+        self.withdrawn.push((member, number));
+    }
 }
 
 impl Barriers {
@@ -60,8 +90,34 @@ impl Barriers {
             return outbox.done(op, Err(Failure::BarrierMisuse));
         }
         (member.waiting, member.members) = (Some(op), members);
-        let generation = member.generation;
-        outbox.send(me, home, BarrierMessage::Arrive { barrier, generation, members });
+        member.arrivals += 1;
+        let (generation, arrival) = (member.generation, member.arrivals);
+        outbox.send(me, home, BarrierMessage::Arrive { barrier, generation, arrival, members });
+    }
+
+    /// Asks the home not to count this node's arrival. The wait goes on until the home has answered, or
+    /// the barrier has ended or broken.
+    pub(super) fn withdraw(
+        &mut self,
+        me: NodeId,
+        home: NodeId,
+        outbox: &mut Outbox,
+        op: OpId,
+        barrier: BarrierId,
+    ) {
+        let waits = |member: &&Member| member.waiting == Some(op);
+        if let Some(&Member { generation, arrivals: arrival, .. }) = self.members.get(&barrier).filter(waits)
+        {
+            outbox.send(me, home, BarrierMessage::Withdraw { barrier, generation, arrival });
+        }
+    }
+
+    /// At the home: the members that have not arrived, if any has.
+    pub(super) fn missing(&self, barrier: BarrierId) -> NodeSet {
+        let Some(home) = self.homes.get(&barrier).filter(|home| !home.arrived.is_empty()) else {
+            return NodeSet::EMPTY;
+        };
+        home.members.iter().filter(|member| !home.arrived.contains(*member)).collect()
     }
 
     pub(super) fn on_message(
@@ -73,8 +129,9 @@ impl Barriers {
         message: BarrierMessage,
     ) {
         match message {
-            BarrierMessage::Arrive { barrier, generation, members } => {
-                self.on_arrive(me, planted, outbox, from, (barrier, generation), members);
+            BarrierMessage::Arrive { barrier, generation, arrival: number, members } => {
+                let arrival = Arrival { barrier, generation, number };
+                self.on_arrive(me, planted, outbox, from, arrival, members);
             }
             BarrierMessage::Release { barrier, generation } => {
                 let any = planted.has(Plant::BarrierIgnoresGeneration);
@@ -83,6 +140,7 @@ impl Barriers {
                     && let Some(op) = member.waiting.take()
                 {
                     member.generation += 1;
+                    member.arrivals = 0;
                     outbox.done(op, Ok(0));
                 }
             }
@@ -103,6 +161,18 @@ impl Barriers {
                     self.break_barrier(me, outbox, barrier, dead);
                 }
             }
+            BarrierMessage::Withdraw { barrier, generation, arrival: number } => {
+                let arrival = Arrival { barrier, generation, number };
+                self.on_withdraw(me, planted, outbox, from, arrival);
+            }
+            BarrierMessage::Withdrawn { barrier, generation, arrival } => {
+                let member = self.members.entry(barrier).or_default();
+                if (member.generation, member.arrivals) == (generation, arrival)
+                    && let Some(op) = member.waiting.take()
+                {
+                    outbox.done(op, Err(Failure::Abandoned));
+                }
+            }
         }
     }
 
@@ -112,12 +182,17 @@ impl Barriers {
         planted: Planted,
         outbox: &mut Outbox,
         from: NodeId,
-        (barrier, generation): (BarrierId, u64),
+        arrival: Arrival,
         members: NodeSet,
     ) {
+        let Arrival { barrier, generation, number } = arrival;
         let home = self.homes.entry(barrier).or_default();
         if generation != home.generation && !planted.has(Plant::BarrierIgnoresGeneration) {
             // A late duplicate. (Nobody is ahead: the release of this generation starts the next.)
+            return;
+        }
+        if number <= home.last_withdrawn(from) && !planted.has(Plant::BarrierIgnoresArrivalNumbers) {
+            // A late duplicate, or the withdrawal has overtaken it.
             return;
         }
         if home.arrived.is_empty() {
@@ -133,10 +208,38 @@ impl Barriers {
         home.arrived.insert(from);
         if home.arrived == home.members {
             home.generation += 1;
+            home.withdrawn.clear();
             for member in std::mem::take(&mut home.arrived).iter() {
                 outbox.send(me, member, BarrierMessage::Release { barrier, generation });
             }
         }
+    }
+
+    fn on_withdraw(
+        &mut self,
+        me: NodeId,
+        planted: Planted,
+        outbox: &mut Outbox,
+        from: NodeId,
+        arrival: Arrival,
+    ) {
+        let Arrival { barrier, generation, number } = arrival;
+        let home = self.homes.entry(barrier).or_default();
+        let has_ended = generation != home.generation;
+        if has_ended && !planted.has(Plant::BarrierWithdrawsAfterItsEnd) {
+            // All had arrived: the release is on its way.
+            return;
+        }
+        if number <= home.last_withdrawn(from) {
+            // A late duplicate; the member may have arrived again.
+            return;
+        }
+        // The arrival may still be on its way.
+        if !has_ended {
+            home.arrived.remove(from);
+            home.note_withdrawn(from, number);
+        }
+        outbox.send(me, from, BarrierMessage::Withdrawn { barrier, generation, arrival: number });
     }
 
     /// A node has died, or left in peace: what waits for it waits in vain.

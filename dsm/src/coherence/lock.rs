@@ -10,6 +10,11 @@
 //! A node's *tenure* is the span from its request to its handing the lock on; it is named by the
 //! request's number, so that a late duplicate never acts on a later tenure. Each holder gets a fencing
 //! token that only grows. A lock whose holder died is broken for good; recovery is not built yet.
+//!
+//! A node never gives its place in the queue back. A thread that waits no longer (its deadline has passed,
+//! or it only tried) leaves the place without a waiter; when the lock comes, the node hands it on or keeps
+//! it idle. A request that only tries is answered BUSY by the last node of the queue, if that node cannot
+//! hand the lock on at once; so trying again costs no message while the place stands.
 
 use std::collections::VecDeque;
 use std::hash::{Hash, Hasher};
@@ -18,7 +23,7 @@ use rustc_hash::FxHashMap;
 
 use super::copyset::NodeSet;
 use super::fingerprint::hash_map;
-use super::message::{LockId, LockMessage, Req};
+use super::message::{Attempt, LockId, LockMessage, Req};
 use super::placement::{Places, RegionInfo};
 use super::plant::{Plant, Planted};
 use super::{Failure, OpId, Outbox};
@@ -44,6 +49,8 @@ struct Tenure {
     next: Option<(NodeId, Req)>,
     /// Threads of this node, first come first served.
     waiters: VecDeque<OpId>,
+    /// The one of them that only tries. BUSY ends its wait.
+    trying: Option<OpId>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
@@ -110,7 +117,14 @@ impl Locks {
         }
     }
 
-    pub(super) fn lock(&mut self, me: NodeId, home: NodeId, outbox: &mut Outbox, op: OpId, lock: LockId) {
+    pub(super) fn lock(
+        &mut self,
+        me: NodeId,
+        home: NodeId,
+        outbox: &mut Outbox,
+        op: OpId,
+        (lock, attempt): (LockId, Attempt),
+    ) {
         if self.leaving {
             return outbox.done(op, Err(Failure::Leaving));
         }
@@ -120,17 +134,32 @@ impl Locks {
                 tenure.token += 1;
                 outbox.done(op, Ok(tenure.token));
             }
-            Some(tenure) => tenure.waiters.push_back(op),
-            None => self.request(me, home, outbox, lock, VecDeque::from([op])),
+            Some(tenure) => match attempt {
+                Attempt::Wait => tenure.waiters.push_back(op),
+                // Another thread of this node has it, or waits for it, or the node's place in the queue stands.
+                Attempt::Try => outbox.done(op, Err(Failure::LockBusy)),
+            },
+            None => self.request(me, home, outbox, (lock, attempt), VecDeque::from([op])),
         }
     }
 
     pub(super) fn abandon(&mut self, outbox: &mut Outbox, op: OpId, lock: LockId) {
+        self.end_wait(outbox, op, lock, Failure::Abandoned);
+    }
+
+    /// A thread waits no longer; the node's place in the queue stands.
+    fn end_wait(&mut self, outbox: &mut Outbox, op: OpId, lock: LockId, failure: Failure) {
         let Some(tenure) = self.tenures.get_mut(&lock) else { return };
         if let Some(at) = tenure.waiters.iter().position(|&waiter| waiter == op) {
             tenure.waiters.remove(at);
-            outbox.done(op, Err(Failure::Abandoned));
+            outbox.done(op, Err(failure));
         }
+    }
+
+    /// The nodes that the home of a lock knows to have it or to wait for it, in their order. Those in front
+    /// may have handed it on already. Empty where the home is another node, or the lock is free.
+    pub(super) fn queue(&self, lock: LockId) -> impl Iterator<Item = NodeId> {
+        self.homes.get(&lock).into_iter().flat_map(|home| home.chain.iter().map(|&(node, _)| node))
     }
 
     pub(super) fn unlock(&mut self, me: NodeId, home: NodeId, outbox: &mut Outbox, lock: LockId) {
@@ -147,7 +176,7 @@ impl Locks {
         me: NodeId,
         home: NodeId,
         outbox: &mut Outbox,
-        lock: LockId,
+        (lock, attempt): (LockId, Attempt),
         waiters: VecDeque<OpId>,
     ) {
         if self.dead.contains(home) {
@@ -155,8 +184,13 @@ impl Locks {
         }
         self.last_req.0 += 1;
         let req = self.last_req;
-        self.tenures.insert(lock, Tenure { req, phase: Phase::Waiting, token: 0, next: None, waiters });
-        outbox.send(me, home, LockMessage::Request { lock, req });
+        let trying = match attempt {
+            Attempt::Wait => None,
+            Attempt::Try => waiters.front().copied(),
+        };
+        let tenure = Tenure { req, phase: Phase::Waiting, token: 0, next: None, waiters, trying };
+        self.tenures.insert(lock, tenure);
+        outbox.send(me, home, LockMessage::Request { lock, req, attempt });
     }
 
     /// Decides who has an idle lock next: another node that waits, else a thread of this node.
@@ -171,7 +205,7 @@ impl Locks {
             outbox.send(me, next, LockMessage::Grant { lock, req, token });
             let waiters = self.tenures.remove(&lock).map(|tenure| tenure.waiters).unwrap_or_default();
             if !waiters.is_empty() {
-                self.request(me, home, outbox, lock, waiters);
+                self.request(me, home, outbox, (lock, Attempt::Wait), waiters);
             }
         } else if let Some(op) = tenure.waiters.pop_front() {
             tenure.phase = Phase::Held;
@@ -189,13 +223,32 @@ impl Locks {
         message: LockMessage,
     ) {
         match message {
-            LockMessage::Request { lock, req } => self.on_request(me, planted, outbox, from, (lock, req)),
-            LockMessage::Forward { lock, tenure, next, next_req } => {
+            LockMessage::Request { lock, req, attempt } => {
+                self.on_request(me, planted, outbox, from, (lock, req, attempt));
+            }
+            LockMessage::Forward { lock, tenure, next, next_req, attempt } => {
                 let any = planted.has(Plant::LockForwardIgnoresTenure);
                 let found = self.tenures.get_mut(&lock).filter(|found| found.req == tenure || any);
                 if let Some(found) = found.filter(|found| found.next.is_none()) {
-                    found.next = Some((next, next_req));
+                    let behind = Some((next, next_req));
+                    found.next = behind;
                     self.settle(me, from, outbox, lock);
+                    let stays = self.tenures.get(&lock).is_some_and(|found| found.next == behind);
+                    if attempt == Attempt::Try && stays {
+                        outbox.send(me, next, LockMessage::Busy { lock, req: next_req });
+                    }
+                }
+            }
+            LockMessage::Busy { lock, req } => {
+                // A grant may have come first; then no thread tries any more.
+                let waiting = |found: &&mut Tenure| found.req == req && found.phase == Phase::Waiting;
+                let trying =
+                    self.tenures.get_mut(&lock).filter(waiting).and_then(|found| found.trying.take());
+                if let Some(op) = trying {
+                    self.end_wait(outbox, op, lock, Failure::LockBusy);
+                    if planted.has(Plant::LockBusyForgetsItsPlace) {
+                        self.tenures.remove(&lock);
+                    }
                 }
             }
             LockMessage::Grant { lock, req, token } => {
@@ -308,7 +361,7 @@ impl Locks {
         planted: Planted,
         outbox: &mut Outbox,
         from: NodeId,
-        (lock, req): (LockId, Req),
+        (lock, req, attempt): (LockId, Req, Attempt),
     ) {
         let home = self.homes.entry(lock).or_default();
         match home.last.iter_mut().find(|slot| slot.0 == from) {
@@ -329,7 +382,8 @@ impl Locks {
                 outbox.send(me, from, LockMessage::Grant { lock, req, token: home.token });
             }
             Some((tail, tenure)) => {
-                outbox.send(me, tail, LockMessage::Forward { lock, tenure, next: from, next_req: req });
+                let forward = LockMessage::Forward { lock, tenure, next: from, next_req: req, attempt };
+                outbox.send(me, tail, forward);
             }
         }
         home.chain.push_back((from, req));

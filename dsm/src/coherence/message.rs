@@ -116,14 +116,23 @@ pub enum ToNode {
     Located { extent: ExtentId, home: NodeId },
 }
 
+/// Whether a request for a lock stays when the lock is not free.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum Attempt {
+    /// A thread waits for the lock.
+    Wait,
+    /// A thread takes it only if that is possible at once, and wants to hear if it is not.
+    Try,
+}
+
 /// Messages about a lock.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 #[allow(missing_docs)] // Fields: docs/protocol.md.
 pub enum LockMessage {
     /// Node to home: queue me.
-    Request { lock: LockId, req: Req },
+    Request { lock: LockId, req: Req, attempt: Attempt },
     /// Home to the node at the queue's end: hand the lock to `next` after your tenure `tenure`.
-    Forward { lock: LockId, tenure: Req, next: NodeId, next_req: Req },
+    Forward { lock: LockId, tenure: Req, next: NodeId, next_req: Req, attempt: Attempt },
     /// Home or last holder to waiter: yours, with a fencing token that only grows.
     Grant { lock: LockId, req: Req, token: u64 },
     /// Leaving node to home: I hold the lock idle (or, `broken`, in the middle of a critical section).
@@ -136,20 +145,26 @@ pub enum LockMessage {
     ProbeReply { lock: LockId, req: Req, reached: bool },
     /// Home to queued nodes: the lock was lost with `dead`.
     Broken { lock: LockId, req: Req, dead: NodeId },
+    /// Last of the queue to the next, who tries: the lock is not free now. Its place in the queue stands.
+    Busy { lock: LockId, req: Req },
 }
 
 /// Messages about a barrier.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 #[allow(missing_docs)] // Fields: docs/protocol.md.
 pub enum BarrierMessage {
-    /// Member to home.
-    Arrive { barrier: BarrierId, generation: u64, members: NodeSet },
+    /// Member to home. `arrival` counts the member's arrivals in this generation.
+    Arrive { barrier: BarrierId, generation: u64, arrival: u32, members: NodeSet },
     /// Home to every member: all have arrived.
     Release { barrier: BarrierId, generation: u64 },
     /// Home to every member that has arrived: `dead` never will.
     Broken { barrier: BarrierId, generation: u64, dead: NodeId },
     /// Waiting member to home, which may not know whom the barrier waits for: `dead` never will arrive.
     Dead { barrier: BarrierId, generation: u64, dead: NodeId },
+    /// Member to home: this arrival no longer counts, unless the generation has ended.
+    Withdraw { barrier: BarrierId, generation: u64, arrival: u32 },
+    /// The answer: it does not.
+    Withdrawn { barrier: BarrierId, generation: u64, arrival: u32 },
 }
 
 impl Message {
@@ -179,8 +194,8 @@ impl Message {
         match kind {
             kind::GET_S..=kind::LOCATE => ToHome::decode(kind, r).map(Message::ToHome),
             kind::FWD_S..=kind::LOCATED => ToNode::decode(kind, r).map(Message::ToNode),
-            kind::LOCK_REQUEST..=kind::LOCK_BROKEN => LockMessage::decode(kind, r).map(Message::Lock),
-            kind::BARRIER_ARRIVE..=kind::BARRIER_DEAD => {
+            kind::LOCK_REQUEST..=kind::LOCK_BUSY => LockMessage::decode(kind, r).map(Message::Lock),
+            kind::BARRIER_ARRIVE..=kind::BARRIER_WITHDRAWN => {
                 BarrierMessage::decode(kind, r).map(Message::Barrier)
             }
             _ => Err(BAD_KIND),
@@ -241,10 +256,13 @@ mod kind {
     pub(super) const LOCK_PROBE: u8 = 37;
     pub(super) const LOCK_PROBE_REPLY: u8 = 38;
     pub(super) const LOCK_BROKEN: u8 = 39;
+    pub(super) const LOCK_BUSY: u8 = 40;
     pub(super) const BARRIER_ARRIVE: u8 = 48;
     pub(super) const BARRIER_RELEASE: u8 = 49;
     pub(super) const BARRIER_BROKEN: u8 = 50;
     pub(super) const BARRIER_DEAD: u8 = 51;
+    pub(super) const BARRIER_WITHDRAW: u8 = 52;
+    pub(super) const BARRIER_WITHDRAWN: u8 = 53;
 }
 
 const BAD_KIND: DecodeError = DecodeError::Bad("message kind");
@@ -377,16 +395,21 @@ impl LockMessage {
             | LockMessage::ReturnAck { lock, .. }
             | LockMessage::Probe { lock, .. }
             | LockMessage::ProbeReply { lock, .. }
-            | LockMessage::Broken { lock, .. } => lock,
+            | LockMessage::Broken { lock, .. }
+            | LockMessage::Busy { lock, .. } => lock,
         }
     }
 
     fn encode(&self, w: &mut impl Writer) {
         match *self {
-            LockMessage::Request { lock, req } => put(w, kind::LOCK_REQUEST, &[lock.0.0, req.0]),
-            LockMessage::Forward { lock, tenure, next, next_req } => {
+            LockMessage::Request { lock, req, attempt } => {
+                put(w, kind::LOCK_REQUEST, &[lock.0.0, req.0]);
+                w.put_u8(u8::from(attempt == Attempt::Try));
+            }
+            LockMessage::Forward { lock, tenure, next, next_req, attempt } => {
                 put(w, kind::LOCK_FORWARD, &[lock.0.0, tenure.0, next_req.0]);
                 w.put_u16(next.0);
+                w.put_u8(u8::from(attempt == Attempt::Try));
             }
             LockMessage::Grant { lock, req, token } => put(w, kind::LOCK_GRANT, &[lock.0.0, req.0, token]),
             LockMessage::Return { lock, req, token, broken } => {
@@ -403,16 +426,18 @@ impl LockMessage {
                 put(w, kind::LOCK_BROKEN, &[lock.0.0, req.0]);
                 w.put_u16(dead.0);
             }
+            LockMessage::Busy { lock, req } => put(w, kind::LOCK_BUSY, &[lock.0.0, req.0]),
         }
     }
 
     fn decode(kind: u8, r: &mut Reader<'_>) -> Result<LockMessage, DecodeError> {
         let (lock, req) = (LockId(PageId(r.u64()?)), Req(r.u64()?));
         Ok(match kind {
-            kind::LOCK_REQUEST => LockMessage::Request { lock, req },
+            kind::LOCK_REQUEST => LockMessage::Request { lock, req, attempt: decode_attempt(r)? },
             kind::LOCK_FORWARD => {
                 let next_req = Req(r.u64()?);
-                LockMessage::Forward { lock, tenure: req, next: decode_node(r)?, next_req }
+                let next = decode_node(r)?;
+                LockMessage::Forward { lock, tenure: req, next, next_req, attempt: decode_attempt(r)? }
             }
             kind::LOCK_GRANT => LockMessage::Grant { lock, req, token: r.u64()? },
             kind::LOCK_RETURN => LockMessage::Return { lock, req, token: r.u64()?, broken: decode_flag(r)? },
@@ -420,6 +445,7 @@ impl LockMessage {
             kind::LOCK_PROBE => LockMessage::Probe { lock, req },
             kind::LOCK_PROBE_REPLY => LockMessage::ProbeReply { lock, req, reached: decode_flag(r)? },
             kind::LOCK_BROKEN => LockMessage::Broken { lock, req, dead: decode_node(r)? },
+            kind::LOCK_BUSY => LockMessage::Busy { lock, req },
             _ => return Err(BAD_KIND),
         })
     }
@@ -432,13 +458,25 @@ impl BarrierMessage {
             BarrierMessage::Release { barrier, generation } => (kind::BARRIER_RELEASE, barrier, generation),
             BarrierMessage::Broken { barrier, generation, .. } => (kind::BARRIER_BROKEN, barrier, generation),
             BarrierMessage::Dead { barrier, generation, .. } => (kind::BARRIER_DEAD, barrier, generation),
+            BarrierMessage::Withdraw { barrier, generation, .. } => {
+                (kind::BARRIER_WITHDRAW, barrier, generation)
+            }
+            BarrierMessage::Withdrawn { barrier, generation, .. } => {
+                (kind::BARRIER_WITHDRAWN, barrier, generation)
+            }
         };
         put(w, kind, &[barrier.program, generation]);
         w.put_u32(barrier.index);
         match *self {
-            BarrierMessage::Arrive { members, .. } => w.put_u128(members.bits()),
+            BarrierMessage::Arrive { arrival, members, .. } => {
+                w.put_u32(arrival);
+                w.put_u128(members.bits());
+            }
             BarrierMessage::Release { .. } => {}
             BarrierMessage::Broken { dead, .. } | BarrierMessage::Dead { dead, .. } => w.put_u16(dead.0),
+            BarrierMessage::Withdraw { arrival, .. } | BarrierMessage::Withdrawn { arrival, .. } => {
+                w.put_u32(arrival);
+            }
         }
     }
 
@@ -447,11 +485,15 @@ impl BarrierMessage {
         let barrier = BarrierId { program, index: r.u32()? };
         Ok(match kind {
             kind::BARRIER_ARRIVE => {
-                BarrierMessage::Arrive { barrier, generation, members: NodeSet::from_bits(r.u128()?) }
+                let arrival = r.u32()?;
+                let members = NodeSet::from_bits(r.u128()?);
+                BarrierMessage::Arrive { barrier, generation, arrival, members }
             }
             kind::BARRIER_RELEASE => BarrierMessage::Release { barrier, generation },
             kind::BARRIER_BROKEN => BarrierMessage::Broken { barrier, generation, dead: decode_node(r)? },
             kind::BARRIER_DEAD => BarrierMessage::Dead { barrier, generation, dead: decode_node(r)? },
+            kind::BARRIER_WITHDRAW => BarrierMessage::Withdraw { barrier, generation, arrival: r.u32()? },
+            kind::BARRIER_WITHDRAWN => BarrierMessage::Withdrawn { barrier, generation, arrival: r.u32()? },
             _ => return Err(BAD_KIND),
         })
     }
@@ -475,6 +517,10 @@ fn body_byte(body: Body) -> u8 {
 fn decode_node(r: &mut Reader<'_>) -> Result<NodeId, DecodeError> {
     let node = r.u16()?;
     if (node as usize) < NODES_MAX { Ok(NodeId(node)) } else { Err(DecodeError::Bad("node")) }
+}
+
+fn decode_attempt(r: &mut Reader<'_>) -> Result<Attempt, DecodeError> {
+    Ok(if decode_flag(r)? { Attempt::Try } else { Attempt::Wait })
 }
 
 fn decode_flag(r: &mut Reader<'_>) -> Result<bool, DecodeError> {

@@ -49,12 +49,15 @@ pub enum Plant {
     LockGrantIgnoresRequest,
     LockForgetsRequestNumbers,
     LockRecallMissesHolder,
+    LockBusyForgetsItsPlace,
     BarrierIgnoresGeneration,
+    BarrierIgnoresArrivalNumbers,
+    BarrierWithdrawsAfterItsEnd,
 }
 
 impl Plant {
     /// Every fault.
-    pub const ALL: [Plant; 45] = [
+    pub const ALL: [Plant; 48] = [
         Plant::HomeDoesNotAwaitInstalled,
         Plant::HomeDoesNotAwaitDataHome,
         Plant::HomeReadsBeforeDataHome,
@@ -99,7 +102,10 @@ impl Plant {
         Plant::LockGrantIgnoresRequest,
         Plant::LockForgetsRequestNumbers,
         Plant::LockRecallMissesHolder,
+        Plant::LockBusyForgetsItsPlace,
         Plant::BarrierIgnoresGeneration,
+        Plant::BarrierIgnoresArrivalNumbers,
+        Plant::BarrierWithdrawsAfterItsEnd,
     ];
 }
 

@@ -9,16 +9,17 @@ use std::time::{Duration, Instant};
 
 use super::control_stubs::{
     Cluster, ClusterClient, ClusterPublishError, ClusterRemoveRegionError, ClusterServer, Directory, Node,
-    NodeCalls, NodeServer, Refused, RegionPlace,
+    NodeCalls, NodeServer, Rank, RankServer, Refused, RegionPlace,
 };
 use super::core::Core;
 use super::directory::Servers;
 use super::status::{cluster_status, node_status};
 use super::{Inner, Node as Handle};
+use crate::coherence::BarrierId;
 use crate::config::rpc::{DIRECTORY_TELL_WAIT, DIRECTORY_WAIT};
 use crate::error::{Error, Result};
-use crate::membership::{COORDINATOR, Membership};
-use crate::page::GlobalAddr;
+use crate::membership::{COORDINATOR, Kind, Membership};
+use crate::page::{GlobalAddr, PageId};
 use crate::rpc::{self, CallSection, Channel, Context, PeerId, Policy, Service, serve_meta};
 
 /// The node behind its services. Weak: the node owns them.
@@ -61,6 +62,44 @@ impl Node for Of {
         }
         self.inner()?.calls.directory.take(&directory);
         Ok(())
+    }
+
+    fn lock_queue(&self, _: &Context<'_>, page: u64) -> std::result::Result<Vec<u16>, rpc::Error> {
+        Ok(self.inner()?.lock_queue(PageId(page)).into_iter().map(|node| node.0).collect())
+    }
+
+    fn lock_held_ms(&self, _: &Context<'_>, page: u64) -> std::result::Result<Option<u64>, rpc::Error> {
+        Ok(self.inner()?.lock_held_for(PageId(page)).map(|held| held.0 / 1_000_000))
+    }
+
+    fn barrier_missing(
+        &self,
+        _: &Context<'_>,
+        program: u64,
+        index: u32,
+    ) -> std::result::Result<Vec<u16>, rpc::Error> {
+        let missing = self.inner()?.barrier_missing(BarrierId { program, index });
+        Ok(missing.iter().map(|node| node.0).collect())
+    }
+}
+
+impl Rank for Of {
+    fn bring(
+        &self,
+        context: &Context<'_>,
+        number: u64,
+        what: &str,
+        value: &[u8],
+    ) -> std::result::Result<(), rpc::Error> {
+        self.inner()?.take_letter(context.peer(), number, what, Ok(value))
+    }
+
+    fn refuse(&self, context: &Context<'_>, number: u64, why: &str) -> std::result::Result<(), rpc::Error> {
+        self.inner()?.take_letter(context.peer(), number, "", Err(why))
+    }
+
+    fn missing(&self, _: &Context<'_>, number: u64) -> std::result::Result<Vec<u32>, rpc::Error> {
+        Ok(self.inner()?.missing_ranks(number))
     }
 }
 
@@ -113,6 +152,9 @@ impl Inner {
         let endpoint = &self.calls.endpoint;
         serve_meta(endpoint);
         endpoint.serve_system(NodeServer(Of(Arc::downgrade(self))));
+        if matches!(self.kind, Kind::Rank { .. }) {
+            endpoint.serve_system(RankServer(Of(Arc::downgrade(self))));
+        }
         if coordinates {
             endpoint.serve_system(ClusterServer(Of(Arc::downgrade(self))));
         }

@@ -228,6 +228,25 @@ pub trait Node: Send + Sync + 'static {
         context: &rpc::Context<'_>,
         directory: Directory,
     ) -> Result<(), rpc::Error>;
+    /// At the home of the lock of this page: the nodes that have it or wait for it, in their order.
+    fn lock_queue(
+        &self,
+        context: &rpc::Context<'_>,
+        page: u64,
+    ) -> Result<Vec<u16>, rpc::Error>;
+    /// How long a thread of this node has had that lock, in milliseconds.
+    fn lock_held_ms(
+        &self,
+        context: &rpc::Context<'_>,
+        page: u64,
+    ) -> Result<Option<u64>, rpc::Error>;
+    /// At the home of the barriers: the nodes that a barrier of a program waits for.
+    fn barrier_missing(
+        &self,
+        context: &rpc::Context<'_>,
+        program: u64,
+        index: u32,
+    ) -> Result<Vec<u16>, rpc::Error>;
 }
 
 /// Serves `Node` with an implementation of its trait.
@@ -263,6 +282,22 @@ impl<S: Node> rpc::Service for NodeServer<S> {
                 let directory = rpc::Wire::decode(__from)?;
                 __from.finish()?;
                 __reply.answer(self.0.take_directory(__context, directory));
+            }
+            3 => {
+                let page = rpc::Wire::decode(__from)?;
+                __from.finish()?;
+                __reply.answer(self.0.lock_queue(__context, page));
+            }
+            4 => {
+                let page = rpc::Wire::decode(__from)?;
+                __from.finish()?;
+                __reply.answer(self.0.lock_held_ms(__context, page));
+            }
+            5 => {
+                let program = rpc::Wire::decode(__from)?;
+                let index = rpc::Wire::decode(__from)?;
+                __from.finish()?;
+                __reply.answer(self.0.barrier_missing(__context, program, index));
             }
             _ => return Err(rpc::DecodeError::Bad("method")),
         }
@@ -306,6 +341,25 @@ impl NodeCalls {
         rpc::Wire::encode(directory, __call.arguments());
         __call.start()
     }
+    /// At the home of the lock of this page: the nodes that have it or wait for it, in their order.
+    pub fn lock_queue(&self, page: u64) -> rpc::Call<Vec<u16>> {
+        let mut __call = self.channel.prepare(&NODE.methods[3]);
+        rpc::Wire::encode(&page, __call.arguments());
+        __call.start()
+    }
+    /// How long a thread of this node has had that lock, in milliseconds.
+    pub fn lock_held_ms(&self, page: u64) -> rpc::Call<Option<u64>> {
+        let mut __call = self.channel.prepare(&NODE.methods[4]);
+        rpc::Wire::encode(&page, __call.arguments());
+        __call.start()
+    }
+    /// At the home of the barriers: the nodes that a barrier of a program waits for.
+    pub fn barrier_missing(&self, program: u64, index: u32) -> rpc::Call<Vec<u16>> {
+        let mut __call = self.channel.prepare(&NODE.methods[5]);
+        rpc::Wire::encode(&program, __call.arguments());
+        rpc::Wire::encode(&index, __call.arguments());
+        __call.start()
+    }
 }
 
 /// Calls `Node` and waits for the answers.
@@ -341,6 +395,22 @@ impl NodeClient {
     pub fn take_directory(&self, directory: &Directory) -> Result<(), rpc::Error> {
         self.calls.take_directory(directory).wait()
     }
+    /// At the home of the lock of this page: the nodes that have it or wait for it, in their order.
+    pub fn lock_queue(&self, page: u64) -> Result<Vec<u16>, rpc::Error> {
+        self.calls.lock_queue(page).wait()
+    }
+    /// How long a thread of this node has had that lock, in milliseconds.
+    pub fn lock_held_ms(&self, page: u64) -> Result<Option<u64>, rpc::Error> {
+        self.calls.lock_held_ms(page).wait()
+    }
+    /// At the home of the barriers: the nodes that a barrier of a program waits for.
+    pub fn barrier_missing(
+        &self,
+        program: u64,
+        index: u32,
+    ) -> Result<Vec<u16>, rpc::Error> {
+        self.calls.barrier_missing(program, index).wait()
+    }
 }
 
 /// `Node`, version 1, as the runtime knows it.
@@ -349,7 +419,7 @@ impl NodeClient {
 pub static NODE: rpc::Interface = rpc::Interface {
     name: "Node",
     version: 1,
-    hash: 0x2f169dc1ff2e5eac,
+    hash: 0x3b628d3b81184669,
     methods: &[
         rpc::Method {
             interface: "Node",
@@ -381,8 +451,236 @@ pub static NODE: rpc::Interface = rpc::Interface {
             idempotent: true,
             longrunning: false,
         },
+        rpc::Method {
+            interface: "Node",
+            version: 1,
+            name: "lock_queue",
+            id: 0xb44baa4b2f298cb8,
+            kind: rpc::Kind::Unary,
+            deadline_us: None,
+            idempotent: true,
+            longrunning: false,
+        },
+        rpc::Method {
+            interface: "Node",
+            version: 1,
+            name: "lock_held_ms",
+            id: 0xb44baa4bd2aecfaa,
+            kind: rpc::Kind::Unary,
+            deadline_us: None,
+            idempotent: true,
+            longrunning: false,
+        },
+        rpc::Method {
+            interface: "Node",
+            version: 1,
+            name: "barrier_missing",
+            id: 0xb44baa4bccf0b1a8,
+            kind: rpc::Kind::Unary,
+            deadline_us: None,
+            idempotent: true,
+            longrunning: false,
+        },
     ],
-    description: "{\"name\":\"Node\",\"version\":1,\"methods\":[{\"id\":\"0xb44baa4b967a16e1\",\"name\":\"status\",\"kind\":\"unary\",\"arguments\":[],\"returns\":\"string\",\"throws\":[],\"idempotent\":true,\"longrunning\":false},{\"id\":\"0xb44baa4b51aab11e\",\"name\":\"region\",\"kind\":\"unary\",\"arguments\":[{\"id\":1,\"name\":\"name\",\"type\":\"string\"}],\"returns\":{\"optional\":{\"named\":\"RegionPlace\"}},\"throws\":[],\"idempotent\":true,\"longrunning\":false},{\"id\":\"0xb44baa4b94e70dd4\",\"name\":\"take_directory\",\"kind\":\"unary\",\"arguments\":[{\"id\":1,\"name\":\"directory\",\"type\":{\"named\":\"Directory\"}}],\"returns\":\"void\",\"throws\":[],\"idempotent\":true,\"longrunning\":false}],\"types\":{\"Directory\":{\"struct\":[{\"id\":1,\"name\":\"number\",\"type\":\"u64\"},{\"id\":2,\"name\":\"services\",\"type\":{\"list\":{\"named\":\"Served\"}}}]},\"RegionPlace\":{\"struct\":[{\"id\":1,\"name\":\"name\",\"type\":\"string\"},{\"id\":2,\"name\":\"addr\",\"type\":\"u64\"},{\"id\":3,\"name\":\"len\",\"type\":\"u64\"},{\"id\":4,\"name\":\"element\",\"type\":\"u64\"}]},\"Served\":{\"struct\":[{\"id\":1,\"name\":\"name\",\"type\":\"string\"},{\"id\":2,\"name\":\"servers\",\"type\":{\"list\":{\"named\":\"Start\"}}}]},\"Start\":{\"struct\":[{\"id\":1,\"name\":\"node\",\"type\":\"u16\"},{\"id\":2,\"name\":\"incarnation\",\"type\":\"u64\"}]}}}",
+    description: "{\"name\":\"Node\",\"version\":1,\"methods\":[{\"id\":\"0xb44baa4b967a16e1\",\"name\":\"status\",\"kind\":\"unary\",\"arguments\":[],\"returns\":\"string\",\"throws\":[],\"idempotent\":true,\"longrunning\":false},{\"id\":\"0xb44baa4b51aab11e\",\"name\":\"region\",\"kind\":\"unary\",\"arguments\":[{\"id\":1,\"name\":\"name\",\"type\":\"string\"}],\"returns\":{\"optional\":{\"named\":\"RegionPlace\"}},\"throws\":[],\"idempotent\":true,\"longrunning\":false},{\"id\":\"0xb44baa4b94e70dd4\",\"name\":\"take_directory\",\"kind\":\"unary\",\"arguments\":[{\"id\":1,\"name\":\"directory\",\"type\":{\"named\":\"Directory\"}}],\"returns\":\"void\",\"throws\":[],\"idempotent\":true,\"longrunning\":false},{\"id\":\"0xb44baa4b2f298cb8\",\"name\":\"lock_queue\",\"kind\":\"unary\",\"arguments\":[{\"id\":1,\"name\":\"page\",\"type\":\"u64\"}],\"returns\":{\"list\":\"u16\"},\"throws\":[],\"idempotent\":true,\"longrunning\":false},{\"id\":\"0xb44baa4bd2aecfaa\",\"name\":\"lock_held_ms\",\"kind\":\"unary\",\"arguments\":[{\"id\":1,\"name\":\"page\",\"type\":\"u64\"}],\"returns\":{\"optional\":\"u64\"},\"throws\":[],\"idempotent\":true,\"longrunning\":false},{\"id\":\"0xb44baa4bccf0b1a8\",\"name\":\"barrier_missing\",\"kind\":\"unary\",\"arguments\":[{\"id\":1,\"name\":\"program\",\"type\":\"u64\"},{\"id\":2,\"name\":\"index\",\"type\":\"u32\"}],\"returns\":{\"list\":\"u16\"},\"throws\":[],\"idempotent\":true,\"longrunning\":false}],\"types\":{\"Directory\":{\"struct\":[{\"id\":1,\"name\":\"number\",\"type\":\"u64\"},{\"id\":2,\"name\":\"services\",\"type\":{\"list\":{\"named\":\"Served\"}}}]},\"RegionPlace\":{\"struct\":[{\"id\":1,\"name\":\"name\",\"type\":\"string\"},{\"id\":2,\"name\":\"addr\",\"type\":\"u64\"},{\"id\":3,\"name\":\"len\",\"type\":\"u64\"},{\"id\":4,\"name\":\"element\",\"type\":\"u64\"}]},\"Served\":{\"struct\":[{\"id\":1,\"name\":\"name\",\"type\":\"string\"},{\"id\":2,\"name\":\"servers\",\"type\":{\"list\":{\"named\":\"Start\"}}}]},\"Start\":{\"struct\":[{\"id\":1,\"name\":\"node\",\"type\":\"u16\"},{\"id\":2,\"name\":\"incarnation\",\"type\":\"u64\"}]}}}",
+};
+
+/// Served by every rank, for the ranks of its program.
+#[rustfmt::skip]
+#[allow(dead_code, unreachable_pub, clippy::all)]
+pub trait Rank: Send + Sync + 'static {
+    /// The caller's value for the collective operation of this number, or, from rank 0, the result; with what
+    /// the caller calls the operation.
+    fn bring(
+        &self,
+        context: &rpc::Context<'_>,
+        number: u64,
+        what: &str,
+        value: &[u8],
+    ) -> Result<(), rpc::Error>;
+    /// From rank 0: the operation has failed.
+    fn refuse(
+        &self,
+        context: &rpc::Context<'_>,
+        number: u64,
+        why: &str,
+    ) -> Result<(), rpc::Error>;
+    /// At rank 0: the ranks that the operation waits for.
+    fn missing(
+        &self,
+        context: &rpc::Context<'_>,
+        number: u64,
+    ) -> Result<Vec<u32>, rpc::Error>;
+}
+
+/// Serves `Rank` with an implementation of its trait.
+#[derive(Clone, Debug)]
+#[rustfmt::skip]
+#[allow(dead_code, unreachable_pub, clippy::all)]
+pub struct RankServer<S>(pub S);
+
+#[rustfmt::skip]
+#[allow(dead_code, unreachable_pub, clippy::all)]
+impl<S: Rank> rpc::Service for RankServer<S> {
+    fn interface(&self) -> &'static rpc::Interface {
+        &RANK
+    }
+    fn dispatch(
+        &self,
+        __method: usize,
+        __context: &rpc::Context<'_>,
+        __from: &mut rpc::Decoder<'_>,
+        __reply: &mut rpc::Reply<'_>,
+    ) -> Result<(), rpc::DecodeError> {
+        match __method {
+            0 => {
+                let number = rpc::Wire::decode(__from)?;
+                let what = __from.str()?;
+                let value = __from.bytes()?;
+                __from.finish()?;
+                __reply.answer(self.0.bring(__context, number, what, value));
+            }
+            1 => {
+                let number = rpc::Wire::decode(__from)?;
+                let why = __from.str()?;
+                __from.finish()?;
+                __reply.answer(self.0.refuse(__context, number, why));
+            }
+            2 => {
+                let number = rpc::Wire::decode(__from)?;
+                __from.finish()?;
+                __reply.answer(self.0.missing(__context, number));
+            }
+            _ => return Err(rpc::DecodeError::Bad("method")),
+        }
+        Ok(())
+    }
+}
+
+/// Starts calls of `Rank`; each returns a future that may also be waited for.
+#[derive(Clone, Debug)]
+#[rustfmt::skip]
+#[allow(dead_code, unreachable_pub, clippy::all)]
+pub struct RankCalls {
+    channel: rpc::Channel,
+}
+
+#[rustfmt::skip]
+#[allow(dead_code, unreachable_pub, clippy::all)]
+impl RankCalls {
+    /// Calls whoever serves the channel.
+    pub fn new(channel: rpc::Channel) -> Self {
+        Self { channel }
+    }
+    /// The way to the servers.
+    pub fn channel(&self) -> &rpc::Channel {
+        &self.channel
+    }
+    /// The caller's value for the collective operation of this number, or, from rank 0, the result; with what
+    /// the caller calls the operation.
+    pub fn bring(&self, number: u64, what: &str, value: &[u8]) -> rpc::Call<()> {
+        let mut __call = self.channel.prepare(&RANK.methods[0]);
+        rpc::Wire::encode(&number, __call.arguments());
+        rpc::put_str(__call.arguments(), what);
+        rpc::put_bytes(__call.arguments(), value);
+        __call.start()
+    }
+    /// From rank 0: the operation has failed.
+    pub fn refuse(&self, number: u64, why: &str) -> rpc::Call<()> {
+        let mut __call = self.channel.prepare(&RANK.methods[1]);
+        rpc::Wire::encode(&number, __call.arguments());
+        rpc::put_str(__call.arguments(), why);
+        __call.start()
+    }
+    /// At rank 0: the ranks that the operation waits for.
+    pub fn missing(&self, number: u64) -> rpc::Call<Vec<u32>> {
+        let mut __call = self.channel.prepare(&RANK.methods[2]);
+        rpc::Wire::encode(&number, __call.arguments());
+        __call.start()
+    }
+}
+
+/// Calls `Rank` and waits for the answers.
+#[derive(Clone, Debug)]
+#[rustfmt::skip]
+#[allow(dead_code, unreachable_pub, clippy::all)]
+pub struct RankClient {
+    calls: RankCalls,
+}
+
+#[rustfmt::skip]
+#[allow(dead_code, unreachable_pub, clippy::all)]
+impl RankClient {
+    /// Calls whoever serves the channel.
+    pub fn new(channel: rpc::Channel) -> Self {
+        Self {
+            calls: RankCalls::new(channel),
+        }
+    }
+    /// The same calls without the wait.
+    pub fn calls(&self) -> &RankCalls {
+        &self.calls
+    }
+    /// The caller's value for the collective operation of this number, or, from rank 0, the result; with what
+    /// the caller calls the operation.
+    pub fn bring(
+        &self,
+        number: u64,
+        what: &str,
+        value: &[u8],
+    ) -> Result<(), rpc::Error> {
+        self.calls.bring(number, what, value).wait()
+    }
+    /// From rank 0: the operation has failed.
+    pub fn refuse(&self, number: u64, why: &str) -> Result<(), rpc::Error> {
+        self.calls.refuse(number, why).wait()
+    }
+    /// At rank 0: the ranks that the operation waits for.
+    pub fn missing(&self, number: u64) -> Result<Vec<u32>, rpc::Error> {
+        self.calls.missing(number).wait()
+    }
+}
+
+/// `Rank`, version 1, as the runtime knows it.
+#[rustfmt::skip]
+#[allow(dead_code, unreachable_pub, clippy::all)]
+pub static RANK: rpc::Interface = rpc::Interface {
+    name: "Rank",
+    version: 1,
+    hash: 0xb029a6add7e44ef3,
+    methods: &[
+        rpc::Method {
+            interface: "Rank",
+            version: 1,
+            name: "bring",
+            id: 0x4b1a8d0ce41d5d3c,
+            kind: rpc::Kind::Unary,
+            deadline_us: None,
+            idempotent: false,
+            longrunning: false,
+        },
+        rpc::Method {
+            interface: "Rank",
+            version: 1,
+            name: "refuse",
+            id: 0x4b1a8d0cd542be27,
+            kind: rpc::Kind::Unary,
+            deadline_us: None,
+            idempotent: false,
+            longrunning: false,
+        },
+        rpc::Method {
+            interface: "Rank",
+            version: 1,
+            name: "missing",
+            id: 0x4b1a8d0c0a26ca96,
+            kind: rpc::Kind::Unary,
+            deadline_us: None,
+            idempotent: true,
+            longrunning: false,
+        },
+    ],
+    description: "{\"name\":\"Rank\",\"version\":1,\"methods\":[{\"id\":\"0x4b1a8d0ce41d5d3c\",\"name\":\"bring\",\"kind\":\"unary\",\"arguments\":[{\"id\":1,\"name\":\"number\",\"type\":\"u64\"},{\"id\":2,\"name\":\"what\",\"type\":\"string\"},{\"id\":3,\"name\":\"value\",\"type\":\"bytes\"}],\"returns\":\"void\",\"throws\":[],\"idempotent\":false,\"longrunning\":false},{\"id\":\"0x4b1a8d0cd542be27\",\"name\":\"refuse\",\"kind\":\"unary\",\"arguments\":[{\"id\":1,\"name\":\"number\",\"type\":\"u64\"},{\"id\":2,\"name\":\"why\",\"type\":\"string\"}],\"returns\":\"void\",\"throws\":[],\"idempotent\":false,\"longrunning\":false},{\"id\":\"0x4b1a8d0c0a26ca96\",\"name\":\"missing\",\"kind\":\"unary\",\"arguments\":[{\"id\":1,\"name\":\"number\",\"type\":\"u64\"}],\"returns\":{\"list\":\"u32\"},\"throws\":[],\"idempotent\":true,\"longrunning\":false}],\"types\":{}}",
 };
 
 /// Served by the coordinator.

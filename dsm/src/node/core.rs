@@ -4,6 +4,7 @@
 #[cfg(test)]
 mod tests;
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
 use rustc_hash::FxHashMap;
@@ -97,6 +98,8 @@ pub(super) struct Brain {
     pub(super) leaving: Leaving,
     /// The ranks of this node's program, once all have joined.
     pub(super) ranks: NodeSet,
+    /// Their nodes, by rank.
+    pub(super) ranks_in_order: Vec<NodeId>,
     pub(super) nearest: Option<NodeId>,
     pub(super) view_changes: u64,
     /// Most pages that had memory here after any event.
@@ -164,6 +167,7 @@ impl Core {
             joining: None,
             leaving: Leaving::No,
             ranks: NodeSet::EMPTY,
+            ranks_in_order: Vec::new(),
             nearest,
             view_changes: 0,
             resident_peak: 0,
@@ -743,6 +747,10 @@ impl Brain {
         if connected && complete {
             if let Kind::Rank { program, .. } = self.intro.kind {
                 self.ranks = view.ranks(program).map(|member| member.id).collect();
+                let ranked =
+                    view.ranks(program).filter_map(|member| Some((member.intro.kind.rank()?, member.id)));
+                let ranked: BTreeMap<u32, NodeId> = ranked.collect();
+                self.ranks_in_order = ranked.into_values().collect();
             }
             self.joining = None;
             self.waits.end(op, Outcome::Membership);

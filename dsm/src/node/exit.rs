@@ -29,6 +29,13 @@ pub(super) fn end_at_once(code: i32) -> ! {
     unsafe { libc::_exit(code) }
 }
 
+/// Writes one line to standard error, whatever the program has done with its logging.
+pub(super) fn tell(what: Arguments<'_>) {
+    let line = format!("pagemesh: {what}\n");
+    // Nobody is left to tell of an error.
+    let _ = nix::unistd::write(std::io::stderr(), line.as_bytes());
+}
+
 /// Nodes of this process that have yet to leave.
 static NODES: Mutex<Vec<Weak<Inner>>> = Mutex::new(Vec::new());
 

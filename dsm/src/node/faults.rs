@@ -104,6 +104,7 @@ impl Inner {
             | Failure::NoRegion
             | Failure::Leaving
             | Failure::Abandoned
+            | Failure::LockBusy
             | Failure::BarrierMisuse => self.failure(failure).to_string(),
         }
     }

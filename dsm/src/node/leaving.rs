@@ -40,7 +40,7 @@ impl Inner {
         let (result, longest) = match (self.kind, departure) {
             (Kind::Rank { .. }, Departure::Leave) if self.is_without_daemons() => {
                 // The memory is in the ranks: nobody may go while somebody needs it.
-                (self.barrier(LAST_BARRIER), LEAVE_MAX)
+                (self.barrier(LAST_BARRIER, None), LEAVE_MAX)
             }
             // Its memory goes with it, so the others cannot go on.
             (Kind::Rank { .. }, Departure::Exit) if self.is_without_daemons() => {

@@ -1,22 +1,53 @@
-//! What a node's coherence core may touch here: the pages of the arena, and the words of lent locks; and how
-//! threads take a lock, by its word or by the core.
+//! What a node's coherence core may touch here: the pages of the arena, and the words of lent locks, by which
+//! the node's threads take them.
 
 use std::sync::Arc;
 
 use rustc_hash::FxHashMap;
 
 use super::Node;
-use super::lock_word::LockWord;
-use crate::coherence::{Input, LockId};
-use crate::error::Result;
+use super::lock_word::{Holder, LockWord};
+use crate::coherence::LockId;
 use crate::fault::Arena;
-use crate::page::{Access, Contents, Lent, Memory, PageBuf, PageId};
+use crate::page::{Access, Contents, Lent, Memory, PageBuf, PageId, Span};
 
 /// A lock, as the threads of one node know it. Of use only to the node that made it.
 #[derive(Debug)]
 pub struct LockHandle {
     pub(super) lock: LockId,
-    pub(super) word: Arc<LockWord>,
+    local: Arc<LocalLock>,
+}
+
+/// What all handles of a lock share on one node.
+#[derive(Debug, Default)]
+struct LocalLock {
+    word: LockWord,
+    holder: Holder,
+}
+
+impl LockHandle {
+    /// Takes the lock by its word; `None` if the core must be asked.
+    pub(super) fn try_take(&self) -> Option<u64> {
+        let token = self.local.word.try_take()?;
+        self.taken();
+        Some(token)
+    }
+
+    /// This thread has got the lock.
+    pub(super) fn taken(&self) {
+        self.local.holder.set();
+    }
+
+    /// Gives the lock back by its word; false if the core must be told instead.
+    pub(super) fn try_give(&self) -> bool {
+        // First: the next holder writes it as soon as it has the lock.
+        self.local.holder.clear();
+        self.local.word.try_give()
+    }
+
+    pub(super) fn is_held_by_this_thread(&self) -> bool {
+        self.local.holder.is_this_thread()
+    }
 }
 
 impl Node {
@@ -24,27 +55,12 @@ impl Node {
     pub fn lock_handle(&self, lock: LockId) -> LockHandle {
         self.inner.with_core(|core| core.brain.words.handle(lock))
     }
-
-    /// Takes a lock; returns its fencing token.
-    pub fn lock(&self, handle: &LockHandle) -> Result<u64> {
-        match handle.word.try_take() {
-            Some(token) => Ok(token),
-            None => self.inner.call(None, |core, op| core.input(Input::Lock { op, lock: handle.lock })),
-        }
-    }
-
-    /// Gives a lock back.
-    pub fn unlock(&self, handle: &LockHandle) {
-        if !handle.word.try_give() {
-            self.inner.cast(Input::Unlock { lock: handle.lock });
-        }
-    }
 }
 
 /// The words of the locks that this node's threads have handles of.
 #[derive(Default)]
 pub(super) struct LockWords {
-    words: FxHashMap<PageId, Arc<LockWord>>,
+    words: FxHashMap<PageId, Arc<LocalLock>>,
     lending: Lending,
 }
 
@@ -60,14 +76,19 @@ enum Lending {
 impl LockWords {
     /// A handle of a lock, which from now on can be lent.
     pub(super) fn handle(&mut self, lock: LockId) -> LockHandle {
-        let word = self.words.entry(lock.0).or_insert_with(|| Arc::new(LockWord::new())).clone();
-        LockHandle { lock, word }
+        let local = self.words.entry(lock.0).or_default().clone();
+        LockHandle { lock, local }
+    }
+
+    /// How long a thread of this node has had a lock; `None` if none has it.
+    pub(super) fn held_for(&self, lock: PageId) -> Option<Span> {
+        self.words.get(&lock)?.holder.held_for()
     }
 
     /// From now on every thread that wants a lock, or gives one back, asks the core.
     pub(super) fn end_lending(&mut self) {
         self.lending = Lending::Ended;
-        self.words.values().for_each(|word| word.close());
+        self.words.values().for_each(|local| local.word.close());
     }
 
     /// A region is gone. Handles of its locks are of no use; the core, who has recalled what it had
@@ -116,8 +137,8 @@ impl Memory for Local<'_> {
 
     fn lend_lock(&mut self, page: PageId, token: u64) -> bool {
         match (self.words.words.get(&page), self.words.lending) {
-            (Some(word), Lending::On) => {
-                word.lend(token);
+            (Some(local), Lending::On) => {
+                local.word.lend(token);
                 true
             }
             (Some(_) | None, Lending::On | Lending::Ended) => false,
@@ -125,6 +146,6 @@ impl Memory for Local<'_> {
     }
 
     fn recall_lock(&mut self, page: PageId) -> Lent {
-        self.words.words.get(&page).expect("a lent lock has a word").recall()
+        self.words.words.get(&page).expect("a lent lock has a word").word.recall()
     }
 }

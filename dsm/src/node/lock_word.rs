@@ -5,9 +5,11 @@
 //! Each method changes the word by one instruction, so that its races are orders of such steps. The
 //! simulator runs them with the core; here real threads do, for the order of memory.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
-use crate::page::Lent;
+use nix::time::{ClockId, clock_gettime};
+
+use crate::page::{Lent, Span};
 
 /// The core decides.
 const RECALLED: u64 = 0;
@@ -20,16 +22,63 @@ const CLOSED: u64 = 4;
 /// The token stands above these bits.
 const BITS: u32 = 3;
 
-/// See the module's text.
-#[derive(Debug)]
+/// See the module's text. A new one is a lock that the core decides about.
+#[derive(Debug, Default)]
 pub(super) struct LockWord(AtomicU64);
 
-impl LockWord {
-    /// A word of a lock that the core decides about.
-    pub(super) fn new() -> LockWord {
-        LockWord(AtomicU64::new(RECALLED))
+const _: () = assert!(RECALLED == 0, "the default of a word");
+
+/// Which thread of this node has a lock, and since when; apart from the word, for messages to people and
+/// for a thread that takes its own lock again.
+///
+/// Only the thread that has the lock writes it, so a thread that finds itself here has the lock; what
+/// others read may be old.
+#[derive(Debug, Default)]
+pub(super) struct Holder {
+    /// Zero: no thread.
+    thread: AtomicUsize,
+    /// By the clock of [`coarse_now`], in nanoseconds.
+    since: AtomicU64,
+}
+
+impl Holder {
+    /// This thread has got the lock.
+    pub(super) fn set(&self) {
+        self.since.store(coarse_now(), Ordering::Relaxed);
+        self.thread.store(this_thread(), Ordering::Release);
     }
 
+    /// This thread is about to give the lock back.
+    pub(super) fn clear(&self) {
+        self.thread.store(0, Ordering::Relaxed);
+    }
+
+    pub(super) fn is_this_thread(&self) -> bool {
+        self.thread.load(Ordering::Relaxed) == this_thread()
+    }
+
+    /// How long the lock has been held; `None` if no thread of this node has it.
+    pub(super) fn held_for(&self) -> Option<Span> {
+        let is_held = self.thread.load(Ordering::Acquire) != 0;
+        is_held.then(|| Span(coarse_now().saturating_sub(self.since.load(Ordering::Relaxed))))
+    }
+}
+
+/// A number that no other living thread has, and no system call: the address of something of its own.
+fn this_thread() -> usize {
+    thread_local! {
+        static MARK: u8 = const { 0 };
+    }
+    MARK.with(|mark| std::ptr::from_ref(mark).addr())
+}
+
+/// Nanoseconds of a clock that is some milliseconds coarse, and read in a few nanoseconds.
+fn coarse_now() -> u64 {
+    clock_gettime(ClockId::CLOCK_MONOTONIC_COARSE)
+        .map_or(0, |now| now.tv_sec().unsigned_abs() * 1_000_000_000 + now.tv_nsec().unsigned_abs())
+}
+
+impl LockWord {
     /// Takes the lock, if it is lent and free; its token. A thread that gets none asks the core.
     pub(super) fn try_take(&self) -> Option<u64> {
         let word = self.0.load(Ordering::Relaxed);
@@ -150,7 +199,7 @@ mod tests {
     fn threads_and_a_core_that_recalls_at_any_time_leave_one_holder() {
         const TIMES: u64 = 20_000;
         let lock = Lock {
-            word: LockWord::new(),
+            word: LockWord::default(),
             core: Mutex::new(Core::Idle { token: 0 }),
             guarded: (AtomicU64::new(0), AtomicU64::new(0)),
         };
@@ -187,14 +236,14 @@ mod tests {
 
     #[test]
     fn a_closed_word_sends_everybody_to_the_core() {
-        let word = LockWord::new();
+        let word = LockWord::default();
         assert_eq!(word.try_take(), None);
         word.lend(6);
         assert_eq!(word.try_take(), Some(7));
         word.close();
         assert!(!word.try_give());
         assert_eq!(word.recall(), Lent::Held { token: 7 });
-        let word = LockWord::new();
+        let word = LockWord::default();
         word.lend(6);
         word.close();
         assert_eq!(word.try_take(), None);

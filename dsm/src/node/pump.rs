@@ -252,10 +252,25 @@ impl Inner {
 
     /// Waits until the operation ends, receiving for the node if nobody else who waits does. `None`
     /// when `deadline` came first; the operation is forgotten then.
+    pub(super) fn wait(
+        &self,
+        locked: &mut MutexGuard<'_, Locked>,
+        (op, bell): (OpId, &Arc<Bell>),
+        deadline: Option<Time>,
+    ) -> Option<Outcome> {
+        let outcome = self.wait_until(locked, (op, bell), deadline);
+        if outcome.is_none() {
+            locked.core.brain.waits.end(op, Outcome::Membership);
+            locked.core.brain.waits.take(op);
+        }
+        outcome
+    }
+
+    /// As [`Inner::wait`], but at the deadline the operation goes on, and is to be waited for again.
     ///
     /// The caller's [`CoreSection`] stays: a signal handler that ran in the middle of a wait could fault,
     /// and its own wait would leave the node without a receiver. Handlers run on other threads, or after.
-    pub(super) fn wait(
+    pub(super) fn wait_until(
         &self,
         locked: &mut MutexGuard<'_, Locked>,
         (op, bell): (OpId, &Arc<Bell>),
@@ -270,8 +285,6 @@ impl Inner {
                 break Some(outcome);
             }
             if deadline.is_some_and(|deadline| deadline <= self.now()) {
-                locked.core.brain.waits.end(op, Outcome::Membership);
-                locked.core.brain.waits.take(op);
                 break None;
             }
             let waits_long = |look: Look| self.now().since(look.began) > ANSWER_LATE;

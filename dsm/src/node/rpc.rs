@@ -21,6 +21,7 @@ use nix::sys::signal::SigmaskHow;
 use parking_lot::MutexGuard;
 use smallvec::SmallVec;
 
+use super::collective::Mailbox;
 use super::core::{Brain, Core, channel, typed};
 use super::directory::Directory;
 use super::peers::Unreachable;
@@ -56,6 +57,7 @@ pub(super) enum CallEvent {
 pub(super) struct Calls {
     pub(super) endpoint: Arc<Endpoint>,
     pub(super) directory: Directory,
+    pub(super) mailbox: Mailbox,
     /// When the calls' timers are due.
     due: AtomicU64,
     workers: Vec<Worker>,
@@ -84,6 +86,7 @@ impl Calls {
         Calls {
             endpoint: Endpoint::new(Arc::new(Carrier { node, clock })),
             directory: Directory::default(),
+            mailbox: Mailbox::default(),
             due: AtomicU64::new(u64::MAX),
             workers: workers.into_iter().map(worker).collect(),
         }
@@ -120,12 +123,14 @@ impl Calls {
                 }
                 CallEvent::Ended(peer) => {
                     self.directory.forget(peer);
+                    self.mailbox.forget(peer.node);
                     self.endpoint.handle_peer_died(peer);
                 }
                 CallEvent::Away(peer) => self.endpoint.handle_presence(peer, || is_here(peer)),
                 CallEvent::AllEnded => {
                     self.endpoint.handle_end();
                     self.directory.end();
+                    self.mailbox.end();
                 }
             }
         }

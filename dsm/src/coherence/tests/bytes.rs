@@ -4,8 +4,8 @@ use proptest::prelude::*;
 
 use crate::codec::Reader;
 use crate::coherence::{
-    Answer, BATCH_MESSAGES_MAX, BarrierId, BarrierMessage, Batch, Body, LockId, LockMessage, Message,
-    NodeSet, Req, ToHome, ToNode, Txn, encode_batch_head,
+    Answer, Attempt, BATCH_MESSAGES_MAX, BarrierId, BarrierMessage, Batch, Body, LockId, LockMessage,
+    Message, NodeSet, Req, ToHome, ToNode, Txn, encode_batch_head,
 };
 use crate::page::{Access, Epoch, ExtentId, NodeId, PAGE_SIZE, PageId};
 
@@ -36,7 +36,11 @@ fn samples() -> Vec<Message> {
     for answer in [Answer::AtOnce, Answer::Riding] {
         all.push(ToNode::Grant { page, req, txn, answer }.into());
     }
-    let rest: [Message; 22] = [
+    for attempt in [Attempt::Wait, Attempt::Try] {
+        all.push(LockMessage::Request { lock, req, attempt }.into());
+        all.push(LockMessage::Forward { lock, tenure: req, next: node, next_req: Req(6), attempt }.into());
+    }
+    let rest: [Message; 23] = [
         ToHome::GetS { page, req }.into(),
         ToHome::InvAck { page, txn }.into(),
         ToHome::Installed { page, txn }.into(),
@@ -49,16 +53,18 @@ fn samples() -> Vec<Message> {
         ToNode::Lost { page, req, txn, dead: node }.into(),
         ToNode::LeaveAck.into(),
         ToNode::Located { extent: ExtentId(2), home: node }.into(),
-        LockMessage::Request { lock, req }.into(),
-        LockMessage::Forward { lock, tenure: req, next: node, next_req: Req(6) }.into(),
         LockMessage::Grant { lock, req, token: 7 }.into(),
         LockMessage::ReturnAck { lock, req }.into(),
         LockMessage::Probe { lock, req }.into(),
         LockMessage::Broken { lock, req, dead: node }.into(),
-        BarrierMessage::Arrive { barrier, generation, members: NodeSet::from_bits(0b1011) }.into(),
+        LockMessage::Busy { lock, req }.into(),
+        BarrierMessage::Arrive { barrier, generation, arrival: 3, members: NodeSet::from_bits(0b1011) }
+            .into(),
         BarrierMessage::Release { barrier, generation }.into(),
         BarrierMessage::Broken { barrier, generation, dead: node }.into(),
         BarrierMessage::Dead { barrier, generation, dead: node }.into(),
+        BarrierMessage::Withdraw { barrier, generation, arrival: 3 }.into(),
+        BarrierMessage::Withdrawn { barrier, generation, arrival: 3 }.into(),
     ];
     all.extend(rest);
     all

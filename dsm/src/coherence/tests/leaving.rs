@@ -1,7 +1,7 @@
 //! Leaving: everything is written back, every home forgets the node, and nothing waits for it after.
 
 use super::rig::{A, B, H, P, Q, Rig};
-use crate::coherence::{Failure, Input, LockId, Message, ToHome};
+use crate::coherence::{Attempt, Failure, Input, LockId, Message, ToHome};
 use crate::page::Access::{None, Read, Write};
 
 #[test]
@@ -89,9 +89,9 @@ fn a_thread_that_waits_for_a_lock_gives_up_when_its_node_leaves() {
     let mut rig = Rig::new(3);
     let lock = LockId(P);
     let (first, second) = (rig.op(), rig.op());
-    rig.feed(B, Input::Lock { op: first, lock });
+    rig.feed(B, Input::Lock { op: first, lock, attempt: Attempt::Wait });
     rig.settle();
-    rig.feed(A, Input::Lock { op: second, lock });
+    rig.feed(A, Input::Lock { op: second, lock, attempt: Attempt::Wait });
     let leave = rig.op();
     rig.feed(A, Input::Leave { op: leave });
     assert_eq!(rig.result(second), Some(Err(Failure::Leaving)));
@@ -100,7 +100,7 @@ fn a_thread_that_waits_for_a_lock_gives_up_when_its_node_leaves() {
     rig.settle();
     assert_eq!(rig.result(leave), Some(Ok(0)));
     let again = rig.op();
-    rig.feed(B, Input::Lock { op: again, lock });
+    rig.feed(B, Input::Lock { op: again, lock, attempt: Attempt::Wait });
     rig.settle();
     assert!(matches!(rig.result(again), Some(Ok(_))));
 }

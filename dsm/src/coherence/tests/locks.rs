@@ -2,7 +2,7 @@
 
 use super::rig::{A, B, C, H, P, Rig};
 use crate::coherence::{
-    BarrierId, BarrierMessage, Failure, Input, LockId, LockMessage, Message, NodeSet, OpId,
+    Attempt, BarrierId, BarrierMessage, Failure, Input, LockId, LockMessage, Message, NodeSet, OpId,
 };
 use crate::page::{Epoch, Lent, NodeId};
 
@@ -11,8 +11,18 @@ const BARRIER: BarrierId = BarrierId { program: 1, index: 0 };
 
 fn lock(rig: &mut Rig, node: NodeId) -> OpId {
     let op = rig.op();
-    rig.feed(node, Input::Lock { op, lock: LOCK });
+    rig.feed(node, Input::Lock { op, lock: LOCK, attempt: Attempt::Wait });
     op
+}
+
+fn try_lock(rig: &mut Rig, node: NodeId) -> OpId {
+    let op = rig.op();
+    rig.feed(node, Input::Lock { op, lock: LOCK, attempt: Attempt::Try });
+    op
+}
+
+fn withdraw(rig: &mut Rig, node: NodeId, op: OpId) {
+    rig.feed(node, Input::WithdrawBarrier { op, barrier: BARRIER });
 }
 
 fn arrive(rig: &mut Rig, node: NodeId, members: &[NodeId]) -> OpId {
@@ -144,6 +154,171 @@ fn a_waiter_that_gave_up_passes_the_lock_on() {
     rig.feed(A, Input::Unlock { lock: LOCK });
     rig.settle();
     token(&rig, next);
+}
+
+const BUSY: Option<Result<u64, Failure>> = Some(Err(Failure::LockBusy));
+
+#[test]
+fn a_thread_that_tries_a_free_lock_has_it() {
+    let mut rig = Rig::new(3);
+    let first = try_lock(&mut rig, A);
+    rig.settle();
+    token(&rig, first);
+    rig.feed(A, Input::Unlock { lock: LOCK });
+    let elsewhere = try_lock(&mut rig, B);
+    rig.settle();
+    assert!(token(&rig, elsewhere) > token(&rig, first), "it lay idle at A");
+}
+
+#[test]
+fn a_thread_that_tries_a_held_lock_is_told_so_and_the_next_try_costs_no_message() {
+    let mut rig = Rig::new(3);
+    lock(&mut rig, A);
+    rig.settle();
+    let first = try_lock(&mut rig, B);
+    rig.deliver(B, H);
+    rig.deliver(H, A);
+    rig.deliver(A, B);
+    assert_eq!(rig.result(first), BUSY);
+    let second = try_lock(&mut rig, B);
+    assert_eq!(rig.result(second), BUSY);
+    assert!(rig.network.is_empty());
+    let own = try_lock(&mut rig, A);
+    assert_eq!(rig.result(own), BUSY, "another thread of the node has it");
+}
+
+/// B's place in the queue stands, though no thread of B waits.
+#[test]
+fn a_lock_that_comes_to_a_node_that_only_tried_is_handed_on() {
+    let mut rig = Rig::new(4);
+    lock(&mut rig, A);
+    rig.settle();
+    try_lock(&mut rig, B);
+    rig.settle();
+    let behind = lock(&mut rig, C);
+    rig.settle();
+    rig.feed(A, Input::Unlock { lock: LOCK });
+    rig.settle();
+    token(&rig, behind);
+    rig.feed(C, Input::Unlock { lock: LOCK });
+    let again = try_lock(&mut rig, B);
+    rig.settle();
+    token(&rig, again);
+}
+
+#[test]
+fn a_lock_that_comes_to_a_node_where_no_thread_wants_it_stays_there_idle() {
+    let mut rig = Rig::new(3);
+    lock(&mut rig, A);
+    rig.settle();
+    try_lock(&mut rig, B);
+    rig.settle();
+    rig.feed(A, Input::Unlock { lock: LOCK });
+    rig.settle();
+    take_lent(&mut rig, B);
+}
+
+#[test]
+fn a_grant_that_overtakes_the_word_that_the_lock_is_busy_counts() {
+    let mut rig = Rig::new(3);
+    lock(&mut rig, A);
+    rig.settle();
+    let tries = try_lock(&mut rig, B);
+    rig.deliver(B, H);
+    rig.deliver(H, A);
+    let busy = rig.take(A, B);
+    assert!(matches!(busy.message, Message::Lock(LockMessage::Busy { .. })));
+    rig.feed(A, Input::Unlock { lock: LOCK });
+    rig.deliver(A, B);
+    token(&rig, tries);
+    let waits = lock(&mut rig, B);
+    rig.give(&busy);
+    assert_eq!(rig.result(waits), None, "a thread that waits goes on waiting");
+    rig.feed(B, Input::Unlock { lock: LOCK });
+    token(&rig, waits);
+}
+
+#[test]
+fn a_thread_that_waits_behind_one_that_tries_is_not_told_that_the_lock_is_busy() {
+    let mut rig = Rig::new(3);
+    lock(&mut rig, A);
+    rig.settle();
+    let tries = try_lock(&mut rig, B);
+    let waits = lock(&mut rig, B);
+    rig.settle();
+    assert_eq!((rig.result(tries), rig.result(waits)), (BUSY, None));
+    rig.feed(A, Input::Unlock { lock: LOCK });
+    rig.settle();
+    token(&rig, waits);
+}
+
+#[test]
+fn a_late_word_that_a_lock_is_busy_ends_no_later_try() {
+    let mut rig = Rig::new(3);
+    lock(&mut rig, A);
+    rig.settle();
+    try_lock(&mut rig, B);
+    rig.deliver(B, H);
+    rig.deliver(H, A);
+    let busy = rig.deliver(A, B);
+    rig.feed(A, Input::Unlock { lock: LOCK });
+    rig.settle();
+    let back = lock(&mut rig, A);
+    rig.settle();
+    token(&rig, back);
+    rig.feed(A, Input::Unlock { lock: LOCK });
+    let later = try_lock(&mut rig, B);
+    rig.give(&busy);
+    assert_eq!(rig.result(later), None, "it was about an earlier request");
+    rig.settle();
+    token(&rig, later);
+}
+
+/// The deadline of B's thread passes while the grant is on its way.
+#[test]
+fn a_grant_that_nobody_waits_for_any_more_goes_to_the_next_in_the_queue() {
+    for told_before in [false, true] {
+        let mut rig = Rig::new(4);
+        lock(&mut rig, A);
+        rig.settle();
+        let gone = lock(&mut rig, B);
+        rig.settle();
+        rig.feed(A, Input::Unlock { lock: LOCK });
+        let grant = rig.take(A, B);
+        let next = lock(&mut rig, C);
+        rig.deliver(C, H);
+        if told_before {
+            rig.deliver(H, B);
+        }
+        rig.feed(B, Input::AbandonLock { op: gone, lock: LOCK });
+        assert_eq!(rig.result(gone), Some(Err(Failure::Abandoned)));
+        rig.give(&grant);
+        rig.settle();
+        token(&rig, next);
+    }
+}
+
+#[test]
+fn a_thread_that_has_the_lock_cannot_withdraw_its_request() {
+    let mut rig = Rig::new(2);
+    let op = lock(&mut rig, A);
+    rig.settle();
+    rig.feed(A, Input::AbandonLock { op, lock: LOCK });
+    token(&rig, op);
+    let next = lock(&mut rig, A);
+    assert_eq!(rig.result(next), None);
+}
+
+#[test]
+fn the_home_of_a_lock_knows_who_has_it_and_who_waits() {
+    let mut rig = Rig::new(4);
+    lock(&mut rig, A);
+    rig.settle();
+    lock(&mut rig, B);
+    try_lock(&mut rig, C);
+    rig.settle();
+    assert_eq!(rig.cores[H.0 as usize].lock_queue(LOCK), [A, B, C]);
+    assert_eq!(rig.cores[A.0 as usize].lock_queue(LOCK), []);
 }
 
 #[test]
@@ -348,4 +523,115 @@ fn members_that_disagree_about_who_they_are_hear_of_it() {
     let second = arrive(&mut rig, B, &[B, H]);
     rig.settle();
     assert_eq!((rig.result(first), rig.result(second)), (None, Some(Err(Failure::BarrierMisuse))));
+}
+
+const WITHDRAWN: Option<Result<u64, Failure>> = Some(Err(Failure::Abandoned));
+
+#[test]
+fn a_barrier_waits_for_a_member_that_has_withdrawn() {
+    // The home is no member, or the one that withdraws, or the one that stays.
+    for (goes, stays) in [(A, B), (H, A), (A, H)] {
+        let mut rig = Rig::new(3);
+        let gone = arrive(&mut rig, goes, &[goes, stays]);
+        rig.settle();
+        withdraw(&mut rig, goes, gone);
+        rig.settle();
+        assert_eq!(rig.result(gone), WITHDRAWN);
+        let waits = arrive(&mut rig, stays, &[goes, stays]);
+        rig.settle();
+        assert_eq!(rig.result(waits), None, "{goes} has not come");
+        assert_eq!(rig.cores[H.0 as usize].barrier_missing(BARRIER), NodeSet::only(goes));
+        let back = arrive(&mut rig, goes, &[goes, stays]);
+        rig.settle();
+        assert_eq!([waits, back].map(|op| rig.result(op)), [Some(Ok(0)); 2]);
+    }
+}
+
+#[test]
+fn a_member_that_withdraws_after_the_last_has_come_is_released_with_the_others() {
+    let mut rig = Rig::new(3);
+    let ops = [A, B].map(|node| arrive(&mut rig, node, &[A, B]));
+    rig.deliver(A, H);
+    rig.deliver(B, H);
+    rig.deliver(H, B);
+    assert_eq!(rig.result(ops[1]), Some(Ok(0)));
+    withdraw(&mut rig, A, ops[0]);
+    rig.deliver(A, H);
+    rig.settle();
+    assert_eq!(rig.result(ops[0]), Some(Ok(0)));
+}
+
+#[test]
+fn an_arrival_that_its_withdrawal_has_overtaken_does_not_count() {
+    let mut rig = Rig::new(3);
+    let gone = arrive(&mut rig, A, &[A, B]);
+    let arrival = rig.take(A, H);
+    withdraw(&mut rig, A, gone);
+    rig.settle();
+    assert_eq!(rig.result(gone), WITHDRAWN);
+    rig.give(&arrival);
+    let waits = arrive(&mut rig, B, &[A, B]);
+    rig.settle();
+    assert_eq!(rig.result(waits), None);
+}
+
+#[test]
+fn late_duplicates_of_an_arrival_and_its_withdrawal_change_nothing() {
+    let mut rig = Rig::new(3);
+    let gone = arrive(&mut rig, A, &[A, B]);
+    let arrival = rig.deliver(A, H);
+    withdraw(&mut rig, A, gone);
+    let withdrawal = rig.deliver(A, H);
+    let answer = rig.deliver(H, A);
+    let waits = arrive(&mut rig, B, &[A, B]);
+    rig.settle();
+    rig.give(&arrival);
+    rig.settle();
+    assert_eq!(rig.result(waits), None, "the arrival was withdrawn");
+    let back = arrive(&mut rig, A, &[A, B]);
+    let again = rig.take(A, H);
+    rig.give(&withdrawal);
+    rig.give(&answer);
+    assert_eq!(rig.result(back), None, "another arrival was withdrawn");
+    rig.give(&again);
+    rig.settle();
+    assert_eq!([waits, back].map(|op| rig.result(op)), [Some(Ok(0)); 2]);
+}
+
+/// The late duplicate comes when the second arrival counts already.
+#[test]
+fn a_late_withdrawal_takes_no_later_arrival_back() {
+    let mut rig = Rig::new(3);
+    let gone = arrive(&mut rig, A, &[A, B]);
+    rig.deliver(A, H);
+    withdraw(&mut rig, A, gone);
+    let withdrawal = rig.deliver(A, H);
+    rig.settle();
+    let back = arrive(&mut rig, A, &[A, B]);
+    rig.settle();
+    rig.give(&withdrawal);
+    let last = arrive(&mut rig, B, &[A, B]);
+    rig.settle();
+    assert_eq!([back, last].map(|op| rig.result(op)), [Some(Ok(0)); 2]);
+}
+
+#[test]
+fn a_member_that_withdraws_while_the_barrier_breaks_hears_of_one_or_the_other() {
+    for broken_first in [false, true] {
+        let mut rig = Rig::new(4);
+        let op = arrive(&mut rig, A, &[A, C]);
+        rig.settle();
+        rig.feed(H, Input::NodeDied(C));
+        let broken = rig.take(H, A);
+        withdraw(&mut rig, A, op);
+        rig.deliver(A, H);
+        let withdrawn = rig.take(H, A);
+        let order = if broken_first { [&broken, &withdrawn] } else { [&withdrawn, &broken] };
+        order.into_iter().for_each(|parcel| rig.give(parcel));
+        let expected = if broken_first { Some(Err(Failure::NodeDied(C))) } else { WITHDRAWN };
+        assert_eq!(rig.result(op), expected);
+        let later = arrive(&mut rig, A, &[A, C]);
+        rig.settle();
+        assert_eq!(rig.result(later), Some(Err(Failure::NodeDied(C))));
+    }
 }

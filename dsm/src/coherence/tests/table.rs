@@ -267,6 +267,7 @@ fn a_message_about_a_page_of_no_region_is_a_violation() {
     let mut bench = Bench::new(H);
     let outside = crate::page::PageId(1 << 20);
     bench.hear(A, ToHome::GetS { page: outside, req: Req(1) });
-    bench.hear(A, crate::coherence::LockMessage::Request { lock: LockId(outside), req: Req(1) });
+    let (lock, attempt) = (LockId(outside), crate::coherence::Attempt::Wait);
+    bench.hear(A, crate::coherence::LockMessage::Request { lock, req: Req(1), attempt });
     assert_eq!(bench.core.counters().violations, 2);
 }

@@ -1,0 +1,387 @@
+//! Collective operations: each rank brings a value, rank 0 gathers all and sends every rank the result.
+//!
+//! Values travel as calls between ranks, 2(n-1) of them in two hops, and wait here until the rank takes
+//! them; no region is made. An operation is named by its number, which each rank counts for itself, and
+//! carries a description of what the rank called, so that ranks that call different operations are told so.
+//! No rank starts an operation before its last one has ended everywhere but for the result's delivery: so
+//! what waits here is at most one value a rank, and one result.
+
+use std::collections::BTreeMap;
+use std::ops::Range;
+use std::time::Instant;
+
+use parking_lot::{Condvar, Mutex};
+
+use super::control_stubs::{RankCalls, RankClient};
+use super::{Inner, Node, exit, to_error};
+use crate::coherence::{Failure, NodeSet};
+use crate::config::node::{LONG_WAIT, QUESTION_MAX};
+use crate::config::rpc::COLLECTIVE_VALUE_MAX;
+use crate::error::{Error, Result};
+use crate::membership::Kind;
+use crate::page::{NodeId, Span};
+use crate::rpc::{self, CallSection, Channel, PeerId};
+
+/// The rank that gathers.
+const HUB: u32 = 0;
+
+/// What has come for collective operations and was not taken yet.
+#[derive(Default)]
+pub(super) struct Mailbox {
+    state: Mutex<State>,
+    arrived: Condvar,
+}
+
+#[derive(Default)]
+struct State {
+    /// Operations that have begun here; the number of the present one, if there is one.
+    number: u64,
+    is_busy: bool,
+    /// By operation and rank.
+    letters: BTreeMap<(u64, u32), Letter>,
+    /// Members that have died or left.
+    gone: NodeSet,
+    /// This node goes on no longer: nothing new comes.
+    ended: bool,
+}
+
+/// What a rank brings, or what rank 0 sends back.
+struct Letter {
+    /// The operation as the sender called it.
+    what: String,
+    value: std::result::Result<Vec<u8>, String>,
+}
+
+/// A rank, and its node.
+type Of = (u32, NodeId);
+
+/// Where a wait for letters stands.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Progress {
+    Complete,
+    Late,
+    /// This rank's node is no more, or has left, and nothing has come of it.
+    Gone(NodeId),
+    Ended,
+}
+
+impl Mailbox {
+    /// Takes in what a rank sends. An error if it is not for the present operation or the next one.
+    pub(super) fn put(
+        &self,
+        number: u64,
+        rank: u32,
+        what: &str,
+        value: std::result::Result<&[u8], &str>,
+    ) -> std::result::Result<(), String> {
+        let _section = CallSection::enter();
+        let mut state = self.state.lock();
+        if !(state.number..=state.number + 1).contains(&number) {
+            return Err(format!("rank {rank} is at operation {number}, this rank at {}", state.number));
+        }
+        let value = value.map(<[u8]>::to_vec).map_err(str::to_owned);
+        state.letters.insert((number, rank), Letter { what: what.to_owned(), value });
+        self.arrived.notify_all();
+        Ok(())
+    }
+
+    /// This node goes on no longer.
+    pub(super) fn end(&self) {
+        let _section = CallSection::enter();
+        self.state.lock().ended = true;
+        self.arrived.notify_all();
+    }
+
+    /// A member has died or left.
+    pub(super) fn forget(&self, node: NodeId) {
+        let _section = CallSection::enter();
+        self.state.lock().gone.insert(node);
+        self.arrived.notify_all();
+    }
+
+    fn begin(&self) -> Option<u64> {
+        let _section = CallSection::enter();
+        let mut state = self.state.lock();
+        if state.is_busy {
+            return None;
+        }
+        (state.is_busy, state.number) = (true, state.number + 1);
+        Some(state.number)
+    }
+
+    fn finish(&self, number: u64) {
+        let _section = CallSection::enter();
+        let mut state = self.state.lock();
+        state.is_busy = false;
+        state.letters.retain(|&(of, _), _| of > number);
+    }
+
+    /// Those of `ranks` that have sent nothing for an operation.
+    fn missing(&self, number: u64, ranks: Range<u32>) -> Vec<u32> {
+        let _section = CallSection::enter();
+        let state = self.state.lock();
+        ranks.filter(|&rank| !state.letters.contains_key(&(number, rank))).collect()
+    }
+
+    fn has_begun(&self, number: u64) -> bool {
+        let _section = CallSection::enter();
+        self.state.lock().number >= number
+    }
+
+    /// Waits until all of these have sent something for an operation, or for `span` if that is given.
+    fn wait(&self, number: u64, all: &[Of], span: Option<Span>) -> Progress {
+        let _section = CallSection::enter();
+        let mut state = self.state.lock();
+        let until = span.map(|span| Instant::now() + span.to_std());
+        loop {
+            let missing = |&&(rank, _): &&Of| !state.letters.contains_key(&(number, rank));
+            if all.iter().find(missing).is_none() {
+                return Progress::Complete;
+            }
+            if state.ended {
+                return Progress::Ended;
+            }
+            if let Some(&(_, node)) = all.iter().filter(missing).find(|(_, node)| state.gone.contains(*node))
+            {
+                return Progress::Gone(node);
+            }
+            match until {
+                None => self.arrived.wait(&mut state),
+                Some(until) if self.arrived.wait_until(&mut state, until).timed_out() => {
+                    return Progress::Late;
+                }
+                Some(_) => {}
+            }
+        }
+    }
+
+    fn take(&self, number: u64, rank: u32) -> Option<Letter> {
+        let _section = CallSection::enter();
+        self.state.lock().letters.remove(&(number, rank))
+    }
+}
+
+/// The end of an operation, however it ends.
+struct Operation<'a> {
+    mailbox: &'a Mailbox,
+    number: u64,
+}
+
+impl Drop for Operation<'_> {
+    fn drop(&mut self) {
+        self.mailbox.finish(self.number);
+    }
+}
+
+impl Node {
+    /// Brings `value` to rank 0, which makes the result of all values, by rank, and sends it to every rank.
+    /// `what` describes the operation; all ranks must call the same. Nobody returns before all have called.
+    pub fn gather(
+        &self,
+        what: &str,
+        value: Vec<u8>,
+        combine: impl FnOnce(Vec<Vec<u8>>) -> std::result::Result<Vec<u8>, String>,
+    ) -> Result<Vec<u8>> {
+        self.inner.gather(what, value, combine)
+    }
+}
+
+impl Inner {
+    fn gather(
+        &self,
+        what: &str,
+        value: Vec<u8>,
+        combine: impl FnOnce(Vec<Vec<u8>>) -> std::result::Result<Vec<u8>, String>,
+    ) -> Result<Vec<u8>> {
+        let Kind::Rank { rank, ranks, .. } = self.kind else {
+            return Err(Error::Invalid("a daemon takes part in no collective operation".into()));
+        };
+        if value.len() > COLLECTIVE_VALUE_MAX {
+            return Err(Error::Invalid(format!(
+                "{what}: {} bytes, more than the {COLLECTIVE_VALUE_MAX} that a value may have; larger data belong in a region",
+                value.len()
+            )));
+        }
+        let mailbox = &self.calls.mailbox;
+        let number = mailbox.begin().ok_or_else(|| {
+            Error::Invalid(format!(
+                "rank {rank}: {what}: another thread of this rank is in a collective operation"
+            ))
+        })?;
+        let operation = Operation { mailbox, number };
+        let all =
+            self.with_core(|core| (0..).zip(core.brain.ranks_in_order.iter().copied()).collect::<Vec<Of>>());
+        if rank != HUB {
+            self.bring(&operation, what, &value)?;
+            self.wait_for_letters(&operation, what, &all[..1])?;
+            let letter = mailbox.take(number, HUB).ok_or(Error::Left)?;
+            return letter.value.map_err(Error::Invalid);
+        }
+        self.wait_for_letters(&operation, what, &all[1..])?;
+        let gathered = self.open_letters(&operation, what, value, ranks);
+        let result = gathered.and_then(combine);
+        self.send_results(&operation, what, &result, ranks)?;
+        result.map_err(Error::Invalid)
+    }
+
+    fn bring(&self, operation: &Operation<'_>, what: &str, value: &[u8]) -> Result<()> {
+        // One that has left, or died, sends no result; the wait for that hears so.
+        let Ok(hub) = self.rank_peer(HUB) else { return Ok(()) };
+        let client = RankClient::new(Channel::to(&self.calls.endpoint, hub));
+        self.unless_gone(client.bring(operation.number, what, value))
+    }
+
+    /// The values by rank. An error names two ranks that called different operations.
+    fn open_letters(
+        &self,
+        operation: &Operation<'_>,
+        what: &str,
+        own: Vec<u8>,
+        ranks: u32,
+    ) -> std::result::Result<Vec<Vec<u8>>, String> {
+        let mut values = vec![own];
+        for rank in 1..ranks {
+            let letter = operation.mailbox.take(operation.number, rank).ok_or("the node has left")?;
+            if letter.what != what {
+                return Err(format!("rank {rank} calls {}, and rank {HUB} calls {what}", letter.what));
+            }
+            values.push(letter.value?);
+        }
+        Ok(values)
+    }
+
+    fn send_results(
+        &self,
+        operation: &Operation<'_>,
+        what: &str,
+        result: &std::result::Result<Vec<u8>, String>,
+        ranks: u32,
+    ) -> Result<()> {
+        let mut calls = Vec::new();
+        for rank in 1..ranks {
+            // One that has left, or died, waits for nothing any more.
+            let Ok(peer) = self.rank_peer(rank) else { continue };
+            let to = RankCalls::new(Channel::to(&self.calls.endpoint, peer));
+            calls.push(match result {
+                Ok(value) => to.bring(operation.number, what, value),
+                Err(why) => to.refuse(operation.number, why),
+            });
+        }
+        // Wait for all: a call that is dropped is cancelled.
+        let ends: Vec<_> = calls.into_iter().map(|call| call.wait()).collect();
+        ends.into_iter().try_for_each(|end| self.unless_gone(end))
+    }
+
+    /// A rank may leave, or die, once it has what it waits for; so its end is no failure of a call to it. If
+    /// this rank waits for something of it, that wait hears of its end.
+    fn unless_gone(&self, end: rpc::Result<()>) -> Result<()> {
+        match end {
+            Ok(()) => Ok(()),
+            Err(error) => match (self.with_core(|core| core.brain.fatal.clone()), &error.kind) {
+                (Some(fatal), _) => Err(to_error(&fatal)),
+                (None, rpc::ErrorKind::ServerDied { .. } | rpc::ErrorKind::Unreachable { .. }) => Ok(()),
+                (None, _) => Err(error.into()),
+            },
+        }
+    }
+
+    /// Waits until these ranks have sent what they must. After a long wait one line says which have not.
+    fn wait_for_letters(&self, operation: &Operation<'_>, what: &str, all: &[Of]) -> Result<()> {
+        let (mailbox, number) = (operation.mailbox, operation.number);
+        let mut progress = mailbox.wait(number, all, Some(LONG_WAIT));
+        if progress == Progress::Late {
+            let who = self.with_core(|core| core.brain.intro_name());
+            let seconds = LONG_WAIT.0 / 1_000_000_000;
+            let whom = self.describe_ranks(self.missing_letters(number, all));
+            exit::tell(format_args!("{who} has waited for {seconds} s for {what}, {whom}"));
+            progress = mailbox.wait(number, all, None);
+        }
+        match progress {
+            Progress::Complete => Ok(()),
+            Progress::Gone(node) => match self.end_of_node() {
+                Error::Left => Err(self.failure(Failure::NodeDied(node))),
+                fatal => Err(fatal),
+            },
+            Progress::Late | Progress::Ended => Err(self.end_of_node()),
+        }
+    }
+
+    /// The nodes that an operation waits for, as far as rank 0 says.
+    fn missing_letters(&self, number: u64, all: &[Of]) -> NodeSet {
+        let Kind::Rank { rank, ranks, .. } = self.kind else { return NodeSet::EMPTY };
+        let missing = if rank == HUB {
+            self.calls.mailbox.missing(number, 1..ranks)
+        } else {
+            let asked = self.rank_peer(HUB).map(|hub| {
+                let channel = Channel::to(&self.calls.endpoint, hub).with_deadline(QUESTION_MAX);
+                RankClient::new(channel).missing(number)
+            });
+            asked
+                .ok()
+                .and_then(std::result::Result::ok)
+                .unwrap_or_else(|| all.iter().map(|of| of.0).collect())
+        };
+        let nodes = self.with_core(|core| core.brain.ranks_in_order.clone());
+        missing.into_iter().filter_map(|rank| nodes.get(rank as usize).copied()).collect()
+    }
+
+    /// At rank 0: the ranks that an operation waits for, itself included if it has not begun.
+    pub(super) fn missing_ranks(&self, number: u64) -> Vec<u32> {
+        let Kind::Rank { ranks, .. } = self.kind else { return Vec::new() };
+        let own = (!self.calls.mailbox.has_begun(number)).then_some(HUB);
+        own.into_iter().chain(self.calls.mailbox.missing(number, 1..ranks)).collect()
+    }
+
+    fn rank_peer(&self, rank: u32) -> Result<PeerId> {
+        self.with_core(|core| core.brain.peer(*core.brain.ranks_in_order.get(rank as usize)?))
+            .ok_or_else(|| self.end_of_node())
+    }
+
+    /// Takes in what a rank of this program sends for a collective operation.
+    pub(super) fn take_letter(
+        &self,
+        from: PeerId,
+        number: u64,
+        what: &str,
+        value: std::result::Result<&[u8], &str>,
+    ) -> std::result::Result<(), rpc::Error> {
+        let rank = self.rank_at(from).ok_or_else(|| rpc::Error::remote("only a rank of the program may"))?;
+        self.calls.mailbox.put(number, rank, what, value).map_err(rpc::Error::remote)
+    }
+
+    fn rank_at(&self, peer: PeerId) -> Option<u32> {
+        self.with_core(|core| {
+            let rank = core.brain.ranks_in_order.iter().position(|node| *node == peer.node)?;
+            (core.brain.peer(peer.node) == Some(peer)).then_some(rank as u32)
+        })
+    }
+
+    fn end_of_node(&self) -> Error {
+        self.with_core(|core| core.brain.fatal.clone()).map_or(Error::Left, |fatal| to_error(&fatal))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_rank_brings_early_waits_and_what_it_brings_late_is_refused() {
+        let mailbox = Mailbox::default();
+        assert_eq!(mailbox.put(1, 3, "sum", Ok(&[7])), Ok(()), "rank 3 is ahead");
+        assert!(mailbox.put(2, 3, "sum", Ok(&[7])).is_err(), "but nobody is two ahead");
+        assert_eq!(mailbox.begin(), Some(1));
+        assert_eq!(mailbox.begin(), None, "one operation at a time");
+        assert_eq!(mailbox.missing(1, 1..4), [1, 2]);
+        let all = [(1, NodeId(1)), (2, NodeId(2)), (3, NodeId(3))];
+        assert_eq!(mailbox.wait(1, &all[2..], None), Progress::Complete);
+        assert_eq!(mailbox.take(1, 3).and_then(|letter| letter.value.ok()), Some(vec![7]));
+        mailbox.finish(1);
+        assert_eq!(mailbox.begin(), Some(2));
+        assert!(mailbox.put(1, 2, "sum", Ok(&[7])).is_err(), "that one has ended");
+        mailbox.forget(NodeId(2));
+        assert_eq!(mailbox.wait(2, &all, None), Progress::Gone(NodeId(2)));
+        mailbox.end();
+        assert_eq!(mailbox.wait(2, &all, None), Progress::Ended);
+    }
+}

@@ -1,0 +1,321 @@
+//! Locks and barriers as a program's threads wait for them: with deadlines, and with a line on standard
+//! error once a wait has been long.
+//!
+//! The waiting node does not know which rank is late; the home of the lock, or of the barriers, does. It is
+//! asked by calls of the system's own interfaces, which are served even when every worker waits.
+
+use std::time::Instant;
+
+use parking_lot::MutexGuard;
+
+use super::control_stubs::NodeClient;
+use super::leaving::current_thread;
+use super::local::LockHandle;
+use super::waits::Outcome;
+use super::{Inner, LAST_BARRIER, Locked, Node, Started, exit, to_error};
+use crate::coherence::{Attempt, BarrierId, Coherence, Failure, Input, LockId, NodeSet, OpId};
+use crate::config::node::{LONG_WAIT, QUESTION_MAX};
+use crate::error::{Error, Result};
+use crate::fault::CoreSection;
+use crate::membership::Kind;
+use crate::page::{NodeId, PageId, Span, Time};
+use crate::rpc::Channel;
+
+/// What a thread waits for, and other ranks give or bring about.
+#[derive(Clone, Copy)]
+enum Goal {
+    Lock(LockId),
+    Barrier(BarrierId),
+}
+
+impl Node {
+    /// Takes a lock; returns its fencing token. An error if this thread has it, or if it does not come
+    /// before `until`; the request is withdrawn then.
+    pub fn lock(&self, handle: &LockHandle, until: Option<Instant>) -> Result<u64> {
+        if let Some(token) = handle.try_take() {
+            return Ok(token);
+        }
+        if handle.is_held_by_this_thread() {
+            return Err(self.inner.relock(handle.lock));
+        }
+        let lock = handle.lock;
+        let until = until.map(|until| self.inner.time_of(until));
+        let token = self.inner.wait_for_ranks(Goal::Lock(lock), until, |core, op| {
+            core.input(Input::Lock { op, lock, attempt: Attempt::Wait });
+        })?;
+        handle.taken();
+        Ok(token)
+    }
+
+    /// Takes a lock if it is free; returns its fencing token then.
+    pub fn try_lock(&self, handle: &LockHandle) -> Result<Option<u64>> {
+        if let Some(token) = handle.try_take() {
+            return Ok(Some(token));
+        }
+        let lock = handle.lock;
+        let input = |op| Input::Lock { op, lock, attempt: Attempt::Try };
+        match self.inner.call_raw(None, |core, op| core.input(input(op)))? {
+            Outcome::Coherence(Ok(token)) => {
+                handle.taken();
+                Ok(Some(token))
+            }
+            Outcome::Coherence(Err(Failure::LockBusy)) => Ok(None),
+            Outcome::Coherence(Err(failure)) => Err(self.inner.failure(failure)),
+            Outcome::Region(_) | Outcome::Membership => Err(Error::Left),
+        }
+    }
+
+    /// Gives a lock back.
+    pub fn unlock(&self, handle: &LockHandle) {
+        if !handle.try_give() {
+            self.inner.cast(Input::Unlock { lock: handle.lock });
+        }
+    }
+
+    /// Waits until all ranks of the program have called it, or until `until`: the arrival is withdrawn
+    /// then, and no rank goes on because of it.
+    pub fn barrier(&self, until: Option<Instant>) -> Result<()> {
+        let until = until.map(|until| self.inner.time_of(until));
+        self.inner.barrier(0, until)
+    }
+}
+
+impl Inner {
+    pub(super) fn barrier(&self, index: u32, until: Option<Time>) -> Result<()> {
+        let Kind::Rank { program, .. } = self.kind else {
+            return Err(Error::Invalid("a daemon has no barrier".into()));
+        };
+        let barrier = BarrierId { program, index };
+        self.wait_for_ranks(Goal::Barrier(barrier), until, |core, op| {
+            let members = core.core.brain.ranks;
+            core.input(Input::Barrier { op, barrier, members });
+        })
+        .map(drop)
+    }
+
+    fn time_of(&self, at: Instant) -> Time {
+        self.now() + Span::from(at.saturating_duration_since(Instant::now()))
+    }
+
+    /// Starts an operation that ends when other ranks let it, and waits for it. After a long wait one line
+    /// on standard error says which ranks it waits for.
+    fn wait_for_ranks(
+        &self,
+        goal: Goal,
+        until: Option<Time>,
+        start: impl FnOnce(&mut Started<'_>, OpId),
+    ) -> Result<u64> {
+        let (op, bell, began, outcome) = {
+            self.sleep_if_ending(current_thread);
+            let _section = CoreSection::enter();
+            let mut locked = self.lock();
+            check(&locked)?;
+            let began = self.now();
+            let (op, bell) = locked.core.brain.waits.begin();
+            start(&mut Started { now: began, core: &mut locked.core, arena: &self.arena }, op);
+            self.settle(&mut locked, began);
+            let first = until.map_or(began + LONG_WAIT, |until| until.min(began + LONG_WAIT));
+            let outcome = self.wait_until(&mut locked, (op, &bell), Some(first));
+            self.check_end(&mut locked)?;
+            (op, bell, began, outcome)
+        };
+        if let Some(outcome) = outcome {
+            return self.result(outcome);
+        }
+        if until.is_none_or(|until| self.now() < until) {
+            let who = self.with_core(|core| core.brain.intro_name());
+            let seconds = self.now().since(began).0 / 1_000_000_000;
+            let whom = self.describe(goal, QUESTION_MAX);
+            exit::tell(format_args!("{who} has waited for {seconds} s for {whom}"));
+            let _section = CoreSection::enter();
+            let mut locked = self.lock();
+            let outcome = self.wait_until(&mut locked, (op, &bell), until);
+            self.check_end(&mut locked)?;
+            if let Some(outcome) = outcome {
+                return self.result(outcome);
+            }
+        }
+        let outcome = {
+            let _section = CoreSection::enter();
+            let mut locked = self.lock();
+            let now = self.now();
+            // It may have ended since; then nothing is withdrawn.
+            if !locked.core.brain.waits.has_ended(op) {
+                let input = match goal {
+                    Goal::Lock(lock) => Input::AbandonLock { op, lock },
+                    Goal::Barrier(barrier) => Input::WithdrawBarrier { op, barrier },
+                };
+                locked.core.brain.input(now, input, &self.arena);
+                self.settle(&mut locked, now);
+            }
+            let outcome = self.wait(&mut locked, (op, &bell), None);
+            self.check_end(&mut locked)?;
+            outcome.ok_or(Error::Left)?
+        };
+        match outcome {
+            Outcome::Coherence(Err(Failure::Abandoned)) => {
+                let waited = self.now().since(began);
+                // No question takes longer than the wait did.
+                let what = self.describe(goal, waited.min(QUESTION_MAX));
+                Err(Error::Timeout { what, after_ms: waited.0 / 1_000_000 })
+            }
+            outcome => self.result(outcome),
+        }
+    }
+
+    /// After a wait: an error if the node cannot go on. What a wait failed of while the process ends may be
+    /// that other ranks end too; a user would read that error.
+    fn check_end(&self, locked: &mut MutexGuard<'_, Locked>) -> Result<()> {
+        if self.is_ending() {
+            MutexGuard::unlocked(locked, || self.sleep_if_ending(current_thread));
+        }
+        locked.core.brain.fatal.as_ref().map_or(Ok(()), |fatal| Err(to_error(fatal)))
+    }
+
+    fn result(&self, outcome: Outcome) -> Result<u64> {
+        match outcome {
+            Outcome::Coherence(Ok(value)) => Ok(value),
+            Outcome::Coherence(Err(failure)) => Err(self.failure(failure)),
+            Outcome::Region(_) | Outcome::Membership => Err(Error::Left),
+        }
+    }
+
+    fn relock(&self, lock: LockId) -> Error {
+        let who = self.with_core(|core| core.brain.intro_name());
+        let name = self.lock_name(lock);
+        Error::Invalid(format!("{who}: this thread has {name} already, and would wait for itself for ever"))
+    }
+
+    /// What a thread waits for, and whom, as far as can be found out within about `time`.
+    fn describe(&self, goal: Goal, time: Span) -> String {
+        match goal {
+            Goal::Lock(lock) => format!("{}, {}", self.lock_name(lock), self.describe_holder(lock, time)),
+            Goal::Barrier(barrier) => {
+                let what = if barrier.index == LAST_BARRIER { "the end of all ranks" } else { "the barrier" };
+                format!("{what}, {}", self.describe_missing(barrier, time))
+            }
+        }
+    }
+
+    fn lock_name(&self, lock: LockId) -> String {
+        let name = self.with_core(|core| {
+            let mut regions = core.brain.membership.as_ref()?.regions();
+            regions.find(|record| record.info.contains(lock.0)).map(|record| record.name.clone())
+        });
+        name.map_or_else(
+            || "a lock".into(),
+            |name| format!("the lock `{}`", name.trim_start_matches("mutex ")),
+        )
+    }
+
+    fn describe_holder(&self, lock: LockId, time: Span) -> String {
+        let until = self.now() + time;
+        let Some(home) = self.with_coherence(|core| core.lock_home(lock)).flatten() else {
+            return "which is gone".into();
+        };
+        let queue = match self.client_of(home, time) {
+            None => self.lock_queue(lock.0),
+            Some(client) => match client.lock_queue(lock.0.0) {
+                Ok(queue) => queue.into_iter().map(NodeId).collect(),
+                Err(_) => return format!("of which {} says nothing", self.name(home)),
+            },
+        };
+        let mut silent = None;
+        for node in queue {
+            let held = match self.client_of(node, until.since(self.now())) {
+                None => self.lock_held_for(lock.0),
+                Some(client) => match client.lock_held_ms(lock.0.0) {
+                    Ok(held) => held.map(Span::from_ms),
+                    Err(_) => {
+                        silent.get_or_insert(node);
+                        None
+                    }
+                },
+            };
+            if let Some(held) = held {
+                let seconds = held.0 as f64 / 1e9;
+                return format!("held by {} for {seconds:.1} s", self.name(node));
+            }
+            if self.now() >= until {
+                break;
+            }
+        }
+        match silent {
+            Some(node) => format!("of which {} says nothing", self.name(node)),
+            None => "which is on its way between nodes".into(),
+        }
+    }
+
+    fn describe_missing(&self, barrier: BarrierId, time: Span) -> String {
+        let Some(home) = self.with_coherence(Coherence::barrier_home) else { return "which is gone".into() };
+        let missing = match self.client_of(home, time) {
+            None => self.barrier_missing(barrier),
+            Some(client) => match client.barrier_missing(barrier.program, barrier.index) {
+                Ok(missing) => missing.into_iter().map(NodeId).collect(),
+                Err(_) => return format!("of which {} says nothing", self.name(home)),
+            },
+        };
+        self.describe_ranks(missing)
+    }
+
+    /// Which ranks have not come.
+    pub(super) fn describe_ranks(&self, missing: NodeSet) -> String {
+        let nodes: Vec<NodeId> = missing.iter().collect();
+        if let [node] = nodes[..] {
+            return format!("where {} is missing", self.name(node));
+        }
+        let (ranks, of) = self.with_core(|core| {
+            let ranks = (0_u32..).zip(&core.brain.ranks_in_order);
+            let missing = ranks.filter(|(_, node)| missing.contains(**node)).map(|(rank, _)| rank);
+            (missing.collect::<Vec<u32>>(), core.brain.ranks.len())
+        });
+        match ranks[..] {
+            [] => "for which all ranks have come by now".into(),
+            _ => format!("where ranks {ranks:?} of {of} are missing"),
+        }
+    }
+
+    fn name(&self, node: NodeId) -> String {
+        self.with_core(|core| core.brain.name(node))
+    }
+
+    fn with_coherence<T>(&self, look: impl FnOnce(&Coherence) -> T) -> Option<T> {
+        self.with_core(|core| core.brain.coherence.as_ref().map(look))
+    }
+
+    /// The way to what another node knows; `None` for this node.
+    fn client_of(&self, node: NodeId, deadline: Span) -> Option<NodeClient> {
+        let peer = self.with_core(|core| {
+            let other = core.brain.membership.as_ref()?.me() != Some(node);
+            core.brain.peer(node).filter(|_| other)
+        })?;
+        Some(NodeClient::new(Channel::to(&self.calls.endpoint, peer).with_deadline(deadline)))
+    }
+}
+
+/// What this node knows of locks and barriers, for those who wait.
+impl Inner {
+    /// As [`Coherence::lock_queue`].
+    pub(super) fn lock_queue(&self, lock: PageId) -> Vec<NodeId> {
+        self.with_coherence(|core| core.lock_queue(LockId(lock))).unwrap_or_default()
+    }
+
+    /// How long a thread of this node has had a lock.
+    pub(super) fn lock_held_for(&self, lock: PageId) -> Option<Span> {
+        self.with_core(|core| core.brain.words.held_for(lock))
+    }
+
+    /// As [`Coherence::barrier_missing`].
+    pub(super) fn barrier_missing(&self, barrier: BarrierId) -> NodeSet {
+        self.with_coherence(|core| core.barrier_missing(barrier)).unwrap_or(NodeSet::EMPTY)
+    }
+}
+
+/// An error if the node cannot begin anything.
+fn check(locked: &Locked) -> Result<()> {
+    match &locked.core.brain.fatal {
+        Some(fatal) => Err(to_error(fatal)),
+        None if locked.core.brain.closed => Err(Error::Left),
+        None => Ok(()),
+    }
+}

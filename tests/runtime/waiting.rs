@@ -1,0 +1,232 @@
+//! Waits for other ranks: with a deadline, for ever, and in vain.
+
+use std::sync::mpsc;
+use std::time::Duration;
+
+use pagemesh::{Dsm, Error, Node, Settings};
+
+use crate::child::{self, Child, listen, say};
+use system_tests::rig::{self, Rig, until};
+
+/// No wait of a test that is to fail needs longer.
+const SOON: Duration = Duration::from_millis(30);
+/// No wait of a test that is to succeed takes longer.
+const LONG: Duration = Duration::from_secs(30);
+
+#[test]
+fn a_thread_that_takes_its_own_lock_again_hears_so_at_once_and_another_thread_waits() {
+    Rig::with_daemons(1, 2).run(|dsm| {
+        let mutex = dsm.mutex::<u64>("twice").unwrap();
+        for _ in 0..3 {
+            let mut guard = mutex.lock().unwrap();
+            let again = mutex.lock().map(|_| ()).unwrap_err().to_string();
+            assert!(again.contains(&format!("rank {}", dsm.rank())) && again.contains("`twice`"), "{again}");
+            // By another handle too.
+            let other = dsm.mutex::<u64>("twice").unwrap();
+            assert!(matches!(other.lock(), Err(Error::Invalid(_))));
+            assert!(other.try_lock().unwrap().is_none());
+            *guard += 1;
+            std::thread::scope(|scope| {
+                let (has_begun, began) = mpsc::channel();
+                let waits = scope.spawn(move || {
+                    has_begun.send(()).unwrap();
+                    *other.lock().unwrap() += 1;
+                });
+                began.recv().unwrap();
+                drop(guard);
+                waits.join().expect("it has waited");
+            });
+        }
+        dsm.barrier().unwrap();
+        assert_eq!(*mutex.lock().unwrap(), 12);
+        dsm.leave().unwrap();
+    });
+}
+
+#[test]
+fn a_lock_that_another_rank_has_is_tried_in_vain_and_waited_for_up_to_a_deadline() {
+    for daemons in [0, 1] {
+        Rig::with_daemons(daemons, 3).run(|dsm| {
+            let mutex = dsm.mutex::<u64>("held").unwrap();
+            if dsm.is_root() {
+                let guard = mutex.lock().unwrap();
+                dsm.barrier().unwrap();
+                // The others try.
+                dsm.barrier().unwrap();
+                drop(guard);
+            } else {
+                dsm.barrier().unwrap();
+                for _ in 0..3 {
+                    assert!(mutex.try_lock().unwrap().is_none());
+                }
+                let error = mutex.lock_timeout(SOON).map(|_| ()).unwrap_err();
+                assert!(matches!(error, Error::Timeout { .. }), "{error}");
+                let error = error.to_string();
+                assert!(error.contains("`held`, held by rank 0 of"), "{error}");
+                dsm.barrier().unwrap();
+            }
+            // Nobody is in the way of those that wait now.
+            *mutex.lock_timeout(LONG).unwrap() += 1;
+            dsm.barrier().unwrap();
+            assert_eq!(*mutex.lock().unwrap(), 3);
+            dsm.barrier().unwrap();
+            if dsm.rank() == 2 {
+                *mutex.try_lock().unwrap().expect("it lies idle somewhere") += 1;
+            }
+            dsm.leave().unwrap();
+        });
+    }
+}
+
+#[test]
+fn a_rank_whose_deadline_has_passed_is_waited_for_at_the_barrier() {
+    for daemons in [0, 1] {
+        let (sender, receiver) = mpsc::channel::<()>();
+        let receiver = std::sync::Mutex::new(receiver);
+        let sender = std::sync::Mutex::new(Some(sender));
+        Rig::with_daemons(daemons, 3).run(move |dsm| {
+            let data = dsm.alloc::<u64>("data", 3).unwrap();
+            match dsm.rank() {
+                // It comes when rank 1 has given up once.
+                2 => drop(receiver.lock().unwrap().recv()),
+                1 => {
+                    let error = dsm.barrier_timeout(SOON).unwrap_err();
+                    assert!(matches!(error, Error::Timeout { .. }), "{error}");
+                    assert!(error.to_string().contains("missing"), "{error}");
+                    drop(sender.lock().unwrap().take());
+                }
+                _ => {}
+            }
+            data.set(dsm.rank() as usize, 1);
+            dsm.barrier_timeout(LONG).unwrap();
+            let all: Vec<u64> = (0..3).map(|rank| data.get(rank)).collect();
+            assert_eq!(all, [1, 1, 1], "nobody has gone on without rank {}", dsm.rank());
+            dsm.leave().unwrap();
+        });
+    }
+}
+
+/// A lock, a barrier and a collective operation, each in a thread of its own; what they wait for is this process.
+#[test]
+fn after_five_seconds_one_line_says_which_rank_is_waited_for() {
+    let rig = Rig::with_daemons(1, 2);
+    let daemons = rig.start_daemons();
+    let (program, join) = (rig::new_program() + 2_000_000, daemons.first().map(Node::local_addr));
+    let mut child = Child::start("waits", &rig.rank(program, 1, join));
+    let dsm = rig::join(rig.rank(program, 0, join));
+    let mutex = dsm.mutex::<u64>("held").unwrap();
+    let guard = mutex.lock().unwrap();
+    child.expect("there");
+    child.tell("wait");
+    let waits = [
+        &["rank 1 of", "waited for 5 s for the lock `held`, held by rank 0 of"][..],
+        &["rank 1 of", "waited for 5 s for the barrier, where rank 0 of", "is missing"],
+        &["rank 1 of", "waited for 5 s for all_reduce of u64, where rank 0 of", "is missing"],
+    ];
+    for words in waits {
+        until("a line on standard error", || !child.lines_with(words).is_empty());
+    }
+    drop(guard);
+    assert_eq!(dsm.all_reduce(5_u64, |a, b| a + b).unwrap(), 11);
+    dsm.barrier().unwrap();
+    dsm.leave().unwrap();
+    let (status, errors) = child.end_within(LONG);
+    assert!(status.success(), "{errors}");
+    for words in waits {
+        assert_eq!(child.lines_with(words).len(), 1, "once a wait: {errors}");
+    }
+    rig::stop(daemons);
+}
+
+pub(crate) fn waits(settings: Settings) {
+    let dsm = child::join(settings);
+    let mutex = dsm.mutex::<u64>("held").unwrap();
+    say("there");
+    listen();
+    std::thread::scope(|scope| {
+        scope.spawn(|| *mutex.lock().unwrap() += 1);
+        scope.spawn(|| dsm.barrier().unwrap());
+        scope.spawn(|| assert_eq!(dsm.all_reduce(6_u64, |a, b| a + b).unwrap(), 11));
+    });
+    dsm.leave().unwrap();
+}
+
+#[test]
+fn values_of_all_ranks_are_combined_in_the_order_of_the_ranks_and_leave_no_region() {
+    for (daemons, ranks) in [(1, 1), (0, 1), (0, 2), (1, 3), (2, 5)] {
+        let rig = Rig::with_daemons(daemons, ranks);
+        let nodes = rig.start_daemons();
+        rig.run_program(nodes.first().map(Node::local_addr), |dsm| {
+            let (rank, ranks) = (dsm.rank(), dsm.ranks());
+            let place = |name| dsm.alloc::<u64>(name, 1).unwrap().addr().0;
+            let (first, second) = (place("first"), place("second"));
+            // Neither commutes: the first and the last value, and how many there were.
+            let ends = |a: [u32; 3], b: [u32; 3]| [a[0], b[1], a[2] + b[2]];
+            for round in 0..50 {
+                let all = dsm.all_reduce([rank + round, rank + round, 1], ends).unwrap();
+                assert_eq!(all, [round, ranks - 1 + round, ranks]);
+                let at_root = dsm.reduce([rank + round, rank + round, 1], ends).unwrap();
+                assert_eq!(at_root, dsm.is_root().then_some(all));
+                let from = round % ranks;
+                assert_eq!(
+                    dsm.broadcast(from, u64::from(rank * 100 + round)).unwrap(),
+                    u64::from(from * 100 + round)
+                );
+            }
+            let large = [[rank as u8; 1024]; 32];
+            let large = dsm.all_reduce(large, |a, b| if a > b { a } else { b }).unwrap();
+            assert_eq!(large, [[ranks as u8 - 1; 1024]; 32]);
+            let too_large = dsm.all_reduce([[0_u8; 1024]; 64], |a, _| a).map(|_| ()).unwrap_err();
+            assert!(matches!(too_large, Error::Invalid(_)), "{too_large}");
+            assert!(matches!(dsm.broadcast(ranks, 1_u8), Err(Error::Invalid(_))));
+            // Regions lie behind each other: none has been made since.
+            assert_eq!(place("third") - second, second - first);
+            dsm.leave().unwrap();
+        });
+        rig::stop(nodes);
+    }
+}
+
+#[test]
+fn ranks_that_call_different_operations_are_told_which() {
+    for daemons in [0, 1] {
+        Rig::with_daemons(daemons, 3).run(|dsm| {
+            let error = match dsm.rank() {
+                1 => dsm.all_reduce(1.0_f32, |a, b| a + b).map(|_| ()),
+                _ => dsm.all_reduce(1_u64, |a, b| a + b).map(|_| ()),
+            };
+            let error = error.unwrap_err().to_string();
+            assert_eq!(error, "rank 1 calls all_reduce of f32, and rank 0 calls all_reduce of u64");
+            // It concerned that one operation.
+            assert_eq!(dsm.all_reduce(1_u8, |a, b| a + b).unwrap(), 3);
+            dsm.leave().unwrap();
+        });
+    }
+}
+
+#[test]
+fn a_collective_operation_without_a_rank_that_has_left_or_died_fails() {
+    let rig = Rig::with_daemons(1, 2);
+    let daemons = rig.start_daemons();
+    let join = daemons.first().map(Node::local_addr);
+    // The rank that gathers, and one that brings.
+    for stays in [0, 1] {
+        rig.run_program(join, move |dsm: Dsm| {
+            if dsm.rank() != stays {
+                return dsm.leave().unwrap();
+            }
+            let error = dsm.all_reduce(1_u8, |a, b| a + b).unwrap_err();
+            assert!(matches!(error, Error::NodeDied { .. }), "{error}");
+            dsm.leave().unwrap();
+        });
+    }
+    let program = rig::new_program() + 3_000_000;
+    let child = Child::start("waits", &rig.rank(program, 1, join));
+    let dsm = rig::join(rig.rank(program, 0, join));
+    child.expect("there");
+    drop(child);
+    let error = dsm.all_reduce(1_u64, |a, b| a + b).unwrap_err();
+    assert!(matches!(error, Error::NodeDied { .. }), "{error}");
+    drop(dsm);
+    rig::stop(daemons);
+}
