@@ -6,7 +6,7 @@
 //! A home-based, invalidate-based directory protocol (MSI) in the line of Li and Hudak's fixed
 //! distributed manager (TOCS 1989), with the tables of `docs/protocol.md`: the home runs one
 //! transaction a page at a time, and a transaction ends when the requester has mapped the page.
-//! [`directory`] is the home's side, [`cache`] the requester's, [`lock`] and [`barrier`] stand beside.
+//! `directory` is the home's side, `cache` the requester's, `lock` and `barrier` stand beside.
 
 mod barrier;
 mod batch;

@@ -1,7 +1,7 @@
 //! Calls into a cluster from outside of it: sessions to nodes by address, without being a member.
 //!
 //! Whoever waits for an answer moves the datagrams, for all who wait; for futures, whose executors do not
-//! wait in here, a thread does ([`attendant`]). A guest has no view of members, so it finds out by itself
+//! wait in here, a thread does (`attendant`). A guest has no view of members, so it finds out by itself
 //! that a server is dead: by silence, or by an attempt to connect anew that fails. A session that is lost is
 //! replaced; what was asked over it is asked again, and the server knows what it has run already.
 

@@ -13,11 +13,13 @@ mod call;
 mod channel;
 mod client;
 mod context;
+#[doc(hidden)]
 pub mod dynamic;
 mod endpoint;
 mod error;
 mod frame;
 mod interface;
+#[doc(hidden)]
 pub mod local;
 mod meta;
 #[rustfmt::skip]
@@ -30,28 +32,48 @@ mod transport;
 mod wire;
 mod workers;
 
-pub use crate::codec::DecodeError;
 pub use call::{Call, Streaming};
-pub use channel::{Channel, Policy, Prepared};
+pub use channel::{Channel, Policy};
 pub use client::Progress;
 pub use context::{Context, Reply, Sink};
 pub use endpoint::{Batch, Endpoint};
-pub use error::{Error, ErrorKind, MethodError, Result};
+pub use error::{Error, ErrorKind, Result};
+pub use interface::Service;
+pub use transport::PeerId;
+pub use wire::{Global, Outside};
+
+// For generated stubs.
+#[doc(hidden)]
+pub use crate::codec::DecodeError;
+#[doc(hidden)]
+pub use channel::Prepared;
+#[doc(hidden)]
+pub use error::MethodError;
+#[doc(hidden)]
+pub use interface::{Interface, Kind, Method};
+#[doc(hidden)]
+pub use wire::{
+    Decoder, Field, Shape, Wire, begin_frame, end_frame, put_bytes, put_field, put_list, put_str, put_variant,
+};
+
+// For whoever carries calls: the node, guests, tests.
+#[doc(hidden)]
 pub use frame::{is_asked_again, is_message};
-pub use interface::{Interface, Kind, Method, Service};
+#[doc(hidden)]
 pub use meta::serve_meta;
+#[doc(hidden)]
 pub use meta_stubs::{
     META, Meta, MetaCalls, MetaClient, MetaDescribeError, MetaServer, MethodStatistics, NoSuchInterface,
     Served,
 };
 pub(crate) use section::CallSection;
+#[doc(hidden)]
 pub use server::Counters;
+#[doc(hidden)]
 pub use stats::MethodReading;
-pub use transport::{GUEST, PeerId, Registry, SendError, Signal, Transport};
-pub use wire::{
-    Decoder, Field, Global, Outside, Shape, Wire, begin_frame, end_frame, put_bytes, put_field, put_list,
-    put_str, put_variant,
-};
+#[doc(hidden)]
+pub use transport::{GUEST, Registry, SendError, Signal, Transport};
+#[doc(hidden)]
 pub use workers::Workers;
 
 /// Takes in the stubs that `pagemesh_rpcgen::compile` wrote in the build script, as a module of the file's name.

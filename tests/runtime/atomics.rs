@@ -2,7 +2,7 @@
 
 use std::sync::atomic::{AtomicI16, AtomicU64, Ordering};
 
-use pagemesh::shared::AtomicInteger;
+use pagemesh::AtomicInteger;
 use pagemesh::{Dsm, Pod};
 use system_tests::rig::Rig;
 

@@ -50,8 +50,10 @@ const OUTSIDE: [&str; 12] = [
     "unsafe",
 ];
 
-/// Modules of the library that programs do not name: they use the public interface.
+/// Modules of the library that no program names, be it a user's or an operator's.
 const INSIDE: [&str; 4] = ["coherence", "fault", "codec", "page"];
+/// Those that the operator's command and the daemon name, and users' programs do not: documentation hides them.
+const OPERATORS: [&str; 6] = ["admin", "config", "guest", "membership", "net", "node"];
 
 fn module(source: &Source) -> &str {
     let path = source.path.strip_prefix("dsm/src/").unwrap_or(&source.path);
@@ -129,6 +131,32 @@ fn programs_use_the_public_interface() {
         })
         .collect();
     assert_none("programs", &findings);
+}
+
+#[test]
+fn users_programs_name_what_is_documented() {
+    let findings: Vec<String> = sources("examples")
+        .into_iter()
+        .flat_map(|source| {
+            source.refuse(|line| {
+                let bad = named(line, "pagemesh::").into_iter().find(|name| OPERATORS.contains(name))?;
+                Some(format!("a user's program must not name `pagemesh::{bad}`"))
+            })
+        })
+        .collect();
+    assert_none("users' programs", &findings);
+}
+
+/// The library's first page in the documentation lists these modules and no others.
+#[test]
+fn the_library_shows_three_modules() {
+    let library =
+        sources("dsm/src").into_iter().find(|source| source.path == "dsm/src/lib.rs").expect("it is");
+    let lines: Vec<&str> = library.text.lines().collect();
+    let public = |at: usize| lines[at].strip_prefix("pub mod ").filter(|_| lines[at - 1] != "#[doc(hidden)]");
+    let shown: Vec<&str> = (1..lines.len()).filter_map(public).collect();
+    let names: Vec<&str> = shown.iter().map(|rest| rest.trim_end_matches([';', '{', ' '])).collect();
+    assert_eq!(names, ["io", "rpc", "prelude"]);
 }
 
 #[test]
