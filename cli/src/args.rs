@@ -49,6 +49,7 @@ pub(crate) enum Command {
         #[command(subcommand)]
         command: RpcCommand,
     },
+    Rpcgen(pagemesh_rpcgen::command::Arguments),
     /// Say what works on this host, what does not, and how to mend it
     Doctor {
         /// Print JSON

@@ -24,6 +24,7 @@ mod process;
 mod program;
 mod regions;
 mod rpc;
+mod rpcgen;
 mod run;
 mod signals;
 mod state;
@@ -60,6 +61,7 @@ fn dispatch(arguments: Arguments) -> Result<i32, Trouble> {
             RegionsCommand::Rm { name } => regions::remove(state_dir, &name),
         },
         Command::Rpc { command } => rpc::run(state_dir, &command),
+        Command::Rpcgen(arguments) => rpcgen::run(&arguments),
         Command::Doctor { json } => doctor::show(json),
         Command::Daemon(arguments) => Ok(node_daemon::serve(&arguments)),
         Command::Key { command } => key::run(&command),

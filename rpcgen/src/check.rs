@@ -1,15 +1,19 @@
 //! From the tree as written to the [`Schema`]: imports read, names resolved, ids and values decided,
 //! and everything refused that has no meaning. Goes on after each problem, to report them all.
+//! The work grows with the length of the file, times a logarithm: sets and maps, no search in a loop.
 
 mod consts;
 mod methods;
 
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crate::ast::{self, Item, Name, Span, TypeKind};
+use crate::cycles::{Cycles, Through};
+use crate::describe;
 use crate::diagnostic::{Problem, Problems, Source, suggestion};
 use crate::names::{self, Names, check_identifier};
 use crate::parser::{parse, type_words};
@@ -17,8 +21,11 @@ use crate::schema::{Field, Schema, Shape, Type, TypeDef, Value, Variant};
 
 /// Elements of one array, nested ones multiplied: arrays lie on the stack, longer ones are lists.
 pub const ARRAY_LEN_MAX: u32 = 4096;
-/// Number of a field; two bytes of tag hold it.
+/// Number of a field or of a union's variant. A tag of two bytes holds it beside the field's shape.
 pub const FIELD_ID_MAX: u16 = 2047;
+/// Fields, variants and methods in the descriptions of one file's interfaces, each counted as often as an
+/// interface reaches it.
+pub const DESCRIBED_MAX: usize = 1 << 18;
 /// Files that one run may read.
 pub const FILES_MAX: usize = 64;
 
@@ -37,7 +44,8 @@ pub fn check(path: &Path, loader: Loader<'_>) -> Result<Schema, Problems> {
             return Err(problems);
         }
     };
-    let mut run = Run { loader, problems, open: Vec::new(), done: BTreeMap::new() };
+    let modules = BTreeMap::new();
+    let mut run = Run { loader, problems, open: Vec::new(), done: BTreeMap::new(), modules };
     let schema = run.file(path, Arc::new(Source { name, text }));
     if run.problems.is_empty() { Ok(schema.schema) } else { Err(run.problems) }
 }
@@ -49,6 +57,8 @@ struct Run<'a> {
     /// Files that are being read: one of them must not be imported again.
     open: Vec<PathBuf>,
     done: BTreeMap<PathBuf, Arc<Checked>>,
+    /// The file that each Rust module is made from.
+    modules: BTreeMap<String, PathBuf>,
 }
 
 /// A file after its check, with what its importers see of it.
@@ -64,6 +74,7 @@ impl Run<'_> {
         let file = parse(&source, &mut self.problems);
         let stem = path.file_stem().and_then(|stem| stem.to_str()).unwrap_or("interface");
         let module = names::snake(stem);
+        self.modules.insert(module.clone(), path.to_owned());
         let mut checked = Checked::default();
         checked.schema.module = module.clone();
         for import in &file.imports {
@@ -101,6 +112,19 @@ impl Run<'_> {
             let message = "the name of an imported file becomes the name of a module";
             let label = "begins with a letter, and goes on with letters, digits and `_`";
             self.problems.push(Problem::new(source, import.span.clone(), message, label));
+            return None;
+        }
+        if let Some(other) = self.modules.get(&names::snake(stem)) {
+            let message = format!(
+                "the stubs of {} and of {} would be the same module, `{}`",
+                other.display(),
+                path.display(),
+                names::snake(stem)
+            );
+            self.problems.push(
+                Problem::new(source, import.span.clone(), message, "imported here")
+                    .help(Some("rename one of the two files".to_owned())),
+            );
             return None;
         }
         if self.done.len() + self.open.len() >= FILES_MAX {
@@ -185,6 +209,7 @@ impl Checker<'_> {
             schema.types.insert(name.text.clone(), def);
         }
         self.endless(file, schema);
+        self.descriptions(file, schema);
     }
 
     /// First all names, so that a declaration may use one that comes later.
@@ -225,6 +250,7 @@ impl Checker<'_> {
         let mut variants: Vec<Variant> = Vec::new();
         let mut next = 0i128;
         let mut seen = BTreeSet::new();
+        let mut by_value: BTreeMap<i32, &str> = BTreeMap::new();
         for (docs, name, value) in &item.variants {
             self.identifier(name);
             let value = value.as_ref().and_then(|value| self.integer(value, &Type::I32)).unwrap_or(next);
@@ -236,9 +262,12 @@ impl Checker<'_> {
             if !seen.insert(names::camel(&name.text)) {
                 self.problem(&name.span, format!("`{}` stands twice in the enum", name.text), "again");
             }
-            if let Some(same) = variants.iter().find(|variant| variant.value == value) {
-                let message = format!("`{}` and `{}` have the same value {value}", same.name, name.text);
-                self.problem(&name.span, message, "same value");
+            match by_value.entry(value) {
+                Entry::Vacant(free) => _ = free.insert(&name.text),
+                Entry::Occupied(same) => {
+                    let message = format!("`{}` and `{}` have the same value {value}", same.get(), name.text);
+                    self.problem(&name.span, message, "same value");
+                }
             }
             variants.push(Variant { docs: docs.clone(), name: name.text.clone(), value });
         }
@@ -251,14 +280,18 @@ impl Checker<'_> {
     fn fields(&mut self, item: &ast::Struct) -> Vec<Field> {
         let mut fields: Vec<Field> = Vec::new();
         let mut next = 1u16;
+        let mut by_id: BTreeMap<u16, &str> = BTreeMap::new();
+        let mut seen = BTreeSet::new();
         for member in &item.fields {
             self.identifier(&member.name);
             let mut id = next;
+            let mut is_given = false;
             for annotation in &member.annotations {
                 match (annotation.name.text.as_str(), &annotation.value) {
                     ("id", Some(value)) => {
                         let wanted = self.integer(value, &Type::U16).unwrap_or(i128::from(next));
                         id = u16::try_from(wanted).unwrap_or(0);
+                        is_given = true;
                         if !(1..=FIELD_ID_MAX).contains(&id) {
                             let message = format!("a field's id is between 1 and {FIELD_ID_MAX}");
                             self.problem(&value.span, message, "out of range");
@@ -272,14 +305,24 @@ impl Checker<'_> {
                     }
                 }
             }
+            if !is_given && id > FIELD_ID_MAX {
+                let message = format!("`{}` would have the id {id}", member.name.text);
+                let help = format!("a field's id is between 1 and {FIELD_ID_MAX}: nest structs");
+                self.problem_with(&member.name.span, message, "too many fields", Some(help));
+                // One problem a struct: all that follow are above the limit too.
+                break;
+            }
             next = id.saturating_add(1);
             let ty = self.value_type(&member.ty);
-            if let Some(same) = fields.iter().find(|field| field.id == id) {
-                let message = format!("`{}` and `{}` have the same id {id}", same.name, member.name.text);
-                self.problem(&member.name.span, message, "same id");
+            match by_id.entry(id) {
+                Entry::Vacant(free) => _ = free.insert(&member.name.text),
+                Entry::Occupied(same) => {
+                    let message =
+                        format!("`{}` and `{}` have the same id {id}", same.get(), member.name.text);
+                    self.problem(&member.name.span, message, "same id");
+                }
             }
-            let rust = names::snake(&member.name.text);
-            if fields.iter().any(|field| names::snake(&field.name) == rust) {
+            if !seen.insert(names::snake(&member.name.text)) {
                 let message = format!("`{}` stands twice in `{}`", member.name.text, item.name.text);
                 self.problem(&member.name.span, message, "again");
             }
@@ -302,9 +345,9 @@ impl Checker<'_> {
             TypeKind::Builtin(builtin) => builtin.clone(),
             TypeKind::Named(name) => {
                 if !self.kinds.contains_key(name) {
-                    let mut known: Vec<&str> = type_words().collect();
-                    known.extend(self.kinds.keys().map(String::as_str));
-                    let help = suggestion(name, known);
+                    let declared = self.kinds.keys().map(String::as_str);
+                    let known = type_words().map(|word| -> &str { word }).chain(declared);
+                    let help = self.problems.suggestion(name, known);
                     let message = format!("there is no type `{name}`");
                     self.problem_with(&ty.span, message, "unknown type", help);
                 }
@@ -358,15 +401,42 @@ impl Checker<'_> {
 
     /// Structs that hold themselves by value would be endless.
     fn endless(&mut self, file: &ast::File, schema: &Schema) {
+        let cycles = Cycles::of(schema, Through::ValuesOnly);
         for item in &file.items {
             let name = match item {
                 Item::Struct(item) | Item::Union(item) => &item.name,
                 Item::Enum(_) | Item::Const(_) | Item::Interface(_) => continue,
             };
-            if schema.holds(&name.text, &name.text, Through::ValuesOnly) {
+            if cycles.holds_itself(&name.text) {
                 let help = format!("break the circle with `optional<{0}>` or `list<{0}>`", name.text);
                 let message = format!("`{}` contains itself without end", name.text);
                 self.problem_with(&name.span, message, "endless", Some(help));
+            }
+        }
+    }
+
+    /// Each interface's stubs carry a description of all types that it reaches: many interfaces that reach
+    /// many types would make stubs of the size of the file's square.
+    fn descriptions(&mut self, file: &ast::File, schema: &Schema) {
+        let interfaces = file.items.iter().filter_map(|item| match item {
+            Item::Interface(interface) => Some(interface),
+            Item::Const(_) | Item::Enum(_) | Item::Struct(_) | Item::Union(_) => None,
+        });
+        let mut left = DESCRIBED_MAX;
+        // A rejected interface is not in the schema; then no stubs are made, and no sum matters.
+        for (written, interface) in interfaces.zip(&schema.interfaces) {
+            match left.checked_sub(describe::size(schema, interface)) {
+                Some(less) => left = less,
+                None => {
+                    let message = format!(
+                        "the descriptions of this file's interfaces have more than {DESCRIBED_MAX} parts"
+                    );
+                    let help = "a part is a field, a variant or a method, counted for each interface that \
+                        reaches it: split the file, or unite its interfaces"
+                        .to_owned();
+                    self.problem_with(&written.keyword, message, "exceeds the sum", Some(help));
+                    return;
+                }
             }
         }
     }
@@ -390,43 +460,5 @@ fn flat_len(ty: &Type) -> u64 {
     match ty {
         Type::Array(inner, len) => u64::from(*len) * flat_len(inner),
         _single => 1,
-    }
-}
-
-/// Which parts of a type count as inside it.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Through {
-    /// What lies in the value itself.
-    ValuesOnly,
-    /// Also the inside of an optional, which lies in the value unless it is boxed.
-    Optionals,
-}
-
-impl Schema {
-    /// Whether a value of type `outer` has a value of type `inner` inside it.
-    pub(crate) fn holds(&self, outer: &str, inner: &str, through: Through) -> bool {
-        let mut seen = BTreeSet::new();
-        let mut open = vec![outer];
-        while let Some(name) = open.pop() {
-            let Some(def) = self.types.get(name) else { continue };
-            for field in def.shape.fields() {
-                let mut ty = &field.ty;
-                while let Type::Array(part, _) | Type::Optional(part) = ty {
-                    if matches!(ty, Type::Optional(_)) && through == Through::ValuesOnly {
-                        break;
-                    }
-                    ty = part;
-                }
-                if let Type::Named(next) = ty {
-                    if next == inner {
-                        return true;
-                    }
-                    if seen.insert(next.as_str()) {
-                        open.push(next);
-                    }
-                }
-            }
-        }
-        false
     }
 }

@@ -4,16 +4,18 @@
 //! deadlines and names of arguments and fields may change. A raised version number allows all: the two
 //! versions then refuse each other by name instead of misunderstanding.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
-use crate::schema::{Field, Interface, Method, Schema, Shape, Type};
+use crate::schema::{Field, Interface, Method, Schema, Shape, Type, Variant};
 
 /// Every change from `old` to `new` that breaks a peer that was built with `old`.
 pub fn breaking_changes(old: &Schema, new: &Schema) -> Vec<String> {
     let mut changes = Vec::new();
     let mut lasting = false;
+    let named: BTreeMap<&str, &Interface> =
+        new.interfaces.iter().map(|interface| (interface.name.as_str(), interface)).collect();
     for before in &old.interfaces {
-        match new.interfaces.iter().find(|after| after.name == before.name) {
+        match named.get(before.name.as_str()) {
             None => changes.push(format!("interface `{}` is gone", before.name)),
             Some(after) if after.version > before.version => {}
             Some(after) if after.version < before.version => changes.push(format!(
@@ -34,9 +36,11 @@ pub fn breaking_changes(old: &Schema, new: &Schema) -> Vec<String> {
 }
 
 fn interface(before: &Interface, after: &Interface, changes: &mut Vec<String>) {
+    let named: BTreeMap<&str, &Method> =
+        after.methods.iter().map(|method| (method.name.as_str(), method)).collect();
     for old in &before.methods {
         let place = format!("`{}.{}`", before.name, old.name);
-        match after.methods.iter().find(|new| new.name == old.name) {
+        match named.get(old.name.as_str()) {
             None => changes.push(format!("method {place} is gone")),
             Some(new) => method(&place, old, new, changes),
         }
@@ -77,12 +81,14 @@ fn types(old: &Schema, new: &Schema, changes: &mut Vec<String>) {
         };
         match (&before.shape, &after.shape) {
             (Shape::Enum(old), Shape::Enum(new)) => {
-                let values: BTreeMap<i32, &str> =
-                    old.iter().map(|variant| (variant.value, variant.name.as_str())).collect();
-                for variant in old.iter().filter(|old| new.iter().all(|new| new.value != old.value)) {
+                let values = |variants: &[Variant]| -> BTreeSet<i32> {
+                    variants.iter().map(|variant| variant.value).collect()
+                };
+                let (had, has) = (values(old), values(new));
+                for variant in old.iter().filter(|variant| !has.contains(&variant.value)) {
                     changes.push(format!("enum `{name}`: {} = {} is gone", variant.name, variant.value));
                 }
-                for variant in new.iter().filter(|new| !values.contains_key(&new.value)) {
+                for variant in new.iter().filter(|variant| !had.contains(&variant.value)) {
                     let text = format!("{} = {}", variant.name, variant.value);
                     changes.push(format!("enum `{name}`: {text} is new: old readers reject it"));
                 }
@@ -96,8 +102,12 @@ fn types(old: &Schema, new: &Schema, changes: &mut Vec<String>) {
 
 fn fields(name: &str, word: &str, old: &[Field], new: &[Field], changes: &mut Vec<String>) {
     let needed = |field: &Field| word == "union" || !matches!(field.ty, Type::Optional(_));
+    let by_id = |fields: &'_ [Field]| -> BTreeMap<u16, usize> {
+        fields.iter().enumerate().map(|(at, field)| (field.id, at)).collect()
+    };
+    let (had, has) = (by_id(old), by_id(new));
     for before in old {
-        match new.iter().find(|after| after.id == before.id) {
+        match has.get(&before.id).map(|at| &new[*at]) {
             None if needed(before) => {
                 changes.push(format!("{word} `{name}`: `{}` (id {}) is gone", before.name, before.id));
             }
@@ -109,7 +119,7 @@ fn fields(name: &str, word: &str, old: &[Field], new: &[Field], changes: &mut Ve
             Some(_) => {}
         }
     }
-    for after in new.iter().filter(|after| needed(after) && old.iter().all(|old| old.id != after.id)) {
+    for after in new.iter().filter(|after| needed(after) && !had.contains_key(&after.id)) {
         let advice = if word == "union" { "old readers reject it" } else { "make it optional" };
         changes.push(format!("{word} `{name}`: `{}` (id {}) is new: {advice}", after.name, after.id));
     }

@@ -56,6 +56,16 @@ pub(crate) fn method_id(interface: &Interface, method: &Method) -> u64 {
     fold(fnv(interface.name.as_bytes())) << 32 | fold(fnv(signature.as_bytes()))
 }
 
+/// Fields, variants and methods of the description: what its length grows with.
+pub(crate) fn size(schema: &Schema, interface: &Interface) -> usize {
+    let arguments = interface.methods.iter().map(|method| 1 + method.arguments.len());
+    let types = reached(schema, interface).into_values().map(|def| match &def.shape {
+        Shape::Enum(variants) => 1 + variants.len(),
+        Shape::Struct(fields) | Shape::Union(fields) => 1 + fields.len(),
+    });
+    arguments.sum::<usize>() + types.sum::<usize>()
+}
+
 fn reached<'a>(schema: &'a Schema, interface: &'a Interface) -> BTreeMap<&'a str, &'a TypeDef> {
     let mut names = BTreeSet::new();
     for method in &interface.methods {

@@ -10,6 +10,12 @@ use miette::{Diagnostic, GraphicalReportHandler, GraphicalTheme, LabeledSpan, So
 /// Problems of one run that are reported; what comes after the first hundred is noise.
 pub const PROBLEMS_MAX: usize = 100;
 
+/// Pairs of letters that all searches for suggestions of one run may compare. A file of a few hundred names
+/// needs a thousandth of it; in a file of a hundred thousand, later mistakes get no suggestion.
+const COMPARED_MAX: usize = 1 << 26;
+/// Characters of a line that a report shows on each side of the place.
+const SHOWN_BESIDE_MAX: usize = 120;
+
 /// The text of one interface file.
 #[derive(Debug)]
 pub struct Source {
@@ -34,6 +40,8 @@ pub struct Problem {
 #[derive(Default)]
 pub struct Problems {
     list: Vec<Problem>,
+    /// Pairs of letters that searches for suggestions have compared.
+    compared: usize,
 }
 
 impl Problem {
@@ -72,6 +80,28 @@ impl Problems {
     /// Whether nothing is wrong.
     pub fn is_empty(&self) -> bool {
         self.list.is_empty()
+    }
+
+    /// Adds all problems of another run.
+    pub fn append(&mut self, other: Problems) {
+        other.list.into_iter().for_each(|problem| self.push(problem));
+    }
+
+    /// [`suggestion`] for the next problem, unless that one will not be kept or the searches of this run have
+    /// compared as much as they may.
+    pub(crate) fn suggestion<'a>(
+        &mut self,
+        word: &str,
+        known: impl IntoIterator<Item = &'a str>,
+    ) -> Option<String> {
+        if self.list.len() >= PROBLEMS_MAX {
+            return None;
+        }
+        let known = known.into_iter().take_while(|candidate| {
+            self.compared += (word.len() + 1) * (candidate.len() + 1);
+            self.compared < COMPARED_MAX
+        });
+        suggestion(word, known)
     }
 
     /// How many problems were kept.
@@ -133,11 +163,15 @@ impl Diagnostic for Problem {
     }
 
     fn labels(&self) -> Option<Box<dyn Iterator<Item = LabeledSpan> + '_>> {
-        let label = LabeledSpan::new_with_span(Some(self.label.clone()), self.place.clone());
+        let Range { start, end } = self.place;
+        // As much of a long place as a report shows.
+        let end = self.source.text.floor_char_boundary(end.min(start + SHOWN_BESIDE_MAX)).max(start);
+        let label = LabeledSpan::new_with_span(Some(self.label.clone()), start..end);
         Some(Box::new(std::iter::once(label)))
     }
 }
 
+/// Only the line of the problem, and of that only the surroundings of the place: a line may have a megabyte.
 impl SourceCode for Source {
     fn read_span<'a>(
         &'a self,
@@ -146,13 +180,31 @@ impl SourceCode for Source {
         after: usize,
     ) -> Result<Box<dyn miette::SpanContents<'a> + 'a>, miette::MietteError> {
         let contents = self.text.read_span(span, before, after)?;
+        let whole = contents.span();
+        if whole.len() <= 4 * SHOWN_BESIDE_MAX {
+            return Ok(Box::new(miette::MietteSpanContents::new_named(
+                self.name.clone(),
+                contents.data(),
+                *whole,
+                contents.line(),
+                contents.column(),
+                contents.line_count(),
+            )));
+        }
+        // Long lines: only the part of the place's line around the place.
+        let text = self.text.as_str();
+        let line_start = text[..span.offset()].rfind('\n').map_or(0, |at| at + 1);
+        let line_end = text[span.offset()..].find('\n').map_or(text.len(), |at| span.offset() + at);
+        let start = text.ceil_char_boundary(span.offset().saturating_sub(SHOWN_BESIDE_MAX)).max(line_start);
+        let end = text.floor_char_boundary(span.offset() + span.len() + SHOWN_BESIDE_MAX).min(line_end);
+        let line = text[..start].bytes().filter(|byte| *byte == b'\n').count();
         Ok(Box::new(miette::MietteSpanContents::new_named(
             self.name.clone(),
-            contents.data(),
-            *contents.span(),
-            contents.line(),
-            contents.column(),
-            contents.line_count(),
+            &text.as_bytes()[start..end.max(start)],
+            (start, end.max(start) - start).into(),
+            line,
+            start - line_start,
+            1,
         )))
     }
 }

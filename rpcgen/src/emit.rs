@@ -8,6 +8,7 @@ mod types;
 use proc_macro2::TokenStream;
 use quote::quote;
 
+use crate::cycles::{Cycles, Through};
 use crate::describe;
 use crate::names::{camel, identifier, shout, snake};
 use crate::schema::{Const, Field, Interface, Method, Schema, Type, Value};
@@ -22,7 +23,8 @@ pub(crate) fn module(schema: &Schema) -> String {
     let consts = schema.consts.iter().map(constant);
     let mut own: Vec<_> = schema.types.iter().filter(|(_, def)| def.module == schema.module).collect();
     own.sort_by_key(|(_, def)| def.position);
-    let types = own.iter().map(|(name, def)| types::definition(schema, name, def));
+    let cycles = Cycles::of(schema, Through::Optionals);
+    let types = own.iter().map(|(name, def)| types::definition(&cycles, name, def));
     let interfaces = schema.interfaces.iter().map(|interface| {
         let description = interface_static(schema, interface);
         let server = server::stubs(schema, interface);

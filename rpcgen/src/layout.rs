@@ -16,7 +16,8 @@ pub fn format_source(name: &str, text: &str) -> Result<String, Problems> {
         return Err(problems);
     }
     let list = tokens(&source, &mut problems);
-    let mut layout = Layout { text, out: String::new(), depth: 0, parentheses: 0 };
+    let mut layout =
+        Layout { text, out: String::new(), depth: 0, parentheses: 0, head_is_enum: false, in_enum: false };
     for (at, token) in list.iter().enumerate() {
         let before = at.checked_sub(1).map(|at| &list[at]);
         layout.token(before, token);
@@ -29,6 +30,10 @@ struct Layout<'a> {
     out: String,
     depth: usize,
     parentheses: usize,
+    /// The declaration that is being read began with `enum`.
+    head_is_enum: bool,
+    /// The innermost open brace is an enum's.
+    in_enum: bool,
 }
 
 impl Layout<'_> {
@@ -44,7 +49,12 @@ impl Layout<'_> {
             self.gap(before, token, word);
         }
         match word {
-            "{" => self.depth += 1,
+            "enum" => self.head_is_enum = true,
+            "{" => {
+                self.depth += 1;
+                self.in_enum = std::mem::take(&mut self.head_is_enum);
+            }
+            "}" => self.in_enum = false,
             "(" => self.parentheses += 1,
             ")" => self.parentheses = self.parentheses.saturating_sub(1),
             _ => {}
@@ -60,9 +70,7 @@ impl Layout<'_> {
         let comment = matches!(token.kind, Kind::Comment | Kind::Doc);
         let line_comment = matches!(before.kind, Kind::Comment | Kind::Doc) && last.starts_with("//");
         let ends_item = self.parentheses == 0
-            && (matches!(last, ";" | "{")
-                || (last == "}" && word != ";")
-                || (last == "," && self.in_enum(before)));
+            && (matches!(last, ";" | "{") || (last == "}" && word != ";") || (last == "," && self.in_enum));
         let empty_body = last == "{" && word == "}";
         let breaks = (ends_item && !(comment && lines == 0)) || word == "}" || line_comment;
         let comment_line = (comment || before.kind == Kind::Comment || before.kind == Kind::Doc) && lines > 0;
@@ -74,14 +82,6 @@ impl Layout<'_> {
         } else if comment || before.kind == Kind::Comment || spaced(last, word) {
             self.out.push(' ');
         }
-    }
-
-    /// Whether the comma stands between the variants of an enum, and not in `<..>` or a list of names.
-    fn in_enum(&self, comma: &Token) -> bool {
-        let open = self.text[..comma.span.start].rfind('{');
-        let head = open.map_or("", |open| &self.text[..open]);
-        let start = head.rfind([';', '}', '{']).map_or(0, |at| at + 1);
-        head[start..].split_whitespace().any(|word| word == "enum")
     }
 
     fn finish(mut self) -> Result<String, Problems> {

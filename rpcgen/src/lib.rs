@@ -17,19 +17,25 @@
 
 pub mod ast;
 pub mod check;
+#[cfg(feature = "cli")]
+pub mod command;
 mod compat;
+mod cycles;
 mod describe;
 pub mod diagnostic;
 mod emit;
 mod layout;
 pub mod lexer;
 mod names;
+mod output;
 pub mod parser;
 pub mod schema;
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 
 use diagnostic::{Problems, Style};
 use schema::Schema;
@@ -41,9 +47,24 @@ pub use layout::format_source;
 /// shows what is wrong with the file.
 #[derive(thiserror::Error)]
 pub enum Error {
-    /// The interface file is not right. Nothing was written for it.
+    /// Interface files are not right. Nothing was written.
     #[error("{}", .0.render(Style::Plain))]
     Rejected(Problems),
+    /// Two files would give the same module. Nothing was written.
+    #[error(
+        "{} and {} both give the module `{module}`, which would be written to {}: rename one of the two files",
+        first.display(), second.display(), target.display()
+    )]
+    SameModule {
+        /// The module's name.
+        module: String,
+        /// The file that was given first, in this call or an earlier one of this process.
+        first: PathBuf,
+        /// The other file.
+        second: PathBuf,
+        /// Where the stubs of both would be.
+        target: PathBuf,
+    },
     /// The output could not be written.
     #[error("cannot write {}: {source}", path.display())]
     Write {
@@ -77,24 +98,76 @@ pub fn generate(schema: &Schema) -> String {
 }
 
 /// For build scripts: writes `OUT_DIR/<name>.rs` for each file, and tells cargo when to run again.
+///
+/// # Errors
+/// [`Error::Rejected`] with the mistakes of all files, or [`Error::SameModule`] if two files have one name, in
+/// this call or in two calls of one process: nothing is written then.
 pub fn compile<P: AsRef<Path>>(paths: &[P]) -> Result<(), Error> {
     let out_dir = PathBuf::from(std::env::var_os("OUT_DIR").ok_or(Error::NoOutDir)?);
+    let mut rerun = |file: &Path| println!("cargo::rerun-if-changed={}", file.display());
+    compile_into(&out_dir, paths.iter().map(AsRef::as_ref), &mut rerun)
+}
+
+/// [`compile`] into any directory. Every file that is read is passed to `opened`.
+pub fn compile_into<'a>(
+    directory: &Path,
+    paths: impl IntoIterator<Item = &'a Path>,
+    opened: &mut dyn FnMut(&Path),
+) -> Result<(), Error> {
+    let mut problems = Problems::default();
+    let mut stubs: BTreeMap<PathBuf, (PathBuf, Schema)> = BTreeMap::new();
     for path in paths {
-        let path = path.as_ref();
-        let mut read_files = Vec::new();
-        let schema = check::check(path, &mut |file| {
-            read_files.push(file.to_owned());
+        let schema = match check::check(path, &mut |file| {
+            opened(file);
             read_bounded(file)
-        });
-        for file in read_files {
-            println!("cargo::rerun-if-changed={}", file.display());
+        }) {
+            Ok(schema) => schema,
+            Err(found) => {
+                problems.append(found);
+                continue;
+            }
+        };
+        let target = directory.join(&schema.module).with_extension("rs");
+        let module = schema.module.clone();
+        let before = stubs.insert(target.clone(), (path.to_owned(), schema));
+        if let Some((first, _)) = before.filter(|(first, _)| !is_same_file(first, path)) {
+            return Err(Error::SameModule { module, first, second: path.to_owned(), target });
         }
-        let schema = schema.map_err(Error::Rejected)?;
-        let target = out_dir.join(&schema.module).with_extension("rs");
-        std::fs::write(&target, generate(&schema))
+    }
+    if !problems.is_empty() {
+        return Err(Error::Rejected(problems));
+    }
+    for (target, (path, schema)) in stubs {
+        claim(&target, &path, &schema.module)?;
+        output::replace(&target, &generate(&schema))
             .map_err(|source| Error::Write { path: target.clone(), source })?;
     }
     Ok(())
+}
+
+/// Fails if another call of this process has written the stubs of another file to `target`.
+fn claim(target: &Path, path: &Path, module: &str) -> Result<(), Error> {
+    /// What this process has written, and from which file: a build script may call [`compile`] many times.
+    static WRITTEN: Mutex<BTreeMap<PathBuf, PathBuf>> = Mutex::new(BTreeMap::new());
+    let mut written = WRITTEN.lock().unwrap_or_else(PoisonError::into_inner);
+    match written.get(target).filter(|first| !is_same_file(first, path)) {
+        Some(first) => Err(Error::SameModule {
+            module: module.to_owned(),
+            first: first.clone(),
+            second: path.to_owned(),
+            target: target.to_owned(),
+        }),
+        None => {
+            written.insert(target.to_owned(), path.to_owned());
+            Ok(())
+        }
+    }
+}
+
+/// Whether both names lead to one file. Files that cannot be looked up are compared by name.
+fn is_same_file(one: &Path, other: &Path) -> bool {
+    let real = |path: &Path| path.canonicalize().unwrap_or_else(|_| path.to_owned());
+    real(one) == real(other)
 }
 
 /// Reads a file, but never more of it than the lexer would take.

@@ -1,7 +1,6 @@
 //! Constants, and every other place where a number is written.
 
 use crate::ast::{self, Name};
-use crate::diagnostic::suggestion;
 use crate::names;
 use crate::schema::{Const, Type, Value};
 
@@ -66,7 +65,7 @@ impl Checker<'_> {
                 self.problem(&written.span, message, format!("`{ty}` goes from {low} to {high}"));
             }
             None => {
-                let help = suggestion(text, self.consts.keys().map(String::as_str));
+                let help = self.problems.suggestion(text, self.consts.keys().map(String::as_str));
                 self.problem_with(&written.span, "this is not an integer", "expected an integer", help);
             }
         }

@@ -130,7 +130,10 @@ impl Checker<'_> {
                     self.problem(&name.span, message, "not a struct");
                 }
                 None => {
-                    let help = suggestion(&name.text, self.kinds.keys().map(String::as_str))
+                    let known = self.kinds.keys().map(String::as_str);
+                    let help = self
+                        .problems
+                        .suggestion(&name.text, known)
                         .unwrap_or_else(|| format!("declare it: `struct {} {{ .. }};`", name.text));
                     let message = format!("there is no struct `{}`", name.text);
                     self.problem_with(&name.span, message, "unknown", Some(help));
@@ -148,6 +151,7 @@ impl Checker<'_> {
             let word = annotation.name.text.as_str();
             if !seen.insert(word) {
                 self.problem(&annotation.name.span, format!("`@{word}` stands twice"), "again");
+                continue;
             }
             match (word, &annotation.value) {
                 ("deadline", Some(value)) => method.deadline = self.duration(value),
@@ -195,7 +199,8 @@ impl Checker<'_> {
 
     fn near(&mut self, written: &Name, arguments: &[Field]) -> Option<usize> {
         let Some(position) = arguments.iter().position(|field| field.name == written.text) else {
-            let help = suggestion(&written.text, arguments.iter().map(|field| field.name.as_str()));
+            let known = arguments.iter().map(|field| field.name.as_str());
+            let help = self.problems.suggestion(&written.text, known);
             let message = format!("there is no argument `{}`", written.text);
             self.problem_with(&written.span, message, "not an argument", help);
             return None;

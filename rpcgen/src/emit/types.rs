@@ -3,9 +3,9 @@
 use proc_macro2::{Literal, TokenStream};
 use quote::quote;
 
-use crate::check::Through;
+use crate::cycles::Cycles;
 use crate::names::{camel, identifier};
-use crate::schema::{Field, Schema, Shape, Type, TypeDef, Variant};
+use crate::schema::{Field, Shape, Type, TypeDef, Variant};
 
 use super::{docs, field_ident};
 
@@ -57,23 +57,23 @@ pub(super) fn rust(ty: &Type) -> TokenStream {
     }
 }
 
-pub(super) fn definition(schema: &Schema, name: &str, def: &TypeDef) -> TokenStream {
+pub(super) fn definition(cycles: &Cycles<'_>, name: &str, def: &TypeDef) -> TokenStream {
     match &def.shape {
         Shape::Enum(variants) => enumeration(name, def, variants),
-        Shape::Struct(fields) => structure(schema, name, def, fields),
-        Shape::Union(fields) => union(schema, name, def, fields),
+        Shape::Struct(fields) => structure(cycles, name, def, fields),
+        Shape::Union(fields) => union(cycles, name, def, fields),
     }
 }
 
 /// The type of a field of `owner`; an optional that leads back to its owner is boxed.
-fn field_type(schema: &Schema, owner: &str, ty: &Type) -> TokenStream {
+fn field_type(cycles: &Cycles<'_>, owner: &str, ty: &Type) -> TokenStream {
     if let Type::Optional(inner) = ty {
         let mut part = &**inner;
         while let Type::Array(next, _) | Type::Optional(next) = part {
             part = next;
         }
         if let Type::Named(name) = part
-            && (name == owner || schema.holds(name, owner, Through::Optionals))
+            && cycles.share_a_cycle(name, owner)
         {
             let inner = rust(inner);
             return quote! { Option<Box<#inner>> };
@@ -112,12 +112,12 @@ fn enumeration(name: &str, def: &TypeDef, variants: &[Variant]) -> TokenStream {
     }
 }
 
-fn structure(schema: &Schema, name: &str, def: &TypeDef, fields: &[Field]) -> TokenStream {
+fn structure(cycles: &Cycles<'_>, name: &str, def: &TypeDef, fields: &[Field]) -> TokenStream {
     let doc = docs(&def.docs, &format!("The struct `{name}`."));
     let ident = identifier(&camel(name));
     let field_docs = fields.iter().map(|field| docs(&field.docs, &format!("The field `{}`.", field.name)));
     let idents: Vec<_> = fields.iter().map(field_ident).collect();
-    let types: Vec<_> = fields.iter().map(|field| field_type(schema, name, &field.ty)).collect();
+    let types: Vec<_> = fields.iter().map(|field| field_type(cycles, name, &field.ty)).collect();
     let ids: Vec<_> = fields.iter().map(|field| Literal::u16_unsuffixed(field.id)).collect();
     let writes = fields.iter().zip(&idents).zip(&ids).map(|((field, ident), id)| match &field.ty {
         Type::Optional(_) => quote! {
@@ -171,12 +171,12 @@ fn structure(schema: &Schema, name: &str, def: &TypeDef, fields: &[Field]) -> To
     }
 }
 
-fn union(schema: &Schema, name: &str, def: &TypeDef, fields: &[Field]) -> TokenStream {
+fn union(cycles: &Cycles<'_>, name: &str, def: &TypeDef, fields: &[Field]) -> TokenStream {
     let doc = docs(&def.docs, &format!("The union `{name}`: one of these."));
     let ident = identifier(&camel(name));
     let field_docs = fields.iter().map(|field| docs(&field.docs, &format!("The variant `{}`.", field.name)));
     let names: Vec<_> = fields.iter().map(|field| identifier(&camel(&field.name))).collect();
-    let types: Vec<_> = fields.iter().map(|field| field_type(schema, name, &field.ty)).collect();
+    let types: Vec<_> = fields.iter().map(|field| field_type(cycles, name, &field.ty)).collect();
     let ids: Vec<_> = fields.iter().map(|field| Literal::u16_unsuffixed(field.id)).collect();
     let bad = camel(name);
     quote! {
