@@ -60,6 +60,13 @@ pub enum Error {
     /// which says whether the server may have executed the call.
     #[error("{0}")]
     Call(Box<dyn std::error::Error + Send + Sync>),
+    /// This process is a forked child: its handles are copies of its parent's, and it is no member. Nothing
+    /// was changed.
+    #[error(
+        "this process was forked from one that has joined a cluster, and cannot use it: start other programs with \
+         exec, or fork before the first join"
+    )]
+    Forked,
     /// The node has left the cluster; this handle is of no use any more.
     #[error("this node has left the cluster")]
     Left,

@@ -23,6 +23,7 @@ use self::attendant::Attendant;
 use crate::config::membership::{DEAD_AFTER, HEARTBEAT};
 use crate::config::rpc::{UNSENT_BYTES_MAX, UNSENT_MAX};
 use crate::error::{Error, Result};
+use crate::fork;
 use crate::net::inject::{Injector, InjectorConfig};
 use crate::net::udp::{DATAGRAM_MAX, Outlet, Received, UdpSocket, datagrams};
 use crate::net::{
@@ -106,6 +107,7 @@ struct Turn {
 impl Guest {
     /// A guest with sessions from this address on; port 0 is any free one.
     pub fn new(key: ClusterKey, bind: SocketAddr, bad_network: Option<InjectorConfig>) -> Result<Guest> {
+        fork::watch()?;
         let socket = UdpSocket::bind(bind, crate::config::net::SOCKET_BUFFER)?;
         let random = || getrandom::u64().map_err(|error| Error::Refused(format!("random numbers: {error}")));
         let config =
@@ -140,6 +142,7 @@ impl Guest {
     /// Has a session with the node at the address, which errors will call `name`. Waits for at most
     /// `timeout`.
     pub fn connect(&self, name: NodeId, addr: SocketAddr, timeout: Duration) -> Result<PeerId> {
+        fork::check()?;
         self.carrier.open(name, addr)?;
         let until = self.carrier.now() + Span::from(timeout);
         loop {
@@ -160,6 +163,7 @@ impl Guest {
 
     /// Ends the session with a server and begins another, as a loss of the network would.
     pub fn reconnect(&self, peer: PeerId) -> Result<()> {
+        fork::check()?;
         self.carrier.reconnect(peer)
     }
 
@@ -176,6 +180,12 @@ impl Guest {
 
 impl Drop for Guest {
     fn drop(&mut self) {
+        if fork::is_child() {
+            // A forked child: sessions and thread are the parent's, and their locks may be held there.
+            std::mem::forget(self.carrier.clone());
+            std::mem::forget(self.endpoint.clone());
+            return;
+        }
         self.carrier.attendant.stop(&self.carrier);
         let mut shared = self.carrier.shared.lock();
         let now = self.carrier.now();

@@ -94,6 +94,8 @@ pub mod config;
 mod error;
 #[doc(hidden)]
 pub mod fault;
+#[allow(unsafe_code)]
+mod fork;
 #[doc(hidden)]
 pub mod guest;
 #[allow(unsafe_code)]

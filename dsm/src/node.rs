@@ -54,6 +54,7 @@ use crate::config::membership::JOIN_TIMEOUT;
 use crate::config::node::{FLUSH_MAX, PAGE_POOL_MAX};
 use crate::error::{Error, Result};
 use crate::fault::{Arena, ArenaOptions, Backend, BackendChoice, CoreSection};
+use crate::fork;
 use crate::membership::{Introduction, Kind, Member, RegionRecord, Want};
 use crate::net::inject::{Injector, InjectorConfig};
 use crate::net::udp::{DATAGRAM_MAX, Outlet, UdpSocket};
@@ -156,6 +157,7 @@ impl Node {
     /// other one, and, for a rank, when all ranks of its program are there. On an error nothing is
     /// left running.
     pub fn start(config: NodeConfig) -> Result<Node> {
+        fork::watch()?;
         let inner = Inner::new(&config)?;
         // Before anybody receives: an inherited socket may have other nodes' first words already.
         inner.begin(config.settings.join);
@@ -231,6 +233,7 @@ impl Node {
     /// Leaves the cluster: writes back what the node owns and gives its locks back. Without daemons,
     /// where the ranks hold the memory, it waits until all ranks leave.
     pub fn leave(&self) -> Result<()> {
+        fork::check()?;
         let result = self.inner.leave(Departure::Leave);
         self.calls().stop_serving();
         result
@@ -238,6 +241,7 @@ impl Node {
 
     /// Waits until somebody asks the cluster to stop. An error names the node whose death ended it.
     pub fn wait_for_shutdown(&self) -> Result<()> {
+        fork::check()?;
         match self.inner.wait_for_end() {
             Fatal::Stopped(_) => Ok(()),
             fatal @ (Fatal::Died { .. } | Fatal::NotJoined(_) | Fatal::Broken(_)) => Err(to_error(&fatal)),
@@ -247,6 +251,14 @@ impl Node {
     /// Makes [`Node::wait_for_shutdown`] return, here and, from the coordinator, on every node.
     pub fn request_shutdown(&self) {
         self.inner.request_shutdown();
+    }
+
+    /// In a forked child: leaves everything as it is, for the node is the parent's.
+    fn abandon(&mut self) {
+        // The threads do not exist here: their handles can be neither joined nor detached.
+        self.workers.drain(..).chain(self.progress.take()).for_each(std::mem::forget);
+        // Locks may be held by threads that are not here, descriptors are shared with the parent.
+        std::mem::forget(self.inner.clone());
     }
 
     fn stop(&mut self) {
@@ -264,6 +276,9 @@ impl Node {
 
 impl Drop for Node {
     fn drop(&mut self) {
+        if fork::is_child() {
+            return self.abandon();
+        }
         if self.progress.is_some() {
             let departure = if std::thread::panicking() { Departure::Exit } else { Departure::Leave };
             if let Err(error) = self.inner.leave(departure) {
@@ -351,8 +366,10 @@ impl Inner {
         thread.map_err(|error| Error::os("starting the progress thread", error))
     }
 
-    /// The lock of the core. Nobody may touch shared memory, or sleep, while it is held.
+    /// The lock of the core. Nobody may touch shared memory, or sleep, while it is held. Panics in a forked
+    /// child, where a thread of the parent may have left it locked.
     fn lock(&self) -> MutexGuard<'_, Locked> {
+        fork::assert_not_child();
         self.lock.lock()
     }
 
@@ -425,6 +442,7 @@ impl Inner {
         deadline: Option<Span>,
         start: impl FnOnce(&mut Started<'_>, OpId),
     ) -> Result<Outcome> {
+        fork::check()?;
         self.sleep_if_ending(current_thread);
         let _section = CoreSection::enter();
         let mut locked = self.lock();
@@ -456,7 +474,11 @@ impl Inner {
     }
 
     /// Gives the coherence core an event that nobody waits for.
+    /// In a forked child it does nothing: what nobody waits for is a hint, or for the parent to say.
     fn cast(&self, input: Input<'_>) {
+        if fork::is_child() {
+            return;
+        }
         let _section = CoreSection::enter();
         let mut locked = self.lock();
         let now = self.now();

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use crate::coherence::LockId;
 use crate::error::Result;
+use crate::fork;
 use crate::node::LockHandle;
 use crate::page::PageId;
 use crate::shared::{Pod, SharedSlice};
@@ -186,7 +187,9 @@ impl<T: Pod> DerefMut for DsmMutexGuard<'_, T> {
 
 impl<T: Pod> Drop for DsmMutexGuard<'_, T> {
     fn drop(&mut self) {
-        if self.written == Written::Yes {
+        // In a forked child the lock and the value are the parent's.
+        let is_ours = !fork::is_child();
+        if self.written == Written::Yes && is_ours {
             self.mutex.value.set(0, self.value);
         }
         self.mutex.value.node().unlock(&self.mutex.lock);

@@ -215,6 +215,8 @@ fn the_child_plays_its_role() {
         "joiner" => crate::death::joiner,
         "panicker" => crate::leaving::panicker,
         "forker" => crate::process::forker,
+        "member_that_forks" => crate::forks::member_that_forks,
+        "guest_that_forks" => crate::forks::guest_that_forks,
         "interrupted" => crate::process::interrupted,
         "player" => crate::litmus::player,
         "allocations" => crate::allocation::measure,

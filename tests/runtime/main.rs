@@ -12,6 +12,7 @@ mod calls;
 mod contention;
 mod counting;
 mod death;
+mod forks;
 mod guests;
 mod hard_calls;
 mod hostile;

@@ -4,7 +4,7 @@
 use crate::source::{Source, assert_none, sources};
 
 /// The modules of the library, each with the modules that it may import beside the words below.
-const MAY_IMPORT: [(&str, &[&str]); 18] = [
+const MAY_IMPORT: [(&str, &[&str]); 19] = [
     ("page", &[]),
     ("config", &[]),
     ("error", &[]),
@@ -15,12 +15,13 @@ const MAY_IMPORT: [(&str, &[&str]); 18] = [
     ("net", &[]),
     ("key", &["net"]),
     ("io", &[]),
-    ("fault", &["io"]),
-    ("rpc", &[]),
-    ("node", &["coherence", "fault", "membership", "net", "rpc"]),
-    ("shared", &["coherence", "membership", "node", "rpc", "sync"]),
-    ("sync", &["coherence", "node", "shared"]),
-    ("guest", &["net", "node", "rpc"]),
+    ("fork", &[]),
+    ("fault", &["fork", "io"]),
+    ("rpc", &["fork"]),
+    ("node", &["coherence", "fault", "fork", "membership", "net", "rpc"]),
+    ("shared", &["coherence", "fork", "membership", "node", "rpc", "sync"]),
+    ("sync", &["coherence", "fork", "node", "shared"]),
+    ("guest", &["fork", "net", "node", "rpc"]),
     ("admin", &["guest", "membership", "net", "node", "rpc"]),
     ("lib", &[]),
 ];

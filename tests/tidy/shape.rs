@@ -16,6 +16,8 @@ const UNSAFE_FILES: &[&str] = &[
     "dsm/src/fault/table.rs",
     "dsm/src/fault/uffd.rs",
     "dsm/src/io.rs",
+    // The handler that tells a forked child from its parent.
+    "dsm/src/fork.rs",
     // An inherited socket, the hook at exit, the handlers of SIGINT and SIGTERM, and a wait with a nanosecond
     // timeout.
     "dsm/src/node.rs",

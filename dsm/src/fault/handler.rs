@@ -17,6 +17,7 @@ use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, raise, si
 use super::core_section::{FaultSection, asynchronous};
 use super::{Backend, PageFault, Shared, table};
 use crate::error::{Error, Result};
+use crate::fork;
 use crate::page::Access;
 
 const SEGV_ACCERR: i32 = 2;
@@ -104,6 +105,10 @@ fn on_fault(number: i32, info: *mut libc::siginfo_t, context: *mut c_void) -> Co
     let Some(arena) = table::find(address) else {
         return ControlFlow::Continue(());
     };
+    if fork::is_child() {
+        explain(&arena, address, info.si_code);
+        return ControlFlow::Continue(());
+    }
     let page = arena.page_of(address);
     let expected = match arena.backend {
         Backend::Signal => number == libc::SIGBUS && info.si_code == BUS_ADRERR,

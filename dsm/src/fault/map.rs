@@ -153,6 +153,15 @@ impl Drop for AppView {
     }
 }
 
+/// Takes addresses that nothing is mapped at, without any access. For the child of a fork: one system call,
+/// and if it is refused the addresses stay free.
+pub(super) fn guard(addresses: &Range<usize>) {
+    let start = ptr::with_exposed_provenance_mut::<c_void>(addresses.start);
+    let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE | libc::MAP_FIXED_NOREPLACE;
+    // SAFETY: without MAP_FIXED the kernel replaces no mapping of anybody.
+    unsafe { libc::mmap(start, addresses.len(), libc::PROT_NONE, flags, -1, 0) };
+}
+
 /// The file and the runtime's view of it.
 #[derive(Debug)]
 pub(super) struct Store {

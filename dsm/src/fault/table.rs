@@ -7,11 +7,12 @@
 
 use std::ops::Range;
 use std::ptr;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicPtr, AtomicUsize, Ordering};
+use std::sync::{Arc, Once};
 
-use super::Shared;
+use super::{Shared, map};
 use crate::config::fault::ARENAS_MAX;
+use crate::fork;
 
 static TABLE: Table = Table { slots: [const { Slot::empty() }; ARENAS_MAX] };
 
@@ -35,6 +36,8 @@ pub(super) struct Registration {
 
 /// Makes an arena known to the signal handlers; `None` if the table is full.
 pub(super) fn insert(arena: Arc<Shared>) -> Option<Registration> {
+    static GUARD: Once = Once::new();
+    GUARD.call_once(|| fork::on_fork(guard_in_child));
     let Range { start, end } = arena.addresses.clone();
     let arena = Arc::into_raw(arena).cast_mut();
     for slot in &TABLE.slots {
@@ -54,6 +57,17 @@ pub(super) fn insert(arena: Arc<Shared>) -> Option<Registration> {
 /// The arena that contains `address`.
 pub(super) fn find(address: usize) -> Option<Arc<Shared>> {
     TABLE.slots.iter().find_map(|slot| slot.find(address))
+}
+
+/// The parent's views are not in a forked child. Whatever the child mapped at their addresses could be
+/// reached by the handles that it inherited, so the addresses are taken before `fork` returns.
+extern "C" fn guard_in_child() {
+    for slot in &TABLE.slots {
+        let addresses = slot.start.load(Ordering::SeqCst)..slot.end.load(Ordering::SeqCst);
+        if !addresses.is_empty() {
+            map::guard(&addresses);
+        }
+    }
 }
 
 impl Slot {

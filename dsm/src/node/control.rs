@@ -18,6 +18,7 @@ use super::{Inner, Node as Handle};
 use crate::coherence::BarrierId;
 use crate::config::rpc::{DIRECTORY_TELL_WAIT, DIRECTORY_WAIT};
 use crate::error::{Error, Result};
+use crate::fork;
 use crate::membership::{COORDINATOR, Kind, Membership};
 use crate::page::{GlobalAddr, PageId};
 use crate::rpc::{self, CallSection, Channel, Context, PeerId, Policy, Service, serve_meta};
@@ -201,6 +202,7 @@ impl Handle {
     /// Serves an interface, and tells all members; at most `calls_max` of its calls wait or run at one
     /// time. An error if the coordinator could not be told; the interface is served by address then.
     pub fn serve(&self, service: impl Service, calls_max: usize) -> Result<()> {
+        fork::check()?;
         let name = service.interface().name;
         self.calls().serve(service, calls_max);
         let channel = self.channel_to(COORDINATOR)?.with_deadline(DIRECTORY_WAIT);
@@ -217,6 +219,7 @@ impl Handle {
 
     /// Waits until some node serves the interface.
     pub fn wait_for_server(&self, name: &str, timeout: Duration) -> Result<()> {
+        fork::check()?;
         // As for every lock that is taken when messages are handled.
         let _section = CallSection::enter();
         // Who waits for longer than the clock can count waits for ever.

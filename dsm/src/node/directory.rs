@@ -13,6 +13,7 @@ use parking_lot::{Condvar, Mutex};
 use super::Inner;
 use super::control_stubs as wire;
 use crate::config::rpc::DEPARTED_MAX;
+use crate::fork;
 use crate::page::{GlobalAddr, Incarnation, NodeId, PageId};
 use crate::rpc::{CallSection, PeerId, Registry};
 
@@ -130,7 +131,9 @@ impl Registry for Servers {
     fn servers(&self, interface: &str) -> Vec<PeerId> {
         // A handler that touches shared memory may have this thread hear of a departure.
         let _section = CallSection::enter();
-        self.node.upgrade().map(|inner| inner.calls.directory.servers(interface)).unwrap_or_default()
+        // A forked child finds nobody: the directory may be locked by a thread of its parent.
+        let node = self.node.upgrade().filter(|_| !fork::is_child());
+        node.map(|inner| inner.calls.directory.servers(interface)).unwrap_or_default()
     }
 
     fn home(&self, addr: GlobalAddr) -> Option<NodeId> {

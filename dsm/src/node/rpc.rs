@@ -32,6 +32,7 @@ use super::{Inner, Locked, Node, receive_buffer, time_since, time_slice};
 use crate::coherence::OpId;
 use crate::error::{Error, Result};
 use crate::fault::{CoreSection, asynchronous};
+use crate::fork;
 use crate::membership::{Member, Membership};
 use crate::net::{self, Priority, SessionHandle};
 use crate::page::{GlobalAddr, NodeId, Time};
@@ -485,6 +486,7 @@ impl Node {
 
     /// The way to the interfaces of one member.
     pub fn channel_to(&self, node: NodeId) -> Result<Channel> {
+        fork::check()?;
         let peer = self.peer(node).ok_or_else(|| Error::Invalid(format!("{node} is no member")))?;
         Ok(Channel::to(self.calls(), peer))
     }

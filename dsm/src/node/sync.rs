@@ -17,6 +17,7 @@ use crate::coherence::{Attempt, BarrierId, Coherence, Failure, Input, LockId, No
 use crate::config::node::{LONG_WAIT, QUESTION_MAX};
 use crate::error::{Error, Result};
 use crate::fault::CoreSection;
+use crate::fork;
 use crate::membership::Kind;
 use crate::page::{NodeId, PageId, Span, Time};
 use crate::rpc::Channel;
@@ -32,6 +33,7 @@ impl Node {
     /// Takes a lock; returns its fencing token. An error if this thread has it, or if it does not come
     /// before `until`; the request is withdrawn then.
     pub fn lock(&self, handle: &LockHandle, until: Option<Instant>) -> Result<u64> {
+        fork::check()?;
         if let Some(token) = handle.try_take() {
             return Ok(token);
         }
@@ -49,6 +51,7 @@ impl Node {
 
     /// Takes a lock if it is free; returns its fencing token then.
     pub fn try_lock(&self, handle: &LockHandle) -> Result<Option<u64>> {
+        fork::check()?;
         if let Some(token) = handle.try_take() {
             return Ok(Some(token));
         }
@@ -65,8 +68,11 @@ impl Node {
         }
     }
 
-    /// Gives a lock back.
+    /// Gives a lock back. In a forked child it stays with the parent.
     pub fn unlock(&self, handle: &LockHandle) {
+        if fork::is_child() {
+            return;
+        }
         if !handle.try_give() {
             self.inner.cast(Input::Unlock { lock: handle.lock });
         }
@@ -105,6 +111,7 @@ impl Inner {
         until: Option<Time>,
         start: impl FnOnce(&mut Started<'_>, OpId),
     ) -> Result<u64> {
+        fork::check()?;
         let (op, bell, began, outcome) = {
             self.sleep_if_ending(current_thread);
             let _section = CoreSection::enter();

@@ -8,7 +8,8 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use crate::codec::DecodeError;
-use crate::page::Time;
+use crate::fork;
+use crate::page::{Span, Time};
 
 use super::client::{Effects, Next, Outcome, Progress, Ticket, Waiter};
 use super::endpoint::Endpoint;
@@ -65,15 +66,18 @@ impl<T: Wire, E: MethodError> Call<T, E> {
 
     /// Whether the result is there.
     pub fn is_done(&self) -> bool {
-        self.open.ticket.is_none_or(|ticket| self.open.endpoint.client().is_done(ticket))
+        let ticket = self.open.ticket.filter(|_| !fork::is_child());
+        ticket.is_none_or(|ticket| self.open.endpoint.client().is_done(ticket))
     }
 
     /// How far the server says it is.
     pub fn progress(&self) -> Option<Progress> {
-        self.open.endpoint.client().progress(self.open.ticket?)
+        let ticket = self.open.ticket.filter(|_| !fork::is_child())?;
+        self.open.endpoint.client().progress(ticket)
     }
 
     fn poll_with(&mut self, waiter: Waiter) -> Option<Result<T, E>> {
+        self.open.refuse_in_child();
         if let Some(error) = self.open.refused.take() {
             return Some(Err(error.into()));
         }
@@ -122,6 +126,7 @@ impl<T: Wire, E: MethodError> Streaming<T, E> {
     }
 
     fn poll_with(&mut self, waiter: Waiter) -> Poll<Option<Result<T, E>>> {
+        self.open.refuse_in_child();
         if let Some(error) = self.open.refused.take() {
             return Poll::Ready(Some(Err(error.into())));
         }
@@ -165,6 +170,15 @@ impl Open {
         }
     }
 
+    /// In a forked child the call is the parent's, which gets its answer.
+    fn refuse_in_child(&mut self) {
+        if fork::is_child() && self.ticket.take().is_some() {
+            let (peer, _) = self.place.unzip();
+            let method = Some(self.method);
+            self.refused = Some(Error { kind: ErrorKind::Forked, method, peer, spent: Span(0) });
+        }
+    }
+
     fn result<T: Wire, E: MethodError>(&self, outcome: Outcome) -> Result<T, E> {
         let (status, body) = outcome?;
         if status == Status::Thrown {
@@ -186,7 +200,7 @@ impl Open {
 
 impl Drop for Open {
     fn drop(&mut self) {
-        if let Some(ticket) = self.ticket {
+        if let Some(ticket) = self.ticket.filter(|_| !fork::is_child()) {
             let mut effects = Effects::default();
             self.endpoint.client().cancel(ticket, &mut effects);
             self.endpoint.perform(effects);

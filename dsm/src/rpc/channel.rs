@@ -5,6 +5,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use crate::fork;
 use crate::page::{GlobalAddr, Span};
 
 use super::call::{Call, Streaming};
@@ -147,6 +148,9 @@ impl Prepared<'_> {
 
     /// Sends the call, which has no answer.
     pub fn notify(mut self) -> Result<(), Error> {
+        if fork::is_child() {
+            return Err(self.error(ErrorKind::Forked, None));
+        }
         let Some((peer, _)) = self.channel.route(self.method, self.near) else {
             return Err(self.error(ErrorKind::Unreachable { may_have_executed: false }, None));
         };
@@ -156,6 +160,9 @@ impl Prepared<'_> {
 
     fn open(&mut self) -> Result<Ticket, Error> {
         let Channel { endpoint, deadline, .. } = self.channel;
+        if fork::is_child() {
+            return Err(self.error(ErrorKind::Forked, None));
+        }
         let Some((peer, others)) = self.channel.route(self.method, self.near) else {
             return Err(self.error(ErrorKind::Unreachable { may_have_executed: false }, None));
         };

@@ -291,7 +291,7 @@ impl ClientCore {
                 !may_have_executed || slot.method.idempotent
             }
             ErrorKind::Busy | ErrorKind::BadVersion { .. } => true,
-            ErrorKind::Deadline | ErrorKind::Cancelled | ErrorKind::Remote(_) => false,
+            ErrorKind::Deadline | ErrorKind::Cancelled | ErrorKind::Remote(_) | ErrorKind::Forked => false,
         };
         // What the caller has taken from a stream cannot be taken back.
         let untouched = slot.stream.as_ref().is_none_or(|stream| stream.next == 0);

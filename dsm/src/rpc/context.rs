@@ -3,6 +3,7 @@
 
 use std::marker::PhantomData;
 
+use crate::fork;
 use crate::page::{Span, Time};
 
 use super::endpoint::Endpoint;
@@ -47,6 +48,9 @@ impl<'a> Context<'a> {
     /// Whether nobody waits for the result any more: the call was dropped, its time is over, or the
     /// caller is dead. A long method looks here from time to time.
     pub fn is_cancelled(&self) -> bool {
+        if fork::is_child() {
+            return true; // the call is the parent's
+        }
         let late = self.job.deadline.is_some_and(|deadline: Time| deadline <= self.endpoint.now());
         let oneway = self.job.flags & ONEWAY != 0;
         late || (!oneway && self.endpoint.server().is_cancelled(self.job.from, self.job.sequence))
@@ -54,6 +58,9 @@ impl<'a> Context<'a> {
 
     /// Tells the caller how far the work is. Fails when nobody waits any more, so that `?` ends the work.
     pub fn progress(&self, done: u64, total: u64) -> Result<(), Error> {
+        if fork::is_child() {
+            return Err(ErrorKind::Forked.into());
+        }
         if self.is_cancelled() {
             return Err(ErrorKind::Cancelled.into());
         }
@@ -86,6 +93,9 @@ impl<'a, T: Wire> Sink<'a, T> {
     /// Sends an item, waiting while the client has no room. Fails when nobody takes items any more.
     pub fn send(&mut self, item: &T) -> Result<(), Error> {
         let Context { endpoint, job } = *self.context;
+        if fork::is_child() {
+            return Err(ErrorKind::Forked.into());
+        }
         loop {
             let signal = endpoint.signal();
             let permit = endpoint.server().permit(job.from, job.sequence, self.sent, &signal);

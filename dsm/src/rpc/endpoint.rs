@@ -15,6 +15,7 @@ use crate::codec::DecodeError;
 use crate::config::rpc::{
     CALL_LEN_MAX, GATHER_LEN_MAX, GATHERED_MAX, ROOM_AGAIN, ROOM_WAIT_MAX, SYSTEM_CALLS_MAX,
 };
+use crate::fork;
 use crate::page::Time;
 
 use super::client::{ClientCore, Effects, Start, Ticket, Waiter};
@@ -59,7 +60,9 @@ pub(super) struct Held<'a, T> {
 }
 
 impl<'a, T> Held<'a, T> {
+    /// Panics in a forked child, where another thread of the parent may have left the core locked.
     fn lock(core: &'a Mutex<T>) -> Held<'a, T> {
+        fork::assert_not_child();
         let section = CallSection::enter();
         Held { core: core.lock(), _section: section }
     }
@@ -491,7 +494,7 @@ impl Endpoint {
 
     /// Sends what batches have gathered so far. A thread does it before it waits.
     pub fn flush_batches(&self) {
-        if !self.has_gathered() {
+        if fork::is_child() || !self.has_gathered() {
             return;
         }
         // Without the lock: what a failure wakes may start calls.

@@ -58,6 +58,9 @@ pub enum ErrorKind {
         /// The server's; `None` if it does not serve the interface.
         server: Option<u32>,
     },
+    /// The call is of a process from which this one was forked. Not executed.
+    #[error("{}", crate::Error::Forked)]
+    Forked,
     /// The server ran into an error that the method does not declare.
     #[error("{0}")]
     Remote(String),

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 
 use super::endpoint::Endpoint;
+use crate::fork;
 
 /// Threads that run the calls to a node. Dropping stops them; each ends the call that it runs first.
 pub struct Workers {
@@ -36,6 +37,10 @@ impl Workers {
 
 impl Drop for Workers {
     fn drop(&mut self) {
+        if fork::is_child() {
+            // A forked child has none of the threads, and must not even detach them.
+            return self.threads.drain(..).for_each(std::mem::forget);
+        }
         self.stop.store(true, Ordering::Release);
         self.endpoint.wake_workers();
         for thread in self.threads.drain(..) {

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use super::{Dsm, Element, SharedSlice};
 use crate::error::{Error, Result};
+use crate::fork;
 use crate::node::Node;
 use crate::page::NodeId;
 use crate::rpc::{Channel, Endpoint, Global, PeerId, Policy, Service};
@@ -58,6 +59,7 @@ pub struct Globals {
 impl Globals {
     /// The elements that the reference names. An error if they are not all in one region here.
     pub fn open<T: Element>(&self, global: Global<T>) -> Result<SharedSlice<T>> {
+        fork::check()?;
         let node = self.node.upgrade().ok_or(Error::Left)?;
         let len = usize::try_from(global.len()).ok();
         let bytes = len.and_then(|len| len.checked_mul(size_of::<T>())).filter(|bytes| *bytes > 0);

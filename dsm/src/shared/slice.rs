@@ -8,6 +8,7 @@ use super::copy;
 use super::element::{Element, Pod};
 use crate::config::node::{COPY_AHEAD, COPY_PART};
 use crate::error::{Error, Result};
+use crate::fork;
 use crate::membership::RegionRecord;
 use crate::node::Node;
 use crate::page::{Access, GlobalAddr, PageId};
@@ -301,6 +302,7 @@ impl<T: Pod> SharedSlice<T> {
     }
 
     fn check_range(&self, offset: usize, count: usize) -> Result<()> {
+        fork::check()?;
         if offset.checked_add(count).is_none_or(|end| end > self.len) {
             return Err(Error::Invalid(format!("{count} elements from {offset} of {}", self.len)));
         }
