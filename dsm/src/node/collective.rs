@@ -298,9 +298,9 @@ impl Inner {
         }
         match progress {
             Progress::Complete => Ok(()),
-            Progress::Gone(node) => match self.end_of_node() {
-                Error::Left => Err(self.failure(Failure::NodeDied(node))),
-                fatal => Err(fatal),
+            Progress::Gone(node) => match self.with_core(|core| core.brain.fatal.clone()) {
+                Some(fatal) => Err(to_error(&fatal)),
+                None => Err(self.failure(Failure::NodeDied(node))),
             },
             Progress::Late | Progress::Ended => Err(self.end_of_node()),
         }

@@ -159,15 +159,13 @@ impl Inner {
             self.check_end(&mut locked)?;
             outcome.ok_or(Error::Left)?
         };
-        match outcome {
-            Outcome::Coherence(Err(Failure::Abandoned)) => {
-                let waited = self.now().since(began);
-                // No question takes longer than the wait did.
-                let what = self.describe(goal, waited.min(QUESTION_MAX));
-                Err(Error::Timeout { what, after_ms: waited.0 / 1_000_000 })
-            }
-            outcome => self.result(outcome),
+        if let Outcome::Coherence(Err(Failure::Abandoned)) = outcome {
+            let waited = self.now().since(began);
+            // No question takes longer than the wait did.
+            let what = self.describe(goal, waited.min(QUESTION_MAX));
+            return Err(Error::Timeout { what, after_ms: waited.0 / 1_000_000 });
         }
+        self.result(outcome)
     }
 
     /// After a wait: an error if the node cannot go on. What a wait failed of while the process ends may be
