@@ -3,8 +3,11 @@
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
 use std::os::fd::RawFd;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use pagemesh::Settings;
+use pagemesh::net::ClusterKey;
 use serde::{Deserialize, Serialize};
 
 use crate::Result;
@@ -19,6 +22,7 @@ pub(crate) struct RankSettings {
     ranks: u32,
     join: Option<SocketAddr>,
     socket: Option<RawFd>,
+    key_file: PathBuf,
     /// Further settings by name.
     more: BTreeMap<String, String>,
 }
@@ -29,6 +33,7 @@ pub(crate) struct DaemonSettings {
     index: u16,
     join: Option<SocketAddr>,
     socket: Option<RawFd>,
+    key_file: PathBuf,
 }
 
 /// How a cluster is built.
@@ -61,25 +66,46 @@ impl Plan {
     pub(crate) fn start(&self) -> Result<Cluster> {
         // The founder inherits its socket, so that the others know its address before it runs.
         let root = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0))?;
+        let key = KeyFile::generate()?;
         let (mut daemons, mut ranks) = (Vec::new(), Vec::new());
         for index in 0..self.daemons {
             let (join, socket) = founder_or_joiner(index == 0, &root)?;
-            let role = Role::new(Part::Daemon(DaemonSettings { index, join, socket }));
+            let key_file = key.0.clone();
+            let role = Role::new(Part::Daemon(DaemonSettings { index, join, socket, key_file }));
             let mut daemon = start(&role, &root, socket)?;
             daemon.hear()?;
             daemons.push(daemon);
         }
         for rank in 0..self.ranks {
             let (join, socket) = founder_or_joiner(rank == 0 && self.daemons == 0, &root)?;
-            let more = self.settings.clone();
-            let role = Role::new(Part::Rank(RankSettings { rank, ranks: self.ranks, join, socket, more }));
-            ranks.push(start(&role, &root, socket)?);
+            let (ranks_of_all, key_file, more) = (self.ranks, key.0.clone(), self.settings.clone());
+            let settings = RankSettings { rank, ranks: ranks_of_all, join, socket, key_file, more };
+            ranks.push(start(&Role::new(Part::Rank(settings)), &root, socket)?);
         }
         // A rank has joined when all have.
         for rank in &mut ranks {
             Child::<Command, Answer>::hear(rank)?;
         }
         Ok(Cluster { ranks, daemons })
+    }
+}
+
+/// A key file that is needed until all have joined.
+struct KeyFile(PathBuf);
+
+impl KeyFile {
+    fn generate() -> Result<KeyFile> {
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        let (process, count) = (std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
+        let path = std::env::temp_dir().join(format!("pagemesh-bench-{process}-{count}.key"));
+        ClusterKey::generate(&path)?;
+        Ok(KeyFile(path))
+    }
+}
+
+impl Drop for KeyFile {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_file(&self.0);
     }
 }
 
@@ -121,7 +147,9 @@ impl RankSettings {
     pub(crate) fn settings(&self) -> Result<Settings> {
         let mut settings = Settings { program: 1, ..Settings::default() };
         (settings.rank, settings.ranks) = (self.rank, self.ranks);
-        (settings.join, settings.socket_fd) = (self.join, self.socket);
+        settings.join = self.join;
+        settings.socket = self.socket.map(|socket| child::adopt(socket).into());
+        settings.key_file = Some(self.key_file.clone());
         for (key, value) in &self.more {
             settings.apply(key, value).map_err(|error| format!("{key}: {error}"))?;
         }
@@ -132,7 +160,8 @@ impl RankSettings {
 impl DaemonSettings {
     /// Which daemon, and what the library wants to know.
     pub(crate) fn settings(&self) -> (u16, Settings) {
-        let (join, socket_fd) = (self.join, self.socket);
-        (self.index, Settings { join, socket_fd, ..Settings::default() })
+        let socket = self.socket.map(|socket| child::adopt(socket).into());
+        let (join, key_file) = (self.join, Some(self.key_file.clone()));
+        (self.index, Settings { join, socket, key_file, ..Settings::default() })
     }
 }

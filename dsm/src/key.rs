@@ -26,10 +26,14 @@ impl ClusterKey {
             .ok_or_else(|| Error::Invalid(format!("key file {name} does not hold 64 hexadecimal digits")))
     }
 
+    /// A key that nobody else has.
+    pub(crate) fn random() -> Result<ClusterKey> {
+        random_bytes().map(ClusterKey::new)
+    }
+
     /// Makes a new key file that only its owner may read. An error if the file exists.
     pub fn generate(path: &Path) -> Result<ClusterKey> {
-        let mut bytes = [0; 32];
-        getrandom::fill(&mut bytes).map_err(|error| Error::Refused(format!("random numbers: {error}")))?;
+        let bytes = random_bytes()?;
         let fail = |error| Error::os(format!("key file {}", path.display()), error);
         let mut file =
             OpenOptions::new().write(true).create_new(true).mode(0o600).open(path).map_err(fail)?;
@@ -37,6 +41,12 @@ impl ClusterKey {
         writeln!(file, "{digits}").map_err(fail)?;
         Ok(ClusterKey::new(bytes))
     }
+}
+
+fn random_bytes() -> Result<[u8; 32]> {
+    let mut bytes = [0; 32];
+    getrandom::fill(&mut bytes).map_err(|error| Error::Refused(format!("random numbers: {error}")))?;
+    Ok(bytes)
 }
 
 fn parse(digits: &str) -> Option<[u8; 32]> {

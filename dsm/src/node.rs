@@ -37,7 +37,6 @@ mod waits;
 mod watch;
 
 use std::net::SocketAddr;
-use std::os::fd::{FromRawFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Weak};
 use std::thread::JoinHandle;
@@ -293,7 +292,7 @@ impl Inner {
     fn new(config: &NodeConfig) -> Result<Arc<Inner>> {
         let settings = &config.settings;
         limit::check(config)?;
-        let key = key_of(settings)?;
+        let key = key_of(config)?;
         let socket = open_socket(settings)?;
         let addr = socket.local_addr()?;
         let pool = PagePool::new(PAGE_POOL_MAX);
@@ -658,34 +657,37 @@ fn to_error(fatal: &Fatal) -> Error {
     }
 }
 
-fn key_of(settings: &Settings) -> Result<ClusterKey> {
-    match &settings.key_file {
-        Some(path) => ClusterKey::load(path),
-        None if settings.bind.ip().is_loopback() => Ok(ClusterKey::new([0; 32])),
-        None => Err(Error::Invalid(format!(
-            "{} can be reached from other hosts: a cluster beyond loopback needs a key (PAGEMESH_KEY_FILE)",
-            settings.bind
-        ))),
+/// The key that a node has, or, for a founder without one, a random key: then nobody can join.
+fn key_of(config: &NodeConfig) -> Result<ClusterKey> {
+    let settings = &config.settings;
+    let alone = match (&settings.key_file, settings.join, config.kind) {
+        (Some(path), _, _) => return ClusterKey::load(path),
+        (None, Some(addr), _) => {
+            return Err(Error::Invalid(format!(
+                "joining the cluster at {addr} needs its key: set PAGEMESH_KEY_FILE or --key-file to its key file"
+            )));
+        }
+        (None, None, Kind::Rank { ranks, .. }) if ranks > 1 => {
+            return Err(Error::Invalid(format!(
+                "rank 0 founds a cluster without a key, which {} more ranks could not join: set PAGEMESH_KEY_FILE",
+                ranks - 1
+            )));
+        }
+        (None, None, Kind::Rank { .. }) => true,
+        (None, None, Kind::Daemon) => false,
+    };
+    if !alone {
+        tracing::warn!("no key file is set: this cluster has a random key, and nobody can join it");
     }
+    ClusterKey::random()
 }
 
 fn open_socket(settings: &Settings) -> Result<UdpSocket> {
     let buffer = settings.socket_buffer.unwrap_or(crate::config::net::SOCKET_BUFFER);
-    match settings.socket_fd {
+    match &settings.socket {
         None => UdpSocket::bind(settings.bind, buffer),
-        Some(fd) => {
-            let inherited = nix::sys::socket::getsockname::<nix::sys::socket::SockaddrStorage>(fd);
-            inherited.map_err(|errno| Error::os(format!("the inherited socket {fd}"), errno))?;
-            UdpSocket::adopt(adopt(fd), buffer)
-        }
+        Some(socket) => UdpSocket::adopt(socket.take().map_err(Error::Invalid)?, buffer),
     }
-}
-
-/// Takes over a descriptor that the process inherited for this purpose.
-#[allow(unsafe_code)]
-fn adopt(fd: i32) -> OwnedFd {
-    // SAFETY: the caller has checked that it is an open socket; PAGEMESH_SOCKET_FD gives it to this node alone.
-    unsafe { OwnedFd::from_raw_fd(fd) }
 }
 
 fn backend_of(config: &NodeConfig) -> Result<BackendChoice> {

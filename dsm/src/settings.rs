@@ -1,6 +1,8 @@
 //! What a program or daemon is told from outside: `PAGEMESH_*` variables over `pagemesh.toml`, with units in the
 //! names and an error for every key that is not known. Flags of the commands end up here too.
 
+#[allow(unsafe_code)]
+mod inherited;
 mod memory;
 
 use std::collections::BTreeMap;
@@ -14,6 +16,7 @@ use std::path::{Path, PathBuf};
 use crate::config::coherence::CACHE_PAGES_MIN;
 use crate::error::{Error, Result};
 use crate::page::{NodeId, PAGE_SIZE};
+pub use inherited::InheritedSocket;
 
 /// Settings of a node. Sizes are bytes.
 #[derive(Clone, Debug, PartialEq)]
@@ -22,7 +25,8 @@ pub struct Settings {
     pub join: Option<SocketAddr>,
     /// Address to bind; port 0 lets the system choose.
     pub bind: SocketAddr,
-    /// File with the cluster's key, 64 hexadecimal digits.
+    /// File with the cluster's key, 64 hexadecimal digits. Needed to join. Without it a founder makes a random key,
+    /// and nobody can join.
     pub key_file: Option<PathBuf>,
     /// Number of the program, the same for all its ranks, never reused; as text, hexadecimal digits.
     pub program: u64,
@@ -32,8 +36,9 @@ pub struct Settings {
     pub ranks: u32,
     /// The daemon on this host: home of what this rank touches first.
     pub nearest: Option<NodeId>,
-    /// An inherited, bound UDP socket to use instead of binding one.
-    pub socket_fd: Option<i32>,
+    /// A bound UDP socket to use instead of binding one. The first node that starts with these settings, or with
+    /// a copy of them, takes it.
+    pub socket: Option<InheritedSocket>,
     /// Fault backend; None: the best that works here.
     pub fault: Option<String>,
     /// Address at which the arena is mapped, the same on every node of a cluster.
@@ -65,7 +70,7 @@ impl Default for Settings {
             rank: 0,
             ranks: 1,
             nearest: None,
-            socket_fd: None,
+            socket: None,
             fault: None,
             arena_base: ARENA_BASE,
             arena_size: ARENA_SIZE,
@@ -161,7 +166,13 @@ impl Settings {
         if NOT_SETTINGS.contains(&key.as_str()) {
             return Ok(());
         }
-        self.apply(&key, value).map_err(|error| Error::Invalid(format!("{name}: {error}")))
+        let applied = match key.as_str() {
+            "socket_fd" => number(value).and_then(InheritedSocket::of_process).map(|socket| {
+                self.socket = Some(socket);
+            }),
+            _ => self.apply(&key, value),
+        };
+        applied.map_err(|error| Error::Invalid(format!("{name}: {error}")))
     }
 
     /// Applies the keys of a settings file.
@@ -200,7 +211,8 @@ impl Settings {
             "rank" => self.rank = number(value)?,
             "ranks" => self.ranks = number(value)?,
             "nearest" => self.nearest = Some(NodeId(number(value)?)),
-            "socket_fd" => self.socket_fd = Some(number(value)?),
+            // A number in a file or in code may be that of any descriptor.
+            "socket_fd" => return Err("only PAGEMESH_SOCKET_FD passes a socket on".to_owned()),
             "fault" => self.fault = Some(value.to_owned()),
             "arena_base" => self.arena_base = size(value)? as usize,
             "arena_size" => self.arena_size = size(value)? as usize,

@@ -182,3 +182,11 @@ impl Bed {
         assert_eq!(done.code, 2, "{done:#?}");
     }
 }
+
+#[test]
+fn a_daemon_does_not_join_without_the_clusters_key() {
+    let bed = Bed::new();
+    let done = bed.pagemesh("daemon --index 1 --join 127.0.0.1:7400");
+    done.refused(&["127.0.0.1:7400", "PAGEMESH_KEY_FILE", "--key-file"]);
+    bed.assert_nothing_left();
+}

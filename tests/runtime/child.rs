@@ -18,8 +18,19 @@ use system_tests::rig;
 /// Marks the lines that are for the parent among those of the test harness.
 const MARK: &str = "@ ";
 const ROLE: &str = "RUNTIME_TEST_ROLE";
-const SETTINGS: [&str; 9] =
-    ["join", "program", "rank", "ranks", "nearest", "fault", "arena_size", "memory_max", "rpc_workers"];
+const SETTINGS: [&str; 11] = [
+    "join",
+    "bind",
+    "key_file",
+    "program",
+    "rank",
+    "ranks",
+    "nearest",
+    "fault",
+    "arena_size",
+    "memory_max",
+    "rpc_workers",
+];
 
 /// What a child is to do.
 pub(crate) type Role = fn(Settings);
@@ -186,6 +197,8 @@ fn exported(settings: &Settings) -> Vec<(&'static str, String)> {
     let nearest = settings.nearest.map(|node| node.0.to_string());
     let values = [
         join,
+        Some(settings.bind.to_string()),
+        settings.key_file.as_ref().map(|file| file.display().to_string()),
         Some(settings.program.to_string()),
         Some(settings.rank.to_string()),
         Some(settings.ranks.to_string()),

@@ -337,7 +337,7 @@ fn ranks_without_daemons_leave_together_or_learn_who_died() {
     let (program, join) = (rig::new_program() + 1_000_000, socket.local_addr().ok());
     let child = Child::start("joiner", &rig.rank(program, 1, join));
     let mut settings = rig.rank(program, 0, None);
-    settings.socket_fd = Some(std::os::fd::IntoRawFd::into_raw_fd(socket));
+    settings.socket = Some(socket.into());
     let dsm = rig::join(settings);
     child.expect("joins");
     child.expect("joined");

@@ -11,7 +11,6 @@ use nix::sys::signal::Signal;
 use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::{ForkResult, alarm, fork};
 use pagemesh::guest::Guest;
-use pagemesh::net::ClusterKey;
 use pagemesh::rpc::{Channel, Policy};
 use pagemesh::{Dsm, DsmMutex, Node, NodeId, Settings, SharedSlice};
 
@@ -237,7 +236,7 @@ fn a_forked_child_of_a_guest_can_neither_call_nor_end_its_session() {
 pub(crate) fn guest_that_forks(_: Settings) {
     let addr: SocketAddr = listen().parse().expect("an address");
     let anywhere = SocketAddr::from(([127, 0, 0, 1], 0));
-    let guest = Guest::new(ClusterKey::new([0; 32]), anywhere, None).expect("a guest");
+    let guest = Guest::new(rig::key(), anywhere, None).expect("a guest");
     let peer = guest.connect(NodeId(0), addr, Duration::from_secs(20)).unwrap();
     let channel = guest.channel_to(peer);
     // A future starts the thread that receives.

@@ -6,7 +6,6 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use pagemesh::guest::Guest;
-use pagemesh::net::ClusterKey;
 use pagemesh::net::inject::InjectorConfig;
 use pagemesh::rpc::ErrorKind;
 use pagemesh::{Node, NodeId, Settings};
@@ -21,7 +20,7 @@ fn guest(settings: &Settings) -> Guest {
     let injected = |name: &str| settings.inject.get(name.strip_prefix("PAGEMESH_NET_")?).cloned();
     let injector = InjectorConfig::from_settings(injected).expect("good settings");
     let anywhere = SocketAddr::from(([127, 0, 0, 1], 0));
-    Guest::new(ClusterKey::new([0; 32]), anywhere, injector).expect("a guest")
+    Guest::new(rig::key(), anywhere, injector).expect("a guest")
 }
 
 /// A daemon that counts.

@@ -16,7 +16,7 @@ use pagemesh::coherence::{
 use pagemesh::membership::{Control, Introduction, Kind, Want};
 use pagemesh::net::udp::{Outlet, Received, UdpSocket, datagrams};
 use pagemesh::net::{
-    ClusterKey, Endpoint, EndpointConfig, Event, OutMessage, Priority, SessionHandle, TransmitBuf, Version,
+    Endpoint, EndpointConfig, Event, OutMessage, Priority, SessionHandle, TransmitBuf, Version,
 };
 use pagemesh::page::{Access, Epoch, ExtentId, Incarnation, PageBuf, PageId, Time};
 use pagemesh::{Node, NodeId, Placement, Settings};
@@ -281,7 +281,7 @@ impl Rogue {
     fn new() -> Rogue {
         let socket = UdpSocket::bind(SocketAddr::from(([127, 0, 0, 1], 0)), 1 << 20).expect("a socket");
         let incarnation = Incarnation(fastrand::u64(..));
-        let (key, version) = (ClusterKey::new([0; 32]), Version::ours());
+        let (key, version) = (rig::key(), Version::ours());
         let config = EndpointConfig::new(key, incarnation, version, socket.receive_buffer());
         Rogue {
             endpoint: Endpoint::new(config, fastrand::u64(..)),

@@ -178,7 +178,7 @@ fn a_panicking_rank_that_held_the_memory_is_named() {
     let socket = std::net::UdpSocket::bind("127.0.0.1:0").expect("a socket");
     let root = socket.local_addr().expect("an address");
     let mut settings = rig.rank(program, 0, None);
-    settings.socket_fd = Some(std::os::fd::IntoRawFd::into_raw_fd(socket));
+    settings.socket = Some(socket.into());
     let mut child = Child::start("panicker", &rig.rank(program, 1, Some(root)));
     let dsm = rig::join(settings);
     child.expect("wrote");

@@ -17,6 +17,7 @@ mod guests;
 mod hard_calls;
 mod hostile;
 mod interrupts;
+mod keys;
 mod leaving;
 mod limit;
 mod litmus;

@@ -5,6 +5,7 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicPtr, AtomicU64, Ordering};
 use std::time::Duration;
 
+use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction};
 use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::{ForkResult, fork};
@@ -37,6 +38,49 @@ fn other_programs_can_be_started_while_threads_fault() {
         assert_eq!((0..8).map(|page| data.get(512 * page)).sum::<u64>(), 400);
         dsm.leave().unwrap();
     });
+}
+
+/// A socket as a process is given one by its starter: it survives the start of another program.
+fn inheritable() -> std::net::UdpSocket {
+    let socket = std::net::UdpSocket::bind("127.0.0.1:0").expect("a socket");
+    fcntl(&socket, FcntlArg::F_SETFD(FdFlag::empty())).expect("a flag");
+    socket
+}
+
+/// What `ls` shows of the descriptors of a process, `self` for its own.
+fn descriptors(of: &str, command: &mut Command) -> String {
+    let output = command.arg("-l").arg(format!("/proc/{of}/fd")).output().expect("ls starts");
+    String::from_utf8(output.stdout).expect("text")
+}
+
+#[test]
+fn programs_that_a_rank_starts_do_not_inherit_its_socket() {
+    let socket = inheritable();
+    let inode = nix::sys::stat::fstat(&socket).expect("an open socket").st_ino;
+    let settings = Settings { socket: Some(socket.into()), ..rig::small() };
+    let dsm = rig::join(settings);
+    let name = format!("socket:[{inode}]");
+    let ours = descriptors(&std::process::id().to_string(), &mut Command::new("ls"));
+    assert!(ours.contains(&name), "the node uses it: {ours}");
+    let mut forks = Command::new("ls");
+    // SAFETY: does nothing; with such a step the standard library forks and executes, and spawns in no other way.
+    unsafe { std::os::unix::process::CommandExt::pre_exec(&mut forks, || Ok(())) };
+    for mut command in [Command::new("ls"), forks] {
+        let theirs = descriptors("self", &mut command);
+        assert!(theirs.contains("/dev/null") || theirs.contains("pipe:"), "it lists its own: {theirs}");
+        assert!(!theirs.contains(&name), "{theirs}");
+    }
+    dsm.leave().unwrap();
+}
+
+#[test]
+fn a_socket_that_settings_pass_on_is_taken_by_one_node() {
+    let settings = Settings { socket: Some(inheritable().into()), ..rig::small() };
+    let dsm = rig::join(settings.clone());
+    let again = pagemesh::Dsm::builder().settings(settings).arena_anywhere().join();
+    let error = again.err().expect("a refusal").to_string();
+    assert!(error.contains("taken by another node"), "{error}");
+    dsm.leave().unwrap();
 }
 
 #[test]

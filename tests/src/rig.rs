@@ -2,10 +2,12 @@
 
 use std::net::SocketAddr;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, mpsc};
+use std::sync::{Arc, OnceLock, mpsc};
 use std::time::{Duration, Instant};
 
+use pagemesh::net::ClusterKey;
 use pagemesh::{Dsm, Node, NodeConfig, NodeId, Settings};
 
 /// Longest that the ranks of a test may take: far beyond every bound of the system.
@@ -82,7 +84,7 @@ impl Rig {
             let mut settings = self.rank(number, rank, coordinator.or((rank > 0).then_some(root)));
             if settings.join.is_none() {
                 let socket = root_socket.take().expect("one root");
-                settings.socket_fd = Some(std::os::fd::IntoRawFd::into_raw_fd(socket));
+                settings.socket = Some(socket.into());
             }
             let (program, sender) = (program.clone(), sender.clone());
             std::thread::spawn(move || {
@@ -136,7 +138,33 @@ pub fn until(what: &str, condition: impl Fn() -> bool) {
     }
 }
 
-/// Settings of small nodes.
+/// Settings of small nodes, all with one key.
 pub fn small() -> Settings {
-    Settings { arena_size: 1 << 28, memory_max: 1 << 28, ..Settings::default() }
+    let key_file = Some(key_file().to_owned());
+    Settings { arena_size: 1 << 28, memory_max: 1 << 28, key_file, ..Settings::default() }
+}
+
+/// The key of [`small`] nodes.
+pub fn key() -> ClusterKey {
+    ClusterKey::load(key_file()).expect("a key file")
+}
+
+/// A file beside the test programs, which all test programs of a build share.
+fn key_file() -> &'static Path {
+    static FILE: OnceLock<PathBuf> = OnceLock::new();
+    FILE.get_or_init(|| {
+        let program = std::env::current_exe().expect("this program's file");
+        let file = program.with_file_name("tests.key");
+        if !file.exists() {
+            let fresh = program.with_file_name(format!("tests.key.{}", std::process::id()));
+            ClusterKey::generate(&fresh).expect("a key file");
+            match std::fs::hard_link(&fresh, &file) {
+                // Another test program was first: its key is everybody's.
+                Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {}
+                linked => linked.expect("a key file"),
+            }
+            std::fs::remove_file(&fresh).expect("our own file");
+        }
+        file
+    })
 }

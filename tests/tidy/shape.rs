@@ -18,13 +18,13 @@ const UNSAFE_FILES: &[&str] = &[
     "dsm/src/io.rs",
     // The handler that tells a forked child from its parent.
     "dsm/src/fork.rs",
-    // An inherited socket, the hook at exit, the handlers of SIGINT and SIGTERM, and a wait with a nanosecond
-    // timeout.
-    "dsm/src/node.rs",
+    // The hook at exit, the handlers of SIGINT and SIGTERM, and a wait with a nanosecond timeout.
     "dsm/src/node/exit.rs",
     "dsm/src/node/interrupt.rs",
     "dsm/src/node/poller.rs",
     "dsm/src/node/time_slice.rs",
+    // A descriptor that the process was started with.
+    "dsm/src/settings/inherited.rs",
     // The typed handles on shared memory.
     "dsm/src/shared/atomic.rs",
     "dsm/src/shared/copy.rs",

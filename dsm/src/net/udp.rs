@@ -14,6 +14,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
 use nix::errno::Errno;
+use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use nix::sys::socket::{
     ControlMessage, ControlMessageOwned, MsgFlags, SockaddrStorage, cmsg_space, recvmsg, sendmsg, setsockopt,
     sockopt,
@@ -168,9 +169,12 @@ impl UdpSocket {
         Self::adopt(OwnedFd::from(socket), buffer)
     }
 
-    /// Takes a bound UDP socket over, one that was inherited for instance.
+    /// Takes a bound UDP socket over, one that was inherited for instance. Programs that this process starts do
+    /// not inherit it: they would keep its port, and take datagrams that are for this process.
     pub fn adopt(fd: OwnedFd, buffer: usize) -> Result<Self> {
         let socket = StdSocket::from(fd);
+        fcntl(&socket, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC))
+            .map_err(|errno| Error::os("close-on-exec mode of the UDP socket", errno))?;
         let addr = socket.local_addr().map_err(|e| Error::os("address of the UDP socket", e))?;
         let fail = |step: &str, e: io::Error| Error::os(format!("{step} of UDP socket {addr}"), e);
         socket.set_nonblocking(true).map_err(|e| fail("non-blocking mode", e))?;
