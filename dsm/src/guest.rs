@@ -276,7 +276,11 @@ impl Carrier {
                 datagrams(&buffer[..len], segment).for_each(|one| shared.take_in(now, from, one));
             }
             Ok(Received::Refused { addr }) => shared.net.handle_refused(now, addr),
-            Ok(Received::Nothing) | Err(_) => {
+            // A broken socket stays broken: the sessions end of silence, and not in a busy loop.
+            Ok(Received::Failing { .. }) | Err(_) => {
+                MutexGuard::unlocked(shared, || self.socket.pause());
+            }
+            Ok(Received::Nothing) => {
                 let until = until.min(shared.due()).min(shared.next_look);
                 shared.sleep_until = until;
                 MutexGuard::unlocked(shared, || self.sleep(until.since(now).to_std()));

@@ -25,10 +25,11 @@ use crate::child::{Child, listen, resident_kib, say};
 use crate::counting::{CounterServer, Counting};
 use system_tests::rig::{self, Rig, until};
 
-/// A cluster with a program that multiplies matrices until it is told to stop.
-pub(crate) fn attacked(_: Settings) {
+/// A cluster with a program that multiplies matrices until it is told to stop. Its nodes bind the address that
+/// the settings name.
+pub(crate) fn attacked(settings: Settings) {
     const N: usize = 48;
-    let rig = Rig::with_daemons(2, 3).longer_by(attack_time());
+    let rig = Rig::with_daemons(2, 3).longer_by(attack_time()).set("bind", &settings.bind.to_string());
     let daemons = rig.start_daemons();
     let join = daemons.first().map(Node::local_addr);
     let stop = Arc::new(AtomicBool::new(false));
@@ -89,11 +90,13 @@ pub(crate) fn attacked(_: Settings) {
     say(&(net.malformed + net.unknown_session + net.bad_token + net.bad_key).to_string());
     say(&net.bad_crc.to_string());
     say(&net.duplicate_packets.to_string());
+    let sockets = daemons.iter().map(|daemon| daemon.status().socket);
+    say(&sockets.map(|socket| socket.receive_errors + socket.send_errors).sum::<u64>().to_string());
     rig::stop(daemons);
 }
 
-/// The UDP ports that a process listens at.
-fn ports_of(pid: i32) -> Vec<u16> {
+/// The UDP ports that a process listens at, IPv4 and IPv6.
+pub(crate) fn ports_of(pid: i32) -> Vec<u16> {
     let mut ours = HashMap::new();
     for entry in std::fs::read_dir(format!("/proc/{pid}/fd")).expect("a child of ours").flatten() {
         let target = std::fs::read_link(entry.path()).unwrap_or_default();
@@ -101,7 +104,8 @@ fn ports_of(pid: i32) -> Vec<u16> {
             ours.insert(inode.trim_end_matches(']').to_owned(), ());
         }
     }
-    let table = std::fs::read_to_string("/proc/net/udp").expect("a file of the kernel");
+    let table = |name| std::fs::read_to_string(name).unwrap_or_default();
+    let table = table("/proc/net/udp") + &table("/proc/net/udp6");
     let port = |line: &str| {
         let fields: Vec<&str> = line.split_whitespace().collect();
         ours.get(*fields.get(9)?)?;
@@ -369,7 +373,7 @@ impl Rogue {
                 }
             }
             Received::Refused { addr } => self.endpoint.handle_refused(now, addr),
-            Received::Nothing => {
+            Received::Failing { .. } | Received::Nothing => {
                 let mut fds = [PollFd::new(std::os::fd::AsFd::as_fd(&self.socket), PollFlags::POLLIN)];
                 let _ = poll(&mut fds, PollTimeout::from(1u8));
             }

@@ -16,6 +16,7 @@ mod forks;
 mod guests;
 mod hard_calls;
 mod hostile;
+mod icmp;
 mod interrupts;
 mod keys;
 mod leaving;

@@ -179,7 +179,7 @@ impl Peer {
                     });
                 }
             }
-            Received::Refused { .. } | Received::Nothing => std::hint::spin_loop(),
+            Received::Refused { .. } | Received::Failing { .. } | Received::Nothing => std::hint::spin_loop(),
         }
         while let Some(event) = self.endpoint.poll_event() {
             match event {

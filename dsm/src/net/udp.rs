@@ -15,14 +15,16 @@ use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
+use nix::poll::ppoll;
 use nix::sys::socket::{
     ControlMessage, ControlMessageOwned, MsgFlags, SockaddrStorage, cmsg_space, recvmsg, sendmsg, setsockopt,
     sockopt,
 };
+use nix::sys::time::{TimeSpec, TimeValLike};
 use smallvec::SmallVec;
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
 
-use crate::config::net::TRAIN_DATAGRAM_MAX;
+use crate::config::net::{ERRORS_IN_A_ROW, ERRORS_PAUSE, TRAIN_DATAGRAM_MAX};
 use crate::error::{Error, Result};
 
 pub use outlet::Outlet;
@@ -90,6 +92,10 @@ pub struct SocketCounters {
     pub bytes_in: u64,
     /// Sends that found the kernel's buffer full.
     pub send_blocked: u64,
+    /// Receives that gave an error instead of a datagram: what ICMP says of earlier datagrams.
+    pub receive_errors: u64,
+    /// Sends that gave an error, those included that were tried again with success.
+    pub send_errors: u64,
 }
 
 #[derive(Default)]
@@ -101,6 +107,27 @@ struct Counts {
     bytes_out: AtomicU64,
     bytes_in: AtomicU64,
     send_blocked: AtomicU64,
+    receive_errors: AtomicU64,
+    send_errors: AtomicU64,
+}
+
+/// Errors since the last datagram.
+#[derive(Default)]
+struct ErrorsInARow(AtomicU32);
+
+impl ErrorsInARow {
+    /// Counts one more; gives how many there are at every [`ERRORS_IN_A_ROW`]th.
+    fn add(&self) -> Option<u32> {
+        let count = self.0.fetch_add(1, Ordering::Relaxed).wrapping_add(1);
+        count.is_multiple_of(ERRORS_IN_A_ROW).then_some(count)
+    }
+
+    fn end(&self) {
+        // A load, so that receivers on several cores do not take the line from each other.
+        if self.0.load(Ordering::Relaxed) > 0 {
+            self.0.store(0, Ordering::Relaxed);
+        }
+    }
 }
 
 /// A bound, non-blocking UDP socket.
@@ -113,6 +140,7 @@ pub struct UdpSocket {
     receives_trains: AtomicBool,
     /// Datagrams received so far that may have been part of a train.
     coaches: AtomicU32,
+    errors: ErrorsInARow,
     counts: Counts,
 }
 
@@ -133,6 +161,15 @@ pub enum Received {
     Refused {
         /// Where an earlier datagram of ours went.
         addr: SocketAddr,
+    },
+    /// The socket has given nothing but errors, once more [`ERRORS_IN_A_ROW`] of them. Call
+    /// [`UdpSocket::pause`] before the next receive, without any lock: a socket that does not recover would keep
+    /// a core busy.
+    Failing {
+        /// Errors since the last datagram.
+        errors: u32,
+        /// The last of them.
+        error: Errno,
     },
     /// Nothing is there now.
     Nothing,
@@ -194,6 +231,7 @@ impl UdpSocket {
             sends_trains: AtomicBool::new(true),
             receives_trains: AtomicBool::new(false),
             coaches: AtomicU32::new(0),
+            errors: ErrorsInARow::default(),
             counts: Counts::default(),
         })
     }
@@ -222,7 +260,7 @@ impl UdpSocket {
     }
 
     /// Receives a datagram, or several of one length, into `buf`, which should have [`DATAGRAM_MAX`] bytes,
-    /// without waiting.
+    /// without waiting. An error means that the socket is of no use any more; what the network reports is none.
     pub fn receive(&self, buf: &mut [u8]) -> Result<Received> {
         for _ in 0..TRIES {
             self.counts.receive_calls.fetch_add(1, Ordering::Relaxed);
@@ -231,16 +269,24 @@ impl UdpSocket {
                     let count = len.div_ceil(segment.max(1)).max(1);
                     self.counts.datagrams_in.fetch_add(count as u64, Ordering::Relaxed);
                     self.counts.bytes_in.fetch_add(len as u64, Ordering::Relaxed);
+                    self.errors.end();
                     return Ok(Received::Datagrams { len, segment, from });
                 }
                 Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(Received::Nothing),
+                Err(error) if is_about_the_socket(&error) => {
+                    return Err(Error::os("receive from the UDP socket", error));
+                }
                 // The report of an earlier datagram takes the place of one result.
-                Err(error) if is_about_the_network(&error) => {
+                Err(error) => {
+                    self.counts.receive_errors.fetch_add(1, Ordering::Relaxed);
+                    if let Some(errors) = self.errors.add() {
+                        let error = error.raw_os_error().map_or(Errno::UnknownErrno, Errno::from_raw);
+                        return Ok(Received::Failing { errors, error });
+                    }
                     if let Some(addr) = self.take_refusal() {
                         return Ok(Received::Refused { addr });
                     }
                 }
-                Err(error) => return Err(Error::os("receive from the UDP socket", error)),
             }
         }
         Ok(Received::Nothing)
@@ -277,6 +323,13 @@ impl UdpSocket {
         let from = message.address.and_then(to_std).ok_or(Errno::EPROTO)?;
         let segment = message.cmsgs()?.find_map(|one| train_segment(&one)).unwrap_or(message.bytes);
         Ok((message.bytes, segment, from))
+    }
+
+    /// The pause of [`ERRORS_PAUSE`] after [`Received::Failing`]. It does not wait for the socket, whose errors
+    /// would end it at once.
+    pub fn pause(&self) {
+        // A signal that ends it early does no harm.
+        let _ = ppoll(&mut [], Some(TimeSpec::nanoseconds(ERRORS_PAUSE.0 as i64)), None);
     }
 
     /// Empties the socket's error queue up to the first report that nobody listens at an address.
@@ -343,14 +396,12 @@ impl UdpSocket {
             self.counts.send_calls.fetch_add(1, Ordering::Relaxed);
             match send(path, None) {
                 Ok(len) => return Ok(self.count_sent(count, len)),
-                Err(error) if error.raw_os_error() == Some(Errno::EMSGSIZE as i32) => {
-                    return Ok(Sent::TooLong);
-                }
                 // The common socket has room of its own, and tells what is wrong.
-                Err(error) if error.kind() == ErrorKind::WouldBlock => {}
+                Err(error) if error.kind() == ErrorKind::WouldBlock || is_too_long(&error) => {}
                 Err(_) => paths.close(to),
             }
         }
+        let mut last = None;
         for _ in 0..TRIES {
             self.counts.send_calls.fetch_add(1, Ordering::Relaxed);
             match send(&self.socket, Some(to)) {
@@ -359,21 +410,25 @@ impl UdpSocket {
                     self.counts.send_blocked.fetch_add(1, Ordering::Relaxed);
                     return Ok(Sent::Blocked);
                 }
-                Err(error) if error.raw_os_error() == Some(Errno::EMSGSIZE as i32) => {
-                    // The kernel has also queued a report of it, which nobody needs.
-                    while self.take_refusal().is_some() {}
-                    return Ok(Sent::TooLong);
-                }
-                Err(error) if count > 1 && is_about_trains(&error) => {
-                    self.sends_trains.store(false, Ordering::Relaxed);
-                    return Ok(Sent::TooLong);
-                }
                 Err(error) if is_about_the_socket(&error) => {
                     return Err(Error::os(format!("send to {to}"), error));
                 }
-                // The report of an earlier datagram, to another peer perhaps, keeps this one from
-                // being sent: again.
-                Err(_) => {}
+                // The report of an earlier datagram, to another peer perhaps, keeps this one from being sent:
+                // again. Such a report is taken for an error of this datagram only if that comes twice.
+                Err(error) => {
+                    self.counts.send_errors.fetch_add(1, Ordering::Relaxed);
+                    let twice = last == error.raw_os_error();
+                    last = error.raw_os_error();
+                    if twice && is_too_long(&error) {
+                        // The kernel has also queued a report of it, which nobody needs.
+                        while self.take_refusal().is_some() {}
+                        return Ok(Sent::TooLong);
+                    }
+                    if twice && count > 1 && is_about_trains(&error) {
+                        self.sends_trains.store(false, Ordering::Relaxed);
+                        return Ok(Sent::TooLong);
+                    }
+                }
             }
         }
         // No route, a firewall, a memory shortage, an address that nobody can have: to the session these
@@ -398,6 +453,8 @@ impl UdpSocket {
             bytes_out: load(&self.counts.bytes_out),
             bytes_in: load(&self.counts.bytes_in),
             send_blocked: load(&self.counts.send_blocked),
+            receive_errors: load(&self.counts.receive_errors),
+            send_errors: load(&self.counts.send_errors),
         }
     }
 
@@ -451,30 +508,17 @@ fn probe_mtu(socket: &StdSocket, addr: SocketAddr) -> nix::Result<()> {
     }
 }
 
-/// Errors that tell of the path or the peer and not of the socket.
-fn is_about_the_network(error: &io::Error) -> bool {
-    let known = [
-        Errno::ECONNREFUSED,
-        Errno::EHOSTUNREACH,
-        Errno::ENETUNREACH,
-        Errno::EHOSTDOWN,
-        Errno::ENETDOWN,
-        Errno::ENOBUFS,
-        Errno::ENOMEM,
-        Errno::EPERM,
-        Errno::EMSGSIZE,
-        Errno::EPROTO,
-        Errno::ENOPROTOOPT,
-        Errno::EINTR,
-    ];
-    known.iter().any(|&errno| error.raw_os_error() == Some(errno as i32))
-}
-
-/// Errors that no other datagram would be spared.
+/// Errors that no other datagram would be spared. All others tell of the network, and whoever can send an ICMP
+/// message can cause them: the kernel makes an error number of each, and reports it in place of a datagram.
 fn is_about_the_socket(error: &io::Error) -> bool {
     [Errno::EBADF, Errno::ENOTSOCK, Errno::EFAULT]
         .iter()
         .any(|&errno| error.raw_os_error() == Some(errno as i32))
+}
+
+/// No link of this host carries so long a datagram, or ICMP says that of an earlier one.
+fn is_too_long(error: &io::Error) -> bool {
+    error.raw_os_error() == Some(Errno::EMSGSIZE as i32)
 }
 
 /// Errors that mean that this kernel or this link cannot cut a train.
@@ -501,7 +545,8 @@ fn to_std(addr: SockaddrStorage) -> Option<SocketAddr> {
     if let Some(v4) = addr.as_sockaddr_in() {
         return Some(SocketAddr::from((v4.ip(), v4.port())));
     }
-    addr.as_sockaddr_in6().map(|v6| SocketAddr::from((v6.ip(), v6.port())))
+    // With its scope: a link-local address means nothing without the interface.
+    addr.as_sockaddr_in6().map(|v6| SocketAddr::V6((*v6).into()))
 }
 
 #[cfg(test)]
@@ -589,6 +634,65 @@ mod tests {
             assert!(matches!(receive(&b, &mut [0; 64]), Received::Datagrams { len: 5, .. }));
         }
         assert_eq!(a.take_refusal(), Some(nobody));
+    }
+
+    #[test]
+    fn a_link_local_address_keeps_its_scope() {
+        let addr = SocketAddr::from(std::net::SocketAddrV6::new("fe80::1".parse().unwrap(), 7400, 0, 3));
+        assert_eq!(to_std(SockaddrStorage::from(addr)), Some(addr));
+        let addr = SocketAddr::from(([127, 0, 0, 1], 7400));
+        assert_eq!(to_std(SockaddrStorage::from(addr)), Some(addr));
+    }
+
+    #[test]
+    fn only_an_error_of_the_socket_itself_ends_it() {
+        let ends = |errno: &i32| is_about_the_socket(&io::Error::from_raw_os_error(*errno));
+        let mut fatal = [Errno::EBADF, Errno::EFAULT, Errno::ENOTSOCK].map(|errno| errno as i32);
+        fatal.sort_unstable();
+        assert_eq!((1..4096).filter(ends).collect::<Vec<i32>>(), fatal);
+    }
+
+    #[test]
+    fn a_thousand_errors_in_a_row_demand_one_pause_and_a_datagram_ends_the_row() {
+        let (a, b) = (socket(), socket());
+        let (nobody, to) = (socket().local_addr().unwrap(), a.local_addr().unwrap());
+        let refused = || {
+            a.send_slices(None, nobody, &[b"anyone?"]).unwrap();
+            receive(&a, &mut [0; 64])
+        };
+        for row in 0..2 {
+            for count in 1..ERRORS_IN_A_ROW {
+                assert_eq!(refused(), Received::Refused { addr: nobody }, "{count} of row {row}");
+            }
+            let failing = Received::Failing { errors: ERRORS_IN_A_ROW, error: Errno::ECONNREFUSED };
+            assert_eq!(refused(), failing, "row {row}");
+            while a.take_refusal().is_some() {}
+            assert_eq!(refused(), Received::Refused { addr: nobody }, "it goes on");
+            b.send_slices(None, to, &[b"hello"]).unwrap();
+            assert!(matches!(receive(&a, &mut [0; 64]), Received::Datagrams { len: 5, .. }));
+        }
+        assert_eq!(a.counters().receive_errors, 2 * u64::from(ERRORS_IN_A_ROW + 1));
+    }
+
+    /// ICMP says so of an earlier datagram, and perhaps a stranger made the ICMP message.
+    #[test]
+    fn one_error_that_may_be_about_an_earlier_datagram_changes_nothing() {
+        let (a, to) = (socket(), socket().local_addr().unwrap());
+        for errno in [Errno::EMSGSIZE, Errno::EOPNOTSUPP, Errno::ENOPROTOOPT, Errno::EINVAL] {
+            let send_after = |errors: u32| {
+                let left = std::cell::Cell::new(errors);
+                let send = |_: &StdSocket, _| match left.replace(left.get().saturating_sub(1)) {
+                    0 => Ok(9),
+                    _ => Err(errno.into()),
+                };
+                a.send_with(None, to, 3, send).unwrap()
+            };
+            assert_eq!(send_after(1), Sent::Done, "{errno}");
+            assert!(a.sends_trains.load(Ordering::Relaxed), "{errno}");
+            assert_eq!(send_after(2), Sent::TooLong, "{errno}");
+            a.sends_trains.store(true, Ordering::Relaxed);
+        }
+        assert_eq!(a.counters().send_errors, 4 * 3);
     }
 
     #[test]

@@ -18,6 +18,7 @@ use super::poller::{Woken, wait_for_datagram};
 use super::waits::{Bell, Outcome, Parked};
 use super::{Inner, Locked, exit, receive_buffer, time_slice};
 use crate::coherence::OpId;
+use crate::config::net::ERRORS_IN_A_ROW;
 use crate::config::node::{ABSENCE_MAX, ACTIVE_FOR, ACTIVE_TICK, ANSWER_LATE, RECEIVE_BURST, SLEEP_MAX};
 use crate::fault::CoreSection;
 use crate::net::udp::{Received, datagrams};
@@ -46,6 +47,11 @@ pub(super) enum Found {
         from: std::net::SocketAddr,
     },
     Refused(std::net::SocketAddr),
+    /// Errors only, so many since the last datagram: see [`Received::Failing`].
+    Failing {
+        errors: u32,
+        error: nix::errno::Errno,
+    },
     /// A timer, a wake-up, or the end of the operation.
     Nothing,
 }
@@ -143,7 +149,7 @@ impl Inner {
                 }
             }
             Found::Refused(addr) => locked.core.endpoint.handle_refused(now, addr),
-            Found::Nothing => {}
+            Found::Failing { .. } | Found::Nothing => {}
         }
         locked.core.tick(now, &self.arena);
         self.settle(locked, now);
@@ -174,9 +180,26 @@ impl Inner {
         match self.socket.receive(buffer) {
             Ok(Received::Datagrams { len, segment, from }) => Some(Found::Datagrams { len, segment, from }),
             Ok(Received::Refused { addr }) => Some(Found::Refused(addr)),
+            Ok(Received::Failing { errors, error }) => Some(Found::Failing { errors, error }),
             Ok(Received::Nothing) => None,
             Err(error) => exit::die(format_args!("{error}")),
         }
+    }
+
+    /// The same without the lock, with the pause that a failing socket demands.
+    fn receive_or_pause(&self, buffer: &mut [u8]) -> Option<Found> {
+        let found = self.receive(buffer)?;
+        self.pause_after(&found);
+        Some(found)
+    }
+
+    /// Without the lock: pauses if the socket gives nothing but errors, and says so once.
+    fn pause_after(&self, found: &Found) {
+        let Found::Failing { errors, error } = *found else { return };
+        if errors == ERRORS_IN_A_ROW {
+            tracing::warn!("the UDP socket has given {errors} errors and no datagram, the last: {error}");
+        }
+        self.socket.pause();
     }
 }
 
@@ -223,7 +246,8 @@ impl Inner {
         let begun = self.now();
         let (mut looked, mut last) = (Looked::default(), begun);
         loop {
-            if let Some(found) = self.receive(buffer).or_else(|| is_over().then_some(Found::Nothing)) {
+            if let Some(found) = self.receive_or_pause(buffer).or_else(|| is_over().then_some(Found::Nothing))
+            {
                 if last > begun && matches!(found, Found::Datagrams { .. }) {
                     self.seat.answered();
                 }
@@ -246,7 +270,7 @@ impl Inner {
         let error = wait_for_datagram(&self.socket, wake, timeout);
         self.seat.slept();
         let refusal = if error { self.socket.take_refusal() } else { None };
-        let found = refusal.map(Found::Refused).or_else(|| self.receive(buffer));
+        let found = refusal.map(Found::Refused).or_else(|| self.receive_or_pause(buffer));
         (found.unwrap_or(Found::Nothing), looked)
     }
 
@@ -523,7 +547,12 @@ impl Inner {
             }
             // Under the lock: a waiting thread that takes the socket over must find its reply there.
             match self.receive(buffer) {
-                Some(found) => self.handle(locked, self.now(), &found, buffer),
+                Some(found) => {
+                    if matches!(found, Found::Failing { .. }) {
+                        MutexGuard::unlocked(locked, || self.pause_after(&found));
+                    }
+                    self.handle(locked, self.now(), &found, buffer);
+                }
                 None => return count > 0,
             }
         }

@@ -59,7 +59,7 @@ impl Node {
                     }
                 }
                 Received::Refused { addr } => self.endpoint.handle_refused(now, addr),
-                Received::Nothing => break,
+                Received::Failing { .. } | Received::Nothing => break,
             }
         }
         self.outlet.drain(&self.socket, now, &mut self.endpoint, &mut self.buf).unwrap();
