@@ -252,9 +252,18 @@ impl Pipe {
         heard.recv_timeout(LIMIT).unwrap_or_else(|_| panic!("in vain: {what}")).expect("text")
     }
 
-    /// Writes a word for a program that reads the pipe.
+    /// Writes a word for a program that reads the pipe. Waits until one does; fails if none comes.
     pub(crate) fn say(&self, word: &str) {
-        std::fs::write(&self.0, format!("{word}\n")).expect("a program reads");
+        let (send, said) = mpsc::channel();
+        let (path, line) = (self.0.clone(), format!("{word}\n"));
+        // If nobody ever reads it ends with the test program.
+        std::thread::spawn(move || send.send(std::fs::write(path, line)));
+        said.recv_timeout(LIMIT).unwrap_or_else(|_| panic!("nobody hears {word}")).expect("a pipe");
+    }
+
+    /// Gives the name free.
+    pub(crate) fn remove(self) {
+        std::fs::remove_file(self.0).expect("a pipe of ours");
     }
 
     /// Waits until a program has written something and closed the pipe.

@@ -2,6 +2,7 @@
 //! host. Each test has a directory and processes of its own, and leaves neither behind.
 
 mod bed;
+mod bystanders;
 mod deaths;
 mod ends;
 mod outputs;
