@@ -42,7 +42,8 @@ fn executable(path: &Path) -> bool {
 fn unknown(name: &str) -> Trouble {
     if EXAMPLES.contains(&name) {
         return Trouble::start(format!(
-            "program {name}: this example is not built; build it with `cargo build --release -p examples`"
+            "program {name}: this example is not built here; say `scripts/cluster.sh run {name}` in a checkout of \
+             pagemesh, or build it there (cargo build --release -p examples) and give its path"
         ));
     }
     if name.starts_with('-') {
