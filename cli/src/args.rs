@@ -50,6 +50,10 @@ pub(crate) enum Command {
         command: RpcCommand,
     },
     Rpcgen(pagemesh_rpcgen::command::Arguments),
+    /// Show what shared memory does and costs here: four processes, half a minute at most
+    Demo(Demo),
+    /// Make a crate with a program that runs on a cluster
+    New(New),
     /// Say what works on this host, what does not, and how to mend it
     Doctor {
         /// Print JSON
@@ -76,6 +80,9 @@ pub(crate) enum Command {
     },
     /// Print the version
     Version,
+    /// Be one of the demo's ranks
+    #[command(hide = true)]
+    DemoRank(Demo),
     /// Prepare a child process and become the program
     #[command(hide = true)]
     ExecChild(ExecChild),
@@ -179,6 +186,22 @@ pub(crate) struct Shape {
 }
 
 #[derive(Args)]
+pub(crate) struct Demo {
+    /// Print the figures as JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Args)]
+pub(crate) struct New {
+    /// Directory to make; its last part is the crate's name
+    pub(crate) path: PathBuf,
+    /// Checkout of pagemesh, or version, that the crate depends on [default: the checkout that this command was built from]
+    #[arg(long, value_name = "PATH|VERSION")]
+    pub(crate) pagemesh: Option<String>,
+}
+
+#[derive(Args)]
 pub(crate) struct Up {
     #[command(flatten)]
     pub(crate) shape: Shape,
@@ -225,6 +248,9 @@ pub(crate) struct Run {
     /// On a terminal, show equal lines of several ranks one by one and not as one
     #[arg(long)]
     pub(crate) no_merge: bool,
+    /// Do not say that there are more ranks than cores
+    #[arg(long, hide = true)]
+    pub(crate) quiet: bool,
     /// An example's name (matmul, counter, list, jacobi, region, calculator, wordcount) or any program, and its arguments
     #[arg(trailing_var_arg = true, allow_hyphen_values = true, required = true, value_name = "PROGRAM")]
     pub(crate) program: Vec<OsString>,

@@ -7,6 +7,7 @@
 //! and the guardian then ends all its descendants.
 
 use std::collections::HashMap;
+use std::ffi::OsString;
 use std::os::fd::{AsFd, AsRawFd};
 use std::path::PathBuf;
 use std::process::Command;
@@ -26,8 +27,9 @@ use crate::signals::Signals;
 use crate::trouble::Trouble;
 use crate::wait::{Interest, wait};
 
-/// The front: starts the guardian, passes signals on, gives its exit code.
-pub(crate) fn run(state_dir: Option<PathBuf>, run: Run) -> Result<i32, Trouble> {
+/// The front: starts the guardian, passes signals on, gives its exit code. `words` are the command line that
+/// `run` was read from.
+pub(crate) fn run(state_dir: Option<PathBuf>, run: Run, words: &[OsString]) -> Result<i32, Trouble> {
     // What can be wrong with the request is found before a process is started.
     run::check(state_dir.clone(), &run)?;
     if run.shape.dry_run {
@@ -39,7 +41,7 @@ pub(crate) fn run(state_dir: Option<PathBuf>, run: Run) -> Result<i32, Trouble> 
     fcntl(&read, FcntlArg::F_SETFD(FdFlag::empty())).map_err(|e| Trouble::os("a pipe", e))?;
     let mut command = Command::new(this_executable()?);
     command.args(["guardian", "--front", &read.as_raw_fd().to_string(), "--"]);
-    command.args(std::env::args_os().skip(1));
+    command.args(words);
     let mut guardian = command.spawn().map_err(|e| Trouble::os("start the guardian of the run", e))?;
     drop(read);
     let pidfd = pidfd_open(rustix::process::Pid::from_child(&guardian), PidfdFlags::empty())

@@ -9,6 +9,7 @@
 mod about;
 mod args;
 mod cluster;
+mod demo;
 mod doctor;
 mod endings;
 mod exec;
@@ -18,6 +19,7 @@ mod key;
 mod launch;
 mod logs;
 mod merge;
+mod new;
 mod out;
 mod output;
 mod process;
@@ -51,7 +53,7 @@ fn main() {
 fn dispatch(arguments: Arguments) -> Result<i32, Trouble> {
     let state_dir = arguments.state_dir;
     match arguments.command {
-        Command::Run(run) => guardian::run(state_dir, run),
+        Command::Run(run) => guardian::run(state_dir, run, &std::env::args_os().skip(1).collect::<Vec<_>>()),
         Command::Up(up) => cluster::up(state_dir, &up),
         Command::Status(show) => status::show(state_dir, &show),
         Command::Logs(which) => logs::show(state_dir, &which),
@@ -62,6 +64,9 @@ fn dispatch(arguments: Arguments) -> Result<i32, Trouble> {
         },
         Command::Rpc { command } => rpc::run(state_dir, &command),
         Command::Rpcgen(arguments) => rpcgen::run(&arguments),
+        Command::Demo(demo) => demo::run(&demo),
+        Command::DemoRank(demo) => demo::rank(&demo),
+        Command::New(new) => new::make(&new),
         Command::Doctor { json } => doctor::show(json),
         Command::Daemon(arguments) => Ok(node_daemon::serve(&arguments)),
         Command::Key { command } => key::run(&command),

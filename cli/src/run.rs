@@ -41,6 +41,7 @@ struct Job {
     settings: BTreeMap<String, String>,
     tag: bool,
     merge: bool,
+    quiet: bool,
 }
 
 /// Finds what is wrong with a request, as far as that can be seen before anything is started.
@@ -168,7 +169,7 @@ fn run_alone(job: &Job, signals: &Signals) -> Result<i32, Trouble> {
         let set = fcntl(socket.as_fd(), FcntlArg::F_SETFD(flag));
         set.map_err(|e| Trouble::os("pass a socket on", e))
     };
-    warn_of_crowd(job.ranks);
+    job.warn_of_crowd();
     let mut started = Vec::new();
     for rank in 0..job.ranks {
         let mut environment = job.environment(rank);
@@ -198,6 +199,7 @@ impl Job {
             // One rank alone needs neither.
             tag: !run.no_tag && ranks > 1,
             merge: !run.no_merge,
+            quiet: run.quiet,
         })
     }
 
@@ -238,6 +240,15 @@ impl Job {
         }
     }
 
+    /// More ranks than cores are right, but slow.
+    fn warn_of_crowd(&self) {
+        let cores = cores();
+        if self.ranks > cores && !self.quiet {
+            let plural = if cores == 1 { "" } else { "s" };
+            out::warn(format_args!("{} ranks on {cores} core{plural}: they take turns", self.ranks));
+        }
+    }
+
     /// Where the lines of the ranks go.
     fn output(&self) -> Output {
         Output::new(self.ranks, self.merge)
@@ -245,7 +256,7 @@ impl Job {
 
     fn start_on(&self, cluster: &ClusterFile) -> Result<Vec<Rank>, Trouble> {
         if cluster.nodes.iter().all(|node| node.host.is_none()) {
-            warn_of_crowd(self.ranks);
+            self.warn_of_crowd();
         }
         let join = cluster.nodes[0].addr.to_string();
         let start = |rank| self.connect(rank, &self.process(rank, cluster, &join));
@@ -284,15 +295,6 @@ fn check_ranks(ranks: u32) -> Result<(), Trouble> {
         return Ok(());
     }
     Err(Trouble::start(format!("{ranks} ranks: a number from 1 to {most}")))
-}
-
-/// More ranks than cores are right, but slow.
-fn warn_of_crowd(ranks: u32) {
-    let cores = cores();
-    if ranks > cores {
-        let plural = if cores == 1 { "" } else { "s" };
-        out::warn(format_args!("{ranks} ranks on {cores} core{plural}: they take turns"));
-    }
 }
 
 /// What a rank on another host gets of our environment. Other variables may be of any bytes; these are text.

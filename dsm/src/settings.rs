@@ -344,6 +344,17 @@ mod tests {
     }
 
     #[test]
+    fn variables_for_scripts_and_tests_are_no_settings() {
+        let apply = |name: &str| {
+            Settings::default().apply_variables([(name.into(), "/usr/bin/pagemesh".into())].into_iter())
+        };
+        for name in ["PAGEMESH_CONFIG", "PAGEMESH_BUILD", "PAGEMESH_BIN"] {
+            assert!(apply(name).is_ok(), "{name}");
+        }
+        assert!(apply("PAGEMESH_BINN").is_err());
+    }
+
+    #[test]
     fn variables_of_others_may_hold_any_bytes_and_ours_must_be_text() {
         let odd = || OsString::from_vec(vec![0xff, b'x']);
         let apply = |name: OsString| Settings::default().apply_variables([(name, odd())].into_iter());

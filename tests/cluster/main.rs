@@ -5,6 +5,7 @@ mod bed;
 mod bystanders;
 mod deaths;
 mod ends;
+mod first_minute;
 mod outputs;
 mod programs;
 mod regions;

@@ -34,7 +34,7 @@ const UNSAFE_FILES: &[&str] = &[
 
 /// Folders of programs that use shared memory as their users would: through slices that are unsafe to
 /// make, and raw pointers.
-const UNSAFE_FOLDERS: [&str; 2] = ["examples/src/bin/", "bench/"];
+const UNSAFE_FOLDERS: [&str; 3] = ["examples/src/bin/", "bench/", "cli/src/demo/"];
 
 /// Files that may wait by the clock: they measure what happens in a while.
 const MAY_SLEEP: [&str; 2] = ["bench/src/idle.rs", "bench/src/machine.rs"];
