@@ -244,9 +244,10 @@ impl<'a> Supervisor<'a> {
         self.stopped = Some(signal);
         let passed_on = self.signals.for_children(signal);
         self.send(passed_on);
-        match signal {
-            Signal::SIGINT => self.say("interrupted"),
-            other => self.say(format_args!("interrupted by {other}")),
+        if signal == Signal::SIGINT {
+            self.say("interrupted");
+        } else {
+            self.say(format_args!("interrupted by {signal}"));
         }
         // Somebody at a terminal can decide; a script, a service manager or a closed terminal cannot.
         if passed_on != Signal::SIGINT {

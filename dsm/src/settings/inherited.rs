@@ -99,7 +99,7 @@ mod tests {
     }
 
     fn refused(number: RawFd) -> String {
-        InheritedSocket::of_process(number).err().expect("a refusal")
+        InheritedSocket::of_process(number).expect_err("a refusal")
     }
 
     fn is_closed_on_exec(number: RawFd) -> bool {
