@@ -14,13 +14,14 @@ use nix::unistd::{Pid, dup2_stderr, getppid, setsid};
 use rustix::process::{PidfdFlags, pidfd_open};
 
 use crate::args::ExecChild;
-use crate::process::{Ending, this_executable};
+use crate::guardian::end_descendants;
+use crate::process::{Ending, adopt_orphans, this_executable};
 use crate::signals::unblock_all;
 use crate::trouble::Trouble;
 use crate::wait::{Interest, wait};
 
-/// How long a program has to end after SIGTERM when its lifeline is cut.
-const LIFELINE_GRACE: Duration = Duration::from_secs(5);
+/// How long a program has to end after SIGTERM when its lifeline is cut. It writes its pages back meanwhile.
+const LIFELINE_GRACE: Duration = Duration::from_secs(30);
 
 /// Becomes the program; returns only if it cannot, or if it is to stay as its guard.
 pub(crate) fn exec_child(setup: ExecChild) -> Result<i32, Trouble> {
@@ -65,6 +66,7 @@ fn guard(setup: &ExecChild, cannot: impl Fn(std::io::Error) -> Trouble) -> Resul
         Ended,
         Input,
     }
+    adopt_orphans()?;
     // Through this executable again, so that the program does not outlive its guard.
     let mut command = Command::new(this_executable()?);
     command.args(["exec-child", "--parent", &std::process::id().to_string(), "--"]).args(&setup.program);
@@ -94,5 +96,8 @@ fn guard(setup: &ExecChild, cannot: impl Fn(std::io::Error) -> Trouble) -> Resul
         }
     }
     let status = child.wait().map_err(|e| Trouble::os("wait for the program", e))?;
+    if cut {
+        end_descendants();
+    }
     Ok(Ending::from(status).code())
 }

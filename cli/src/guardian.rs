@@ -82,7 +82,7 @@ pub(crate) fn guard(guardian: &Guardian) -> Result<i32, Trouble> {
 
 /// Kills all processes below this one and waits for their end. They are found by their parents: what a
 /// dying process leaves becomes a child of this one.
-fn end_descendants() {
+pub(crate) fn end_descendants() {
     loop {
         let killed = descendants().into_iter().filter(|pid| kill(*pid, Signal::SIGKILL).is_ok()).count();
         // A process that runs as another user stays, and must not be waited for.

@@ -40,6 +40,21 @@ fn an_interrupt_loses_no_page_of_a_cluster_that_stays() {
     bed.assert_nothing_left();
 }
 
+/// There the memory goes with the ranks, and each hears of the others' ends.
+#[test]
+fn an_interrupt_is_one_line_without_daemons_too() {
+    let bed = Bed::new();
+    let (program, wrote) = writer(&bed);
+    let going = bed.start("pagemesh", &format!("run --no-daemons --ranks 3 sh {program}"));
+    wrote.line("the region is written");
+    going.signal(Signal::SIGINT);
+    let done = going.wait();
+    assert_eq!(done.code, 130, "{done:#?}");
+    let said: Vec<&str> = done.err.lines().filter(|line| !line.contains("take turns")).collect();
+    assert_eq!(said, ["pagemesh: interrupted"], "{done:#?}");
+    bed.assert_nothing_left();
+}
+
 #[test]
 fn pages_that_died_with_a_rank_are_named_by_the_next_program() {
     let bed = Bed::new();

@@ -24,9 +24,11 @@ fn writer(rig: &Rig, coordinator: std::net::SocketAddr) -> Child {
 
 /// Writes, then waits for its end.
 pub(crate) fn write_and_wait(settings: Settings) {
-    // A test that runs in the background has SIGINT ignored, and a child inherits that.
-    // SAFETY: the default action is no handler that could do anything.
-    unsafe { signal(Signal::SIGINT, SigHandler::SigDfl) }.expect("a valid signal");
+    // A test that runs in the background may have these ignored, and a child inherits that.
+    for number in [Signal::SIGINT, Signal::SIGHUP] {
+        // SAFETY: the default action is no handler that could do anything.
+        unsafe { signal(number, SigHandler::SigDfl) }.expect("a valid signal");
+    }
     let dsm = child::join(settings);
     let data = dsm.alloc::<u64>("data", 512 * PAGES).unwrap();
     for page in 0..PAGES {
@@ -38,7 +40,7 @@ pub(crate) fn write_and_wait(settings: Settings) {
 
 #[test]
 fn a_rank_that_a_signal_ends_writes_its_pages_back() {
-    for signal in [Signal::SIGINT, Signal::SIGTERM] {
+    for signal in [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP] {
         let rig = Rig::with_daemons(2, 1);
         let daemons = rig.start_daemons();
         let join = daemons[0].local_addr();

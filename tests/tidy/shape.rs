@@ -18,7 +18,7 @@ const UNSAFE_FILES: &[&str] = &[
     "dsm/src/io.rs",
     // The handler that tells a forked child from its parent.
     "dsm/src/fork.rs",
-    // The hook at exit, the handlers of SIGINT and SIGTERM, and a wait with a nanosecond timeout.
+    // The hook at exit, the handlers of SIGINT and its like, and a wait with a nanosecond timeout.
     "dsm/src/node/exit.rs",
     "dsm/src/node/interrupt.rs",
     "dsm/src/node/poller.rs",

@@ -13,6 +13,7 @@ use std::time::Instant;
 use parking_lot::{Condvar, Mutex};
 
 use super::control_stubs::{RankCalls, RankClient};
+use super::leaving::current_thread;
 use super::{Inner, Node, exit, to_error};
 use crate::coherence::{Failure, NodeSet};
 use crate::config::node::{LONG_WAIT, QUESTION_MAX};
@@ -182,7 +183,12 @@ impl Node {
         value: Vec<u8>,
         combine: impl FnOnce(Vec<Vec<u8>>) -> std::result::Result<Vec<u8>, String>,
     ) -> Result<Vec<u8>> {
-        self.inner.gather(what, value, combine)
+        let result = self.inner.gather(what, value, combine);
+        if result.is_err() {
+            // It may have failed because other ranks end too.
+            self.inner.sleep_if_ending(current_thread);
+        }
+        result
     }
 }
 

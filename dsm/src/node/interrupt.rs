@@ -1,4 +1,4 @@
-//! SIGINT and SIGTERM in a rank: its pages are written back to their homes, then the signal ends the process.
+//! SIGINT, SIGTERM and SIGHUP in a rank: its pages are written back to their homes, then the signal ends the process.
 //!
 //! A signal can interrupt a thread anywhere, so the handler only writes to an eventfd; the thread
 //! `pm-interrupt` does the work. The handlers are installed where a signal has its default action only: a
@@ -20,7 +20,7 @@ use super::exit;
 use crate::error::{Error, Result};
 
 /// The signals that ask a program to end.
-const SIGNALS: [Signal; 2] = [Signal::SIGINT, Signal::SIGTERM];
+const SIGNALS: [Signal; 3] = [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP];
 
 /// The process that the handlers are for; a forked child inherits them, but no thread that would do the work.
 static OWNER: AtomicU32 = AtomicU32::new(0);
@@ -45,7 +45,7 @@ pub(super) fn install() -> Result<()> {
             start_thread(event)?;
             SIGNALS.into_iter().try_for_each(|signal| replace(signal, libc::SIG_DFL, handler()))
         })
-        .map_err(|errno| Error::os("installing the handlers of SIGINT and SIGTERM", errno))
+        .map_err(|errno| Error::os("installing the handlers of SIGINT, SIGTERM and SIGHUP", errno))
 }
 
 fn start_thread(event: EventFd) -> std::result::Result<(), Errno> {

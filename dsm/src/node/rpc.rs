@@ -24,6 +24,7 @@ use smallvec::SmallVec;
 use super::collective::Mailbox;
 use super::core::{Brain, Core, channel, typed};
 use super::directory::Directory;
+use super::leaving::current_thread;
 use super::peers::Unreachable;
 use super::poller::drain;
 use super::pump::Receiver;
@@ -519,6 +520,8 @@ impl Transport for Carrier {
             && !signal.is_set()
         {
             inner.wait_signal(signal, until);
+            // A call may have failed because other ranks end too.
+            inner.sleep_if_ending(current_thread);
         }
     }
 
