@@ -27,6 +27,9 @@ use crate::wait::{Interest, wait};
 /// not progress.
 const TERM_GRACE: Duration = Duration::from_secs(30);
 
+/// Two signals so close are one wish: `timeout` sends its signal to the command and to its group.
+const ONE_WISH: Duration = Duration::from_millis(100);
+
 /// A started rank with its streams.
 pub(crate) struct Rank {
     pub(crate) running: Running,
@@ -69,8 +72,8 @@ pub(crate) struct Supervisor<'a> {
     output: Output,
     endings: Endings,
     phase: Phase,
-    /// The signal by which the user stopped the program.
-    stopped: Option<Signal>,
+    /// The signal by which the user stopped the program, and when it came.
+    stopped: Option<(Signal, Instant)>,
     /// Why standard output takes no more.
     unwritten: Option<std::io::Error>,
 }
@@ -184,7 +187,7 @@ impl<'a> Supervisor<'a> {
 
     fn handle(&mut self, event: Event, now: Instant) {
         match event {
-            Event::Signal => self.on_signal(),
+            Event::Signal => self.on_signal(now),
             Event::RankEnded(place) => self.on_rank_ended(place, now),
             Event::DaemonEnded(place) => self.on_daemon_ended(place),
             Event::Stdout(place) => {
@@ -233,15 +236,23 @@ impl<'a> Supervisor<'a> {
     }
 
     /// The first wish to stop is passed on, the second kills.
-    fn on_signal(&mut self) {
+    fn on_signal(&mut self, now: Instant) {
         let Some(signal) = self.signals.next() else { return };
-        if self.stopped.is_some() || signal == Signal::SIGKILL {
-            self.stopped.get_or_insert(signal);
-            self.send(Signal::SIGKILL);
-            self.phase = Phase::Killing;
-            return;
+        match self.stopped {
+            Some((first, came)) if signal == first && now < came + ONE_WISH => {}
+            None if signal != Signal::SIGKILL => {
+                self.stopped = Some((signal, now));
+                self.stop(signal);
+            }
+            Some(_) | None => {
+                self.stopped.get_or_insert((signal, now));
+                self.send(Signal::SIGKILL);
+                self.phase = Phase::Killing;
+            }
         }
-        self.stopped = Some(signal);
+    }
+
+    fn stop(&mut self, signal: Signal) {
         let passed_on = self.signals.for_children(signal);
         self.send(passed_on);
         if signal == Signal::SIGINT {
@@ -327,7 +338,7 @@ impl<'a> Supervisor<'a> {
             let of = ranks.iter_mut().filter(|rank| rank.ended_by_us == ours);
             of.filter_map(|rank| rank.running.try_end()).map(Ending::code).max().unwrap_or(0)
         };
-        let stopped = self.stopped.map_or(0, |signal| SIGNALLED + signal as i32);
+        let stopped = self.stopped.map_or(0, |(signal, _)| SIGNALLED + signal as i32);
         match worst(&mut self.ranks, false) {
             0 => stopped.max(worst(&mut self.ranks, true)),
             code => code,

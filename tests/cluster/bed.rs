@@ -292,6 +292,19 @@ impl Going {
         panic!("`{}` has not ended within {limit:?}: {done:#?}", self.line);
     }
 
+    /// Sends it a signal again and again, and waits for its end.
+    pub(crate) fn signal_until_it_ends(self, signal: Signal) -> Done {
+        let until = Instant::now() + LIMIT;
+        loop {
+            // Its number may have been given back.
+            let _ = kill(Pid::from_raw(self.pid as i32), signal);
+            if let Ok(done) = self.done.recv_timeout(Duration::from_millis(1)) {
+                return done;
+            }
+            assert!(Instant::now() < until, "`{}` does not end", self.line);
+        }
+    }
+
     /// Sends it a signal.
     pub(crate) fn signal(&self, signal: Signal) {
         kill(Pid::from_raw(self.pid as i32), signal).expect("it runs");
