@@ -199,7 +199,8 @@ fn exported(settings: &Settings) -> Vec<(&'static str, String)> {
         join,
         Some(settings.bind.to_string()),
         settings.key_file.as_ref().map(|file| file.display().to_string()),
-        Some(settings.program.to_string()),
+        // Ids are hexadecimal.
+        Some(format!("{:x}", settings.program)),
         Some(settings.rank.to_string()),
         Some(settings.ranks.to_string()),
         nearest,
