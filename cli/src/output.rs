@@ -198,7 +198,7 @@ fn write(stream: Stream, text: &[u8]) -> std::io::Result<()> {
             out.write_all(text).and_then(|()| out.flush())
         }
         Stream::Stderr => {
-            // Without our standard error there is nobody to tell, but the result may still be wanted.
+            // Without standard error no line can be shown, but the result on standard output may still be wanted.
             let _ = std::io::stderr().write_all(text);
             Ok(())
         }

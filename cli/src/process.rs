@@ -219,7 +219,7 @@ impl Running {
     /// Tells a daemon that is to stay that the cluster is recorded: from then on it outlives this command.
     pub(crate) fn say_recorded(&mut self) {
         if let Some(mut stdin) = self.child.stdin.take() {
-            // It may have ended: whoever uses the cluster will see.
+            // The daemon may have ended: the next command on the cluster reports that.
             let _ = stdin.write_all(node_daemon::RECORDED);
         }
     }

@@ -111,7 +111,7 @@ impl State {
     pub(crate) fn prepare_logs(&self, dir: &Path) -> Result<(), Trouble> {
         let old = self.log_dirs();
         for (_, dir) in old.iter().take((old.len() + 1).saturating_sub(LOG_DIRS_MAX)) {
-            // What cannot be removed is in nobody's way.
+            // A directory that cannot be removed does no harm.
             let _ = std::fs::remove_dir_all(dir);
         }
         make_private(dir)

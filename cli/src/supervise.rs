@@ -218,7 +218,7 @@ impl<'a> Supervisor<'a> {
         self.check(written);
     }
 
-    /// Nobody takes the result any more: the program need not go on.
+    /// Ends the program when its output cannot be written: its result would be lost.
     fn check(&mut self, written: std::io::Result<()>) {
         if let Err(error) = written
             && self.unwritten.is_none()
@@ -228,7 +228,7 @@ impl<'a> Supervisor<'a> {
         }
     }
 
-    /// Says something of our own, behind what the ranks have said.
+    /// Shows a line of the command itself, after the lines that the ranks have written before.
     fn say(&mut self, line: impl std::fmt::Display) {
         let written = self.output.flush();
         self.check(written);
@@ -260,7 +260,7 @@ impl<'a> Supervisor<'a> {
         } else {
             self.say(format_args!("interrupted by {signal}"));
         }
-        // Somebody at a terminal can decide; a script, a service manager or a closed terminal cannot.
+        // A user at a terminal can send a second signal; a script, a service manager or a closed terminal cannot.
         if passed_on != Signal::SIGINT {
             self.phase = Phase::Terminating(Instant::now() + TERM_GRACE);
         }

@@ -111,7 +111,7 @@ fn watch_lifeline(arguments: &Arguments) -> Result<(), Error> {
     let Some(fd) = arguments.recorded_fd else { return Ok(()) };
     let ready_fd = arguments.ready_fd;
     let recorded = move || {
-        // A descriptor that stays open keeps nobody from anything but the end of a connection.
+        // A descriptor that stays open only delays the end of an ssh connection.
         let _ = ready::give_up(ready_fd);
     };
     lifeline::watch(fd, recorded).map_err(|error| Error::Invalid(format!("--recorded-fd {fd}: {error}")))

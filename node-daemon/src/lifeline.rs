@@ -1,5 +1,5 @@
 //! The time in which a daemon belongs to the command that started it: until that command has recorded the
-//! cluster, nobody else knows of the daemon. If the command ends before, the daemon ends too.
+//! cluster, no other command knows of the daemon. If the command ends before, the daemon ends too.
 
 use std::fs::{File, OpenOptions};
 use std::io::Read;

@@ -1,4 +1,4 @@
-//! How runs and clusters end, whoever ends them: what is kept, what is said, and that no process stays.
+//! How runs and clusters end, by a signal or by SIGKILL: which data stay, which lines are shown, and that no process stays.
 
 use std::fs::File;
 use std::io::Read;

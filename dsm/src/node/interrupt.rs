@@ -90,7 +90,7 @@ fn end(number: i32) -> ! {
 
 extern "C" fn on_signal(number: i32) {
     let errno = Errno::last_raw();
-    // Whichever of the signals comes next ends the process at once.
+    // The next of these signals ends the process at once.
     for signal in SIGNALS {
         let _ = replace(signal, handler(), libc::SIG_DFL);
     }

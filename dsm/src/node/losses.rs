@@ -86,7 +86,7 @@ impl Brain {
         if process.len() > LOSS_NAME_LEN_MAX || process.chars().any(char::is_control) {
             return false;
         }
-        // From a node that has just left: nobody waits for it.
+        // From a node that has just left: no fault here waits for it.
         if from.is_none() {
             return true;
         }
