@@ -53,7 +53,7 @@ fn accepted(step: &str, text: &str) -> Schema {
 
 fn rejected(step: &str, text: &str) -> String {
     within_the_limit(step, || {
-        let problems = read(text).err().expect("it has mistakes");
+        let problems = read(text).expect_err("it has mistakes");
         assert_eq!(problems.len(), PROBLEMS_MAX);
         problems.render(Style::Plain)
     })
@@ -93,7 +93,7 @@ fn interfaces_of_a_mebibyte_are_compared_by_name() {
 #[test]
 fn fields_of_a_mebibyte_are_refused_by_their_number() {
     let text = filled("struct S {\n", "};\n", |at| format!("    int f{at};\n"));
-    let problems = within_the_limit("reading", || read(&text)).err().expect("too many fields");
+    let problems = within_the_limit("reading", || read(&text)).expect_err("too many fields");
     assert_eq!(problems.len(), 1, "{problems}");
 }
 

@@ -52,9 +52,11 @@ fn region() -> Outcome {
             if dsm.is_root() {
                 println!("wrote {len} numbers to region {name}");
             }
-            // The library writes the pages back when a signal ends the process.
-            while wait {
-                std::thread::park();
+            if wait {
+                // The library writes the pages back when a signal ends the process.
+                loop {
+                    std::thread::park();
+                }
             }
         }
         Command::Check { name } => {
