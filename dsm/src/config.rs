@@ -337,6 +337,11 @@ pub mod rpc {
     pub const DIRECTORY_TELL_WAIT: Span = Span::from_ms(1_000);
     /// Frames inside each other in one message: how deep a recursive struct may be.
     pub const DECODE_DEPTH_MAX: usize = 64;
+    /// Values inside each other in an argument or answer in JSON: as many as readers of JSON accept, and few
+    /// enough for a small stack.
+    pub const JSON_DEPTH_MAX: usize = 128;
+    /// Memory of the values of one answer in JSON, the items of a stream together.
+    pub const ANSWER_MEMORY_MAX: usize = 64 << 20;
     /// Memory that the values of one message may take.
     pub const DECODE_MEMORY_MAX: usize = 16 << 20;
     /// Calls of this node that wait for one peer; beyond it a call is `Busy` at once.

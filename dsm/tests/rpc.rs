@@ -14,4 +14,5 @@ mod rpc {
     mod kinds;
     mod looking;
     mod support;
+    mod unbounded;
 }

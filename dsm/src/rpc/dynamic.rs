@@ -3,7 +3,9 @@
 //!
 //! `bytes` are a text of hexadecimal digits, an enum is its name, a union an object with one key, a
 //! `global<T>` is `{"addr": .., "len": ..}`; the keys of maps are texts. The description comes from a
-//! peer: it is data, bounded like any other, and what it says wrong ends in an error.
+//! peer: it is data, bounded like any other, and what it says wrong ends in an error. So does an answer that
+//! nests deeper than [`JSON_DEPTH_MAX`] levels, which would overflow a thread's stack, or whose values take
+//! more than [`ANSWER_MEMORY_MAX`], the items of a stream together.
 #![expect(
     clippy::wildcard_enum_match_arm,
     reason = "over twenty types, `any other` is what is meant; `read`, `write` and `shape` name them all"
@@ -17,9 +19,9 @@ use serde_json::{Map, Value, json};
 use super::channel::Channel;
 use super::error::{Error, MethodError};
 use super::interface::{Kind, Method};
-use super::wire::{Decoder, Shape, Wire};
+use super::wire::{Decoder, FIELD_ID_MAX, Shape, Wire};
 use crate::codec::DecodeError;
-use crate::config::rpc::GATHERED_ITEMS_MAX;
+use crate::config::rpc::{ANSWER_MEMORY_MAX, GATHERED_ITEMS_MAX, JSON_DEPTH_MAX};
 
 mod read;
 mod write;
@@ -53,6 +55,62 @@ pub enum DynamicError {
         "the stream has more than {GATHERED_ITEMS_MAX} items, which is all that an answer in JSON gathers"
     )]
     TooMany,
+    /// The answer, or the items of a stream together, take more memory than an answer in JSON may. A stream
+    /// was cancelled.
+    #[error("the answer takes more than {} MiB, which is all that an answer in JSON may take", ANSWER_MEMORY_MAX >> 20)]
+    TooLarge,
+    /// The answer nests deeper than one in JSON may.
+    #[error("the answer nests deeper than {JSON_DEPTH_MAX} levels, which is all that an answer in JSON may")]
+    TooDeep,
+}
+
+/// What one answer may still take. The items of a stream share it.
+struct Budget {
+    levels: usize,
+    memory: usize,
+}
+
+/// Why bytes gave no JSON.
+enum Unreadable {
+    /// They are not of the type.
+    Garbled(DecodeError),
+    /// See [`DynamicError::TooDeep`].
+    TooDeep,
+    /// See [`DynamicError::TooLarge`].
+    TooLarge,
+}
+
+impl Budget {
+    fn new() -> Budget {
+        Budget { levels: JSON_DEPTH_MAX, memory: ANSWER_MEMORY_MAX }
+    }
+
+    /// Goes a level down, for one more value. The caller gives the level back.
+    fn enter(&mut self) -> Result<(), Unreadable> {
+        self.levels = self.levels.checked_sub(1).ok_or(Unreadable::TooDeep)?;
+        self.charge(size_of::<Value>())
+    }
+
+    fn charge(&mut self, bytes: usize) -> Result<(), Unreadable> {
+        self.memory = self.memory.checked_sub(bytes).ok_or(Unreadable::TooLarge)?;
+        Ok(())
+    }
+}
+
+impl From<DecodeError> for Unreadable {
+    fn from(error: DecodeError) -> Self {
+        Unreadable::Garbled(error)
+    }
+}
+
+impl From<Unreadable> for DynamicError {
+    fn from(unreadable: Unreadable) -> Self {
+        match unreadable {
+            Unreadable::Garbled(error) => DynamicError::Failed(Error::remote(format!("the answer: {error}"))),
+            Unreadable::TooDeep => DynamicError::TooDeep,
+            Unreadable::TooLarge => DynamicError::TooLarge,
+        }
+    }
 }
 
 impl std::fmt::Debug for DynamicError {
@@ -141,6 +199,17 @@ impl Dynamic {
     pub fn new(description: &str) -> Result<Dynamic, DynamicError> {
         let description: Description = serde_json::from_str(description)
             .map_err(|error| DynamicError::Description(error.to_string()))?;
+        for (name, def) in &description.types {
+            let fields = match def {
+                TypeDef::Enum(_) => &[][..],
+                TypeDef::Struct(fields) | TypeDef::Union(fields) => fields,
+            };
+            if let Some(field) = fields.iter().find(|field| !(1..=FIELD_ID_MAX).contains(&field.id)) {
+                let (field, id) = (&field.name, field.id);
+                let message = format!("{name}.{field} has the id {id}, which no field can have");
+                return Err(DynamicError::Description(message));
+            }
+        }
         let interface: &'static str = description.name.clone().leak();
         let mut methods = Vec::new();
         for method in &description.methods {
@@ -184,14 +253,14 @@ impl Dynamic {
         call.arguments().extend_from_slice(&bytes);
         match method.kind {
             Kind::Oneway => call.notify().map(|()| Value::Null).map_err(DynamicError::Failed),
-            Kind::Unary => self.result(described, call.start::<Raw, RawError>().wait()),
+            Kind::Unary => self.result(described, call.start::<Raw, RawError>().wait(), &mut Budget::new()),
             Kind::Stream => {
-                let mut items = Vec::new();
+                let (mut items, mut budget) = (Vec::new(), Budget::new());
                 for item in call.stream::<Raw, RawError>() {
                     if items.len() == GATHERED_ITEMS_MAX {
                         return Err(DynamicError::TooMany);
                     }
-                    items.push(self.result(described, item)?);
+                    items.push(self.result(described, item, &mut budget)?);
                 }
                 Ok(Value::Array(items))
             }
@@ -211,28 +280,33 @@ impl Dynamic {
             return Err(format!("{} has no argument {stranger}; it has: {}", method.name, known.join(", ")));
         }
         for field in &method.arguments {
-            let written = write::given(object, field).and_then(|value| self.write(&field.ty, value, out));
+            let written = write::given(object, field)
+                .and_then(|value| self.write(&field.ty, value, JSON_DEPTH_MAX, out));
             written.map_err(|misfit| format!("argument {}{misfit}", field.name))?;
         }
         Ok(())
     }
 
-    fn result(&self, method: &DescribedMethod, result: Result<Raw, RawError>) -> Result<Value, DynamicError> {
-        let garbled =
-            |error: DecodeError| DynamicError::Failed(Error::remote(format!("the answer: {error}")));
+    fn result(
+        &self,
+        method: &DescribedMethod,
+        result: Result<Raw, RawError>,
+        budget: &mut Budget,
+    ) -> Result<Value, DynamicError> {
         match result {
             Ok(Raw(bytes)) => {
                 let mut from = Decoder::new(&bytes);
                 if matches!(method.returns, Type::Void) {
                     return Ok(Value::Null);
                 }
-                self.read(&method.returns, &mut from).map_err(garbled)
+                Ok(self.read(&method.returns, &mut from, budget)?)
             }
             Err(RawError::Thrown(bytes)) => {
                 let mut from = Decoder::new(&bytes);
-                let tag = usize::from(from.variant().map_err(garbled)?);
-                let name = method.throws.get(tag).ok_or(DecodeError::Bad("thrown type")).map_err(garbled)?;
-                let value = self.read(&Type::Named(name.clone()), &mut from).map_err(garbled)?;
+                let tag = usize::from(from.variant().map_err(Unreadable::Garbled)?);
+                let name =
+                    method.throws.get(tag).ok_or(Unreadable::Garbled(DecodeError::Bad("thrown type")))?;
+                let value = self.read(&Type::Named(name.clone()), &mut from, budget)?;
                 Err(DynamicError::Thrown(json!({ name: value })))
             }
             Err(RawError::Rpc(error)) => Err(DynamicError::Failed(error)),

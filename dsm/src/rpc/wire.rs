@@ -70,6 +70,9 @@ pub struct Decoder<'a> {
 /// What lies behind a frame that is being read.
 pub struct Outside<'a>(&'a [u8]);
 
+/// Greatest number of a field: two bytes of tag hold twelve bits of it. The generator allows less.
+pub(super) const FIELD_ID_MAX: u16 = 4095;
+
 /// The tag of a field.
 #[derive(Clone, Copy)]
 pub struct Field {
@@ -229,14 +232,20 @@ pub fn end_frame(out: &mut [u8], start: usize) {
     out[start - 4..start].copy_from_slice(&len.to_le_bytes());
 }
 
-/// Appends a field of a struct.
-pub fn put_field<T: Wire>(out: &mut Vec<u8>, id: u16, value: &T) {
-    let tag = id << 3 | T::SHAPE as u16;
+/// Appends the tag of a field. A greater number than a tag holds is a broken program: it would be another field.
+pub(super) fn put_tag(out: &mut Vec<u8>, id: u16, shape: Shape) {
+    assert!(id <= FIELD_ID_MAX, "field {id}: a tag holds numbers up to {FIELD_ID_MAX}");
+    let tag = id << 3 | shape as u16;
     if tag < 0x80 {
         out.push(tag as u8);
     } else {
         out.extend_from_slice(&[(tag & 0x7f) as u8 | 0x80, (tag >> 7) as u8]);
     }
+}
+
+/// Appends a field of a struct.
+pub fn put_field<T: Wire>(out: &mut Vec<u8>, id: u16, value: &T) {
+    put_tag(out, id, T::SHAPE);
     if T::SHAPE == Shape::Bare {
         let start = begin_frame(out);
         value.encode(out);

@@ -2,73 +2,83 @@
 
 use serde_json::{Map, Value, json};
 
-use super::{Dynamic, Type, TypeDef};
+use super::{Budget, Dynamic, Type, TypeDef, Unreadable};
 use crate::codec::DecodeError;
 use crate::rpc::wire::{Decoder, Shape, Wire};
 
 impl Dynamic {
-    /// Reads a value of the type.
-    pub(super) fn read(&self, ty: &Type, from: &mut Decoder<'_>) -> Result<Value, DecodeError> {
-        Ok(match ty {
-            // It has no bytes: a list of it would be read for ever.
-            Type::Void => return Err(DecodeError::Bad("void")),
-            Type::Bool => json!(bool::decode(from)?),
-            Type::I8 => json!(i8::decode(from)?),
-            Type::I16 => json!(i16::decode(from)?),
-            Type::I32 => json!(i32::decode(from)?),
-            Type::I64 => json!(i64::decode(from)?),
-            Type::U8 => json!(u8::decode(from)?),
-            Type::U16 => json!(u16::decode(from)?),
-            Type::U32 => json!(u32::decode(from)?),
-            Type::U64 => json!(u64::decode(from)?),
-            Type::F32 => json!(f32::decode(from)?),
-            Type::F64 => json!(f64::decode(from)?),
-            Type::String => json!(from.str()?),
-            Type::Bytes => {
-                let digits = from.bytes()?.iter().map(|byte| format!("{byte:02x}"));
-                Value::String(digits.collect())
-            }
-            Type::Named(name) => self.read_named(name, from)?,
-            Type::Array(inner, len) => self.read_many(inner, *len, from)?,
+    /// Reads a value of the type. Each value inside another one is a level of the budget, whatever its type:
+    /// each is a call of this function inside another one.
+    pub(super) fn read(
+        &self,
+        ty: &Type,
+        from: &mut Decoder<'_>,
+        budget: &mut Budget,
+    ) -> Result<Value, Unreadable> {
+        budget.enter()?;
+        let value = match ty {
+            Type::Named(name) => self.read_named(name, from, budget),
+            Type::Array(inner, len) => self.read_many(inner, *len, from, budget),
             Type::List(inner) => {
                 let count = u32::decode(from)?;
-                self.read_many(inner, count, from)?
+                self.read_many(inner, count, from, budget)
             }
-            Type::Map(key, inner) => {
-                let mut map = Map::new();
-                for _ in 0..u32::decode(from)? {
-                    let name = match self.read(key, from)? {
-                        Value::String(text) => text,
-                        other => other.to_string(),
-                    };
-                    map.insert(name, self.read(inner, from)?);
-                }
-                Value::Object(map)
-            }
+            Type::Map(key, inner) => self.read_map(key, inner, from, budget),
             Type::Optional(inner) => match bool::decode(from)? {
-                true => self.read(inner, from)?,
-                false => Value::Null,
+                true => self.read(inner, from, budget),
+                false => Ok(Value::Null),
             },
-            Type::Global(_) => json!({ "addr": u64::decode(from)?, "len": u64::decode(from)? }),
-        })
+            single => read_single(single, from, budget),
+        }?;
+        budget.levels += 1;
+        Ok(value)
+    }
+
+    fn read_map(
+        &self,
+        key: &Type,
+        inner: &Type,
+        from: &mut Decoder<'_>,
+        budget: &mut Budget,
+    ) -> Result<Value, Unreadable> {
+        let mut map = Map::new();
+        for _ in 0..u32::decode(from)? {
+            let name = match self.read(key, from, budget)? {
+                Value::String(text) => text,
+                other => other.to_string(),
+            };
+            map.insert(name, self.read(inner, from, budget)?);
+        }
+        Ok(Value::Object(map))
     }
 
     /// Without room made ahead: the count is a peer's word, the bytes end it.
-    fn read_many(&self, ty: &Type, count: u32, from: &mut Decoder<'_>) -> Result<Value, DecodeError> {
+    fn read_many(
+        &self,
+        ty: &Type,
+        count: u32,
+        from: &mut Decoder<'_>,
+        budget: &mut Budget,
+    ) -> Result<Value, Unreadable> {
         let mut list = Vec::new();
         for _ in 0..count {
             let before = from.remaining();
-            list.push(self.read(ty, from)?);
+            list.push(self.read(ty, from, budget)?);
             if from.remaining() == before {
-                return Err(DecodeError::Bad("elements without bytes"));
+                return Err(DecodeError::Bad("elements without bytes").into());
             }
         }
         Ok(Value::Array(list))
     }
 
-    fn read_named(&self, name: &str, from: &mut Decoder<'_>) -> Result<Value, DecodeError> {
+    fn read_named(
+        &self,
+        name: &str,
+        from: &mut Decoder<'_>,
+        budget: &mut Budget,
+    ) -> Result<Value, Unreadable> {
         match self.description.types.get(name) {
-            None => Err(DecodeError::Bad("type without description")),
+            None => Err(DecodeError::Bad("type without description").into()),
             Some(TypeDef::Enum(variants)) => {
                 let value = i32::decode(from)?;
                 let found = variants.iter().find(|variant| variant.value == value);
@@ -88,7 +98,8 @@ impl Dynamic {
                     };
                     let framed = self.shape(ty) == Shape::Bare;
                     let inner = if framed { Some(from.enter()?) } else { None };
-                    object.insert(known.name.clone(), self.read(ty, from)?);
+                    budget.charge(known.name.len() + size_of::<String>())?;
+                    object.insert(known.name.clone(), self.read(ty, from, budget)?);
                     if let Some(inner) = inner {
                         from.leave(inner);
                     }
@@ -100,7 +111,8 @@ impl Dynamic {
                 let outside = from.enter()?;
                 let id = from.variant()?;
                 let field = fields.iter().find(|field| field.id == id).ok_or(DecodeError::Bad("union"))?;
-                let value = self.read(&field.ty, from)?;
+                budget.charge(field.name.len() + size_of::<String>())?;
+                let value = self.read(&field.ty, from, budget)?;
                 from.leave(outside);
                 Ok(json!({ field.name.clone(): value }))
             }
@@ -128,4 +140,46 @@ impl Dynamic {
             | Type::Global(_) => Shape::Bare,
         }
     }
+}
+
+/// A value without others inside.
+fn read_single(ty: &Type, from: &mut Decoder<'_>, budget: &mut Budget) -> Result<Value, Unreadable> {
+    Ok(match ty {
+        Type::Bool => json!(bool::decode(from)?),
+        Type::I8 => json!(i8::decode(from)?),
+        Type::I16 => json!(i16::decode(from)?),
+        Type::I32 => json!(i32::decode(from)?),
+        Type::I64 => json!(i64::decode(from)?),
+        Type::U8 => json!(u8::decode(from)?),
+        Type::U16 => json!(u16::decode(from)?),
+        Type::U32 => json!(u32::decode(from)?),
+        Type::U64 => json!(u64::decode(from)?),
+        Type::F32 => json!(f32::decode(from)?),
+        Type::F64 => json!(f64::decode(from)?),
+        Type::String => {
+            let text = from.str()?;
+            budget.charge(text.len())?;
+            json!(text)
+        }
+        Type::Bytes => {
+            let bytes = from.bytes()?;
+            budget.charge(2 * bytes.len())?;
+            let mut digits = String::with_capacity(2 * bytes.len());
+            for byte in bytes {
+                for half in [byte >> 4, byte & 0xf] {
+                    digits.push(char::from_digit(u32::from(half), 16).expect("a half of a byte"));
+                }
+            }
+            Value::String(digits)
+        }
+        Type::Global(_) => {
+            // An object of two numbers, each with its name.
+            budget.charge(2 * (size_of::<String>() + size_of::<Value>()))?;
+            json!({ "addr": u64::decode(from)?, "len": u64::decode(from)? })
+        }
+        // `void` has no bytes: a list of it would be read for ever. The others hold values.
+        Type::Void | Type::Named(_) | Type::Array(..) | Type::List(_) | Type::Map(..) | Type::Optional(_) => {
+            return Err(DecodeError::Bad("void").into());
+        }
+    })
 }

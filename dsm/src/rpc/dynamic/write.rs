@@ -3,7 +3,8 @@
 use serde_json::{Map, Value};
 
 use super::{DescribedField, Dynamic, Type, TypeDef};
-use crate::rpc::wire::{Wire, begin_frame, end_frame, put_bytes, put_str};
+use crate::config::rpc::JSON_DEPTH_MAX;
+use crate::rpc::wire::{Wire, begin_frame, end_frame, put_bytes, put_str, put_tag};
 
 /// Characters of a wrong value that an error repeats.
 const FOUND_LEN_MAX: usize = 40;
@@ -44,7 +45,17 @@ pub(super) fn given<'a>(object: &'a Map<String, Value>, field: &DescribedField) 
 
 impl Dynamic {
     /// Appends the value as one of the type, or says what does not fit.
-    pub(super) fn write(&self, ty: &Type, value: &Value, out: &mut Vec<u8>) -> Result<(), Misfit> {
+    /// `levels` is how many values it may still have inside each other; each is a call inside another one.
+    pub(super) fn write(
+        &self,
+        ty: &Type,
+        value: &Value,
+        levels: usize,
+        out: &mut Vec<u8>,
+    ) -> Result<(), Misfit> {
+        let Some(levels) = levels.checked_sub(1) else {
+            return Err(format!("it nests deeper than {JSON_DEPTH_MAX} levels").into());
+        };
         match ty {
             Type::Void => return Err("void has no value".into()),
             Type::Bool => value.as_bool().ok_or_else(|| expected("true or false", value))?.encode(out),
@@ -60,30 +71,30 @@ impl Dynamic {
             Type::F64 => value.as_f64().ok_or_else(|| expected("a number", value))?.encode(out),
             Type::String => put_str(out, value.as_str().ok_or_else(|| expected("a text", value))?),
             Type::Bytes => put_bytes(out, &hexadecimal(value)?),
-            Type::Named(name) => self.write_named(name, value, out)?,
+            Type::Named(name) => self.write_named(name, value, levels, out)?,
             Type::Array(inner, len) => {
                 let list = value.as_array().filter(|list| list.len() == *len as usize);
                 let list = list.ok_or_else(|| expected(&format!("an array of {len}"), value))?;
-                self.write_elements(inner, list, out)?;
+                self.write_elements(inner, list, levels, out)?;
             }
             Type::List(inner) => {
                 let list = value.as_array().ok_or_else(|| expected("an array", value))?;
                 put_count(list.len(), out);
-                self.write_elements(inner, list, out)?;
+                self.write_elements(inner, list, levels, out)?;
             }
             Type::Map(key, inner) => {
                 let map = value.as_object().ok_or_else(|| expected("an object", value))?;
                 put_count(map.len(), out);
                 for (name, value) in map {
                     let here = |misfit: Misfit| misfit.inside(&format!("[\"{name}\"]"));
-                    self.write(key, &self.key(key, name), out).map_err(here)?;
-                    self.write(inner, value, out).map_err(here)?;
+                    self.write(key, &self.key(key, name), levels, out).map_err(here)?;
+                    self.write(inner, value, levels, out).map_err(here)?;
                 }
             }
             Type::Optional(_) if value.is_null() => out.push(0),
             Type::Optional(inner) => {
                 out.push(1);
-                self.write(inner, value, out)?;
+                self.write(inner, value, levels, out)?;
             }
             Type::Global(_) => {
                 for part in ["addr", "len"] {
@@ -95,14 +106,20 @@ impl Dynamic {
         Ok(())
     }
 
-    fn write_elements(&self, ty: &Type, list: &[Value], out: &mut Vec<u8>) -> Result<(), Misfit> {
+    fn write_elements(
+        &self,
+        ty: &Type,
+        list: &[Value],
+        levels: usize,
+        out: &mut Vec<u8>,
+    ) -> Result<(), Misfit> {
         for (at, value) in list.iter().enumerate() {
-            self.write(ty, value, out).map_err(|misfit| misfit.inside(&format!("[{at}]")))?;
+            self.write(ty, value, levels, out).map_err(|misfit| misfit.inside(&format!("[{at}]")))?;
         }
         Ok(())
     }
 
-    fn write_named(&self, name: &str, value: &Value, out: &mut Vec<u8>) -> Result<(), Misfit> {
+    fn write_named(&self, name: &str, value: &Value, levels: usize, out: &mut Vec<u8>) -> Result<(), Misfit> {
         match self.description.types.get(name) {
             None => Err(format!("the description has no type {name}").into()),
             Some(TypeDef::Enum(variants)) => {
@@ -124,7 +141,7 @@ impl Dynamic {
                 for field in fields {
                     let here = |misfit: Misfit| misfit.inside(&format!(".{}", field.name));
                     let value = given(object, field).map_err(here)?;
-                    self.write_field(field, value, out).map_err(here)?;
+                    self.write_field(field, value, levels, out).map_err(here)?;
                 }
                 end_frame(out, frame);
                 Ok(())
@@ -143,7 +160,7 @@ impl Dynamic {
                 let (field, value) = found.ok_or_else(one_of)?;
                 let frame = begin_frame(out);
                 out.extend_from_slice(&field.id.to_le_bytes());
-                self.write(&field.ty, value, out)
+                self.write(&field.ty, value, levels, out)
                     .map_err(|misfit| misfit.inside(&format!(".{}", field.name)))?;
                 end_frame(out, frame);
                 Ok(())
@@ -151,26 +168,27 @@ impl Dynamic {
         }
     }
 
-    fn write_field(&self, field: &DescribedField, value: &Value, out: &mut Vec<u8>) -> Result<(), Misfit> {
+    fn write_field(
+        &self,
+        field: &DescribedField,
+        value: &Value,
+        levels: usize,
+        out: &mut Vec<u8>,
+    ) -> Result<(), Misfit> {
         let ty = match &field.ty {
             Type::Optional(_) if value.is_null() => return Ok(()),
             Type::Optional(inner) => inner,
             required => required,
         };
         let shape = self.shape(ty);
-        let tag = field.id << 3 | shape as u16;
-        if tag < 0x80 {
-            out.push(tag as u8);
-        } else {
-            out.extend_from_slice(&[(tag & 0x7f) as u8 | 0x80, (tag >> 7) as u8]);
-        }
+        put_tag(out, field.id, shape);
         if shape == crate::rpc::Shape::Bare {
             let frame = begin_frame(out);
-            self.write(ty, value, out)?;
+            self.write(ty, value, levels, out)?;
             end_frame(out, frame);
             return Ok(());
         }
-        self.write(ty, value, out)
+        self.write(ty, value, levels, out)
     }
 
     /// The key of a JSON object as a value of the map's key type.
