@@ -251,7 +251,7 @@ pub(crate) struct Run {
     /// Do not say that there are more ranks than cores
     #[arg(long, hide = true)]
     pub(crate) quiet: bool,
-    /// An example's name (matmul, counter, list, jacobi, region, calculator, wordcount) or any program, and its arguments
+    /// An example's name (matmul, counter, histogram, workqueue, stencil, list, jacobi, region, calculator, wordcount) or any program, and its arguments
     #[arg(trailing_var_arg = true, allow_hyphen_values = true, required = true, value_name = "PROGRAM")]
     pub(crate) program: Vec<OsString>,
 }

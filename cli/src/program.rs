@@ -10,7 +10,18 @@ use crate::process::beside;
 use crate::trouble::Trouble;
 
 /// The examples, for suggestions.
-const EXAMPLES: [&str; 7] = ["matmul", "counter", "list", "jacobi", "region", "calculator", "wordcount"];
+const EXAMPLES: [&str; 10] = [
+    "matmul",
+    "counter",
+    "histogram",
+    "workqueue",
+    "stencil",
+    "list",
+    "jacobi",
+    "region",
+    "calculator",
+    "wordcount",
+];
 
 /// Finds the program, as an absolute path so that it is the same file on every host.
 pub(crate) fn find(name: &OsStr) -> Result<PathBuf, Trouble> {

@@ -5,9 +5,12 @@ use nix::unistd::Uid;
 use crate::bed::Bed;
 
 /// Every program with arguments that end soon; all verify what they did.
-const PROGRAMS: [&str; 6] = [
+const PROGRAMS: [&str; 9] = [
     "matmul --n 61 --verify --no-baseline",
     "counter --increments 50",
+    "histogram --items 3000",
+    "workqueue --tasks 50",
+    "stencil --n 3000 --steps 5",
     "list --items 200",
     "jacobi --n 50 --iterations 6 --verify",
     "calculator --calls 50",

@@ -5,7 +5,7 @@ use std::ops::Range;
 use std::process::ExitCode;
 
 use clap::Parser;
-use examples::{Outcome, Table, Traffic, arguments, check, timed};
+use examples::{Outcome, Progress, Table, Traffic, Unit, arguments, check, timed};
 use pagemesh::prelude::*;
 
 /// Solve the heat equation on a plate in shared memory
@@ -45,6 +45,7 @@ fn jacobi() -> Outcome {
     dsm.barrier()?;
     let before = dsm.stats();
 
+    let mut progress = Progress::of_rank(&dsm, 0, "iterate", Unit::Steps, u64::from(arguments.iterations));
     let (stepped, time) = timed(|| {
         for iteration in 0..arguments.iterations as usize {
             let (old, new) = (&plates[iteration % 2], &plates[(iteration + 1) % 2]);
@@ -54,10 +55,12 @@ fn jacobi() -> Outcome {
             let new = unsafe { &mut new.as_mut_slice()[mine.clone()] };
             step(old, new, n, rows.clone());
             dsm.barrier()?;
+            progress.advance(1);
         }
         Result::Ok(())
     });
     stepped?;
+    drop(progress);
     let traffic = Traffic::between(&before, &dsm.stats()).sum(&dsm)?;
 
     if dsm.is_root() {
