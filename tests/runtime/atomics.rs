@@ -119,6 +119,7 @@ fn a_shared_bool_is_set_once() {
         let first = !flags.swap(1, true);
         dsm.barrier().unwrap();
         assert_eq!([0, 1, 2].map(|at| flags.load(at)), [false, true, false]);
+        dsm.barrier().unwrap();
         if dsm.is_root() {
             assert_eq!((flags.fetch_and(1, false), flags.load(1)), (true, false));
             assert_eq!((flags.fetch_or(1, true), flags.load(1)), (false, true));
