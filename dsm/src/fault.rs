@@ -36,7 +36,7 @@ mod tests;
 mod uffd;
 
 pub use backend::{Backend, BackendChoice};
-pub use core_section::{CoreSection, asynchronous};
+pub use core_section::{CoreSection, asynchronous, check_thread_mask};
 pub use counts::FaultCounts;
 pub use doctor::{Check, Health, doctor};
 

@@ -52,7 +52,7 @@ use crate::coherence::{Failure, Input, OpId, Placement};
 use crate::config::membership::JOIN_TIMEOUT;
 use crate::config::node::{FLUSH_MAX, PAGE_POOL_MAX};
 use crate::error::{Error, Result};
-use crate::fault::{Arena, ArenaOptions, Backend, BackendChoice, CoreSection};
+use crate::fault::{Arena, ArenaOptions, Backend, BackendChoice, CoreSection, check_thread_mask};
 use crate::fork;
 use crate::membership::{Introduction, Kind, Member, RegionRecord, Want};
 use crate::net::inject::{Injector, InjectorConfig};
@@ -157,6 +157,10 @@ impl Node {
     /// left running.
     pub fn start(config: NodeConfig) -> Result<Node> {
         fork::watch()?;
+        if matches!(config.kind, Kind::Rank { .. }) {
+            // The workers inherit it.
+            check_thread_mask()?;
+        }
         let inner = Inner::new(&config)?;
         // Before anybody receives: an inherited socket may have other nodes' first words already.
         inner.begin(config.settings.join);
@@ -193,13 +197,16 @@ impl Node {
         self.inner.arena.backend()
     }
 
-    /// Makes or finds a region by its name; every member has mapped it on return.
+    /// Makes or finds a region by its name; every member has mapped it on return. An error in a thread that has the
+    /// signals of page faults blocked.
     pub fn alloc(&self, name: &str, bytes: u64, element: u64, placement: Placement) -> Result<RegionRecord> {
+        check_thread_mask()?;
         self.inner.region(name, Some(Want::Any { bytes, element, placement }))?.ok_or(Error::Left)
     }
 
     /// Finds a region by its name.
     pub fn attach(&self, name: &str, element: u64) -> Result<RegionRecord> {
+        check_thread_mask()?;
         self.inner.region(name, Some(Want::Existing { element }))?.ok_or(Error::Left)
     }
 

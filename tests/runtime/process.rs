@@ -9,7 +9,8 @@ use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction};
 use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::{ForkResult, fork};
-use pagemesh::{Node, Settings, SharedSlice};
+use pagemesh::fault::Health;
+use pagemesh::{Dsm, Node, Settings, SharedSlice};
 
 use crate::child::{self, Child, listen, say};
 use system_tests::rig::{self, Rig, until};
@@ -80,6 +81,36 @@ fn a_socket_that_settings_pass_on_is_taken_by_one_node() {
     let again = pagemesh::Dsm::builder().settings(settings).arena_anywhere().join();
     let error = again.err().expect("a refusal").to_string();
     assert!(error.contains("taken by another node"), "{error}");
+    dsm.leave().unwrap();
+}
+
+/// In such a thread the kernel would end the process at the first fault.
+#[test]
+fn a_thread_that_blocks_the_signals_of_page_faults_can_neither_join_nor_allocate() {
+    let rig = Rig::without_daemons(1);
+    let dsm = rig::join(rig.rank(rig::new_program(), 0, None));
+    let refused = |result: pagemesh::Result<()>, name: &str| {
+        let error = result.expect_err("it would die at its first access").to_string();
+        assert!(error.contains(name) && error.contains("unblock"), "{error}");
+    };
+    std::thread::scope(|scope| {
+        let blocked = scope.spawn(|| {
+            for (signal, name) in [(Signal::SIGBUS, "SIGBUS"), (Signal::SIGSEGV, "SIGSEGV")] {
+                let mask = SigSet::from(signal);
+                mask.thread_block().unwrap();
+                refused(dsm.alloc::<u64>("data", 512).map(drop), name);
+                refused(dsm.attach::<u64>("data").map(drop), name);
+                let settings = rig.rank(rig::new_program(), 0, None);
+                refused(Dsm::builder().settings(settings).arena_anywhere().join().map(drop), name);
+                let found = pagemesh::fault::doctor(0x2000_0000_0000, 1 << 28);
+                let bad = found.iter().find(|check| check.name == "signal mask").expect("it looks");
+                assert!(bad.health == Health::Bad && bad.found.contains(name), "{bad:?}");
+                mask.thread_unblock().unwrap();
+            }
+            dsm.alloc::<u64>("data", 512).unwrap().set(0, 1);
+        });
+        blocked.join().unwrap();
+    });
     dsm.leave().unwrap();
 }
 

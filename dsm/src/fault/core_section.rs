@@ -9,6 +9,8 @@ use std::marker::PhantomData;
 
 use nix::sys::signal::{SigSet, SigmaskHow, Signal};
 
+use crate::error::{Error, Result};
+
 thread_local! {
     /// Sections of this thread that are open, one inside the other.
     static SECTIONS: Cell<u32> = const { Cell::new(0) };
@@ -70,7 +72,7 @@ pub(super) struct FaultSection(());
 
 impl FaultSection {
     /// The error says why this thread must not fault now.
-    pub(super) fn enter() -> Result<FaultSection, &'static str> {
+    pub(super) fn enter() -> std::result::Result<FaultSection, &'static str> {
         if SECTIONS.get() > 0 {
             return Err("while it holds the lock of the node's core; this is a bug in the library");
         }
@@ -85,6 +87,27 @@ impl Drop for FaultSection {
     fn drop(&mut self) {
         IN_FAULT.set(false);
     }
+}
+
+/// An error if the calling thread has a signal blocked by which page faults come to it: the kernel would end the
+/// process at the thread's first access to a page that is not here, without a word.
+pub fn check_thread_mask() -> Result<()> {
+    let mask =
+        SigSet::thread_get_mask().map_err(|errno| Error::os("reading the thread's signal mask", errno))?;
+    match blocked_fault_signals(&mask) {
+        None => Ok(()),
+        Some(names) => Err(Error::Invalid(format!(
+            "this thread blocks {names}, by which page faults come: its first access to a page that is not here \
+             would end the process; unblock them in every thread that uses shared memory (pthread_sigmask)"
+        ))),
+    }
+}
+
+/// The names of those in a mask that page faults need.
+pub(super) fn blocked_fault_signals(mask: &SigSet) -> Option<String> {
+    let blocked = [Signal::SIGBUS, Signal::SIGSEGV].into_iter().filter(|signal| mask.contains(*signal));
+    let names: Vec<&str> = blocked.map(Signal::as_str).collect();
+    (!names.is_empty()).then(|| names.join(" and "))
 }
 
 /// Every signal but those that a load or store of the thread itself raises: those would kill the

@@ -6,8 +6,10 @@ use std::ops::Range;
 
 use nix::errno::Errno;
 use nix::sys::resource::{RLIM_INFINITY, Resource, getrlimit};
+use nix::sys::signal::SigSet;
 
 use super::backend::{self, MEND_SIGNAL, MEND_THREAD};
+use super::core_section::blocked_fault_signals;
 use super::map::AppView;
 use super::probe;
 use crate::config::fault::MAPPINGS_DEFAULT;
@@ -40,7 +42,15 @@ pub enum Health {
 
 /// Examines the machine for an arena of `len` bytes at `base`. Leaves nothing changed.
 pub fn doctor(base: usize, len: usize) -> Vec<Check> {
-    vec![backend(), thread_backend(), unprivileged(), mappings(), address_space(len), arena(base, len)]
+    vec![
+        backend(),
+        thread_backend(),
+        unprivileged(),
+        signal_mask(),
+        mappings(),
+        address_space(len),
+        arena(base, len),
+    ]
 }
 
 fn backend() -> Check {
@@ -73,6 +83,23 @@ fn unprivileged() -> Check {
     match read_number("/proc/sys/vm/unprivileged_userfaultfd") {
         Some(value) => ok(NAME, format!("{value} (1 allows PAGEMESH_FAULT=thread to every user)")),
         None => ok(NAME, "not there: this kernel has no userfaultfd, or /proc is hidden".to_owned()),
+    }
+}
+
+/// Programs inherit the mask of the process that starts them.
+fn signal_mask() -> Check {
+    const NAME: &str = "signal mask";
+    let mask = SigSet::thread_get_mask().unwrap_or(SigSet::empty());
+    match blocked_fault_signals(&mask) {
+        None => ok(NAME, "the signals of page faults come through".to_owned()),
+        Some(names) => Check {
+            name: NAME,
+            health: Health::Bad,
+            found: format!("{names} blocked: a program started from here would end at its first page fault"),
+            mend: Some(
+                "unblock them in what started this command, or start programs by `pagemesh run`".to_owned(),
+            ),
+        },
     }
 }
 
