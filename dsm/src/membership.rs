@@ -10,6 +10,7 @@ mod regions;
 mod sound;
 #[cfg(test)]
 mod tests;
+mod uses;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::net::SocketAddr;
@@ -19,8 +20,10 @@ use serde::{Deserialize, Serialize};
 use crate::coherence::{NodeSet, Placement, RegionInfo};
 use crate::config::coherence::CACHE_PAGES_MIN;
 use crate::config::membership::{DEATHS_MAX, EARLY_MAX};
-use crate::page::{EXTENT_PAGES, Epoch, Incarnation, NodeId, PAGE_SIZE, PageId};
+use crate::page::{EXTENT_PAGES, Epoch, GlobalAddr, Incarnation, NodeId, PAGE_SIZE, PageId};
 use coordinator::Coordinator;
+use uses::Uses;
+pub use uses::{RegionUse, Returned};
 
 /// The node that orders all changes.
 pub const COORDINATOR: NodeId = NodeId(0);
@@ -115,6 +118,9 @@ pub struct RegionRecord {
     pub info: RegionInfo,
     /// The program that made it.
     pub program: u64,
+    /// No other region of the cluster has this number, now or later: it tells a stale reference from one that
+    /// leads to the region that took its place.
+    pub generation: u64,
 }
 
 /// What nodes say about membership and regions.
@@ -165,6 +171,24 @@ pub enum Control {
         /// Done, or why not.
         result: Result<(), String>,
     },
+    /// Member to coordinator: a reference is to be opened here, count this node among the region's users.
+    Use {
+        /// The asker's number for this request.
+        op: u64,
+        /// First page of the region.
+        start: PageId,
+        /// Which region it is.
+        generation: u64,
+    },
+    /// Coordinator to asker.
+    UseReply {
+        /// The number of the request.
+        op: u64,
+        /// The region, or why not.
+        result: Result<RegionRecord, String>,
+    },
+    /// Member to coordinator: it uses these no more.
+    Unuse(Vec<Returned>),
     /// Coordinator to members: map this.
     RegionAdded(RegionRecord),
     /// Coordinator to members: nobody uses this any longer.
@@ -213,6 +237,18 @@ pub enum Want {
         element: u64,
         /// Where its homes are, if it is made.
         placement: Placement,
+    },
+}
+
+/// What [`Membership::open`] finds.
+#[derive(Clone, Debug)]
+pub enum Opened {
+    /// This node uses the region: it stays while the share lives.
+    Used(RegionUse),
+    /// The region is there; [`Membership::ask_use`] first.
+    Unused {
+        /// Its first page.
+        start: PageId,
     },
 }
 
@@ -287,6 +323,7 @@ pub struct Membership {
     intro: Introduction,
     view: View,
     regions: BTreeMap<PageId, RegionRecord>,
+    uses: Uses,
     coordinator: Option<Coordinator>,
     /// What overtook the coordinator's welcome.
     early: Vec<Control>,
@@ -302,6 +339,7 @@ impl Membership {
             intro,
             view: View { epoch: Epoch(1), members: vec![me], deaths: VecDeque::new() },
             regions: BTreeMap::new(),
+            uses: Uses::default(),
             coordinator: Some(Coordinator::default()),
             early: Vec::new(),
             actions: VecDeque::from([Action::Joined]),
@@ -316,6 +354,7 @@ impl Membership {
             intro,
             view: View::default(),
             regions: BTreeMap::new(),
+            uses: Uses::default(),
             coordinator: None,
             early: Vec::new(),
             actions: VecDeque::from([Action::SendLink { link: coordinator, control }]),
@@ -370,8 +409,9 @@ impl Membership {
             }
             Control::View(view) if from == Some(COORDINATOR) => self.install(view),
             Control::AllocReply { op, result } if from == Some(COORDINATOR) => {
-                self.actions.push_back(Action::Done { op, result: result.map(Some) });
+                self.on_alloc_reply(op, result)
             }
+            Control::UseReply { op, result } if from == Some(COORDINATOR) => self.on_use_reply(op, result),
             Control::RemoveReply { op, result } if from == Some(COORDINATOR) => {
                 self.actions.push_back(Action::Done { op, result: result.map(|()| None) });
             }
@@ -384,6 +424,8 @@ impl Membership {
             Control::Join(_)
             | Control::Alloc { .. }
             | Control::Remove { .. }
+            | Control::Use { .. }
+            | Control::Unuse(_)
             | Control::RegionAck { .. }
             | Control::Leave
             | Control::Died { .. } => self.handle_as_coordinator(link, from, control),
@@ -393,11 +435,26 @@ impl Membership {
             | Control::View(_)
             | Control::AllocReply { .. }
             | Control::RemoveReply { .. }
+            | Control::UseReply { .. }
             | Control::RegionAdded(_)
             | Control::RegionGone { .. }
             | Control::LeaveAck
             | Control::Shutdown { .. } => {}
         }
+    }
+
+    fn on_alloc_reply(&mut self, op: u64, result: Result<RegionRecord, String>) {
+        if let Ok(record) = &result {
+            self.uses.keep(record);
+        }
+        self.actions.push_back(Action::Done { op, result: result.map(Some) });
+    }
+
+    fn on_use_reply(&mut self, op: u64, result: Result<RegionRecord, String>) {
+        if let Ok(record) = &result {
+            self.uses.grant(record);
+        }
+        self.actions.push_back(Action::Done { op, result: result.map(Some) });
     }
 
     /// Makes or finds a region for this node; ends with [`Action::Done`].
@@ -408,6 +465,35 @@ impl Membership {
     /// Marks a region for removal; ends with [`Action::Done`].
     pub fn remove(&mut self, op: u64, name: String) {
         self.ask(Control::Remove { op, name });
+    }
+
+    /// What a reference to `bytes` bytes at `addr` of the region `generation` leads to; why it leads nowhere.
+    pub fn open(&mut self, addr: GlobalAddr, bytes: u64, generation: u64) -> Result<Opened, String> {
+        let found = self.regions.range(..=PageId::of(addr)).next_back();
+        let inside = found.filter(|(_, record)| {
+            let start = record.info.start.start().0;
+            addr.0.checked_add(bytes).is_some_and(|end| end <= start + record.bytes)
+        });
+        let Some((&start, record)) = inside else { return Err("is in no region of this node".into()) };
+        if record.generation != generation {
+            return Err(format!("is stale: its region is gone, and `{}` lies there now", record.name));
+        }
+        Ok(self.uses.open(start, generation).map_or(Opened::Unused { start }, Opened::Used))
+    }
+
+    /// Makes this node a user of a region; ends with [`Action::Done`], after which [`Membership::open`] finds it
+    /// used.
+    pub fn ask_use(&mut self, op: u64, start: PageId, generation: u64) {
+        self.ask(Control::Use { op, start, generation });
+    }
+
+    /// Gives back what no handle uses any more, in one message. For every heartbeat: what was opened since the
+    /// last one stays.
+    pub fn return_idle_uses(&mut self) {
+        let idle = self.uses.take_idle();
+        if !idle.is_empty() {
+            self.ask(Control::Unuse(idle));
+        }
     }
 
     /// Removes a region for somebody who is no member; true, or why not.
@@ -521,6 +607,7 @@ impl Membership {
 
     fn drop_region(&mut self, start: PageId) {
         if let Some(record) = self.regions.remove(&start) {
+            self.uses.forget(start);
             self.actions.push_back(Action::UnmapRegion(record));
         }
     }

@@ -479,6 +479,19 @@ impl Inner {
         })
     }
 
+    /// Asks the coordinator to count this node among a region's users.
+    fn use_region(&self, start: PageId, generation: u64) -> Result<()> {
+        let outcome = self.call_raw(None, |core, op| {
+            if let Some(membership) = &mut core.core.brain.membership {
+                membership.ask_use(op.0, start, generation);
+            }
+        })?;
+        match outcome {
+            Outcome::Region(result) => result.map(drop).map_err(Error::Refused),
+            Outcome::Coherence(_) | Outcome::Membership => Err(Error::Left),
+        }
+    }
+
     /// Gives the coherence core an event that nobody waits for.
     /// In a forked child it does nothing: what nobody waits for is a hint, or for the parent to say.
     fn cast(&self, input: Input<'_>) {

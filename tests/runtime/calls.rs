@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use pagemesh::page::NodeId;
 use pagemesh::rpc::{ErrorKind, Policy};
-use pagemesh::{Dsm, Placement};
+use pagemesh::{Dsm, Node, Placement};
 
 use crate::counting::{CounterCalls, CounterClient, CounterServer, Counting};
 use system_tests::rig::{self, Rig, until};
@@ -65,9 +65,40 @@ fn a_server_works_on_the_pages_that_a_reference_names() {
         let counter = CounterClient::new(dsm.channel_to(server).unwrap());
         assert_eq!(counter.sum(data.global()).unwrap(), 49_995_000);
         assert_eq!(counter.sum(data.global_range(10..13)).unwrap(), 33);
-        let beyond = pagemesh::rpc::Global::new(data.addr(), 10_001);
+        let beyond = pagemesh::rpc::Global::new(data.addr(), 10_001, data.global().generation());
         assert!(counter.sum(beyond).unwrap_err().to_string().contains("no region"));
     });
+}
+
+/// Three programs: the first makes a region and is gone, the second has opened a reference into it, the third
+/// makes a region of its own.
+#[test]
+fn a_slice_that_was_opened_keeps_its_region_until_it_is_dropped() {
+    let rig = Rig::with_daemons(1, 1);
+    let daemons = rig.start_daemons();
+    let join = || rig::join(rig.rank(rig::new_program(), 0, daemons.first().map(Node::local_addr)));
+    let (maker, opener, other) = (join(), join(), join());
+    let data = maker.alloc::<u64>("data", 1000).unwrap();
+    data.fill(7);
+    let global = data.global_range(10..1000);
+    let opened = opener.globals().open(global).unwrap();
+    drop(data);
+    maker.remove("data").unwrap();
+    maker.leave().unwrap();
+    let others = other.alloc::<u64>("others", 1000).unwrap();
+    others.fill(9);
+    assert!(opened.iter().all(|value| value == 7));
+    opened.fill(8);
+    assert!(others.iter().all(|value| value == 9));
+    assert!(opened.slice(100..200).iter().all(|value| value == 8));
+    drop(opened);
+    // Of another length: refused as long as the first one is there.
+    until("the region goes", || other.alloc::<u64>("data", 5).is_ok());
+    let error = opener.globals().open(global).err().expect("it is gone").to_string();
+    assert!(error.contains("no region"), "{error}");
+    opener.leave().unwrap();
+    other.leave().unwrap();
+    rig::stop(daemons);
 }
 
 #[test]

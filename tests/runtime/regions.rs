@@ -180,7 +180,8 @@ fn a_place_that_is_used_again_reads_zero() {
         dsm.barrier().unwrap();
         dsm.leave().unwrap();
     }
-    let rig = Rig::with_daemons(2, 2);
+    // An arena with one place for it: addresses that no region has had are given out first.
+    let rig = Rig::with_daemons(2, 2).set("arena_size", &(3 * 64 * 4096).to_string());
     let daemons = rig.start_daemons();
     for _ in 0..4 {
         rig.run_program(daemons.first().map(Node::local_addr), fill);

@@ -61,6 +61,17 @@ impl Coordinator {
                 let result = self.remove(shared, &name);
                 self.reply(shared, from, op, result.map(|()| None));
             }
+            (Control::Use { op, start, generation }, Some(from)) => {
+                let result = self.directory.open(start, generation, from);
+                self.reply_use(shared, from, op, result);
+            }
+            (Control::Unuse(returned), Some(from)) => {
+                for returned in returned {
+                    if let Some(start) = self.directory.close(&returned, from) {
+                        self.start_removal(shared, start);
+                    }
+                }
+            }
             (Control::RegionAck { start }, Some(from)) => self.on_region_ack(shared, from, start),
             (Control::Leave, Some(from)) => self.on_leave(shared, from),
             (Control::Died { node, incarnation, how }, Some(_)) => {
@@ -71,6 +82,8 @@ impl Coordinator {
                 Control::Join(_)
                 | Control::Alloc { .. }
                 | Control::Remove { .. }
+                | Control::Use { .. }
+                | Control::Unuse(_)
                 | Control::RegionAck { .. }
                 | Control::Leave
                 | Control::Died { .. }
@@ -79,6 +92,7 @@ impl Coordinator {
                 | Control::View(_)
                 | Control::AllocReply { .. }
                 | Control::RemoveReply { .. }
+                | Control::UseReply { .. }
                 | Control::RegionAdded(_)
                 | Control::RegionGone { .. }
                 | Control::LeaveAck
@@ -289,6 +303,9 @@ impl Coordinator {
         result: Result<Option<RegionRecord>, String>,
     ) {
         if to == COORDINATOR {
+            if let Ok(Some(record)) = &result {
+                shared.uses.keep(record);
+            }
             return shared.actions.push_back(Action::Done { op, result });
         }
         if shared.view.member(to).is_none() {
@@ -300,5 +317,20 @@ impl Coordinator {
             Err(reason) => Control::AllocReply { op, result: Err(reason) },
         };
         shared.actions.push_back(Action::Send { to, control });
+    }
+
+    fn reply_use(
+        &mut self,
+        shared: &mut Membership,
+        to: NodeId,
+        op: u64,
+        result: Result<RegionRecord, String>,
+    ) {
+        if to == COORDINATOR {
+            return shared.on_use_reply(op, result);
+        }
+        if shared.view.member(to).is_some() {
+            shared.actions.push_back(Action::Send { to, control: Control::UseReply { op, result } });
+        }
     }
 }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::{RegionRecord, Want, pages_for};
+use super::{RegionRecord, Returned, Want, pages_for};
 use crate::coherence::{NodeSet, Placement, Quota, RegionInfo};
 use crate::page::{EXTENT_PAGES, NodeId, PAGE_SIZE, PageId};
 
@@ -10,12 +10,19 @@ use crate::page::{EXTENT_PAGES, NodeId, PAGE_SIZE, PageId};
 #[derive(Clone, Default)]
 pub(super) struct Directory {
     regions: BTreeMap<PageId, Entry>,
+    /// Extents from here on have never been given out; 0 before any was.
+    unused_from: u64,
+    /// Regions that were made so far.
+    generations: u64,
 }
 
 #[derive(Clone)]
 struct Entry {
     record: RegionRecord,
+    /// Nodes that made or found it by its name.
     users: NodeSet,
+    /// Nodes that opened references into it, and how often they were granted that.
+    openers: BTreeMap<NodeId, u32>,
     /// To be removed when the last user goes.
     doomed: bool,
     /// Being unmapped; its place is not free yet.
@@ -44,7 +51,12 @@ const NAME_LEN_MAX: usize = 255;
 
 impl Directory {
     pub(super) fn users(&self, start: PageId) -> NodeSet {
-        self.regions.get(&start).map_or(NodeSet::EMPTY, |entry| entry.users)
+        let entry = self.regions.get(&start);
+        entry.map_or(NodeSet::EMPTY, |entry| {
+            let mut users = entry.users;
+            entry.openers.keys().for_each(|node| users.insert(*node));
+            users
+        })
     }
 
     /// The region of that name, made if `want` allows; true if it is new.
@@ -85,9 +97,12 @@ impl Directory {
         let mut info = RegionInfo { start, pages, used, placement, homes: ids, quotas: Vec::new() };
         info.quotas =
             self.find_room(&info, homes).map_err(|why| format!("region `{name}` of {bytes} bytes {why}"))?;
-        let record = RegionRecord { name: name.to_owned(), bytes, element, info, program };
-        let users = NodeSet::only(user);
-        let entry = Entry { record: record.clone(), users, doomed: false, leaving: false };
+        self.generations += 1;
+        self.unused_from = self.unused_from.max(start.0 + pages);
+        let generation = self.generations;
+        let record = RegionRecord { name: name.to_owned(), bytes, element, info, program, generation };
+        let (users, openers) = (NodeSet::only(user), BTreeMap::new());
+        let entry = Entry { record: record.clone(), users, openers, doomed: false, leaving: false };
         self.regions.insert(start, entry);
         Ok((record, true))
     }
@@ -122,8 +137,17 @@ impl Directory {
         Ok(Vec::new())
     }
 
-    /// First fit.
+    /// Addresses that no region has had, so that a pointer into a region that is gone leads nowhere as long as
+    /// possible; when there are no more, the first fit.
     fn find_place(&self, pages: u64, arena: u64) -> Option<PageId> {
+        let fits = |at: u64| {
+            let end = at.checked_add(pages).and_then(|end| end.checked_mul(PAGE_SIZE as u64));
+            end.is_some_and(|end| end <= arena)
+        };
+        let unused = self.unused_from.max(EXTENT_PAGES);
+        if fits(unused) {
+            return Some(PageId(unused));
+        }
         let mut at = EXTENT_PAGES;
         for (start, entry) in &self.regions {
             if start.0 - at >= pages {
@@ -131,8 +155,7 @@ impl Directory {
             }
             at = start.0 + entry.record.info.pages;
         }
-        let end = at.checked_add(pages)?.checked_mul(PAGE_SIZE as u64)?;
-        (end <= arena).then_some(PageId(at))
+        fits(at).then_some(PageId(at))
     }
 
     pub(super) fn remove(&mut self, name: &str) -> Result<Removal, String> {
@@ -141,7 +164,7 @@ impl Directory {
             return Err(format!("there is no region `{name}`"));
         };
         entry.doomed = true;
-        if !entry.users.is_empty() {
+        if entry.is_used() {
             return Ok(Removal::WhenUnused);
         }
         entry.leaving = true;
@@ -153,17 +176,56 @@ impl Directory {
         let mut unused = Vec::new();
         for (&start, entry) in &mut self.regions {
             entry.users.remove(node);
-            if entry.doomed && !entry.leaving && entry.users.is_empty() {
-                entry.leaving = true;
+            entry.openers.remove(&node);
+            if entry.goes_now() {
                 unused.push(start);
             }
         }
         unused
     }
 
+    /// A node opens a reference into a region.
+    pub(super) fn open(
+        &mut self,
+        start: PageId,
+        generation: u64,
+        node: NodeId,
+    ) -> Result<RegionRecord, String> {
+        let entry = self.regions.get_mut(&start);
+        let entry = entry.filter(|entry| entry.record.generation == generation && !entry.leaving);
+        let entry = entry.ok_or_else(|| "the reference is stale: its region is gone".to_owned())?;
+        *entry.openers.entry(node).or_default() += 1;
+        Ok(entry.record.clone())
+    }
+
+    /// A node gives grants back; returns the region if it goes with that.
+    pub(super) fn close(&mut self, returned: &Returned, node: NodeId) -> Option<PageId> {
+        let entry = self.regions.get_mut(&returned.start)?;
+        let grants =
+            entry.openers.get_mut(&node).filter(|_| entry.record.generation == returned.generation)?;
+        *grants = grants.saturating_sub(returned.grants);
+        if *grants == 0 {
+            entry.openers.remove(&node);
+        }
+        entry.goes_now().then_some(returned.start)
+    }
+
     /// The region's place is free again.
     pub(super) fn forget(&mut self, start: PageId) {
         self.regions.remove(&start);
+    }
+}
+
+impl Entry {
+    fn is_used(&self) -> bool {
+        !self.users.is_empty() || !self.openers.is_empty()
+    }
+
+    /// Whether it was to go with its last user, who has gone; it is being unmapped then.
+    fn goes_now(&mut self) -> bool {
+        let goes = self.doomed && !self.leaving && !self.is_used();
+        self.leaving |= goes;
+        goes
     }
 }
 

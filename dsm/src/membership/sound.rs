@@ -15,14 +15,17 @@ impl Control {
                 is_node(*id) && view.is_sound() && regions.iter().all(|record| record.is_sound(arena))
             }
             Control::View(view) => view.is_sound(),
-            Control::RegionAdded(record) | Control::AllocReply { result: Ok(record), .. } => {
-                record.is_sound(arena)
-            }
+            Control::RegionAdded(record)
+            | Control::AllocReply { result: Ok(record), .. }
+            | Control::UseReply { result: Ok(record), .. } => record.is_sound(arena),
             Control::Join(_)
             | Control::JoinRefused(_)
             | Control::Alloc { .. }
             | Control::AllocReply { result: Err(_), .. }
             | Control::Remove { .. }
+            | Control::Use { .. }
+            | Control::UseReply { result: Err(_), .. }
+            | Control::Unuse(_)
             | Control::RemoveReply { .. }
             | Control::RegionGone { .. }
             | Control::RegionAck { .. }
@@ -90,7 +93,8 @@ mod tests {
             homes: vec![NodeId(0), NodeId(1)],
             quotas: Vec::new(),
         };
-        RegionRecord { name: "region".into(), bytes: 3 * PAGE_SIZE as u64, element: 8, info, program: 1 }
+        let bytes = 3 * PAGE_SIZE as u64;
+        RegionRecord { name: "region".into(), bytes, element: 8, info, program: 1, generation: 1 }
     }
 
     #[test]

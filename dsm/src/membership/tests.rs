@@ -18,6 +18,11 @@ fn intro(incarnation: u64, kind: Kind) -> Introduction {
     }
 }
 
+/// In an arena of so many extents, of which the first is never given out.
+fn in_arena(extents: u64, intro: Introduction) -> Introduction {
+    Introduction { arena_size: extents * EXTENT_PAGES * PAGE_SIZE as u64, ..intro }
+}
+
 /// A daemon with this id.
 pub(super) fn member(id: NodeId) -> Member {
     Member { id, intro: intro(u64::from(id.0) + 1, Kind::Daemon) }
@@ -31,19 +36,26 @@ fn rank(rank: u32) -> Kind {
 struct Cluster {
     nodes: Vec<Membership>,
     seen: Vec<Vec<Action>>,
+    extents: u64,
 }
 
 impl Cluster {
     fn new() -> Self {
-        let mut cluster =
-            Cluster { nodes: vec![Membership::coordinator(intro(1, Kind::Daemon))], seen: vec![vec![]] };
+        Cluster::with_extents(1 << 12)
+    }
+
+    /// With an arena of so many extents.
+    fn with_extents(extents: u64) -> Self {
+        let coordinator = Membership::coordinator(in_arena(extents, intro(1, Kind::Daemon)));
+        let mut cluster = Cluster { nodes: vec![coordinator], seen: vec![vec![]], extents };
         cluster.settle();
         cluster
     }
 
     fn join(&mut self, kind: Kind) -> usize {
         let at = self.nodes.len();
-        self.nodes.push(Membership::newcomer(intro(at as u64 + 1, kind), LinkId(0)));
+        let intro = in_arena(self.extents, intro(at as u64 + 1, kind));
+        self.nodes.push(Membership::newcomer(intro, LinkId(0)));
         self.seen.push(vec![]);
         self.settle();
         at
@@ -164,7 +176,8 @@ fn a_region_s_name_fits_a_line_of_a_table() {
 
 #[test]
 fn a_removed_region_goes_with_its_last_user_and_frees_its_place() {
-    let mut cluster = Cluster::new();
+    // Two regions fit.
+    let mut cluster = Cluster::with_extents(3);
     let a = cluster.join(rank(0));
     let b = cluster.join(rank(1));
     let first = cluster.alloc(a, "x", 5000).unwrap();
@@ -174,7 +187,154 @@ fn a_removed_region_goes_with_its_last_user_and_frees_its_place() {
     cluster.nodes[a].leave();
     cluster.settle();
     assert!(cluster.seen[b].contains(&Action::UnmapRegion(first.clone())));
-    assert_eq!(cluster.alloc(b, "y", 5000).unwrap().info.start, first.info.start);
+    let second = cluster.alloc(b, "y", 5000).unwrap();
+    assert_ne!(second.info.start, first.info.start, "there are addresses that no region has had");
+    let third = cluster.alloc(b, "z", 5000).unwrap();
+    assert_eq!(third.info.start, first.info.start);
+    assert_ne!(third.generation, first.generation);
+}
+
+/// Lets the time of two heartbeats pass, so that what no handle uses goes back to the coordinator.
+fn two_heartbeats(cluster: &mut Cluster, node: usize) {
+    for _ in 0..2 {
+        cluster.nodes[node].return_idle_uses();
+        cluster.settle();
+    }
+}
+
+fn open(cluster: &mut Cluster, node: usize, record: &RegionRecord) -> Result<Opened, String> {
+    cluster.nodes[node].open(record.info.start.start(), record.bytes, record.generation)
+}
+
+/// The share of a node that uses the region.
+fn share(cluster: &mut Cluster, node: usize, record: &RegionRecord) -> RegionUse {
+    match open(cluster, node, record) {
+        Ok(Opened::Used(share)) => share,
+        other => panic!("{other:?}"),
+    }
+}
+
+/// Opens a reference on a node that does not use the region yet.
+fn use_first(cluster: &mut Cluster, node: usize, record: &RegionRecord) -> RegionUse {
+    assert!(
+        matches!(open(cluster, node, record), Ok(Opened::Unused { start }) if start == record.info.start)
+    );
+    cluster.nodes[node].ask_use(9, record.info.start, record.generation);
+    cluster.settle();
+    assert_eq!(cluster.seen[node].last(), Some(&Action::Done { op: 9, result: Ok(Some(record.clone())) }));
+    share(cluster, node, record)
+}
+
+#[test]
+fn a_region_stays_until_the_last_handle_on_an_opened_reference_is_dropped() {
+    let mut cluster = Cluster::new();
+    let (a, b) = (cluster.join(rank(0)), cluster.join(rank(1)));
+    let region = cluster.alloc(a, "x", 5000).unwrap();
+    let share = use_first(&mut cluster, b, &region);
+    cluster.nodes[a].remove(6, "x".into());
+    cluster.nodes[a].leave();
+    two_heartbeats(&mut cluster, b);
+    let gone = Action::UnmapRegion(region.clone());
+    assert!(!cluster.seen[b].contains(&gone), "b uses it");
+    let clone = share.clone();
+    drop(share);
+    two_heartbeats(&mut cluster, b);
+    assert!(!cluster.seen[b].contains(&gone), "b uses it still");
+    drop(clone);
+    two_heartbeats(&mut cluster, b);
+    assert!(cluster.seen[b].contains(&gone));
+    assert!(open(&mut cluster, b, &region).is_err());
+}
+
+#[test]
+fn a_region_goes_when_the_node_that_opened_a_reference_dies() {
+    let mut cluster = Cluster::new();
+    let (a, b) = (cluster.join(rank(0)), cluster.join(rank(1)));
+    let region = cluster.alloc(a, "x", 5000).unwrap();
+    let _share = use_first(&mut cluster, b, &region);
+    cluster.nodes[a].remove(6, "x".into());
+    cluster.nodes[a].leave();
+    cluster.settle();
+    assert!(!cluster.seen[0].contains(&Action::UnmapRegion(region.clone())));
+    let id = cluster.nodes[b].me().unwrap();
+    cluster.nodes[0].suspect(id, Incarnation(b as u64 + 1), "killed".into());
+    cluster.settle();
+    assert!(cluster.seen[0].contains(&Action::UnmapRegion(region)));
+}
+
+#[test]
+fn a_region_that_a_node_uses_is_opened_without_a_message() {
+    let mut cluster = Cluster::new();
+    let (a, b) = (cluster.join(rank(0)), cluster.join(rank(1)));
+    let region = cluster.alloc(a, "x", 5000).unwrap();
+    drop(use_first(&mut cluster, b, &region));
+    for node in [0, a, b] {
+        cluster.seen[node].clear();
+    }
+    // One that made it, and one that opens a reference in each call: some calls in each heartbeat.
+    for _ in 0..5 {
+        drop((share(&mut cluster, a, &region), share(&mut cluster, b, &region)));
+        drop(share(&mut cluster, b, &region));
+        cluster.nodes[a].return_idle_uses();
+        cluster.nodes[b].return_idle_uses();
+        cluster.settle();
+    }
+    assert!(cluster.seen.iter().all(Vec::is_empty), "{:?}", cluster.seen);
+    // All uses go back in one message.
+    let other = cluster.alloc(a, "y", 5000).unwrap();
+    drop((use_first(&mut cluster, b, &other), share(&mut cluster, b, &region)));
+    cluster.seen[b].clear();
+    two_heartbeats(&mut cluster, b);
+    assert!(
+        matches!(&cluster.seen[b][..], [Action::Send { control: Control::Unuse(all), .. }] if all.len() == 2)
+    );
+}
+
+/// Messages overtake each other: the coordinator hears of the second use before it hears that the first was given
+/// back.
+#[test]
+fn a_use_counts_that_overtakes_the_return_of_an_earlier_one() {
+    let mut cluster = Cluster::new();
+    let (a, b) = (cluster.join(rank(0)), cluster.join(rank(1)));
+    let region = cluster.alloc(a, "x", 5000).unwrap();
+    drop(use_first(&mut cluster, b, &region));
+    cluster.nodes[b].return_idle_uses();
+    cluster.nodes[b].return_idle_uses();
+    let Some(Action::Send { control: late @ Control::Unuse(_), .. }) = cluster.nodes[b].poll_action() else {
+        panic!("it is given back");
+    };
+    let share = use_first(&mut cluster, b, &region);
+    let id = cluster.nodes[b].me();
+    cluster.nodes[0].handle(LinkId(b as u64), id, late);
+    cluster.nodes[a].remove(6, "x".into());
+    cluster.nodes[a].leave();
+    cluster.settle();
+    assert!(!cluster.seen[b].contains(&Action::UnmapRegion(region.clone())), "b uses it");
+    drop(share);
+    two_heartbeats(&mut cluster, b);
+    assert!(cluster.seen[b].contains(&Action::UnmapRegion(region)));
+}
+
+#[test]
+fn a_reference_to_a_region_that_is_gone_does_not_lead_into_its_successor() {
+    // One region fits.
+    let mut cluster = Cluster::with_extents(2);
+    let (a, b) = (cluster.join(rank(0)), cluster.join(rank(1)));
+    let gone = cluster.alloc(a, "x", 5000).unwrap();
+    cluster.nodes[a].remove(6, "x".into());
+    cluster.nodes[a].leave();
+    cluster.settle();
+    let present = cluster.alloc(b, "y", 5000).unwrap();
+    assert_eq!(present.info.start, gone.info.start, "it has the same addresses");
+    let error = open(&mut cluster, b, &gone).unwrap_err();
+    assert!(error.contains("stale") && error.contains("`y`"), "{error}");
+    // Nor where the opener has not heard of it yet.
+    cluster.nodes[b].ask_use(9, gone.info.start, gone.generation);
+    cluster.settle();
+    let refused =
+        |action: &Action| matches!(action, Action::Done { op: 9, result: Err(why) } if why.contains("stale"));
+    assert!(cluster.seen[b].last().is_some_and(refused), "{:?}", cluster.seen[b].last());
+    share(&mut cluster, b, &present);
 }
 
 #[test]
@@ -205,9 +365,10 @@ fn a_death_of_an_earlier_incarnation_changes_nothing() {
 /// Node 1 asks for a region that is removed, and dies before node 2 has mapped it.
 #[test]
 fn a_removal_does_not_take_the_acknowledgements_of_an_allocation() {
-    let mut coordinator = Membership::coordinator(intro(1, Kind::Daemon));
+    // Two regions fit.
+    let mut coordinator = Membership::coordinator(in_arena(3, intro(1, Kind::Daemon)));
     for node in [1, 2] {
-        let newcomer = intro(node + 1, rank(node as u32 - 1));
+        let newcomer = in_arena(3, intro(node + 1, rank(node as u32 - 1)));
         coordinator.handle(LinkId(node), None, Control::Join(newcomer));
     }
     let (one, two) = (NodeId(1), NodeId(2));

@@ -265,6 +265,9 @@ impl Core {
             brain.peers.closed(session);
         }
         self.close_silent_guests(now);
+        if let Some(membership) = &mut self.brain.membership {
+            membership.return_idle_uses();
+        }
         let brain = &mut self.brain;
         let members: SmallVec<[(NodeId, SessionHandle); 8]> = brain.peers.members().collect();
         for (node, session) in members {

@@ -34,7 +34,7 @@ use crate::coherence::OpId;
 use crate::error::{Error, Result};
 use crate::fault::{CoreSection, asynchronous};
 use crate::fork;
-use crate::membership::{Member, Membership};
+use crate::membership::{Member, Membership, Opened, RegionUse};
 use crate::net::{self, Priority, SessionHandle};
 use crate::page::{GlobalAddr, NodeId, Time};
 use crate::rpc::{CallSection, Channel, Endpoint, GUEST, PeerId, SendError, Signal, Transport, is_message};
@@ -472,17 +472,23 @@ impl Node {
         self.inner.with_core(|core| core.brain.peer(node))
     }
 
-    /// Whether all of these bytes lie in one region.
-    pub fn is_in_region(&self, addr: GlobalAddr, bytes: u64) -> bool {
-        self.inner.with_core(|core| {
-            core.brain.membership.as_ref().is_some_and(|membership| {
-                membership.regions().any(|record| {
-                    let start = record.info.start.start().0;
-                    let end = addr.0.checked_add(bytes);
-                    addr.0 >= start && end.is_some_and(|end| end <= start + record.bytes)
-                })
-            })
-        })
+    /// Makes this node a user of the region `generation`, in which all of these bytes must lie; it uses the region
+    /// while the share lives.
+    pub(crate) fn open_region(&self, addr: GlobalAddr, bytes: u64, generation: u64) -> Result<RegionUse> {
+        fork::check()?;
+        loop {
+            let opened = self.inner.with_core(|core| {
+                let membership = core.brain.membership.as_mut().filter(|_| !core.brain.closed);
+                let opened = membership.ok_or(Error::Left)?.open(addr, bytes, generation);
+                opened
+                    .map_err(|why| Error::Invalid(format!("a reference to {bytes} bytes at {addr:?} {why}")))
+            })?;
+            match opened {
+                Opened::Used(share) => return Ok(share),
+                // Once more: a node that was stopped meanwhile may have given the use back.
+                Opened::Unused { start } => self.inner.use_region(start, generation)?,
+            }
+        }
     }
 
     /// The way to the interfaces of one member.

@@ -426,13 +426,14 @@ impl<K: Wire + Ord, V: Wire> Wire for BTreeMap<K, V> {
 pub struct Global<T> {
     addr: GlobalAddr,
     len: u64,
+    generation: u64,
     element: PhantomData<fn() -> T>,
 }
 
 impl<T> Global<T> {
-    /// Refers to `len` elements at `addr`.
-    pub fn new(addr: GlobalAddr, len: u64) -> Self {
-        Global { addr, len, element: PhantomData }
+    /// Refers to `len` elements at `addr`, in the region whose number is `generation`.
+    pub fn new(addr: GlobalAddr, len: u64, generation: u64) -> Self {
+        Global { addr, len, generation, element: PhantomData }
     }
 
     /// Where the first element is.
@@ -449,6 +450,12 @@ impl<T> Global<T> {
     pub fn is_empty(&self) -> bool {
         self.len == 0
     }
+
+    /// The number of the region, which no other region of the cluster has, now or later. A reference to a region
+    /// that is gone is told by it from one to the region that lies there since.
+    pub fn generation(&self) -> u64 {
+        self.generation
+    }
 }
 
 impl<T> Wire for Global<T> {
@@ -456,10 +463,11 @@ impl<T> Wire for Global<T> {
     fn encode(&self, out: &mut Vec<u8>) {
         self.addr.0.encode(out);
         self.len.encode(out);
+        self.generation.encode(out);
     }
     fn decode(from: &mut Decoder<'_>) -> Result<Self, DecodeError> {
         let addr = GlobalAddr(u64::decode(from)?);
-        Ok(Global::new(addr, u64::decode(from)?))
+        Ok(Global::new(addr, u64::decode(from)?, u64::decode(from)?))
     }
 }
 
@@ -473,7 +481,7 @@ impl<T> Copy for Global<T> {}
 
 impl<T> PartialEq for Global<T> {
     fn eq(&self, other: &Self) -> bool {
-        (self.addr, self.len) == (other.addr, other.len)
+        (self.addr, self.len, self.generation) == (other.addr, other.len, other.generation)
     }
 }
 

@@ -9,7 +9,7 @@ use super::element::{Element, Pod};
 use crate::config::node::{COPY_AHEAD, COPY_PART};
 use crate::error::{Error, Result};
 use crate::fork;
-use crate::membership::RegionRecord;
+use crate::membership::{RegionRecord, RegionUse};
 use crate::node::Node;
 use crate::page::{Access, GlobalAddr, PageId};
 
@@ -47,7 +47,16 @@ pub struct SharedSlice<T> {
     addr: GlobalAddr,
     start: *mut T,
     len: usize,
+    region: Region,
     _element: PhantomData<T>,
+}
+
+/// The region that a handle leads into.
+#[derive(Clone)]
+pub(super) struct Region {
+    pub(super) generation: u64,
+    /// Keeps the region while the handle lives, on a node that did not make or find it by its name.
+    pub(super) _used: Option<RegionUse>,
 }
 
 // SAFETY: the handle is an address; all safe accesses through it are atomic, on values that may be sent to
@@ -60,7 +69,7 @@ unsafe impl<T: Send + Sync> Sync for SharedSlice<T> {}
 
 impl<T> Clone for SharedSlice<T> {
     fn clone(&self) -> Self {
-        SharedSlice { node: self.node.clone(), ..*self }
+        SharedSlice { node: self.node.clone(), region: self.region.clone(), ..*self }
     }
 }
 
@@ -71,14 +80,20 @@ impl<T: Element> SharedSlice<T> {
             .pointer(addr)
             .ok_or_else(|| Error::Invalid("this node has no view of shared memory".into()))?
             .cast::<T>();
-        Self::from_parts(node, addr, start, record.bytes as usize / size_of::<T>())
+        let region = Region { generation: record.generation, _used: None };
+        Self::from_parts(node, region, (addr, start), record.bytes as usize / size_of::<T>())
     }
 
-    pub(super) fn from_parts(node: Arc<Node>, addr: GlobalAddr, start: *mut T, len: usize) -> Result<Self> {
+    pub(super) fn from_parts(
+        node: Arc<Node>,
+        region: Region,
+        (addr, start): (GlobalAddr, *mut T),
+        len: usize,
+    ) -> Result<Self> {
         if !start.is_aligned() {
             return Err(Error::Invalid("elements need more alignment than their address has".into()));
         }
-        Ok(SharedSlice { node, addr, start, len, _element: PhantomData })
+        Ok(SharedSlice { node, addr, start, len, region, _element: PhantomData })
     }
 
     /// Number of elements.
@@ -127,6 +142,7 @@ impl<T: Element> SharedSlice<T> {
             addr: self.addr_of(elements.start),
             start: self.start.wrapping_add(elements.start),
             len,
+            region: self.region.clone(),
             _element: PhantomData,
         }
     }
@@ -154,6 +170,11 @@ impl<T: Element> SharedSlice<T> {
 
     pub(super) fn addr_of(&self, index: usize) -> GlobalAddr {
         GlobalAddr(self.addr.0 + (index * size_of::<T>()) as u64)
+    }
+
+    /// The number of the region that the elements lie in.
+    pub(super) fn generation(&self) -> u64 {
+        self.region.generation
     }
 
     pub(crate) fn node(&self) -> &Arc<Node> {

@@ -465,7 +465,7 @@ fn a_request_that_was_lost_with_its_session_is_sent_again() {
 #[test]
 fn a_long_call_shows_that_it_lives_and_is_given_up_in_silence() {
     let pair = Pair::by_hand();
-    let mut call = pair.calls().train(Global::new(GlobalAddr(0), 1));
+    let mut call = pair.calls().train(Global::new(GlobalAddr(0), 1, 1));
     pair.deliver();
     for _ in 0..30 {
         pair.network.advance(Span::from_ms(1_000));

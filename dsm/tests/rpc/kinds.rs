@@ -98,7 +98,7 @@ fn a_oneway_call_brings_nothing_back() {
 #[test]
 fn a_long_call_reports_how_far_it_is() {
     let pair = Pair::by_hand();
-    let call = pair.calls().train(Global::new(GlobalAddr(0x1000), 5));
+    let call = pair.calls().train(Global::new(GlobalAddr(0x1000), 5, 1));
     assert_eq!(call.progress(), None);
     pair.network.settle();
     assert!(call.is_done());
@@ -161,9 +161,9 @@ fn policies_choose_the_server() {
     assert_eq!(to(&least.func1(1)), third, "the other one has a call in flight");
     drop(first);
     pair.network.take_queue(|_| true);
-    assert_eq!(to(&turns.train(Global::new(GlobalAddr(0x2000), 1))), third, "where the page lives");
+    assert_eq!(to(&turns.train(Global::new(GlobalAddr(0x2000), 1, 1))), third, "where the page lives");
     pair.network.take_queue(|_| true);
-    assert_eq!(to(&turns.train(Global::new(GlobalAddr(0x2000), 1))), third, "where the page lives");
+    assert_eq!(to(&turns.train(Global::new(GlobalAddr(0x2000), 1, 1))), third, "where the page lives");
 }
 
 /// An executor of a few lines: it polls when it was woken, and delivers messages in between.

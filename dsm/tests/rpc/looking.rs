@@ -45,7 +45,7 @@ fn a_method_is_called_in_json_as_the_stubs_would_call_it() {
     assert_eq!(stats, json!({"samples": 1, "mean": 4.0}));
     let sum = json!({"small": [1, 2], "flags": {"-7": true}, "f": 1.0, "type": true, "self": 2});
     assert_eq!(call("sum", sum).unwrap(), json!(8));
-    let model = call("train", json!({"data": {"addr": 4096, "len": 2}})).unwrap();
+    let model = call("train", json!({"data": {"addr": 4096, "len": 2, "generation": 1}})).unwrap();
     assert_eq!(model, json!({"weights": [2.0]}));
 }
 

@@ -173,9 +173,10 @@ fn read_single(ty: &Type, from: &mut Decoder<'_>, budget: &mut Budget) -> Result
             Value::String(digits)
         }
         Type::Global(_) => {
-            // An object of two numbers, each with its name.
-            budget.charge(2 * (size_of::<String>() + size_of::<Value>()))?;
-            json!({ "addr": u64::decode(from)?, "len": u64::decode(from)? })
+            // An object of three numbers, each with its name.
+            budget.charge(3 * (size_of::<String>() + size_of::<Value>()))?;
+            let (addr, len, generation) = (u64::decode(from)?, u64::decode(from)?, u64::decode(from)?);
+            json!({ "addr": addr, "len": len, "generation": generation })
         }
         // `void` has no bytes: a list of it would be read for ever. The others hold values.
         Type::Void | Type::Named(_) | Type::Array(..) | Type::List(_) | Type::Map(..) | Type::Optional(_) => {

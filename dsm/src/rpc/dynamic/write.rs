@@ -97,7 +97,7 @@ impl Dynamic {
                 self.write(inner, value, levels, out)?;
             }
             Type::Global(_) => {
-                for part in ["addr", "len"] {
+                for part in ["addr", "len", "generation"] {
                     let number = unsigned::<u64>(&value[part], "uint64");
                     number.map_err(|misfit| misfit.inside(&format!(".{part}")))?.encode(out);
                 }
