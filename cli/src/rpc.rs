@@ -85,7 +85,9 @@ fn call(admin: &Admin, call: &RpcCall) -> Result<i32, Trouble> {
             Ok(FAILED)
         }
         Err(DynamicError::Failed(error)) => Err(failed(error)),
-        Err(error @ DynamicError::TooMany) => Err(Trouble::failed(error.to_string())),
+        Err(error @ (DynamicError::TooMany | DynamicError::TooLarge | DynamicError::TooDeep)) => {
+            Err(Trouble::failed(error.to_string()))
+        }
         Err(
             error @ (DynamicError::Description(_) | DynamicError::NoMethod(_) | DynamicError::Arguments(_)),
         ) => Err(not_called(error)),
