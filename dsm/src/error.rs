@@ -80,11 +80,21 @@ impl fmt::Debug for Error {
 
 impl Error {
     /// An [`Error::Os`] with the operation's name.
+    ///
+    /// ```
+    /// let error = pagemesh::Error::os("read the input", std::io::ErrorKind::NotFound);
+    /// assert!(error.to_string().starts_with("read the input: "));
+    /// ```
     pub fn os(what: impl Into<String>, source: impl Into<io::Error>) -> Error {
         Error::Os { what: what.into(), source: source.into() }
     }
 
     /// An [`Error::Call`]. Generated stubs convert the errors of their methods by it.
+    ///
+    /// ```
+    /// let error = pagemesh::Error::call(std::fmt::Error);
+    /// assert!(matches!(error, pagemesh::Error::Call(_)));
+    /// ```
     pub fn call(error: impl std::error::Error + Send + Sync + 'static) -> Error {
         Error::Call(Box::new(error))
     }

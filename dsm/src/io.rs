@@ -13,6 +13,17 @@ use crate::config::fault::BOUNCE_LEN;
 ///
 /// # Safety
 /// The bytes from `to` on are shared memory, and no other thread or node accesses them meanwhile.
+///
+/// ```
+/// # use pagemesh::prelude::*;
+/// # let dsm = Dsm::builder().arena_anywhere().join()?;
+/// let data = dsm.alloc::<u8>("data", 5)?;
+/// // SAFETY: five bytes of the region, which only this rank uses now.
+/// let read = unsafe { pagemesh::io::read(&mut &b"hello"[..], data.as_mut_ptr(), 5) };
+/// assert_eq!((read.unwrap(), data.get(4)), (5, b'o'));
+/// # dsm.leave()?;
+/// # Ok::<(), Error>(())
+/// ```
 pub unsafe fn read(input: &mut impl Read, to: *mut u8, len: usize) -> io::Result<usize> {
     let mut bounce = vec![0; len.min(BOUNCE_LEN)];
     let part = input.read(&mut bounce)?;
@@ -26,6 +37,17 @@ pub unsafe fn read(input: &mut impl Read, to: *mut u8, len: usize) -> io::Result
 ///
 /// # Safety
 /// As for [`read`].
+///
+/// ```
+/// # use pagemesh::prelude::*;
+/// # let dsm = Dsm::builder().arena_anywhere().join()?;
+/// let data = dsm.alloc::<u8>("data", 5)?;
+/// // SAFETY: five bytes of the region, which only this rank uses now.
+/// let read = unsafe { pagemesh::io::read_exact(&mut &b"hel"[..], data.as_mut_ptr(), 5) };
+/// assert!(read.is_err(), "the input is too short");
+/// # dsm.leave()?;
+/// # Ok::<(), Error>(())
+/// ```
 pub unsafe fn read_exact(input: &mut impl Read, to: *mut u8, len: usize) -> io::Result<()> {
     let mut bounce = vec![0; len.min(BOUNCE_LEN)];
     let mut done = 0;
@@ -48,6 +70,17 @@ pub unsafe fn read_exact(input: &mut impl Read, to: *mut u8, len: usize) -> io::
 ///
 /// # Safety
 /// The bytes from `from` on are shared memory, and no other thread or node writes them meanwhile.
+///
+/// ```
+/// # use pagemesh::prelude::*;
+/// # let dsm = Dsm::builder().arena_anywhere().join()?;
+/// let (data, mut file) = (dsm.alloc::<u8>("data", 5)?, Vec::new());
+/// // SAFETY: five bytes of the region, which no rank writes now.
+/// let written = unsafe { pagemesh::io::write(&mut file, data.as_ptr(), 5) };
+/// assert_eq!((written.unwrap(), file), (5, vec![0; 5]));
+/// # dsm.leave()?;
+/// # Ok::<(), Error>(())
+/// ```
 pub unsafe fn write(output: &mut impl Write, from: *const u8, len: usize) -> io::Result<usize> {
     let mut bounce = vec![0; len.min(BOUNCE_LEN)];
     // SAFETY: the buffer is no longer than `len`, and the caller vouches for the source.
@@ -59,6 +92,17 @@ pub unsafe fn write(output: &mut impl Write, from: *const u8, len: usize) -> io:
 ///
 /// # Safety
 /// As for [`write()`].
+///
+/// ```
+/// # use pagemesh::prelude::*;
+/// # let dsm = Dsm::builder().arena_anywhere().join()?;
+/// let (data, mut file) = (dsm.alloc::<u8>("data", 100_000)?, Vec::new());
+/// // SAFETY: all bytes of the region, which no rank writes now.
+/// unsafe { pagemesh::io::write_all(&mut file, data.as_ptr(), data.len()) }.unwrap();
+/// assert_eq!(file.len(), 100_000);
+/// # dsm.leave()?;
+/// # Ok::<(), Error>(())
+/// ```
 pub unsafe fn write_all(output: &mut impl Write, from: *const u8, len: usize) -> io::Result<()> {
     let mut bounce = vec![0; len.min(BOUNCE_LEN)];
     let mut done = 0;

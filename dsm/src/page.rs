@@ -14,6 +14,10 @@ pub const EXTENT_PAGES: u64 = 64;
 
 /// A node (one process of the cluster): a slot below [`crate::config::NODES_MAX`]. Slots are reused
 /// after a node has left; the pair (slot, [`Incarnation`]) never is.
+///
+/// ```
+/// assert_eq!(pagemesh::NodeId(3).to_string(), "node 3");
+/// ```
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize)]
 pub struct NodeId(pub u16);
 
@@ -36,6 +40,16 @@ pub struct PageId(pub u64);
 pub struct ExtentId(pub u64);
 
 /// Byte offset in the arena; valid on every node, whatever base its arena is mapped at.
+///
+/// ```
+/// # use pagemesh::prelude::*;
+/// # let dsm = Dsm::builder().arena_anywhere().join()?;
+/// let list = dsm.alloc::<u64>("list", 2)?;
+/// list.set(0, list.addr().0); // a reference that every rank understands
+/// assert_eq!(GlobalAddr(list.get(0)), list.addr());
+/// # dsm.leave()?;
+/// # Ok::<(), Error>(())
+/// ```
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize)]
 pub struct GlobalAddr(pub u64);
 

@@ -1,13 +1,31 @@
-//! Calls between nodes: what the stubs of `rpcgen` link against. Interface files become a client that
-//! looks like a local call and a trait to implement; this is what runs between the two.
+//! Calls between nodes. An interface file becomes a client whose methods look like local ones, and a trait to
+//! implement; this module is what runs between the two. A call takes one message each way, and no thread
+//! besides the caller's and the one that received it at the server.
 //!
-//! Two cores that are plain values decide (`client`: what is open; `server`: what was seen, waits and
-//! runs); [`Endpoint`] is the shell around both, one per node. What carries the messages is a
-//! [`Transport`], what names the servers a [`Registry`]; nothing here knows the node, its sockets or its
-//! memory. A call takes one message each way, and no thread besides the caller's and the one that
-//! received it at the server.
+//! A program writes `greeter.idl`, has its build script call `pagemesh_rpcgen::compile("greeter.idl")`, and takes
+//! the stubs in by `pagemesh::include_idl!("greeter" as greeter)`; `docs/idl.md` has the language.
+//!
+//! ```
+//! # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/doc/greeter.rs.in"));
+//! use pagemesh::prelude::*;
+//! use pagemesh::rpc::Policy;
+//!
+//! fn main() -> pagemesh::Result<()> {
+//!     let dsm = Dsm::builder().arena_anywhere().join()?;
+//!     // `Polite` implements the generated trait `greeter::Greeter`. Every member knows the server on return.
+//!     dsm.serve(greeter::GreeterServer(Polite { globals: dsm.globals() }), 64)?;
+//!
+//!     let client = greeter::GreeterClient::new(dsm.channel(Policy::RoundRobin));
+//!     assert_eq!(client.greet("Ada")?, "hello, Ada");
+//!     dsm.leave()
+//! }
+//! ```
 //!
 //! The bytes, and what a client is promised, are in `docs/rpc.md`.
+
+// Two cores that are plain values decide (`client`: what is open; `server`: what was seen, waits and runs);
+// `Endpoint` is the shell around both, one a node. A `Transport` carries the messages, a `Registry` names the
+// servers; nothing here knows the node, its sockets or its memory.
 
 mod call;
 mod channel;
@@ -35,12 +53,12 @@ mod workers;
 pub use call::{Call, Streaming};
 pub use channel::{Channel, Policy};
 pub use client::Progress;
-pub use context::{Context, Reply, Sink};
+pub use context::{Context, Sink};
 pub use endpoint::{Batch, Endpoint};
 pub use error::{Error, ErrorKind, Result};
 pub use interface::Service;
 pub use transport::PeerId;
-pub use wire::{Global, Outside};
+pub use wire::Global;
 
 // For generated stubs.
 #[doc(hidden)]
@@ -48,12 +66,15 @@ pub use crate::codec::DecodeError;
 #[doc(hidden)]
 pub use channel::Prepared;
 #[doc(hidden)]
+pub use context::Reply;
+#[doc(hidden)]
 pub use error::MethodError;
 #[doc(hidden)]
 pub use interface::{Interface, Kind, Method};
 #[doc(hidden)]
 pub use wire::{
-    Decoder, Field, Shape, Wire, begin_frame, end_frame, put_bytes, put_field, put_list, put_str, put_variant,
+    Decoder, Field, Outside, Shape, Wire, begin_frame, end_frame, put_bytes, put_field, put_list, put_str,
+    put_variant,
 };
 
 // For whoever carries calls: the node, guests, tests.

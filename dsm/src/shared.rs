@@ -28,6 +28,19 @@ pub use element::{Element, Pod, Untagged};
 pub use slice::SharedSlice;
 
 /// A rank's membership of the cluster. Dropping it leaves; [`Dsm::leave`] does so and tells of errors.
+///
+/// ```
+/// # use pagemesh::prelude::*;
+/// # let dsm = Dsm::builder().arena_anywhere().join()?;
+/// let squares = dsm.alloc::<u64>("squares", 100)?;
+/// for i in dsm.my_block(squares.len()) {
+///     squares.set(i, (i * i) as u64);
+/// }
+/// dsm.barrier()?;
+/// assert_eq!(squares.get(99), 9801);
+/// # dsm.leave()?;
+/// # Ok::<(), Error>(())
+/// ```
 pub struct Dsm {
     node: Arc<Node>,
     rank: u32,
@@ -35,6 +48,16 @@ pub struct Dsm {
 }
 
 /// What a node has done since it joined; differences of two readings tell of what lay between.
+///
+/// ```
+/// # use pagemesh::prelude::*;
+/// # let dsm = Dsm::builder().arena_anywhere().join()?;
+/// let before = dsm.stats();
+/// dsm.alloc::<u64>("data", 1)?.set(0, 1);
+/// println!("{} faults by stores", dsm.stats().write_faults - before.write_faults);
+/// # dsm.leave()?;
+/// # Ok::<(), Error>(())
+/// ```
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, serde::Serialize, serde::Deserialize)]
 pub struct Stats {
     /// Faults by loads.
@@ -81,21 +104,57 @@ impl Stats {
 
 impl Dsm {
     /// Starts to describe how to join.
+    ///
+    /// ```
+    /// use pagemesh::Dsm;
+    ///
+    /// let dsm = Dsm::builder().from_env()?.join()?;
+    /// println!("rank {} of {}", dsm.rank(), dsm.ranks());
+    /// dsm.leave()?;
+    /// # Ok::<(), pagemesh::Error>(())
+    /// ```
     pub fn builder() -> Builder {
         Builder::default()
     }
 
     /// This rank, from 0.
+    ///
+    /// ```
+    /// # use pagemesh::prelude::*;
+    /// # let dsm = Dsm::builder().arena_anywhere().join()?;
+    /// assert!(dsm.rank() < dsm.ranks());
+    /// # dsm.leave()?;
+    /// # Ok::<(), Error>(())
+    /// ```
     pub fn rank(&self) -> u32 {
         self.rank
     }
 
     /// Ranks of the program.
+    ///
+    /// ```
+    /// # use pagemesh::prelude::*;
+    /// # let dsm = Dsm::builder().arena_anywhere().join()?;
+    /// let next = (dsm.rank() + 1) % dsm.ranks();
+    /// # assert_eq!(next, 0);
+    /// # dsm.leave()?;
+    /// # Ok::<(), Error>(())
+    /// ```
     pub fn ranks(&self) -> u32 {
         self.ranks
     }
 
     /// Whether this is rank 0.
+    ///
+    /// ```
+    /// # use pagemesh::prelude::*;
+    /// # let dsm = Dsm::builder().arena_anywhere().join()?;
+    /// if dsm.is_root() {
+    ///     println!("said once");
+    /// }
+    /// # dsm.leave()?;
+    /// # Ok::<(), Error>(())
+    /// ```
     pub fn is_root(&self) -> bool {
         self.rank == 0
     }
@@ -264,6 +323,16 @@ impl Dsm {
     }
 
     /// [`alloc`](Dsm::alloc) with a rule for the pages' homes, which counts if the region is made.
+    ///
+    /// ```
+    /// # use pagemesh::prelude::*;
+    /// # let dsm = Dsm::builder().arena_anywhere().join()?;
+    /// // One block of pages for each daemon.
+    /// let matrix = dsm.alloc_with::<f64>("matrix", 1000 * 1000, Placement::Block)?;
+    /// # assert_eq!(matrix.len(), 1_000_000);
+    /// # dsm.leave()?;
+    /// # Ok::<(), Error>(())
+    /// ```
     pub fn alloc_with<T: Element>(
         &self,
         name: &str,
@@ -284,53 +353,144 @@ impl Dsm {
     }
 
     /// Finds the region `name`, of any length, which may be an earlier program's.
+    ///
+    /// ```
+    /// # use pagemesh::prelude::*;
+    /// # let dsm = Dsm::builder().arena_anywhere().join()?;
+    /// dsm.alloc::<u32>("data", 8)?;
+    /// assert_eq!(dsm.attach::<u32>("data")?.len(), 8);
+    /// assert!(dsm.attach::<u32>("no such region").is_err());
+    /// # dsm.leave()?;
+    /// # Ok::<(), Error>(())
+    /// ```
     pub fn attach<T: Element>(&self, name: &str) -> Result<SharedSlice<T>> {
         let record = self.node.attach(name, size_of::<T>() as u64)?;
         SharedSlice::new(self.node.clone(), &record)
     }
 
     /// Marks the region for removal: it goes when the last rank that uses it has left.
+    ///
+    /// ```
+    /// # use pagemesh::prelude::*;
+    /// # let dsm = Dsm::builder().arena_anywhere().join()?;
+    /// dsm.alloc::<u8>("scratch", 100)?;
+    /// dsm.remove("scratch")?;
+    /// # dsm.leave()?;
+    /// # Ok::<(), Error>(())
+    /// ```
     pub fn remove(&self, name: &str) -> Result<()> {
         self.node.remove(name)
     }
 
     /// Makes or finds a value behind a lock that all ranks share; a new one is zero.
+    ///
+    /// ```
+    /// # use pagemesh::prelude::*;
+    /// # let dsm = Dsm::builder().arena_anywhere().join()?;
+    /// let counter = dsm.mutex::<u64>("counter")?;
+    /// *counter.lock()? += 1;
+    /// # dsm.leave()?;
+    /// # Ok::<(), Error>(())
+    /// ```
     pub fn mutex<T: Pod>(&self, name: &str) -> Result<DsmMutex<T>> {
         self.mutex_with(name, Placement::FirstTouch)
     }
 
     /// The same, with a rule for the home of lock and value, which counts where the mutex is made.
+    ///
+    /// ```
+    /// # use pagemesh::prelude::*;
+    /// # let dsm = Dsm::builder().arena_anywhere().join()?;
+    /// // With the other data of the same daemon.
+    /// let counter = dsm.mutex_with::<u64>("counter", Placement::Cyclic)?;
+    /// *counter.lock()? += 1;
+    /// # dsm.leave()?;
+    /// # Ok::<(), Error>(())
+    /// ```
     pub fn mutex_with<T: Pod>(&self, name: &str, placement: Placement) -> Result<DsmMutex<T>> {
         DsmMutex::new(self.alloc_with(&format!("mutex {name}"), 1, placement)?)
     }
 
     /// A pointer to a byte of the arena, valid as long as its region is; null outside the arena.
+    ///
+    /// ```
+    /// # use pagemesh::prelude::*;
+    /// # let dsm = Dsm::builder().arena_anywhere().join()?;
+    /// let data = dsm.alloc::<u32>("data", 2)?;
+    /// data.set(1, 7);
+    /// let second: *mut u32 = dsm.pointer(GlobalAddr(data.addr().0 + 4));
+    /// // SAFETY: it points to an element of the region, which no rank writes now.
+    /// assert_eq!(unsafe { second.read() }, 7);
+    /// # dsm.leave()?;
+    /// # Ok::<(), Error>(())
+    /// ```
     pub fn pointer<T>(&self, addr: GlobalAddr) -> *mut T {
         self.node.pointer(addr).map_or(std::ptr::null_mut(), <*mut u8>::cast)
     }
 
     /// Where a pointer into shared memory leads, on every node.
+    ///
+    /// ```
+    /// # use pagemesh::prelude::*;
+    /// # let dsm = Dsm::builder().arena_anywhere().join()?;
+    /// let data = dsm.alloc::<u32>("data", 2)?;
+    /// assert_eq!(dsm.address(data.as_ptr()), Some(data.addr()));
+    /// assert_eq!(dsm.address(&0_u32), None);
+    /// # dsm.leave()?;
+    /// # Ok::<(), Error>(())
+    /// ```
     pub fn address<T>(&self, pointer: *const T) -> Option<GlobalAddr> {
         self.node.global(pointer.cast())
     }
 
     /// What this node has done so far.
+    ///
+    /// ```
+    /// # use pagemesh::prelude::*;
+    /// # let dsm = Dsm::builder().arena_anywhere().join()?;
+    /// let before = dsm.stats();
+    /// dsm.barrier()?;
+    /// let sent = dsm.stats().bytes_sent - before.bytes_sent;
+    /// # assert_eq!(sent, 0);
+    /// # dsm.leave()?;
+    /// # Ok::<(), Error>(())
+    /// ```
     pub fn stats(&self) -> Stats {
         Stats::of(&self.node.status())
     }
 
     /// The same with everything that there is to know.
+    #[doc(hidden)]
     pub fn status(&self) -> NodeStatus {
         self.node.status()
     }
 
     /// This rank's node id.
+    ///
+    /// ```
+    /// # use pagemesh::prelude::*;
+    /// # let dsm = Dsm::builder().arena_anywhere().join()?;
+    /// let to_myself = dsm.channel_to(dsm.node_id())?;
+    /// # drop(to_myself);
+    /// # dsm.leave()?;
+    /// # Ok::<(), Error>(())
+    /// ```
     pub fn node_id(&self) -> NodeId {
         self.node.id()
     }
 
     /// Leaves the cluster: everything that this rank wrote is safe with the daemons on return. (Without
     /// daemons the ranks hold the memory; then it waits for all of them to leave.)
+    ///
+    /// ```
+    /// use pagemesh::Dsm;
+    ///
+    /// fn main() -> pagemesh::Result<()> {
+    ///     let dsm = Dsm::builder().arena_anywhere().join()?;
+    ///     dsm.alloc::<u64>("result", 1)?.set(0, 42);
+    ///     dsm.leave() // an error says what was not written back
+    /// }
+    /// ```
     pub fn leave(self) -> Result<()> {
         self.node.leave()
     }

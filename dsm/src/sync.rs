@@ -85,6 +85,18 @@ impl<T: Pod> DsmMutex<T> {
     ///
     /// Fails if this thread has the lock already ([`Error::Invalid`](crate::Error::Invalid)), or if a node died
     /// that had the lock or keeps its queue.
+    ///
+    /// ```
+    /// # use pagemesh::prelude::*;
+    /// # let dsm = Dsm::builder().arena_anywhere().join()?;
+    /// let value = dsm.mutex::<u64>("value")?;
+    /// let guard = value.lock()?;
+    /// let again = value.lock().map(|_| ()).unwrap_err();
+    /// assert!(matches!(again, Error::Invalid(_)), "this thread has it");
+    /// # drop(guard);
+    /// # dsm.leave()?;
+    /// # Ok::<(), Error>(())
+    /// ```
     pub fn lock(&self) -> Result<DsmMutexGuard<'_, T>> {
         let token = self.value.node().lock(&self.lock, None)?;
         Ok(self.guard(token))
@@ -165,6 +177,16 @@ impl<T: Pod> DsmMutex<T> {
 impl<T: Pod> DsmMutexGuard<'_, T> {
     /// The fencing token, a number that grows with every holder: a system outside shared memory that is given
     /// it can refuse one that is older than the newest it has seen.
+    ///
+    /// ```
+    /// # use pagemesh::prelude::*;
+    /// # let dsm = Dsm::builder().arena_anywhere().join()?;
+    /// let leader = dsm.mutex::<u64>("leader")?;
+    /// let first = leader.lock()?.token();
+    /// assert!(leader.lock()?.token() > first);
+    /// # dsm.leave()?;
+    /// # Ok::<(), Error>(())
+    /// ```
     pub fn token(&self) -> u64 {
         self.token
     }

@@ -160,6 +160,41 @@ fn the_library_shows_three_modules() {
     assert_eq!(names, ["io", "rpc", "prelude"]);
 }
 
+/// Files whose public items are what programs hold.
+const SHOWN: [&str; 7] = [
+    "dsm/src/shared.rs",
+    "dsm/src/shared/builder.rs",
+    "dsm/src/shared/calls.rs",
+    "dsm/src/shared/collective.rs",
+    "dsm/src/sync.rs",
+    "dsm/src/error.rs",
+    "dsm/src/io.rs",
+];
+
+/// The tests compile and run each example.
+#[test]
+fn what_programs_hold_has_an_example_each() {
+    let mut findings = Vec::new();
+    for source in library().into_iter().filter(|source| SHOWN.contains(&source.path.as_str())) {
+        let mut above: Vec<&str> = Vec::new();
+        for (line, code) in source.text.lines().enumerate().map(|(at, code)| (at + 1, code.trim())) {
+            if code.starts_with("///") || code.starts_with("#[") {
+                above.push(code);
+                continue;
+            }
+            let rest = code.strip_prefix("pub ").map(|rest| rest.trim_start_matches("unsafe "));
+            let is_item = rest.is_some_and(|rest| {
+                ["fn ", "struct ", "enum ", "trait "].iter().any(|kind| rest.starts_with(kind))
+            });
+            if is_item && !above.iter().any(|line| line.contains("```") || line.contains("doc(hidden)")) {
+                findings.push(format!("{}:{line}: no example: {code}", source.path));
+            }
+            above.clear();
+        }
+    }
+    assert_none("examples of public items", &findings);
+}
+
 #[test]
 fn named_finds_lists_and_paths() {
     assert_eq!(named("use crate::{page::PageId, net};", "crate::"), ["page", "net"]);

@@ -10,6 +10,16 @@ use super::fingerprint::hash_map;
 use crate::page::{EXTENT_PAGES, ExtentId, NodeId, PageId};
 
 /// Which node is the home of a page.
+///
+/// ```
+/// # use pagemesh::prelude::*;
+/// # let dsm = Dsm::builder().arena_anywhere().join()?;
+/// // The home of rank 0's rows is the daemon that comes first, and so on.
+/// let matrix = dsm.alloc_with::<f64>("matrix", 512 * 512, Placement::Block)?;
+/// # drop(matrix);
+/// # dsm.leave()?;
+/// # Ok::<(), Error>(())
+/// ```
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Hash, serde::Serialize, serde::Deserialize)]
 pub enum Placement {
     /// Each extent's home is the home node nearest to whoever touches it first.

@@ -18,7 +18,7 @@ use crate::config::node::{LONG_WAIT, QUESTION_MAX};
 use crate::error::{Error, Result};
 use crate::fault::CoreSection;
 use crate::fork;
-use crate::membership::Kind;
+use crate::membership::{Kind, Member};
 use crate::page::{NodeId, PageId, Span, Time};
 use crate::rpc::Channel;
 
@@ -281,7 +281,10 @@ impl Inner {
     }
 
     fn name(&self, node: NodeId) -> String {
-        self.with_core(|core| core.brain.name(node))
+        self.with_core(|core| {
+            let member = core.brain.membership.as_ref().and_then(|membership| membership.view().member(node));
+            member.map_or_else(|| core.brain.name(node), Member::describe)
+        })
     }
 
     fn with_coherence<T>(&self, look: impl FnOnce(&Coherence) -> T) -> Option<T> {

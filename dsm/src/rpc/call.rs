@@ -31,6 +31,21 @@ struct Open {
 }
 
 /// A call on its way. It runs whether it is polled or not; dropping it cancels it.
+///
+/// ```
+/// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/doc/greeter.rs.in"));
+/// # fn main() -> pagemesh::Result<()> {
+/// # use greeter::*;
+/// # use pagemesh::rpc::*;
+/// # let dsm = pagemesh::Dsm::builder().arena_anywhere().join()?;
+/// # dsm.serve(GreeterServer(Polite { globals: dsm.globals() }), 8)?;
+/// let greeter = GreeterCalls::new(dsm.channel(Policy::RoundRobin));
+/// let (first, second) = (greeter.greet("Ada"), greeter.greet("Grace")); // both are on their way
+/// assert_eq!(second.wait()?, "hello, Grace");
+/// assert_eq!(first.wait()?, "hello, Ada");
+/// # dsm.leave()
+/// # }
+/// ```
 #[must_use = "dropping a call cancels it: wait for it or await it"]
 pub struct Call<T, E = Error> {
     open: Open,
@@ -38,6 +53,20 @@ pub struct Call<T, E = Error> {
 }
 
 /// The results of a `stream` method, one after the other. Dropping it cancels the call.
+///
+/// ```
+/// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/doc/greeter.rs.in"));
+/// # fn main() -> pagemesh::Result<()> {
+/// # use greeter::*;
+/// # use pagemesh::rpc::*;
+/// # let dsm = pagemesh::Dsm::builder().arena_anywhere().join()?;
+/// # dsm.serve(GreeterServer(Polite { globals: dsm.globals() }), 8)?;
+/// let greeter = GreeterClient::new(dsm.channel(Policy::RoundRobin));
+/// let numbers: Result<Vec<u32>> = greeter.count(3).collect();
+/// assert_eq!(numbers?, [0, 1, 2]);
+/// # dsm.leave()
+/// # }
+/// ```
 #[must_use = "dropping a stream cancels it: take its items"]
 pub struct Streaming<T, E = Error> {
     open: Open,
@@ -54,23 +83,86 @@ impl<T: Wire, E: MethodError> Call<T, E> {
     }
 
     /// Blocks the thread until the result is there.
+    ///
+    /// ```
+    /// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/doc/greeter.rs.in"));
+    /// # fn main() -> pagemesh::Result<()> {
+    /// # use greeter::*;
+    /// # use pagemesh::rpc::*;
+    /// # let dsm = pagemesh::Dsm::builder().arena_anywhere().join()?;
+    /// # dsm.serve(GreeterServer(Polite { globals: dsm.globals() }), 8)?;
+    /// let greeter = GreeterCalls::new(dsm.channel(Policy::RoundRobin));
+    /// assert_eq!(greeter.greet("Ada").wait()?, "hello, Ada");
+    /// # dsm.leave()
+    /// # }
+    /// ```
     pub fn wait(mut self) -> Result<T, E> {
         let endpoint = self.open.endpoint.clone();
         block_on(&endpoint, |waiter| self.poll_with(waiter))
     }
 
     /// The result, if it is there; at most once.
+    ///
+    /// ```
+    /// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/doc/greeter.rs.in"));
+    /// # fn main() -> pagemesh::Result<()> {
+    /// # use greeter::*;
+    /// # use pagemesh::rpc::*;
+    /// # let dsm = pagemesh::Dsm::builder().arena_anywhere().join()?;
+    /// # dsm.serve(GreeterServer(Polite { globals: dsm.globals() }), 8)?;
+    /// let mut call = GreeterCalls::new(dsm.channel(Policy::RoundRobin)).greet("Ada");
+    /// let greeting = loop {
+    ///     // Something else is done meanwhile.
+    ///     if let Some(result) = call.try_take() {
+    ///         break result?;
+    ///     }
+    ///     std::thread::yield_now();
+    /// };
+    /// assert_eq!(greeting, "hello, Ada");
+    /// # dsm.leave()
+    /// # }
+    /// ```
     pub fn try_take(&mut self) -> Option<Result<T, E>> {
         self.poll_with(Waiter::None)
     }
 
     /// Whether the result is there.
+    ///
+    /// ```
+    /// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/doc/greeter.rs.in"));
+    /// # fn main() -> pagemesh::Result<()> {
+    /// # use greeter::*;
+    /// # use pagemesh::rpc::*;
+    /// # let dsm = pagemesh::Dsm::builder().arena_anywhere().join()?;
+    /// # dsm.serve(GreeterServer(Polite { globals: dsm.globals() }), 8)?;
+    /// let call = GreeterCalls::new(dsm.channel(Policy::RoundRobin)).greet("Ada");
+    /// println!("{}", if call.is_done() { "there" } else { "not yet" });
+    /// call.wait()?;
+    /// # dsm.leave()
+    /// # }
+    /// ```
     pub fn is_done(&self) -> bool {
         let ticket = self.open.ticket.filter(|_| !fork::is_child());
         ticket.is_none_or(|ticket| self.open.endpoint.client().is_done(ticket))
     }
 
     /// How far the server says it is.
+    ///
+    /// ```
+    /// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/doc/greeter.rs.in"));
+    /// # fn main() -> pagemesh::Result<()> {
+    /// # use greeter::*;
+    /// # use pagemesh::rpc::*;
+    /// # let dsm = pagemesh::Dsm::builder().arena_anywhere().join()?;
+    /// # dsm.serve(GreeterServer(Polite { globals: dsm.globals() }), 8)?;
+    /// let call = GreeterCalls::new(dsm.channel(Policy::RoundRobin)).greet("Ada");
+    /// if let Some(Progress { done, total }) = call.progress() {
+    ///     println!("{done} of {total}");
+    /// }
+    /// call.wait()?;
+    /// # dsm.leave()
+    /// # }
+    /// ```
     pub fn progress(&self) -> Option<Progress> {
         let ticket = self.open.ticket.filter(|_| !fork::is_child())?;
         self.open.endpoint.client().progress(ticket)
@@ -112,6 +204,7 @@ impl<T: Wire, E: MethodError> Streaming<T, E> {
     }
 
     /// The next item, for executors: `None` after the end.
+    #[doc(hidden)]
     pub fn poll_next(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<T, E>>> {
         let next = self.poll_with(Waiter::Task(context.waker().clone()));
         if next.is_pending() {
@@ -121,6 +214,23 @@ impl<T: Wire, E: MethodError> Streaming<T, E> {
     }
 
     /// The next item, to be awaited: `None` after the end.
+    ///
+    /// ```
+    /// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/doc/greeter.rs.in"));
+    /// # fn main() -> pagemesh::Result<()> {
+    /// # use greeter::*;
+    /// # use pagemesh::rpc::*;
+    /// # let dsm = pagemesh::Dsm::builder().arena_anywhere().join()?;
+    /// # dsm.serve(GreeterServer(Polite { globals: dsm.globals() }), 8)?;
+    /// let mut numbers = GreeterClient::new(dsm.channel(Policy::RoundRobin)).count(1);
+    /// let all = async {
+    ///     assert_eq!(numbers.next_item().await, Some(Ok(0)));
+    ///     assert_eq!(numbers.next_item().await, None);
+    /// };
+    /// pollster::block_on(all);
+    /// # dsm.leave()
+    /// # }
+    /// ```
     pub fn next_item(&mut self) -> impl Future<Output = Option<Result<T, E>>> + '_ {
         std::future::poll_fn(|context| self.poll_next(context))
     }

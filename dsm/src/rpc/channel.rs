@@ -24,6 +24,19 @@ thread_local! {
 }
 
 /// Which of several servers a call goes to.
+///
+/// ```
+/// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/doc/greeter.rs.in"));
+/// # fn main() -> pagemesh::Result<()> {
+/// # use greeter::*;
+/// # use pagemesh::rpc::*;
+/// # let dsm = pagemesh::Dsm::builder().arena_anywhere().join()?;
+/// # dsm.serve(GreeterServer(Polite { globals: dsm.globals() }), 8)?;
+/// let greeter = GreeterClient::new(dsm.channel(Policy::LeastInFlight));
+/// greeter.greet("Ada")?;
+/// # dsm.leave()
+/// # }
+/// ```
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Policy {
     /// One after the other.
@@ -33,6 +46,20 @@ pub enum Policy {
 }
 
 /// Where calls go. Cheap to clone, and may be used from any thread.
+///
+/// ```
+/// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/doc/greeter.rs.in"));
+/// # fn main() -> pagemesh::Result<()> {
+/// # use greeter::*;
+/// # use pagemesh::rpc::*;
+/// # let dsm = pagemesh::Dsm::builder().arena_anywhere().join()?;
+/// # dsm.serve(GreeterServer(Polite { globals: dsm.globals() }), 8)?;
+/// let channel = dsm.channel(Policy::RoundRobin);
+/// let greeter = GreeterClient::new(channel.clone());
+/// greeter.greet("Ada")?;
+/// # dsm.leave()
+/// # }
+/// ```
 #[derive(Clone)]
 pub struct Channel {
     endpoint: Arc<Endpoint>,
@@ -48,23 +75,69 @@ enum Target {
 
 impl Channel {
     /// To one server.
+    ///
+    /// ```
+    /// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/doc/greeter.rs.in"));
+    /// # fn main() -> pagemesh::Result<()> {
+    /// # use greeter::*;
+    /// # use pagemesh::rpc::*;
+    /// # let dsm = pagemesh::Dsm::builder().arena_anywhere().join()?;
+    /// # dsm.serve(GreeterServer(Polite { globals: dsm.globals() }), 8)?;
+    /// let me = dsm.peer(dsm.node_id()).expect("a member");
+    /// let greeter = GreeterClient::new(Channel::to(dsm.calls(), me));
+    /// greeter.greet("Ada")?;
+    /// # dsm.leave()
+    /// # }
+    /// ```
     pub fn to(endpoint: &Arc<Endpoint>, peer: PeerId) -> Channel {
         Channel { endpoint: endpoint.clone(), target: Target::Peer(peer), deadline: None }
     }
 
     /// To whoever the registry names as a server of the interface, at the time of each call. When the
     /// first surely did not execute the call, or the method is idempotent, the others are tried.
+    #[doc(hidden)]
     pub fn named(endpoint: &Arc<Endpoint>, registry: Arc<dyn Registry>, policy: Policy) -> Channel {
         let target = Target::Named { registry, policy, turn: Arc::default() };
         Channel { endpoint: endpoint.clone(), target, deadline: None }
     }
 
     /// The same way with a limit of time for each call, in place of the method's own.
+    ///
+    /// ```
+    /// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/doc/greeter.rs.in"));
+    /// # fn main() -> pagemesh::Result<()> {
+    /// # use greeter::*;
+    /// # use pagemesh::rpc::*;
+    /// # let dsm = pagemesh::Dsm::builder().arena_anywhere().join()?;
+    /// # dsm.serve(GreeterServer(Polite { globals: dsm.globals() }), 8)?;
+    /// use std::time::Duration;
+    ///
+    /// let channel = dsm.channel(Policy::RoundRobin).with_deadline(Duration::from_secs(30));
+    /// GreeterClient::new(channel).greet("Ada")?;
+    /// # dsm.leave()
+    /// # }
+    /// ```
     pub fn with_deadline(&self, deadline: impl Into<Span>) -> Channel {
         Channel { deadline: Some(deadline.into()), ..self.clone() }
     }
 
     /// One channel for each server of the interface: a call to each of them is a fan-out.
+    ///
+    /// ```
+    /// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/doc/greeter.rs.in"));
+    /// # fn main() -> pagemesh::Result<()> {
+    /// # use greeter::*;
+    /// # use pagemesh::rpc::*;
+    /// # let dsm = pagemesh::Dsm::builder().arena_anywhere().join()?;
+    /// # dsm.serve(GreeterServer(Polite { globals: dsm.globals() }), 8)?;
+    /// let everybody = dsm.channel(Policy::RoundRobin).each("Greeter");
+    /// let calls: Vec<_> = everybody.into_iter().map(|(_, to)| GreeterCalls::new(to).greet("Ada")).collect();
+    /// for call in calls {
+    ///     assert_eq!(call.wait()?, "hello, Ada");
+    /// }
+    /// # dsm.leave()
+    /// # }
+    /// ```
     pub fn each(&self, interface: &str) -> Vec<(PeerId, Channel)> {
         let servers = match &self.target {
             Target::Peer(peer) => vec![*peer],
@@ -75,11 +148,13 @@ impl Channel {
     }
 
     /// The node's calls.
+    #[doc(hidden)]
     pub fn endpoint(&self) -> &Arc<Endpoint> {
         &self.endpoint
     }
 
     /// Begins a call; for generated code.
+    #[doc(hidden)]
     pub fn prepare(&self, method: &'static Method) -> Prepared<'_> {
         let mut request = SCRATCH.with(RefCell::take);
         request.clear();

@@ -53,6 +53,13 @@ pub(super) struct Effects {
 pub(super) type Outcome = Result<(Status, Vec<u8>), Error>;
 
 /// How far a long call is, as its server says.
+///
+/// ```
+/// fn percent(progress: pagemesh::rpc::Progress) -> u64 {
+///     progress.done * 100 / progress.total.max(1)
+/// }
+/// # assert_eq!(percent(pagemesh::rpc::Progress { done: 1, total: 4 }), 25);
+/// ```
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Progress {
     /// Units done.

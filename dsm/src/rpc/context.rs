@@ -15,6 +15,20 @@ use super::transport::{PeerId, SendError};
 use super::wire::Wire;
 
 /// The call that a method is running for.
+///
+/// ```
+/// use pagemesh::rpc::{Context, Error};
+///
+/// // A method of a generated trait.
+/// fn work(context: &Context<'_>, items: &[u64]) -> Result<u64, Error> {
+///     let mut sum = 0;
+///     for (done, item) in items.iter().enumerate() {
+///         context.progress(done as u64, items.len() as u64)?;
+///         sum += item;
+///     }
+///     Ok(sum)
+/// }
+/// ```
 pub struct Context<'a> {
     endpoint: &'a Endpoint,
     job: &'a Job,
@@ -26,27 +40,45 @@ impl<'a> Context<'a> {
     }
 
     /// Who called.
+    ///
+    /// ```
+    /// fn allowed(context: &pagemesh::rpc::Context<'_>) -> bool {
+    ///     context.peer().node == pagemesh::NodeId(0)
+    /// }
+    /// ```
     pub fn peer(&self) -> PeerId {
         self.job.from
     }
 
     /// What was called.
+    #[doc(hidden)]
     pub fn method(&self) -> &'static Method {
         self.job.method()
     }
 
     /// The node that the call runs on, to call others from inside.
+    #[doc(hidden)]
     pub fn endpoint(&self) -> &'a Endpoint {
         self.endpoint
     }
 
     /// Time until the caller gives up; `None` if it never does.
+    #[doc(hidden)]
     pub fn remaining(&self) -> Option<Span> {
         self.job.deadline.map(|deadline| deadline.since(self.endpoint.now()))
     }
 
     /// Whether nobody waits for the result any more: the call was dropped, its time is over, or the
     /// caller is dead. A long method looks here from time to time.
+    ///
+    /// ```
+    /// fn work(context: &pagemesh::rpc::Context<'_>) {
+    ///     while !context.is_cancelled() {
+    ///         // a part of it
+    ///         # break;
+    ///     }
+    /// }
+    /// ```
     pub fn is_cancelled(&self) -> bool {
         if fork::is_child() {
             return true; // the call is the parent's
@@ -57,6 +89,15 @@ impl<'a> Context<'a> {
     }
 
     /// Tells the caller how far the work is. Fails when nobody waits any more, so that `?` ends the work.
+    ///
+    /// ```
+    /// fn work(context: &pagemesh::rpc::Context<'_>) -> pagemesh::rpc::Result<()> {
+    ///     for part in 0..10 {
+    ///         context.progress(part, 10)?;
+    ///     }
+    ///     Ok(())
+    /// }
+    /// ```
     pub fn progress(&self, done: u64, total: u64) -> Result<(), Error> {
         if fork::is_child() {
             return Err(ErrorKind::Forked.into());
@@ -78,6 +119,18 @@ impl<'a> Context<'a> {
 }
 
 /// Where a method puts the items of its stream.
+///
+/// ```
+/// use pagemesh::rpc::{Context, Error, Sink};
+///
+/// // A `stream` method of a generated trait.
+/// fn count(_context: &Context<'_>, below: u32, sink: &mut Sink<'_, u32>) -> Result<(), Error> {
+///     for number in 0..below {
+///         sink.send(&number)?;
+///     }
+///     Ok(())
+/// }
+/// ```
 pub struct Sink<'a, T> {
     context: &'a Context<'a>,
     sent: u64,
@@ -86,11 +139,18 @@ pub struct Sink<'a, T> {
 
 impl<'a, T: Wire> Sink<'a, T> {
     /// The sink of the call.
+    #[doc(hidden)]
     pub fn new(context: &'a Context<'a>) -> Self {
         Sink { context, sent: 0, item: PhantomData }
     }
 
     /// Sends an item, waiting while the client has no room. Fails when nobody takes items any more.
+    ///
+    /// ```
+    /// fn one(sink: &mut pagemesh::rpc::Sink<'_, u32>) -> pagemesh::rpc::Result<()> {
+    ///     sink.send(&1)
+    /// }
+    /// ```
     pub fn send(&mut self, item: &T) -> Result<(), Error> {
         let Context { endpoint, job } = *self.context;
         if fork::is_child() {

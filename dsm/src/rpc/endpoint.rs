@@ -35,6 +35,22 @@ thread_local! {
 }
 
 /// The calls of one node, in both directions.
+///
+/// ```
+/// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/doc/greeter.rs.in"));
+/// # fn main() -> pagemesh::Result<()> {
+/// # use greeter::*;
+/// # use pagemesh::rpc::*;
+/// # let dsm = pagemesh::Dsm::builder().arena_anywhere().join()?;
+/// # dsm.serve(GreeterServer(Polite { globals: dsm.globals() }), 8)?;
+/// let greeter = GreeterCalls::new(dsm.channel(Policy::RoundRobin));
+/// let together = dsm.calls().batch();
+/// let call = greeter.greet("Ada");
+/// drop(together);
+/// call.wait()?;
+/// # dsm.leave()
+/// # }
+/// ```
 pub struct Endpoint {
     transport: Arc<dyn Transport>,
     client: Mutex<ClientCore>,
@@ -48,6 +64,24 @@ pub struct Endpoint {
 }
 
 /// While it lives, requests to the same peer are gathered and sent together; dropping it sends them.
+///
+/// ```
+/// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/doc/greeter.rs.in"));
+/// # fn main() -> pagemesh::Result<()> {
+/// # use greeter::*;
+/// # use pagemesh::rpc::*;
+/// # let dsm = pagemesh::Dsm::builder().arena_anywhere().join()?;
+/// # dsm.serve(GreeterServer(Polite { globals: dsm.globals() }), 8)?;
+/// let greeter = GreeterCalls::new(dsm.channel(Policy::RoundRobin));
+/// let together = dsm.calls().batch();
+/// let calls: Vec<_> = (0..5).map(|_| greeter.greet("Ada")).collect();
+/// drop(together); // sends five requests in one message
+/// for call in calls {
+///     call.wait()?;
+/// }
+/// # dsm.leave()
+/// # }
+/// ```
 pub struct Batch<'a> {
     endpoint: &'a Endpoint,
 }
@@ -84,6 +118,7 @@ impl<T> DerefMut for Held<'_, T> {
 
 impl Endpoint {
     /// The calls of a node whose messages `transport` carries.
+    #[doc(hidden)]
     pub fn new(transport: Arc<dyn Transport>) -> Arc<Endpoint> {
         Arc::new(Endpoint {
             transport,
@@ -99,12 +134,14 @@ impl Endpoint {
 
     /// Serves an interface. At most `calls_max` of its calls wait or run at one time; more are `Busy`.
     /// One interface has one server on a node: a second is a broken program.
+    #[doc(hidden)]
     pub fn serve(&self, service: impl Service, calls_max: usize) {
         self.server().register(Arc::new(service), calls_max, Rank::Program);
     }
 
     /// Serves an interface of the system's own: its calls, which are short, run before all others, and by
     /// [`Endpoint::run_system`] even when every worker is held up.
+    #[doc(hidden)]
     pub fn serve_system(&self, service: impl Service) {
         self.server().register(Arc::new(service), SYSTEM_CALLS_MAX, Rank::System);
     }
@@ -112,6 +149,7 @@ impl Endpoint {
     /// Takes a message of a peer. Answers wake their callers; calls are queued, workers are woken for
     /// them, and their number is returned.
     /// An error is a message that no peer of ours writes: the session should end.
+    #[doc(hidden)]
     pub fn handle_message(&self, from: PeerId, message: &[u8]) -> Result<usize, DecodeError> {
         let queued = self.admit_message(from, message)?;
         self.rouse(queued);
@@ -120,6 +158,7 @@ impl Endpoint {
 
     /// The same without waking anybody: the caller sees to it that [`Endpoint::run_ready`] runs, in this
     /// thread or, by [`Endpoint::rouse`], in others.
+    #[doc(hidden)]
     pub fn admit_message(&self, from: PeerId, message: &[u8]) -> Result<usize, DecodeError> {
         let now = self.now();
         let mut effects = Effects::default();
@@ -161,6 +200,7 @@ impl Endpoint {
     }
 
     /// This start of the peer is dead. Every call to it ends now.
+    #[doc(hidden)]
     pub fn handle_peer_died(&self, peer: PeerId) {
         let mut effects = Effects::default();
         self.client().handle_peer_died(self.now(), peer, &mut effects);
@@ -171,6 +211,7 @@ impl Endpoint {
     /// A client's session may have ended, or be another one. While it has none (`is_here`, which may ask the
     /// transport) it may come back: what it may ask again is kept while there is room. Its streams end, as a
     /// new session does not bring their items back.
+    #[doc(hidden)]
     pub fn handle_presence(&self, peer: PeerId, is_here: impl FnOnce() -> bool) {
         let mut effects = Effects::default();
         let mut server = self.server();
@@ -188,6 +229,7 @@ impl Endpoint {
     }
 
     /// This node goes: every call that is open ends now, those of others with their cancellation.
+    #[doc(hidden)]
     pub fn handle_end(&self) {
         let (asked, asking) = (self.client().peers(), self.server().peers());
         for peer in asked.into_iter().chain(asking) {
@@ -196,6 +238,7 @@ impl Endpoint {
     }
 
     /// Serves nothing any more. Services go when the last of their calls has ended.
+    #[doc(hidden)]
     pub fn stop_serving(&self) {
         let served = self.server().take_services();
         // Without the lock: a service may own the last handle on the node.
@@ -203,6 +246,7 @@ impl Endpoint {
     }
 
     /// The session with this start of the peer is new; what was on the way is lost. Asks again.
+    #[doc(hidden)]
     pub fn handle_peer_reset(&self, peer: PeerId) {
         let mut effects = Effects::default();
         self.client().handle_peer_reset(self.now(), peer, &mut effects);
@@ -210,6 +254,7 @@ impl Endpoint {
     }
 
     /// Ends what is over its time, and shows that long calls live.
+    #[doc(hidden)]
     pub fn handle_timeout(&self) {
         let now = self.now();
         let mut effects = Effects::default();
@@ -219,23 +264,27 @@ impl Endpoint {
     }
 
     /// When [`Endpoint::handle_timeout`] is due.
+    #[doc(hidden)]
     pub fn poll_timeout(&self) -> Option<Time> {
         let (client, server) = (self.client().poll_timeout(), self.server().poll_timeout());
         [client, server].into_iter().flatten().min()
     }
 
     /// Whether futures wait for answers.
+    #[doc(hidden)]
     pub fn has_tasks(&self) -> bool {
         self.client().has_tasks()
     }
 
     /// Runs the calls that are queued, in this thread, until none is left. Answers to one peer are sent
     /// together, but none waits for a method that may take long. Returns how many calls ran.
+    #[doc(hidden)]
     pub fn run_ready(&self) -> usize {
         self.run_jobs(Rank::Program)
     }
 
     /// The same for calls of the system's own interfaces only.
+    #[doc(hidden)]
     pub fn run_system(&self) -> usize {
         self.run_jobs(Rank::System)
     }
@@ -259,12 +308,14 @@ impl Endpoint {
     }
 
     /// Whether a method runs, or its answer has not been handed to the transport yet.
+    #[doc(hidden)]
     pub fn is_serving(&self) -> bool {
         self.serving.load(Ordering::Acquire) > 0
     }
 
     /// Wakes as many sleeping workers as there are calls, and returns how many that were. If they were too
     /// few, who runs the system's calls is woken for those.
+    #[doc(hidden)]
     pub fn rouse(&self, calls: usize) -> usize {
         let roused = (0..calls).take_while(|_| self.arrived.notify_one()).count();
         if roused < calls && self.server().has_system_calls() {
@@ -274,21 +325,25 @@ impl Endpoint {
     }
 
     /// How many calls wait for a worker.
+    #[doc(hidden)]
     pub fn queue_len(&self) -> usize {
         self.server().queue_len()
     }
 
     /// Bytes of the answers that are kept in case they are asked for again.
+    #[doc(hidden)]
     pub fn kept_bytes(&self) -> usize {
         self.server().kept_bytes()
     }
 
     /// Whether the next call in the queue may hold its worker for long.
+    #[doc(hidden)]
     pub fn is_next_slow(&self) -> bool {
         self.server().is_next_slow()
     }
 
     /// Waits in this thread for calls, until one is queued or `done` says to stop; see [`super::Workers`].
+    #[doc(hidden)]
     pub fn wait_for_calls(&self, done: impl Fn() -> bool) {
         let mut server = self.server.lock();
         while server.queue_len() == 0 && !done() {
@@ -297,6 +352,7 @@ impl Endpoint {
     }
 
     /// The same for calls of the system's own interfaces that found no worker.
+    #[doc(hidden)]
     pub fn wait_for_system_calls(&self, done: impl Fn() -> bool) {
         let mut server = self.server.lock();
         while !server.has_system_calls() && !done() {
@@ -305,6 +361,7 @@ impl Endpoint {
     }
 
     /// Wakes all threads in [`Endpoint::wait_for_calls`], to ask again whether to stop.
+    #[doc(hidden)]
     pub fn wake_workers(&self) {
         // The lock: no worker may be between its question and its sleep.
         let _server = self.server();
@@ -418,6 +475,21 @@ impl Endpoint {
     }
 
     /// Gathers the requests that are started until the batch is dropped.
+    ///
+    /// ```
+    /// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/doc/greeter.rs.in"));
+    /// # fn main() -> pagemesh::Result<()> {
+    /// # use greeter::*;
+    /// # use pagemesh::rpc::*;
+    /// # let dsm = pagemesh::Dsm::builder().arena_anywhere().join()?;
+    /// # dsm.serve(GreeterServer(Polite { globals: dsm.globals() }), 8)?;
+    /// let together = dsm.calls().batch();
+    /// let call = GreeterCalls::new(dsm.channel(Policy::RoundRobin)).greet("Ada");
+    /// drop(together);
+    /// call.wait()?;
+    /// # dsm.leave()
+    /// # }
+    /// ```
     pub fn batch(&self) -> Batch<'_> {
         self.gathering.fetch_add(1, Ordering::Relaxed);
         Batch { endpoint: self }
@@ -493,6 +565,7 @@ impl Endpoint {
     }
 
     /// Sends what batches have gathered so far. A thread does it before it waits.
+    #[doc(hidden)]
     pub fn flush_batches(&self) {
         if fork::is_child() || !self.has_gathered() {
             return;
@@ -573,16 +646,19 @@ impl Endpoint {
     }
 
     /// The time of the transport.
+    #[doc(hidden)]
     pub fn now(&self) -> Time {
         self.transport.now()
     }
 
     /// What happened that nobody asked for.
+    #[doc(hidden)]
     pub fn counters(&self) -> Counters {
         self.server().counters
     }
 
     /// What each method did since the node started.
+    #[doc(hidden)]
     pub fn statistics(&self) -> Vec<(&'static Method, MethodReading)> {
         let served = self.server().served();
         let read = |(served, method): (_, &'static Method)| (method, MethodReading::clone(&served));
@@ -594,6 +670,7 @@ impl Endpoint {
     }
 
     /// The interfaces that are served here.
+    #[doc(hidden)]
     pub fn interfaces(&self) -> Vec<&'static super::Interface> {
         self.server().served().iter().map(|served| served.service.interface()).collect()
     }

@@ -10,10 +10,32 @@ use super::transport::PeerId;
 use super::wire::Decoder;
 
 /// What a method without declared errors gives.
+///
+/// ```
+/// fn twice(x: u32) -> pagemesh::rpc::Result<u32> {
+///     x.checked_mul(2).ok_or_else(|| pagemesh::rpc::Error::remote("too large"))
+/// }
+/// # assert!(twice(u32::MAX).is_err());
+/// ```
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 /// A call that brought no result. Both `Display` and `Debug` print the message. It converts into
 /// [`pagemesh::Error`](crate::Error), so that `?` works where that is returned.
+///
+/// ```
+/// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/doc/greeter.rs.in"));
+/// # fn main() -> pagemesh::Result<()> {
+/// # use greeter::*;
+/// # use pagemesh::rpc::*;
+/// # let dsm = pagemesh::Dsm::builder().arena_anywhere().join()?;
+/// # dsm.serve(GreeterServer(Polite { globals: dsm.globals() }), 8)?;
+/// let greeter = GreeterClient::new(dsm.channel(Policy::RoundRobin));
+/// let error = greeter.sum(Global::new(pagemesh::GlobalAddr(0), 1, 0)).unwrap_err();
+/// assert!(matches!(error.kind, ErrorKind::Remote(_)));
+/// assert!(error.to_string().starts_with("Greeter.sum at node 0: "));
+/// # dsm.leave()
+/// # }
+/// ```
 #[derive(Clone, PartialEq)]
 pub struct Error {
     /// Why.
@@ -27,6 +49,13 @@ pub struct Error {
 }
 
 /// Why a call failed.
+///
+/// ```
+/// fn is_safe_to_repeat(error: &pagemesh::rpc::Error) -> bool {
+///     use pagemesh::rpc::ErrorKind;
+///     matches!(error.kind, ErrorKind::Busy | ErrorKind::ServerDied { may_have_executed: false })
+/// }
+/// ```
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum ErrorKind {
     /// The server could not be reached, or its answer could not be had.
@@ -93,6 +122,11 @@ impl MethodError for Error {
 
 impl Error {
     /// What a server returns for an error that its method does not declare.
+    ///
+    /// ```
+    /// let error = pagemesh::rpc::Error::remote("the disk is full");
+    /// assert_eq!(error.to_string(), "the disk is full");
+    /// ```
     pub fn remote(text: impl fmt::Display) -> Error {
         ErrorKind::Remote(text.to_string()).into()
     }

@@ -54,6 +54,19 @@ pub enum Kind {
 }
 
 /// Runs the methods of one interface. Generated code implements it for `NameServer<S>`.
+///
+/// ```
+/// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/doc/greeter.rs.in"));
+/// # fn main() -> pagemesh::Result<()> {
+/// # use greeter::*;
+/// # use pagemesh::rpc::*;
+/// # let dsm = pagemesh::Dsm::builder().arena_anywhere().join()?;
+/// # dsm.serve(GreeterServer(Polite { globals: dsm.globals() }), 8)?;
+/// let service = GreeterServer(Polite { globals: dsm.globals() });
+/// assert_eq!(service.interface().name, "Greeter");
+/// # dsm.leave()
+/// # }
+/// ```
 pub trait Service: Send + Sync + 'static {
     /// What is served.
     fn interface(&self) -> &'static Interface;

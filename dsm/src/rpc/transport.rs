@@ -8,6 +8,15 @@ use std::time::Duration;
 use crate::page::{GlobalAddr, Incarnation, NodeId, Time};
 
 /// One start of a node. A restarted node is another peer: nothing of the old one is taken for its own.
+///
+/// ```
+/// # use pagemesh::prelude::*;
+/// # let dsm = Dsm::builder().arena_anywhere().join()?;
+/// let me = dsm.peer(dsm.node_id()).expect("a member");
+/// assert_eq!(me.node, dsm.node_id());
+/// # dsm.leave()?;
+/// # Ok::<(), Error>(())
+/// ```
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct PeerId {
     /// The node.

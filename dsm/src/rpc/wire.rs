@@ -423,6 +423,21 @@ impl<K: Wire + Ord, V: Wire> Wire for BTreeMap<K, V> {
 }
 
 /// A typed reference into shared memory: the argument is where the data are, not the data.
+///
+/// ```
+/// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/doc/greeter.rs.in"));
+/// # fn main() -> pagemesh::Result<()> {
+/// # use greeter::*;
+/// # use pagemesh::rpc::*;
+/// # let dsm = pagemesh::Dsm::builder().arena_anywhere().join()?;
+/// # dsm.serve(GreeterServer(Polite { globals: dsm.globals() }), 8)?;
+/// let values = dsm.alloc::<u64>("values", 3)?;
+/// values.fill(14);
+/// let greeter = GreeterClient::new(dsm.channel(Policy::RoundRobin));
+/// assert_eq!(greeter.sum(values.global())?, 42); // the values stay where they are
+/// # dsm.leave()
+/// # }
+/// ```
 pub struct Global<T> {
     addr: GlobalAddr,
     len: u64,
@@ -432,11 +447,13 @@ pub struct Global<T> {
 
 impl<T> Global<T> {
     /// Refers to `len` elements at `addr`, in the region whose number is `generation`.
+    #[doc(hidden)]
     pub fn new(addr: GlobalAddr, len: u64, generation: u64) -> Self {
         Global { addr, len, generation, element: PhantomData }
     }
 
     /// Where the first element is.
+    #[doc(hidden)]
     pub fn addr(&self) -> GlobalAddr {
         self.addr
     }
