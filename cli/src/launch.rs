@@ -151,10 +151,15 @@ impl Plan {
     }
 
     fn try_start(&self, signals: &Signals) -> Result<Started, Trouble> {
-        for host in self.remote_hosts() {
+        let hosts = self.remote_hosts();
+        let logins = Progress::new(hosts.len() as u64, "hosts reached by ssh");
+        for host in hosts {
+            logins.begins(host);
             self.send_key(host, signals)?;
+            logins.advance();
         }
-        let progress = Progress::new(u64::from(self.nodes()));
+        logins.finish();
+        let progress = Progress::new(u64::from(self.nodes()), "nodes ready");
         let mut ready = Vec::new();
         ready.extend(self.start_some(0..1, "", signals, &progress)?);
         let join = ready[0].1.addr.to_string();
@@ -447,9 +452,10 @@ struct Progress {
 }
 
 impl Progress {
-    fn new(nodes: u64) -> Progress {
-        let style = ProgressStyle::with_template("pagemesh: {bar:24} {pos}/{len} nodes ready {msg}");
-        let bar = std::io::stderr().is_terminal().then(|| ProgressBar::new(nodes));
+    fn new(total: u64, what: &'static str) -> Progress {
+        let style = ProgressStyle::with_template("pagemesh: {bar:24} {pos}/{len} {prefix}, {eta} left {msg}");
+        let shown = total > 0 && std::io::stderr().is_terminal();
+        let bar = shown.then(|| ProgressBar::new(total).with_prefix(what));
         if let (Some(bar), Ok(style)) = (&bar, style) {
             bar.set_style(style);
             bar.tick();
@@ -457,11 +463,23 @@ impl Progress {
         Progress { bar }
     }
 
+    fn begins(&self, host: &str) {
+        if let Some(bar) = &self.bar {
+            bar.set_message(format!("(next {host})"));
+        }
+    }
+
+    fn advance(&self) {
+        if let Some(bar) = &self.bar {
+            bar.inc(1);
+        }
+    }
+
     fn ready(&self, entry: &NodeEntry) {
         if let Some(bar) = &self.bar {
             bar.set_message(format!("(node {} at {})", entry.id, entry.addr));
-            bar.inc(1);
         }
+        self.advance();
     }
 
     fn finish(&self) {
