@@ -173,8 +173,6 @@ impl Samples {
         let best = |samples: &[f64]| samples.iter().copied().fold(f64::INFINITY, f64::min);
         let (one_s, two_s) = (best(&self.one_s), best(&self.two_s));
         let (n, samples, ratio) = (self.n, self.two_s.len(), one_s / two_s);
-        let busy =
-            format!("the cores are busy: a process had a core {:.0} % of its time", self.core_share * 100.0);
         let why = if cores < 2 {
             "there is 1 core, which both would share".to_owned()
         } else if n == 0 {
@@ -184,9 +182,10 @@ impl Samples {
         } else if ratio >= PAYS {
             return SpeedUp::Pays { n, one_s, two_s, samples, ratio, cores };
         } else if self.core_share < IDLE {
-            format!("with n = {n} it is {ratio:.1} x one; {busy}")
+            let share = self.core_share * 100.0;
+            format!("{ratio:.1} x one, n = {n}; the cores are busy (a process had {share:.0} % of one)")
         } else {
-            format!("with n = {n} it is {ratio:.1} x one; the pages cost more than the second core gives")
+            format!("{ratio:.1} x one, n = {n}; the pages cost more than a core gives")
         };
         SpeedUp::DoesNotPay { why }
     }
@@ -208,7 +207,7 @@ impl fmt::Display for SpeedUp {
                 seconds(*two_s),
             ),
             SpeedUp::DoesNotPay { why } => {
-                write!(f, "     2 processes: a second one does not pay here and now: {why}")
+                write!(f, "     2 processes do not pay here and now: {why}")
             }
         }
     }
@@ -251,13 +250,13 @@ mod tests {
         let slow = Samples { n: 0, ..Samples::default() }.judge(5.0, 2).to_string();
         let unfinished = Samples { n: 1024, one_s: vec![6.0], two_s: vec![5.0], core_share: 1.0 };
         for (line, why) in [
-            (judged(1.0, 1.1, 0.6, 2), "0.9 x one; the cores are busy: a process had a core 60 %"),
-            (judged(1.0, 1.1, 0.99, 2), "0.9 x one; the pages cost more"),
+            (judged(1.0, 1.1, 0.6, 2), "0.9 x one, n = 2048; the cores are busy (a process had 60 % of one)"),
+            (judged(1.0, 1.1, 0.99, 2), "0.9 x one, n = 2048; the pages cost more"),
             (judged(1.0, 0.5, 1.0, 1), "there is 1 core"),
             (slow, "one product of 1024 x 1024 takes 5.0 s"),
             (unfinished.judge(0.5, 2).to_string(), "1 of 3 samples with n = 1024 took 10 s"),
         ] {
-            assert!(line.contains("does not pay here and now") && line.contains(why), "{line}");
+            assert!(line.contains("do not pay here and now: ") && line.contains(why), "{line}");
             assert_eq!(line.lines().count(), 1);
         }
     }
