@@ -8,6 +8,7 @@ use std::rc::Rc;
 use pagemesh::coherence::{Coherence, Fault, Input, Message, OpId, Output, Placement, RegionInfo, Version};
 use pagemesh::page::{Access, Contents, EXTENT_PAGES, Epoch, Lent, Memory, NodeId, PageBuf, PageId, Time};
 use rustc_hash::{FxHashSet, FxHasher};
+use smallvec::SmallVec;
 
 /// The page that everybody wants, and its home.
 const PAGE: PageId = PageId(3);
@@ -76,7 +77,7 @@ struct Parcel {
     to: NodeId,
     from: NodeId,
     /// The message as bytes: messages have an order of their own only there.
-    bytes: Vec<u8>,
+    bytes: Rc<[u8]>,
     value: Option<u8>,
 }
 
@@ -90,11 +91,14 @@ struct Node {
     early_timers: u8,
     now: Time,
     seen: Version,
+    /// Hashes of all of the above, if nothing has changed since they were made.
+    fingerprint: Option<(u64, u64)>,
 }
 
 #[derive(Clone)]
 struct State {
-    nodes: Vec<Node>,
+    /// Shared with the states before and after: a step changes one node, and only that one is copied.
+    nodes: Vec<Rc<Node>>,
     parcels: Vec<Parcel>,
     duplicates: u8,
     /// The last value stored.
@@ -112,7 +116,7 @@ struct Path {
 pub fn explore(bounds: Bounds) -> Result<Explored, String> {
     let mut explored = Explored::default();
     let mut seen = FxHashSet::default();
-    let first = State::new(bounds);
+    let mut first = State::new(bounds);
     seen.insert(first.fingerprint());
     let mut stack = vec![first];
     while let Some(state) = stack.pop() {
@@ -173,10 +177,11 @@ impl State {
                 early_timers: bounds.early_timers,
                 now: Time(0),
                 seen: Version::default(),
+                fingerprint: None,
             }
         };
         State {
-            nodes: (0..=bounds.clients).map(node).collect(),
+            nodes: (0..=bounds.clients).map(|id| Rc::new(node(id))).collect(),
             parcels: Vec::new(),
             duplicates: bounds.duplicates,
             truth: 0,
@@ -230,7 +235,7 @@ impl State {
         match step {
             Step::Load(id) => self.begin(id, Access::Read),
             Step::Store(id) => self.begin(id, Access::Write),
-            Step::Retry(id) => match self.node(id).thread {
+            Step::Retry(id) => match self.nodes[id.0 as usize].thread {
                 Thread::Woken(access) => {
                     self.feed(id, Input::Resumed { thread: 1, page: PAGE, access })?;
                     self.run(id, access)
@@ -289,7 +294,7 @@ impl State {
     }
 
     fn deliver(&mut self, parcel: &Parcel) -> Result<(), String> {
-        if self.node(parcel.to).thread == Thread::Left {
+        if self.nodes[parcel.to.0 as usize].thread == Thread::Left {
             return Ok(());
         }
         let page = parcel.value.map(page_of);
@@ -298,10 +303,9 @@ impl State {
     }
 
     fn feed(&mut self, id: NodeId, input: Input<'_>) -> Result<(), String> {
-        let node = &mut self.nodes[id.0 as usize];
-        let Node { core, frame, now, .. } = node;
+        let Node { core, frame, now, .. } = self.node(id);
         core.handle(*now, input, frame);
-        while let Some(output) = self.nodes[id.0 as usize].core.poll_output() {
+        while let Some(output) = self.node(id).core.poll_output() {
             match output {
                 Output::Send { to, message, page } => self.send(id, to, message, page),
                 Output::Done { op, result } => {
@@ -320,7 +324,7 @@ impl State {
     fn send(&mut self, from: NodeId, to: NodeId, message: Message, page: Option<PageBuf>) {
         let mut bytes = Vec::new();
         message.encode(&mut bytes);
-        let parcel = Parcel { to, from, bytes, value: page.map(|page| page.as_slice()[0]) };
+        let parcel = Parcel { to, from, bytes: bytes.into(), value: page.map(|page| page.as_slice()[0]) };
         let at = self.parcels.partition_point(|other| *other < parcel);
         self.parcels.insert(at, parcel);
     }
@@ -348,7 +352,10 @@ impl State {
                 if version < node.seen {
                     return Err(format!("a copy went back from {:?} to {version:?}", node.seen));
                 }
-                node.seen = version;
+                if version != node.seen {
+                    let node = Rc::make_mut(node);
+                    (node.seen, node.fingerprint) = (version, None);
+                }
             }
         }
         if writers > 1 || (writers == 1 && readers > 0) {
@@ -386,21 +393,17 @@ impl State {
         Ok(())
     }
 
+    /// The node, which is about to change.
     fn node(&mut self, id: NodeId) -> &mut Node {
-        &mut self.nodes[id.0 as usize]
+        let node = Rc::make_mut(&mut self.nodes[id.0 as usize]);
+        node.fingerprint = None;
+        node
     }
 
-    /// Two hashes of 64 bits: a search of a million states meets no collision.
-    fn fingerprint(&self) -> (u64, u64) {
-        let (mut quick, mut strong) = (FxHasher::default(), DefaultHasher::new());
-        let mut both = Both(&mut quick, &mut strong);
-        for node in &self.nodes {
-            node.core.fingerprint(node.now, &mut both);
-            (node.frame, node.thread, node.operations, node.evictions).hash(&mut both);
-            (node.early_timers, node.seen).hash(&mut both);
-        }
-        (&self.parcels, self.duplicates, self.truth).hash(&mut both);
-        (quick.finish(), strong.finish())
+    /// Two hashes of 64 bits: a search of millions of states meets no collision.
+    fn fingerprint(&mut self) -> (u64, u64) {
+        let nodes: SmallVec<[(u64, u64); 4]> = self.nodes.iter_mut().map(fingerprint).collect();
+        hash_twice(|both| (nodes, &self.parcels, self.duplicates, self.truth).hash(both))
     }
 
     /// The rule that was broken and the steps that lead there.
@@ -418,6 +421,26 @@ impl State {
         lines.reverse();
         format!("{why}\n{}", lines.join("\n"))
     }
+}
+
+/// The fingerprint of a node, made anew only if the node has changed.
+fn fingerprint(node: &mut Rc<Node>) -> (u64, u64) {
+    if let Some(known) = node.fingerprint {
+        return known;
+    }
+    let made = hash_twice(|both| {
+        node.core.fingerprint(node.now, both);
+        (node.frame, node.thread, node.operations, node.evictions).hash(both);
+        (node.early_timers, node.seen).hash(both);
+    });
+    Rc::make_mut(node).fingerprint = Some(made);
+    made
+}
+
+fn hash_twice(feed: impl FnOnce(&mut Both<'_>)) -> (u64, u64) {
+    let (mut quick, mut strong) = (FxHasher::default(), DefaultHasher::new());
+    feed(&mut Both(&mut quick, &mut strong));
+    (quick.finish(), strong.finish())
 }
 
 impl Parcel {
