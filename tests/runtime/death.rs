@@ -1,8 +1,6 @@
 //! A node that dies while others wait: everybody affected learns who it was, soon, and nobody hangs.
 
-use std::io::Write;
 use std::net::SocketAddr;
-use std::os::unix::fs::OpenOptionsExt;
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
@@ -299,12 +297,8 @@ fn every_wait_ends_when_a_daemon_dies() {
 
 /// Waits until the cluster of a coordinator in another process has so many members.
 fn until_there_are(members: usize, coordinator: SocketAddr) {
-    // The key of who names none, as a file.
-    let key = std::env::temp_dir().join(format!("pagemesh-test-key-{:016x}", fastrand::u64(..)));
-    let file = std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&key);
-    file.and_then(|mut file| file.write_all("0".repeat(64).as_bytes())).expect("a file");
+    let key = rig::small().key_file.expect("the key of small nodes");
     let admin = Admin::connect(coordinator, &key, TOLD_WITHIN).expect("it answers");
-    std::fs::remove_file(&key).expect("ours");
     let until = Instant::now() + TOLD_WITHIN;
     while admin.cluster().expect("it answers").members.len() != members {
         assert!(Instant::now() < until, "there are never {members} members");
