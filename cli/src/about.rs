@@ -12,10 +12,13 @@ use crate::args::Arguments;
 use crate::out;
 use crate::trouble::Trouble;
 
+/// The commit that this was built from, or "unknown".
+pub(crate) const COMMIT: &str = env!("BUILT_COMMIT");
+
 /// The release, the protocol that its nodes speak, and the commit it was built from.
 static VERSION: LazyLock<String> = LazyLock::new(|| {
     let protocol = Version::ours().protocol;
-    format!("{} (protocol {protocol}, commit {})", env!("CARGO_PKG_VERSION"), env!("BUILT_COMMIT"))
+    format!("{} (protocol {protocol}, commit {})", env!("CARGO_PKG_VERSION"), COMMIT)
 });
 
 /// The version, as `--version` and `version` print it after the command's name.

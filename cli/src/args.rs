@@ -55,11 +55,7 @@ pub(crate) enum Command {
     /// Make a crate with a program that runs on a cluster
     New(New),
     /// Say what works on this host, what does not, and how to mend it
-    Doctor {
-        /// Print JSON
-        #[arg(long)]
-        json: bool,
-    },
+    Doctor(Doctor),
     /// Be a daemon: a node that runs no program, until it is told to stop; `up` and `run` start them
     Daemon(node_daemon::Arguments),
     /// Keys: the files that let nodes into a cluster
@@ -83,6 +79,13 @@ pub(crate) enum Command {
     /// Be one of the demo's ranks
     #[command(hide = true)]
     DemoRank(Demo),
+    /// The other host's side of `doctor --hosts`
+    #[command(hide = true)]
+    DoctorPeer {
+        /// Address of this host by which the others reach it
+        #[arg(long)]
+        bind: std::net::IpAddr,
+    },
     /// Prepare a child process and become the program
     #[command(hide = true)]
     ExecChild(ExecChild),
@@ -151,9 +154,14 @@ pub(crate) struct RpcCall {
 
 /// A time in seconds, which may have a fraction.
 fn seconds(text: &str) -> Result<Duration, String> {
-    let seconds: f64 = text.parse().map_err(|_| "not a number of seconds".to_owned())?;
-    let time = Duration::try_from_secs_f64(seconds).map_err(|error| error.to_string())?;
+    let time = seconds_or_none(text)?;
     if time.is_zero() { Err("no time at all".to_owned()) } else { Ok(time) }
+}
+
+/// The same, or 0.
+fn seconds_or_none(text: &str) -> Result<Duration, String> {
+    let seconds: f64 = text.parse().map_err(|_| "not a number of seconds".to_owned())?;
+    Duration::try_from_secs_f64(seconds).map_err(|error| error.to_string())
 }
 
 /// What a new cluster is made of.
@@ -215,9 +223,23 @@ pub(crate) struct Status {
     /// Print JSON
     #[arg(long)]
     pub(crate) json: bool,
-    /// Show it again every second until Ctrl-C
+    /// Show it again every second until Ctrl-C: on a terminal over the picture before, as JSON a line each time
     #[arg(long)]
     pub(crate) watch: bool,
+    /// Time between the two readings that rates come from; 0 for one reading and no rates [default: 0.5, with --watch 1]
+    #[arg(long, value_name = "SECONDS", value_parser = seconds_or_none)]
+    pub(crate) interval: Option<Duration>,
+}
+
+#[derive(Args)]
+#[command(after_help = "Exit code: 0 ready or usable, 1 will not work.")]
+pub(crate) struct Doctor {
+    /// Look at these hosts too: whether ssh gets there, versions are equal, and datagrams go there and back
+    #[arg(long, value_name = "FILE")]
+    pub(crate) hosts: Option<PathBuf>,
+    /// Print JSON
+    #[arg(long)]
+    pub(crate) json: bool,
 }
 
 #[derive(Args)]

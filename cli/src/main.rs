@@ -28,6 +28,7 @@ mod regions;
 mod rpc;
 mod rpcgen;
 mod run;
+mod screen;
 mod signals;
 mod state;
 mod status;
@@ -52,6 +53,10 @@ fn main() {
 /// Runs one command and gives the exit code.
 fn dispatch(arguments: Arguments) -> Result<i32, Trouble> {
     let state_dir = arguments.state_dir;
+    if matches!(&arguments.command, Command::Run(_) | Command::Up(_)) {
+        // Daemons and ranks would say the same, each of them, once they run.
+        pagemesh::Settings::from_env()?;
+    }
     match arguments.command {
         Command::Run(run) => guardian::run(state_dir, run, &std::env::args_os().skip(1).collect::<Vec<_>>()),
         Command::Up(up) => cluster::up(state_dir, &up),
@@ -67,7 +72,8 @@ fn dispatch(arguments: Arguments) -> Result<i32, Trouble> {
         Command::Demo(demo) => demo::run(&demo),
         Command::DemoRank(demo) => demo::rank(&demo),
         Command::New(new) => new::make(&new),
-        Command::Doctor { json } => doctor::show(json),
+        Command::Doctor(doctor) => doctor::show(&doctor),
+        Command::DoctorPeer { bind } => doctor::serve_peer(bind),
         Command::Daemon(arguments) => Ok(node_daemon::serve(&arguments)),
         Command::Key { command } => key::run(&command),
         Command::Completions { shell } => about::completions(shell),

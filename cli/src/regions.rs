@@ -3,7 +3,8 @@
 use std::path::PathBuf;
 
 use pagemesh::Placement;
-use pagemesh::admin::{Admin, RegionStatus};
+use pagemesh::admin::{Admin, ClusterStatus, MemberStatus, RegionStatus};
+use serde::Serialize;
 
 use crate::cluster::ADMIN_TIMEOUT;
 use crate::out;
@@ -13,7 +14,7 @@ use crate::trouble::Trouble;
 
 /// Lists the regions of the running cluster.
 pub(crate) fn list(state_dir: Option<PathBuf>, json: bool) -> Result<i32, Trouble> {
-    let regions = connect(state_dir)?.cluster()?.regions;
+    let regions = of(connect(state_dir)?.cluster()?);
     if json {
         out::json(&regions)?;
     } else if regions.is_empty() {
@@ -26,6 +27,7 @@ pub(crate) fn list(state_dir: Option<PathBuf>, json: bool) -> Result<i32, Troubl
 
 /// Removes one.
 pub(crate) fn remove(state_dir: Option<PathBuf>, name: &str) -> Result<i32, Trouble> {
+    pagemesh::membership::check_name(name).map_err(Trouble::start)?;
     let admin = connect(state_dir)?;
     admin.remove_region(name)?;
     // While it is used it stays, and is listed.
@@ -45,22 +47,53 @@ pub(crate) fn connect(state_dir: Option<PathBuf>) -> Result<Admin, Trouble> {
     Ok(Admin::connect(cluster.nodes[0].addr, &state.key_file(), ADMIN_TIMEOUT)?)
 }
 
+/// A region, and how many of its pages are where.
+#[derive(Serialize)]
+pub(crate) struct Region {
+    #[serde(flatten)]
+    region: RegionStatus,
+    /// Pages that nodes of this host have, as homes or as copies.
+    pages_here: u64,
+    /// Pages that nodes of other hosts have.
+    pages_there: u64,
+}
+
+impl Region {
+    /// Finds out what these members have of it.
+    pub(crate) fn of(region: RegionStatus, members: &[&MemberStatus], this_host: &str) -> Region {
+        let (mut here, mut there) = (0, 0);
+        for status in members.iter().flat_map(|member| &member.status) {
+            let part = status.regions.iter().find(|part| part.start == region.start);
+            *if status.host == this_host { &mut here } else { &mut there } +=
+                part.map_or(0, |part| part.pages);
+        }
+        Region { region, pages_here: here, pages_there: there }
+    }
+}
+
+/// All regions of the cluster.
+pub(crate) fn of(cluster: ClusterStatus) -> Vec<Region> {
+    // As nodes read it, so that theirs compare.
+    let this_host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    let members: Vec<&MemberStatus> = cluster.members.iter().collect();
+    let region = |region| Region::of(region, &members, this_host.trim());
+    cluster.regions.into_iter().map(region).collect()
+}
+
 /// Regions as a table.
-pub(crate) fn show(regions: &[RegionStatus]) -> String {
-    let rows: Vec<Vec<String>> = regions
-        .iter()
-        .map(|region| {
-            vec![
-                region.name.clone(),
-                bytes(region.bytes),
-                region.pages.to_string(),
-                placement(region.placement),
-                region.users.len().to_string(),
-                format!("{:016x}", region.program),
-            ]
-        })
-        .collect();
-    table(&["REGION", "SIZE", "PAGES", "PLACEMENT", "USERS", "MADE BY PROGRAM"], &rows)
+pub(crate) fn show(regions: &[Region]) -> String {
+    let row = |Region { region, pages_here, pages_there }: &Region| {
+        vec![
+            region.name.clone(),
+            bytes(region.bytes),
+            placement(region.placement),
+            pages_here.to_string(),
+            pages_there.to_string(),
+            region.users.len().to_string(),
+        ]
+    };
+    let rows: Vec<Vec<String>> = regions.iter().map(row).collect();
+    table(&["REGION", "SIZE", "PLACEMENT", "PAGES HERE", "THERE", "USERS"], &rows)
 }
 
 fn placement(placement: Placement) -> String {

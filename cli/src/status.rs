@@ -1,94 +1,252 @@
-//! `status`: the members and regions as the coordinator sees them now.
+//! `status`: what the members do now, what they have done, and the regions. Rates come from two readings.
 
+use std::collections::BTreeSet;
 use std::os::fd::AsFd;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use pagemesh::admin::{Admin, ClusterStatus, MemberStatus, NodeStatus};
+use pagemesh::admin::{Admin, ClusterStatus, MemberStatus, NodeStatus, WaitTimes};
 use pagemesh::membership::Kind;
+use serde::Serialize;
 
 use crate::args::Status;
+use crate::regions::Region;
+use crate::screen::Screen;
 use crate::signals::Signals;
-use crate::table::{bytes, table};
+use crate::table::{bytes, count, micros, short, table};
 use crate::trouble::Trouble;
 use crate::wait::{Interest, wait};
 use crate::{out, regions};
 
 /// Between two pictures of `--watch`.
 const WATCH_INTERVAL: Duration = Duration::from_secs(1);
+/// Between the two readings of a single picture.
+const INTERVAL: Duration = Duration::from_millis(500);
+/// Longest name of a member, and of a host, in a table of 80 columns.
+const WHO_MAX: usize = 14;
+const HOST_MAX: usize = 10;
+
+/// What a member did between two readings of its status.
+#[derive(Serialize)]
+struct Rates {
+    /// Between the readings, by the member's own clock.
+    seconds: f64,
+    faults_per_s: f64,
+    bytes_in_per_s: f64,
+    bytes_out_per_s: f64,
+    /// Share of that time that its threads waited for pages, locks and barriers: 1 is one thread all the time.
+    waiting_for_pages: f64,
+    waiting_for_locks: f64,
+    waiting_at_barriers: f64,
+    /// Half, and 99 of 100, of the waits for a page took less; a power of two. None: there were none.
+    page_wait_p50_us: Option<u64>,
+    page_wait_p99_us: Option<u64>,
+}
+
+/// The cluster and, by member, the rates.
+#[derive(Serialize)]
+struct Reading {
+    epoch: u64,
+    members: Vec<Member>,
+    regions: Vec<Region>,
+    deaths: Vec<String>,
+}
+
+#[derive(Serialize)]
+struct Member {
+    #[serde(flatten)]
+    member: MemberStatus,
+    /// None: it did not answer twice.
+    rates: Option<Rates>,
+}
 
 /// Prints the cluster's state, once or until Ctrl-C.
 pub(crate) fn show(state_dir: Option<PathBuf>, show: &Status) -> Result<i32, Trouble> {
-    let signals = if show.watch { Some(Signals::install()?) } else { None };
+    let signals = Signals::install()?;
     let admin = regions::connect(state_dir)?;
+    let mut before = read(&admin)?;
+    let mut screen = if show.watch && !show.json { Screen::open()? } else { None };
+    let default = if show.watch { WATCH_INTERVAL } else { INTERVAL };
+    let interval = show.interval.unwrap_or(default);
+    // The first picture need not wait as long as the next.
+    let mut until = Instant::now() + interval.min(INTERVAL);
     loop {
-        let text = picture(&admin, show.json)?;
-        let Some(signals) = &signals else {
-            out::text(&text)?;
-            return Ok(0);
-        };
-        // Home, the picture, and nothing of the older one behind it.
-        if show.json {
-            out::text(&text)?
+        if !interval.is_zero() && !wait(&[((), signals.as_fd(), Interest::Read)], Some(until))?.is_empty() {
+            drop(screen);
+            let signal = signals.next().map_or(0, |signal| signal as i32);
+            // The user has seen enough; that is no failure of a watch.
+            return if show.watch { Ok(0) } else { Err(Trouble::silent(crate::trouble::SIGNALLED + signal)) };
+        }
+        until = Instant::now() + interval;
+        let now = if interval.is_zero() { before.clone() } else { read(&admin)? };
+        let reading = compare(&before, now.clone());
+        if show.json && show.watch {
+            out::line(serde_json::to_string(&reading).map_err(|error| Trouble::failed(error.to_string()))?)?;
+        } else if show.json {
+            out::json(&reading)?;
+        } else if let Some(screen) = &mut screen {
+            screen.show(&describe(&reading))?;
         } else {
-            out::text(&format!("\x1b[H{text}\x1b[J"))?
+            out::text(&describe(&reading))?;
         }
-        let until = Instant::now() + WATCH_INTERVAL;
-        if !wait(&[((), signals.as_fd(), Interest::Read)], Some(until))?.is_empty() {
+        if !show.watch {
             return Ok(0);
         }
+        before = now;
     }
 }
 
-fn picture(admin: &Admin, json: bool) -> Result<String, Trouble> {
-    let cluster = admin.cluster()?;
-    if json {
-        let text = serde_json::to_string_pretty(&cluster).map_err(|e| Trouble::failed(e.to_string()))?;
-        return Ok(text + "\n");
-    }
-    Ok(describe(&cluster))
+/// The cluster with its members in the order of the tables: daemons, then ranks by program.
+fn read(admin: &Admin) -> Result<ClusterStatus, Trouble> {
+    let mut cluster = admin.cluster()?;
+    cluster.members.sort_by_key(|member| match member.kind {
+        Kind::Daemon => (0, 0, u32::from(member.id.0)),
+        Kind::Rank { program, rank, .. } => (1, program, rank),
+    });
+    Ok(cluster)
 }
 
-fn describe(cluster: &ClusterStatus) -> String {
-    let heading =
-        ["NODE", "WHAT", "ADDRESS", "PID", "PAGES", "SERVED", "BYTES", "SENT AGAIN", "DROPPED", "RTT us"];
-    let rows: Vec<Vec<String>> = cluster.members.iter().map(row).collect();
-    let mut text = table(&heading, &rows);
+fn compare(before: &ClusterStatus, now: ClusterStatus) -> Reading {
+    // A node's id may be another's by now; its process is not.
+    let earlier = |now: &MemberStatus| before.members.iter().find(|m| (m.id, m.pid) == (now.id, now.pid));
+    let members = now.members.iter().map(|member| {
+        let earlier = earlier(member).and_then(|earlier| earlier.status.as_ref());
+        let rates = earlier.zip(member.status.as_ref()).and_then(|(earlier, now)| Rates::of(earlier, now));
+        Member { member: member.clone(), rates }
+    });
+    let (epoch, deaths, members) = (now.epoch, now.deaths.clone(), members.collect());
+    Reading { epoch, members, regions: regions::of(now), deaths }
+}
+
+impl Rates {
+    /// None if no time lies between the two.
+    fn of(before: &NodeStatus, now: &NodeStatus) -> Option<Rates> {
+        let seconds = now.uptime_us.saturating_sub(before.uptime_us) as f64 / 1e6;
+        if seconds <= 0.0 {
+            return None;
+        }
+        let per_s = |before: u64, now: u64| now.saturating_sub(before) as f64 / seconds;
+        let share = |before: &WaitTimes, now: &WaitTimes| now.since(before).total_ns as f64 / 1e9 / seconds;
+        let pages = now.waits.pages.since(&before.waits.pages);
+        Some(Rates {
+            seconds,
+            faults_per_s: per_s(faults(before), faults(now)),
+            bytes_in_per_s: per_s(before.socket.bytes_in, now.socket.bytes_in),
+            bytes_out_per_s: per_s(before.socket.bytes_out, now.socket.bytes_out),
+            waiting_for_pages: share(&before.waits.pages, &now.waits.pages),
+            waiting_for_locks: share(&before.waits.locks, &now.waits.locks),
+            waiting_at_barriers: share(&before.waits.barriers, &now.waits.barriers),
+            page_wait_p50_us: pages.below_us(0.5),
+            page_wait_p99_us: pages.below_us(0.99),
+        })
+    }
+}
+
+fn faults(status: &NodeStatus) -> u64 {
+    status.read_faults + status.write_faults
+}
+
+fn describe(reading: &Reading) -> String {
+    let members = &reading.members;
+    let hosts: BTreeSet<&str> =
+        members.iter().filter_map(|m| Some(m.member.status.as_ref()?.host.as_str())).collect();
+    let plural = |n: usize| if n == 1 { "" } else { "s" };
+    let mut text = format!(
+        "{} node{} on {} host{}, view {}\n\n",
+        members.len(),
+        plural(members.len()),
+        hosts.len(),
+        plural(hosts.len()),
+        reading.epoch
+    );
+    text.push_str("Now, a second; shares of the time that threads wait for pages, locks, barriers\n");
+    let now = ["NODE", "HOST", "FAULTS", "PAGES", "LOCKS", "BARRIERS", "IN", "OUT"];
+    text.push_str(&table(&now, &members.iter().map(row_of_rates).collect::<Vec<_>>()));
+    text.push_str("\nSince the start\n");
+    let totals = ["NODE", "PID", "FAULTS", "HALF WITHIN", "99% WITHIN", "PAGES HELD"];
+    text.push_str(&table(&totals, &members.iter().map(row_of_totals).collect::<Vec<_>>()));
+    text.push_str("\nNetwork\n");
+    let network = ["NODE", "ADDRESS", "ROUND TRIP", "SENT AGAIN", "DROPPED"];
+    text.push_str(&table(&network, &members.iter().map(row_of_network).collect::<Vec<_>>()));
     text.push('\n');
-    if cluster.regions.is_empty() {
+    if reading.regions.is_empty() {
         text.push_str("no regions\n");
     } else {
-        text.push_str(&regions::show(&cluster.regions));
+        text.push_str(&regions::show(&reading.regions));
     }
-    for death in &cluster.deaths {
+    for death in &reading.deaths {
         text.push_str(&format!("\ndied: {death}"));
     }
-    let lost: u64 = cluster.members.iter().flat_map(|m| &m.status).map(|s| s.lost_page_count).sum();
+    let lost: u64 = members.iter().flat_map(|m| &m.member.status).map(|s| s.lost_page_count).sum();
     if lost > 0 {
         text.push_str(&format!("\n{lost} pages were lost with nodes that died\n"));
     }
     text
 }
 
-fn row(member: &MemberStatus) -> Vec<String> {
-    let what = match member.kind {
-        Kind::Daemon => "daemon".to_owned(),
-        Kind::Rank { rank, ranks, .. } => format!("{} {rank}/{ranks}", member.name),
-    };
-    let mut row = vec![member.id.0.to_string(), what, member.addr.to_string(), member.pid.to_string()];
-    match &member.status {
-        Some(status) => row.extend([
-            format!("{}/{}", status.resident_pages, status.resident_limit),
-            status.faults_served.to_string(),
-            bytes(status.net.bytes_in + status.net.bytes_out),
-            status.net.fragments_retransmitted.to_string(),
-            status.socket_drops.to_string(),
-            round_trip(status),
-        ]),
-        // It did not answer in time.
-        None => row.extend(std::iter::repeat_n("-".to_owned(), 6)),
+/// A member's name in a few characters: whatever is cut off, its rank stays.
+fn who(member: &MemberStatus) -> String {
+    match member.kind {
+        Kind::Daemon => format!("daemon {}", member.id.0),
+        Kind::Rank { rank, ranks, .. } => {
+            let place = format!(" {rank}/{ranks}");
+            short(&member.name, WHO_MAX.saturating_sub(place.len())) + &place
+        }
+    }
+}
+
+/// A row of a table; dashes for what is not known.
+fn row<const N: usize>(member: &MemberStatus, known: Option<[String; N]>) -> Vec<String> {
+    let mut row = vec![who(member)];
+    match known {
+        Some(cells) => row.extend(cells),
+        None => row.extend(std::iter::repeat_n("-".to_owned(), N)),
     }
     row
+}
+
+fn row_of_rates(Member { member, rates }: &Member) -> Vec<String> {
+    let percent = |share: f64| format!("{:.0}%", share * 100.0);
+    let cells = member.status.as_ref().map(|status| {
+        let host = short(&status.host, HOST_MAX);
+        let rate = |value: &dyn Fn(&Rates) -> String| rates.as_ref().map_or_else(|| "-".to_owned(), value);
+        [
+            host,
+            rate(&|rates| count(rates.faults_per_s)),
+            rate(&|rates| percent(rates.waiting_for_pages)),
+            rate(&|rates| percent(rates.waiting_for_locks)),
+            rate(&|rates| percent(rates.waiting_at_barriers)),
+            rate(&|rates| bytes(rates.bytes_in_per_s as u64)),
+            rate(&|rates| bytes(rates.bytes_out_per_s as u64)),
+        ]
+    });
+    row(member, cells)
+}
+
+fn row_of_totals(Member { member, .. }: &Member) -> Vec<String> {
+    let cells = member.status.as_ref().map(|status| {
+        let within = |share| status.waits.pages.below_us(share).map_or_else(|| "-".to_owned(), micros);
+        [
+            member.pid.to_string(),
+            count(faults(status) as f64),
+            within(0.5),
+            within(0.99),
+            format!("{}/{}", status.resident_pages, status.resident_limit),
+        ]
+    });
+    row(member, cells)
+}
+
+fn row_of_network(Member { member, .. }: &Member) -> Vec<String> {
+    let cells = member.status.as_ref().map(|status| {
+        [
+            member.addr.to_string(),
+            round_trip(status),
+            count(status.net.fragments_retransmitted as f64),
+            count(status.socket_drops as f64),
+        ]
+    });
+    row(member, cells)
 }
 
 /// The mean over the sessions of a node.
@@ -97,5 +255,5 @@ fn round_trip(status: &NodeStatus) -> String {
     if sessions == 0 {
         return "-".to_owned();
     }
-    format!("{:.0}", status.peers.iter().map(|peer| peer.rtt_us).sum::<f64>() / sessions as f64)
+    micros((status.peers.iter().map(|peer| peer.rtt_us).sum::<f64>() / sessions as f64) as u64)
 }

@@ -14,7 +14,9 @@ use crate::node::control_stubs::{ClusterClient, ClusterRemoveRegionError, NodeCl
 use crate::page::NodeId;
 use crate::rpc::{self, Channel};
 
-pub use crate::node::status::{ClusterStatus, MemberStatus, NodeStatus, PeerStatus, RegionStatus};
+pub use crate::node::status::{
+    ClusterStatus, MemberStatus, NodeStatus, PeerStatus, RegionPages, RegionStatus, WaitTimes, Waits,
+};
 
 /// A session with a cluster's coordinator, and with its other nodes as they are asked.
 pub struct Admin {

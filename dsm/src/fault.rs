@@ -270,6 +270,11 @@ impl Arena {
         self.shared.access.backed_pages()
     }
 
+    /// Pages of this range that may hold memory now. Looks at each; takes no lock.
+    pub fn backed_pages_in(&self, pages: Range<u64>) -> u64 {
+        self.shared.access.backed_pages_in(pages)
+    }
+
     /// What happened so far.
     pub fn counts(&self) -> FaultCounts {
         self.shared.counts.read(self.mapper.reductions())

@@ -22,6 +22,7 @@ use crate::config::coherence::CACHE_PAGES_MIN;
 use crate::config::membership::{DEATHS_MAX, EARLY_MAX};
 use crate::page::{EXTENT_PAGES, Epoch, GlobalAddr, Incarnation, NodeId, PAGE_SIZE, PageId};
 use coordinator::Coordinator;
+pub use regions::check_name;
 use uses::Uses;
 pub use uses::{RegionUse, Returned};
 

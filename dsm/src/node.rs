@@ -33,6 +33,7 @@ pub mod status;
 mod sync;
 #[allow(unsafe_code)]
 mod time_slice;
+mod wait_times;
 mod waits;
 mod watch;
 
@@ -126,6 +127,8 @@ struct Locked {
     /// The waiting receiver, while it handles calls.
     in_calls: Option<OpId>,
     watch: Watch,
+    /// When the last wait ended, by the clock reading that it took.
+    waited_until: Time,
     /// When the receiver will look at the timers by itself.
     sleep_until: Time,
     /// When the progress thread will look at the timers by itself, whoever receives.
@@ -189,6 +192,11 @@ impl Node {
 
     /// Its status now.
     pub fn status(&self) -> status::NodeStatus {
+        status::whole_status(&self.inner)
+    }
+
+    /// The same without what takes longer: its host's name, and its part of each region.
+    pub(crate) fn counts(&self) -> status::NodeStatus {
         self.inner.with_core(|core| status::node_status(core, &self.inner))
     }
 
@@ -328,6 +336,7 @@ impl Inner {
             interrupted: 0,
             in_calls: None,
             watch: Watch::default(),
+            waited_until: Time(0),
             sleep_until: Time(0),
             progress_until: Time(0),
             active_until: Time(0),

@@ -456,7 +456,7 @@ impl Dsm {
     /// # Ok::<(), Error>(())
     /// ```
     pub fn stats(&self) -> Stats {
-        Stats::of(&self.node.status())
+        Stats::of(&self.node.counts())
     }
 
     /// The same with everything that there is to know.

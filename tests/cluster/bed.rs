@@ -196,7 +196,7 @@ impl Bed {
 
     /// The cluster's status, as JSON.
     pub(crate) fn status(&self) -> serde_json::Value {
-        let done = self.pagemesh("status --json").ok();
+        let done = self.pagemesh("status --json --interval 0").ok();
         serde_json::from_str(&done.out).expect("JSON")
     }
 
@@ -369,8 +369,9 @@ fn up_to_date(program: &Path) -> Result<(), String> {
     let built = modified(program).map_err(|error| format!("{}: {error}", program.display()))?;
     let list = std::fs::read_to_string(program.with_extension("d")).map_err(|error| error.to_string())?;
     let (_, sources) = list.split_once(": ").ok_or("a list of sources that is none")?;
-    // Blanks in names are escaped.
-    for source in sources.replace("\\ ", "\0").split_whitespace() {
+    // Blanks in names are escaped. A commit changes what the version is called, and no source.
+    let sources = sources.replace("\\ ", "\0");
+    for source in sources.split_whitespace().filter(|source| !source.contains("/.git/")) {
         let source = source.replace('\0', " ");
         if modified(Path::new(&source)).map_err(|error| format!("{source}: {error}"))? > built {
             return Err(format!("it is older than {source}"));

@@ -4,6 +4,7 @@
 mod bed;
 mod bystanders;
 mod deaths;
+mod doctor;
 mod ends;
 mod first_minute;
 mod outputs;
@@ -11,4 +12,6 @@ mod programs;
 mod regions;
 mod rpc;
 mod start;
+mod status;
 mod usage;
+mod wrong;

@@ -106,6 +106,14 @@ impl AccessMap {
         cell.fetch_update(Ordering::AcqRel, Ordering::Acquire, update).expect("always some")
     }
 
+    /// Pages of this range that may hold memory; those outside every region hold none.
+    pub(super) fn backed_pages_in(&self, pages: Range<u64>) -> u64 {
+        let backed = |page: &u64| {
+            self.find(PageId(*page)).is_some_and(|cell| cell.load(Ordering::Relaxed) & BACKED != 0)
+        };
+        pages.filter(backed).count() as u64
+    }
+
     fn load(&self, page: PageId) -> u8 {
         self.cell(page).load(Ordering::Acquire)
     }

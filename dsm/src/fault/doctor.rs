@@ -17,24 +17,26 @@ use crate::error::Error;
 use crate::page::PAGE_SIZE;
 
 /// One line of the doctor's report.
-#[derive(Clone, PartialEq, Eq, Debug, serde::Serialize)]
+#[derive(Clone, PartialEq, Eq, Debug, serde::Serialize, serde::Deserialize)]
 pub struct Check {
     /// What was looked at.
-    pub name: &'static str,
+    pub name: String,
     /// The verdict.
     pub health: Health,
     /// What was found.
     pub found: String,
-    /// What to do about it, if anything.
+    /// What to do about it; none if it is as it should be.
     pub mend: Option<String>,
 }
 
 /// A verdict.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, serde::Serialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, serde::Serialize, serde::Deserialize)]
 pub enum Health {
     /// As it should be.
     Ok,
-    /// Works, with a restriction.
+    /// As it should be; something that few programs need would take more.
+    Note,
+    /// Works, but slower.
     Limited,
     /// Does not work.
     Bad,
@@ -42,25 +44,68 @@ pub enum Health {
 
 /// Examines the machine for an arena of `len` bytes at `base`. Leaves nothing changed.
 pub fn doctor(base: usize, len: usize) -> Vec<Check> {
+    let cycle = probe::cycle();
     vec![
-        backend(),
+        kernel(),
+        backend(&cycle),
+        seccomp(&read("/proc/self/status"), &cycle),
+        signal_mask(),
         thread_backend(),
         unprivileged(),
-        signal_mask(),
         mappings(),
         address_space(len),
         arena(base, len),
     ]
 }
 
-fn backend() -> Check {
-    match probe::cycle() {
-        Ok(()) => ok("fault backend", "signal: userfaultfd's whole cycle works".to_owned()),
+/// The oldest kernel with all system calls that a node cannot do without; `epoll_pwait2` is the youngest.
+const KERNEL_MIN: (u32, u32) = (5, 11);
+
+fn kernel() -> Check {
+    kernel_of(read("/proc/sys/kernel/osrelease").trim())
+}
+
+fn kernel_of(release: &str) -> Check {
+    const NAME: &str = "kernel";
+    let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map(|digits| digits.parse::<u32>().ok());
+    let version = numbers.next().flatten().zip(numbers.next().flatten());
+    match version {
+        None => ok(NAME, format!("`{release}`: its version is not known")),
+        Some(version) if version >= KERNEL_MIN => ok(NAME, format!("Linux {release}")),
+        Some(_) => Check {
+            name: NAME.to_owned(),
+            health: Health::Bad,
+            found: format!("Linux {release}"),
+            mend: Some(format!("Linux {}.{} or newer, 6.4 for fast page faults", KERNEL_MIN.0, KERNEL_MIN.1)),
+        },
+    }
+}
+
+fn backend(cycle: &Result<(), String>) -> Check {
+    const NAME: &str = "fault backend";
+    match cycle {
+        Ok(()) => ok(NAME, "signal: userfaultfd's whole cycle works".to_owned()),
         Err(why) => Check {
-            name: "fault backend",
+            name: NAME.to_owned(),
             health: Health::Limited,
             found: format!("mprotect, for userfaultfd does not work: {why}"),
             mend: Some(MEND_SIGNAL.to_owned()),
+        },
+    }
+}
+
+/// A container's filter is the usual reason for which a new kernel has no userfaultfd.
+fn seccomp(status: &str, cycle: &Result<(), String>) -> Check {
+    const NAME: &str = "seccomp";
+    let mode = status.lines().find_map(|line| line.strip_prefix("Seccomp:")).unwrap_or("0").trim();
+    match (mode, cycle) {
+        ("0", _) => ok(NAME, "no filter".to_owned()),
+        (_, Ok(())) => ok(NAME, "a filter, which lets userfaultfd through".to_owned()),
+        (_, Err(_)) => Check {
+            name: NAME.to_owned(),
+            health: Health::Limited,
+            found: "a filter, and userfaultfd does not work under it".to_owned(),
+            mend: Some("a seccomp profile that allows userfaultfd (for a try: docker run --security-opt seccomp=unconfined)".to_owned()),
         },
     }
 }
@@ -70,8 +115,8 @@ fn thread_backend() -> Check {
     match backend::probe_thread() {
         Ok(()) => ok(NAME, "possible with PAGEMESH_FAULT=thread".to_owned()),
         Err(why) => Check {
-            name: NAME,
-            health: Health::Limited,
+            name: NAME.to_owned(),
+            health: Health::Note,
             found: format!("only through pagemesh::io, for PAGEMESH_FAULT=thread does not work: {why}"),
             mend: Some(MEND_THREAD.to_owned()),
         },
@@ -93,7 +138,7 @@ fn signal_mask() -> Check {
     match blocked_fault_signals(&mask) {
         None => ok(NAME, "the signals of page faults come through".to_owned()),
         Some(names) => Check {
-            name: NAME,
+            name: NAME.to_owned(),
             health: Health::Bad,
             found: format!("{names} blocked: a program started from here would end at its first page fault"),
             mend: Some(
@@ -110,7 +155,7 @@ fn mappings() -> Check {
         return ok(NAME, count.to_string());
     }
     Check {
-        name: NAME,
+        name: NAME.to_owned(),
         health: Health::Limited,
         found: format!("{count}: the mprotect backend will often remap"),
         mend: Some(format!("sysctl -w vm.max_map_count={MAPPINGS_DEFAULT}")),
@@ -122,7 +167,7 @@ fn address_space(len: usize) -> Check {
     match limit_below(len) {
         None => ok(NAME, "large enough".to_owned()),
         Some(limit) => Check {
-            name: NAME,
+            name: NAME.to_owned(),
             health: Health::Bad,
             found: format!("{limit} bytes; an arena of {len} bytes is mapped twice"),
             mend: Some("ulimit -v unlimited, or a smaller --arena-size".to_owned()),
@@ -135,7 +180,7 @@ fn arena(base: usize, len: usize) -> Check {
     match AppView::reserve(Some(base), len) {
         Ok(_view) => ok(NAME, format!("{len:#x} bytes at {base:#x} are free")),
         Err(errno) => Check {
-            name: NAME,
+            name: NAME.to_owned(),
             health: Health::Bad,
             found: reserve_error(Some(base), len, errno).to_string(),
             mend: Some("--arena-base or --arena-size, the same on every node".to_owned()),
@@ -199,6 +244,33 @@ fn read_number(path: &str) -> Option<u64> {
     std::fs::read_to_string(path).ok()?.trim().parse().ok()
 }
 
-fn ok(name: &'static str, found: String) -> Check {
-    Check { name, health: Health::Ok, found, mend: None }
+fn read(path: &str) -> String {
+    std::fs::read_to_string(path).unwrap_or_default()
+}
+
+fn ok(name: &str, found: String) -> Check {
+    Check { name: name.to_owned(), health: Health::Ok, found, mend: None }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_old_kernel_and_a_filter_are_found_each_with_its_mend() {
+        for (release, health) in [
+            ("6.8.0-31-generic", Health::Ok),
+            ("5.11", Health::Ok),
+            ("5.10.217-rt", Health::Bad),
+            ("4.18.0-553.el8", Health::Bad),
+            ("", Health::Ok),
+        ] {
+            let check = kernel_of(release);
+            assert_eq!((check.health, check.mend.is_some()), (health, health == Health::Bad), "{check:?}");
+        }
+        let refused = Err("userfaultfd: EPERM".to_owned());
+        assert_eq!(seccomp("Seccomp:\t2\n", &refused).health, Health::Limited);
+        assert_eq!(seccomp("Seccomp:\t2\n", &Ok(())).health, Health::Ok);
+        assert_eq!(seccomp("Seccomp:\t0\n", &refused).health, Health::Ok);
+    }
 }

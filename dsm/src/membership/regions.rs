@@ -246,8 +246,8 @@ fn quotas(extents: u64, left: &[u64]) -> Vec<Quota> {
     shares.into_iter().zip(left).map(|(share, &left)| Quota { share, spare: spare(share, left) }).collect()
 }
 
-/// Names stand in tables and in lines of logs.
-fn check_name(name: &str) -> Result<(), String> {
+/// Whether a region may have this name: names stand in tables and in lines of logs.
+pub fn check_name(name: &str) -> Result<(), String> {
     if name.is_empty() || name.len() > NAME_LEN_MAX {
         return Err(format!("a region's name has 1 to {NAME_LEN_MAX} bytes, not {}", name.len()));
     }

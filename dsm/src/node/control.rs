@@ -13,7 +13,7 @@ use super::control_stubs::{
 };
 use super::core::Core;
 use super::directory::Servers;
-use super::status::{cluster_status, node_status};
+use super::status::{cluster_status, whole_status};
 use super::{Inner, Node as Handle};
 use crate::coherence::BarrierId;
 use crate::config::rpc::{DIRECTORY_TELL_WAIT, DIRECTORY_WAIT};
@@ -40,7 +40,7 @@ impl Of {
 impl Node for Of {
     fn status(&self, _: &Context<'_>) -> std::result::Result<String, rpc::Error> {
         let inner = self.inner()?;
-        let status = inner.with_core(|core| node_status(core, &inner));
+        let status = whole_status(&inner);
         serde_json::to_string(&status).map_err(rpc::Error::remote)
     }
 

@@ -17,6 +17,7 @@ use super::notes::Notes;
 use super::patience::Awaited;
 use super::peers::{Peers, Unreachable, link};
 use super::rpc::CallEvent;
+use super::wait_times::WaitClock;
 use super::waits::{Audience, Outcome, Waits};
 use crate::codec::{decode_control, encode_control};
 use crate::coherence::{
@@ -102,6 +103,8 @@ pub(super) struct Brain {
     pub(super) ranks_in_order: Vec<NodeId>,
     pub(super) nearest: Option<NodeId>,
     pub(super) view_changes: u64,
+    /// How long threads of this node waited.
+    pub(super) wait_clock: WaitClock,
     /// Most pages that had memory here after any event.
     pub(super) resident_peak: u64,
     /// Regions that are mapped, while what was held before still leaves them no room.
@@ -170,6 +173,7 @@ impl Core {
             ranks_in_order: Vec::new(),
             nearest,
             view_changes: 0,
+            wait_clock: WaitClock::default(),
             resident_peak: 0,
             crowding: Vec::new(),
             outputs: Outputs::default(),

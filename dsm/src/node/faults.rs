@@ -7,6 +7,7 @@ use parking_lot::MutexGuard;
 
 use super::core::Brain;
 use super::pump::Receiver;
+use super::wait_times::WaitKind;
 use super::waits::Outcome;
 use super::{Inner, Locked, describe, exit};
 use crate::coherence::{Failure, Input, OpId};
@@ -26,6 +27,7 @@ impl FaultSink for Inner {
         }
         let now = self.now();
         let (op, bell) = locked.core.brain.waits.begin();
+        locked.core.brain.wait_clock.begin(WaitKind::Page, now);
         self.start_fault(&mut locked, now, op, &fault);
         if !locked.core.brain.waits.has_ended(op) {
             self.arena.warm(fault.page);
@@ -33,7 +35,9 @@ impl FaultSink for Inner {
         let outcome = self.wait(&mut locked, (op, &bell), None);
         let fatal = locked.core.brain.fatal.clone();
         let (thread, page, access) = (u64::from(fault.thread), fault.page, fault.access);
-        locked.core.brain.input(self.now(), Input::Resumed { thread, page, access }, &self.arena);
+        let resumed = self.now();
+        locked.core.brain.wait_clock.end(WaitKind::Page, now, resumed);
+        locked.core.brain.input(resumed, Input::Resumed { thread, page, access }, &self.arena);
         drop(locked);
         match (outcome, fatal) {
             (Some(Outcome::Coherence(Ok(_))), _) => {}

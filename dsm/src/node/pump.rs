@@ -337,6 +337,7 @@ impl Inner {
             }
         };
         let now = self.now();
+        locked.waited_until = now;
         locked.interrupted -= interrupted;
         if let Some(look) = look {
             locked.patience.learn(look, now.since(look.began));

@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::Inner;
 use super::core::Core;
+pub use super::wait_times::{WaitTimes, Waits};
 use crate::coherence::{Coherence, Counters as CoherenceCounters, Placement};
 use crate::membership::{Death, Kind, Member, Membership};
 use crate::net::Counters as NetCounters;
@@ -17,6 +18,10 @@ use crate::page::{NodeId, PAGE_SIZE};
 pub struct NodeStatus {
     /// Its id; none before it is a member.
     pub id: Option<NodeId>,
+    /// Name of its host, as the host itself says.
+    pub host: String,
+    /// Time since its start, in microseconds: rates are differences of two readings over that of their times.
+    pub uptime_us: u64,
     /// Which fault backend runs; `none` in a daemon.
     pub fault_backend: String,
     /// Pages that hold memory here, those included whose bytes are kept for a write-back.
@@ -29,6 +34,8 @@ pub struct NodeStatus {
     pub read_faults: u64,
     /// Faults by stores.
     pub write_faults: u64,
+    /// How long its threads waited, and for what.
+    pub waits: Waits,
     /// Requests for pages that this node has served as their home.
     pub faults_served: u64,
     /// The page protocol's counts.
@@ -48,6 +55,17 @@ pub struct NodeStatus {
     pub lost_pages: Vec<(u64, NodeId)>,
     /// Number of pages lost.
     pub lost_page_count: u64,
+    /// Regions of which pages have memory here.
+    pub regions: Vec<RegionPages>,
+}
+
+/// How much of a region is at one node.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct RegionPages {
+    /// The region's first page.
+    pub start: u64,
+    /// Its pages that have memory here, as home or as a copy.
+    pub pages: u64,
 }
 
 /// Lost pages that a status lists.
@@ -120,6 +138,7 @@ pub struct RegionStatus {
     pub users: Vec<NodeId>,
 }
 
+/// What the core and the socket have counted; without the host's name and the parts of regions.
 pub(super) fn node_status(core: &mut Core, inner: &Inner) -> NodeStatus {
     let faults = inner.arena.counts();
     let coherence = core.brain.coherence.as_ref();
@@ -135,12 +154,15 @@ pub(super) fn node_status(core: &mut Core, inner: &Inner) -> NodeStatus {
     });
     NodeStatus {
         id: core.brain.membership.as_ref().and_then(Membership::me),
+        host: String::new(),
+        uptime_us: inner.clock.elapsed().as_micros() as u64,
         fault_backend: inner.arena.backend().to_string(),
         resident_pages: inner.arena.backed_pages() + coherence.map_or(0, Coherence::retained_pages),
         resident_peak: core.brain.resident_peak,
         resident_limit: core.brain.intro.memory_max / PAGE_SIZE as u64,
         read_faults: faults.reads,
         write_faults: faults.writes,
+        waits: core.brain.wait_clock.read(inner.now()),
         faults_served: counters.transactions,
         coherence: counters,
         net: core.endpoint.counters(),
@@ -151,7 +173,28 @@ pub(super) fn node_status(core: &mut Core, inner: &Inner) -> NodeStatus {
         peers: peers.collect(),
         lost_page_count: lost.len() as u64,
         lost_pages: lost.into_iter().take(LOST_PAGES_MAX).map(|(page, node)| (page.0, node)).collect(),
+        regions: Vec::new(),
     }
+}
+
+/// The node's status, for who holds no lock of it: regions are searched page by page.
+pub(super) fn whole_status(inner: &Inner) -> NodeStatus {
+    let (mut status, regions) = inner.with_core(|core| {
+        let regions = core.brain.membership.iter().flat_map(Membership::regions);
+        let ranges: Vec<_> = regions.map(|record| (record.info.start.0, record.info.used)).collect();
+        (node_status(core, inner), ranges)
+    });
+    let found = regions
+        .into_iter()
+        .map(|(start, used)| RegionPages { start, pages: inner.arena.backed_pages_in(start..start + used) });
+    status.host = host_name();
+    status.regions = found.filter(|region| region.pages > 0).collect();
+    status
+}
+
+/// As the host itself says; empty where /proc is hidden.
+fn host_name() -> String {
+    std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default().trim().to_owned()
 }
 
 pub(super) fn cluster_status(core: &Core) -> ClusterStatus {

@@ -11,6 +11,7 @@ use parking_lot::MutexGuard;
 use super::control_stubs::NodeClient;
 use super::leaving::current_thread;
 use super::local::LockHandle;
+use super::wait_times::WaitKind;
 use super::waits::Outcome;
 use super::{Inner, LAST_BARRIER, Locked, Node, Started, exit, to_error};
 use crate::coherence::{Attempt, BarrierId, Coherence, Failure, Input, LockId, NodeSet, OpId};
@@ -27,6 +28,15 @@ use crate::rpc::Channel;
 enum Goal {
     Lock(LockId),
     Barrier(BarrierId),
+}
+
+impl Goal {
+    fn kind(self) -> WaitKind {
+        match self {
+            Goal::Lock(_) => WaitKind::Lock,
+            Goal::Barrier(_) => WaitKind::Barrier,
+        }
+    }
 }
 
 impl Node {
@@ -119,11 +129,12 @@ impl Inner {
             check(&locked)?;
             let began = self.now();
             let (op, bell) = locked.core.brain.waits.begin();
+            locked.core.brain.wait_clock.begin(goal.kind(), began);
             start(&mut Started { now: began, core: &mut locked.core, arena: &self.arena }, op);
             self.settle(&mut locked, began);
             let first = until.map_or(began + LONG_WAIT, |until| until.min(began + LONG_WAIT));
             let outcome = self.wait_until(&mut locked, (op, &bell), Some(first));
-            self.check_end(&mut locked)?;
+            self.check_wait(&mut locked, (goal, began), outcome.is_some())?;
             (op, bell, began, outcome)
         };
         if let Some(outcome) = outcome {
@@ -137,7 +148,7 @@ impl Inner {
             let _section = CoreSection::enter();
             let mut locked = self.lock();
             let outcome = self.wait_until(&mut locked, (op, &bell), until);
-            self.check_end(&mut locked)?;
+            self.check_wait(&mut locked, (goal, began), outcome.is_some())?;
             if let Some(outcome) = outcome {
                 return self.result(outcome);
             }
@@ -156,7 +167,7 @@ impl Inner {
                 self.settle(&mut locked, now);
             }
             let outcome = self.wait(&mut locked, (op, &bell), None);
-            self.check_end(&mut locked)?;
+            self.check_wait(&mut locked, (goal, began), true)?;
             outcome.ok_or(Error::Left)?
         };
         if let Outcome::Coherence(Err(Failure::Abandoned)) = outcome {
@@ -166,6 +177,21 @@ impl Inner {
             return Err(Error::Timeout { what, after_ms: waited.0 / 1_000_000 });
         }
         self.result(outcome)
+    }
+
+    /// As [`check_end`](Self::check_end); a wait that has ended, or that the node's end ends, is counted.
+    fn check_wait(
+        &self,
+        locked: &mut MutexGuard<'_, Locked>,
+        (goal, began): (Goal, Time),
+        has_ended: bool,
+    ) -> Result<()> {
+        let until = locked.waited_until;
+        let checked = self.check_end(locked);
+        if has_ended || checked.is_err() {
+            locked.core.brain.wait_clock.end(goal.kind(), began, until);
+        }
+        checked
     }
 
     /// After a wait: an error if the node cannot go on. What a wait failed of while the process ends may be

@@ -1,0 +1,100 @@
+//! A program for the tests of the command: it does one thing, by its first argument, and says in one line what came
+//! of it. Most things are wrong, and done by rank 1 while the others wait at a barrier.
+
+use std::io::Write;
+use std::process::ExitCode;
+
+use pagemesh::prelude::*;
+
+/// The bystanders' region: its elements are their indices.
+const LEN: usize = 4096;
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let [what, arguments @ ..] = arguments.as_slice() else {
+        eprintln!("subject: no argument");
+        return ExitCode::from(2);
+    };
+    match run(what, arguments) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("subject: {error}");
+            ExitCode::from(2)
+        }
+    }
+}
+
+fn run(what: &str, arguments: &[String]) -> Result<()> {
+    let dsm = Dsm::builder().from_env()?.join()?;
+    match what {
+        "make" => make(&dsm)?,
+        "check" => check(&dsm)?,
+        "wait" => wait(&dsm, arguments)?,
+        _ if dsm.rank() == 1 => wrong(&dsm, what)?,
+        _ => {}
+    }
+    dsm.barrier()?;
+    dsm.leave()
+}
+
+/// A region that others are to leave alone.
+fn make(dsm: &Dsm) -> Result<()> {
+    let data = dsm.alloc_with::<u64>("data", LEN, Placement::Block)?;
+    let values: Vec<u64> = (0..LEN as u64).collect();
+    data.copy_in(0, &values)
+}
+
+fn check(dsm: &Dsm) -> Result<()> {
+    let mut values = vec![0; LEN];
+    dsm.attach::<u64>("data")?.copy_out(0, &mut values)?;
+    if values.iter().copied().eq(0..LEN as u64) {
+        return Ok(());
+    }
+    Err(Error::Invalid("the region `data` was changed".to_owned()))
+}
+
+/// Rank 0 faults, says so through the first pipe, and goes on when something comes through the second; the others
+/// wait for it at the barrier.
+fn wait(dsm: &Dsm, pipes: &[String]) -> Result<()> {
+    let slice = dsm.alloc::<u64>("waiting", 64 * 512)?;
+    if dsm.is_root() {
+        (0..64).for_each(|page| slice.set(page * 512, 1));
+        let io = |error| Error::os("a pipe of the test", error);
+        std::fs::write(&pipes[0], "ready").map_err(io)?;
+        std::fs::read(&pipes[1]).map_err(io)?;
+    }
+    Ok(())
+}
+
+fn wrong(dsm: &Dsm, what: &str) -> Result<()> {
+    match what {
+        "size" => dsm.alloc::<u64>("data", 2 * LEN).map(drop),
+        "element" => dsm.alloc::<u8>("data", 8 * LEN).map(drop),
+        "attach-element" => dsm.attach::<u16>("data").map(drop),
+        "attach-absent" => dsm.attach::<u64>("nothing").map(drop),
+        "remove-absent" => dsm.remove("nothing"),
+        "name-empty" => dsm.alloc::<u64>("", 1).map(drop),
+        "name-long" => dsm.alloc::<u64>(&"n".repeat(256), 1).map(drop),
+        "name-control" => dsm.alloc::<u64>("two\nlines", 1).map(drop),
+        "length-zero" => dsm.alloc::<u64>("new", 0).map(drop),
+        "length-overflow" => dsm.alloc::<u64>("new", usize::MAX / 4).map(drop),
+        "element-zero" => dsm.alloc::<[u64; 0]>("new", 5).map(drop),
+        "no-home" => dsm.alloc_with::<u64>("new", 1, Placement::OnNode(NodeId(77))).map(drop),
+        "no-room" => dsm.alloc::<u8>("new", 1 << 30).map(drop),
+        "mutex-size" => {
+            dsm.mutex::<u64>("guard")?;
+            dsm.mutex::<[u64; 2]>("guard").map(drop)
+        }
+        "lock-twice" => {
+            let counter = dsm.mutex::<u64>("counter")?;
+            let _held = counter.lock()?;
+            counter.lock().map(drop)
+        }
+        "copy-in-beyond" => dsm.attach::<u64>("data")?.copy_in(LEN - 1, &[0, 0]),
+        "copy-out-beyond" => dsm.attach::<u64>("data")?.copy_out(LEN + 1, &mut [0]),
+        other => {
+            let _ = writeln!(std::io::stderr(), "subject: nothing is called {other}");
+            std::process::exit(3)
+        }
+    }
+}
