@@ -44,7 +44,7 @@ pub(crate) enum Command {
         #[command(subcommand)]
         command: RegionsCommand,
     },
-    /// Look at the interfaces that nodes serve, and call them; answers are JSON
+    /// Look at the interfaces that nodes serve, and call their methods
     Rpc {
         #[command(subcommand)]
         command: RpcCommand,
@@ -124,16 +124,22 @@ pub(crate) enum RpcCommand {
     Ls {
         /// Number of the node
         node: Option<u16>,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
     },
-    /// Describe an interface: its methods and their types
+    /// Show an interface as an interface file, which `rpcgen` takes
     Describe {
         /// Name of the interface
         interface: String,
         /// As this node serves it [default: the first that does]
         #[arg(long, value_name = "N")]
         node: Option<u16>,
+        /// Print the description as it travels, in JSON
+        #[arg(long)]
+        json: bool,
     },
-    /// Call a method
+    /// Call a method with arguments in JSON; the answer is JSON
     #[command(after_help = r#"Try: pagemesh rpc call 0 Node.region '{"name": "data"}'"#)]
     Call(RpcCall),
 }

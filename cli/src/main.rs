@@ -11,6 +11,8 @@ mod args;
 mod cluster;
 mod demo;
 mod doctor;
+#[cfg(test)]
+mod documents;
 mod endings;
 mod exec;
 mod guardian;

@@ -12,58 +12,131 @@ use serde_json::{Value, json};
 use crate::args::{RpcCall, RpcCommand};
 use crate::out;
 use crate::regions;
+use crate::table::table;
 use crate::trouble::{FAILED, Trouble};
 
-/// Runs one of the commands; every answer is JSON.
+/// Runs one of the commands.
 pub(crate) fn run(state_dir: Option<PathBuf>, command: &RpcCommand) -> Result<i32, Trouble> {
     let admin = regions::connect(state_dir)?;
     match command {
-        RpcCommand::Ls { node } => list(&admin, *node),
-        RpcCommand::Describe { interface, node } => describe(&admin, interface, *node),
+        RpcCommand::Ls { node, json } => list(&admin, *node, *json),
+        RpcCommand::Describe { interface, node, json } => describe(&admin, interface, *node, *json),
         RpcCommand::Call(call) => self::call(&admin, call),
     }
 }
 
-fn list(admin: &Admin, node: Option<u16>) -> Result<i32, Trouble> {
-    let members = admin.members()?;
-    let (mut lines, mut code) = (Vec::new(), 0);
-    for member in members.iter().filter(|member| node.is_none_or(|node| member.id.0 == node)) {
-        let meta = meta(admin, member)?;
-        let served = match meta.list() {
-            Ok(served) => served,
-            Err(error) => {
-                // The others are shown all the same.
-                lines.push(json!({ "node": member.id.0, "name": member.name, "error": error.to_string() }));
-                code = FAILED;
-                continue;
-            }
-        };
-        let interface = |served: Served| {
-            json!({
-                "interface": served.name,
-                "version": served.version,
-                "hash": format!("{:#018x}", served.hash),
-                "methods": served.methods,
-            })
-        };
-        let interfaces: Vec<Value> = served.into_iter().map(interface).collect();
-        lines.push(json!({ "node": member.id.0, "name": member.name, "interfaces": interfaces }));
-    }
-    if let (Some(node), true) = (node, lines.is_empty()) {
-        return Err(no_member(node, &members));
-    }
-    print(&Value::Array(lines))?;
-    Ok(code)
+/// What one node serves, or why it does not answer.
+struct Node {
+    id: NodeId,
+    name: String,
+    interfaces: Result<Vec<Line>, String>,
 }
 
-fn describe(admin: &Admin, interface: &str, node: Option<u16>) -> Result<i32, Trouble> {
+/// One interface of one node, with the sums of its methods' counts since the node started.
+struct Line {
+    served: Served,
+    calls: u64,
+    failures: u64,
+    busy: u64,
+}
+
+fn list(admin: &Admin, node: Option<u16>, json: bool) -> Result<i32, Trouble> {
+    let members = admin.members()?;
+    let mut nodes = Vec::new();
+    for member in members.iter().filter(|member| node.is_none_or(|node| member.id.0 == node)) {
+        let meta = meta(admin, member)?;
+        // A node that does not answer is listed, and so are the others.
+        let interfaces = served(&meta).map_err(|error| error.to_string());
+        nodes.push(Node { id: member.id, name: member.name.clone(), interfaces });
+    }
+    if let (Some(node), true) = (node, nodes.is_empty()) {
+        return Err(no_member(node, &members));
+    }
+    if json {
+        print(&nodes.iter().map(in_json).collect())?;
+    } else {
+        out::text(&in_a_table(&nodes))?;
+    }
+    Ok(if nodes.iter().all(|node| node.interfaces.is_ok()) { 0 } else { FAILED })
+}
+
+fn served(meta: &MetaClient) -> Result<Vec<Line>, pagemesh::rpc::Error> {
+    let (list, statistics) = (meta.list()?, meta.statistics()?);
+    let line = |served: Served| {
+        let mut line = Line { calls: 0, failures: 0, busy: 0, served };
+        for method in &statistics {
+            if method.method.split_once('.').is_some_and(|(interface, _)| interface == line.served.name) {
+                line.calls += method.calls;
+                line.failures += method.failures;
+                line.busy += method.busy;
+            }
+        }
+        line
+    };
+    Ok(list.into_iter().map(line).collect())
+}
+
+fn in_json(node: &Node) -> Value {
+    let (id, name) = (node.id.0, &node.name);
+    let interface = |line: &Line| {
+        json!({
+            "interface": line.served.name,
+            "version": line.served.version,
+            "hash": hash(line),
+            "methods": line.served.methods,
+            "calls": line.calls,
+            "failures": line.failures,
+            "busy": line.busy,
+        })
+    };
+    match &node.interfaces {
+        Ok(lines) => {
+            let interfaces: Vec<Value> = lines.iter().map(interface).collect();
+            json!({ "node": id, "name": name, "interfaces": interfaces })
+        }
+        Err(error) => json!({ "node": id, "name": name, "error": error }),
+    }
+}
+
+fn in_a_table(nodes: &[Node]) -> String {
+    let mut rows = Vec::new();
+    let mut silent = String::new();
+    for node in nodes {
+        match &node.interfaces {
+            Ok(lines) => rows.extend(lines.iter().map(|line| {
+                let counts = [line.served.methods.len() as u64, line.calls, line.failures, line.busy];
+                let (version, hash) = (line.served.version.to_string(), hash(line));
+                let head =
+                    [node.id.0.to_string(), node.name.clone(), line.served.name.clone(), version, hash];
+                head.into_iter().chain(counts.map(|count| count.to_string())).collect()
+            })),
+            Err(error) => silent.push_str(&format!("node {} ({}): {error}\n", node.id.0, node.name)),
+        }
+    }
+    let heading = ["NODE", "NAME", "INTERFACE", "VERSION", "HASH", "METHODS", "CALLS", "FAILED", "BUSY"];
+    table(&heading, &rows) + &silent
+}
+
+fn hash(line: &Line) -> String {
+    format!("{:016x}", line.served.hash)
+}
+
+fn describe(admin: &Admin, interface: &str, node: Option<u16>, json: bool) -> Result<i32, Trouble> {
     let channel = match node {
         Some(node) => channel_to(admin, node)?,
-        // What is not in the directory every node serves, or the coordinator.
+        // Interfaces of the system are in no directory: every node serves them, or the coordinator does.
         None => channel_to(admin, admin.servers(interface)?.first().map_or(0, |node| node.0))?,
     };
     let description = description(admin, &channel, interface)?;
-    print(&serde_json::from_str(&description).map_err(|error| Trouble::failed(error.to_string()))?)
+    if json {
+        return print(
+            &serde_json::from_str(&description).map_err(|error| Trouble::failed(error.to_string()))?,
+        );
+    }
+    let text = pagemesh_rpcgen::interface_file(&description)
+        .map_err(|error| Trouble::failed(format!("{interface}: {error}; --json shows it as it is")))?;
+    out::text(&text)?;
+    Ok(0)
 }
 
 fn call(admin: &Admin, call: &RpcCall) -> Result<i32, Trouble> {

@@ -150,3 +150,8 @@ pub mod prelude {
         SharedSlice, Stats,
     };
 }
+
+/// The Rust blocks of the documents, run as the examples of this page are.
+#[cfg(doctest)]
+#[doc = include_str!("../../README.md")]
+mod readme {}

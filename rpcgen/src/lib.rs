@@ -24,6 +24,7 @@ mod cycles;
 mod describe;
 pub mod diagnostic;
 mod emit;
+mod idl;
 mod layout;
 pub mod lexer;
 mod names;
@@ -41,6 +42,7 @@ use diagnostic::{Problems, Style};
 use schema::Schema;
 
 pub use compat::breaking_changes;
+pub use idl::{DescriptionError, interface_file};
 pub use layout::format_source;
 
 /// Why no stubs were written. Both `Display` and `Debug` print the message: `unwrap` in a build script

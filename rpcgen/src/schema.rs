@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::time::Duration;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// One checked file with all that it imports.
 #[derive(Debug, Default)]
@@ -47,7 +47,7 @@ pub enum Value {
 }
 
 /// A declared type.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct TypeDef {
     /// The module that declares it.
     #[serde(skip)]
@@ -64,7 +64,7 @@ pub struct TypeDef {
 }
 
 /// What a declared type is.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Shape {
     /// Named integers.
@@ -76,7 +76,7 @@ pub enum Shape {
 }
 
 /// One of an enum's names.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Variant {
     /// Documentation, line by line.
     #[serde(skip)]
@@ -88,7 +88,7 @@ pub struct Variant {
 }
 
 /// A field of a struct, a variant of a union, an argument of a method.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Field {
     /// Documentation, line by line.
     #[serde(skip)]
@@ -115,8 +115,11 @@ pub struct Interface {
     pub methods: Vec<Method>,
 }
 
+/// The word of a kind of method. A name of its own for serde, which would borrow a plain `&str` from its input.
+pub type KindWord = &'static str;
+
 /// One method.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Method {
     /// Documentation, line by line.
     #[serde(skip)]
@@ -124,7 +127,8 @@ pub struct Method {
     /// Its name.
     pub name: String,
     /// `unary`, `stream` or `oneway`.
-    pub kind: &'static str,
+    #[serde(deserialize_with = "kind")]
+    pub kind: KindWord,
     /// Its arguments.
     pub arguments: Vec<Field>,
     /// Type of the result, or of each result.
@@ -143,8 +147,15 @@ pub struct Method {
     pub near: Option<usize>,
 }
 
+/// The kind of a method, one of the three.
+fn kind<'de, D: serde::Deserializer<'de>>(from: D) -> Result<KindWord, D::Error> {
+    let word = String::deserialize(from)?;
+    let known = ["unary", "stream", "oneway"].into_iter().find(|kind| *kind == word);
+    known.ok_or_else(|| serde::de::Error::custom(format_args!("no kind of method: {word}")))
+}
+
 /// A type.
-#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize)]
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 #[expect(missing_docs, reason = "each is the Rust type of its name")]
 pub enum Type {

@@ -106,3 +106,52 @@ fn formatting_keeps_comments_and_mends_spaces() {
     assert_eq!(once, expected);
     assert_eq!(pagemesh_rpcgen::format_source("x.idl", &once).unwrap(), once);
 }
+
+/// The descriptions that stubs carry: the text in the braces of `description: "..",`.
+fn descriptions(stubs: &str) -> Vec<String> {
+    let file: syn::File = syn::parse_file(stubs).unwrap();
+    let mut found = Vec::new();
+    for item in file.items {
+        let syn::Item::Static(item) = item else { continue };
+        let syn::Expr::Struct(value) = *item.expr else { continue };
+        for field in value.fields {
+            if let (syn::Member::Named(name), syn::Expr::Lit(literal)) = (field.member, field.expr)
+                && let (true, syn::Lit::Str(text)) = (name == "description", literal.lit)
+            {
+                found.push(text.value());
+            }
+        }
+    }
+    found
+}
+
+#[test]
+fn a_description_gives_an_interface_file_that_describes_itself_alike() {
+    let mut count = 0;
+    let own =
+        ["rpc/meta_stubs.rs", "node/control_stubs.rs"].map(|name| directory("../../dsm/src").join(name));
+    let accepted = files("accepted").into_iter().map(|file| file.with_extension("rs"));
+    for stubs in accepted.chain(own) {
+        for description in descriptions(&std::fs::read_to_string(stubs).unwrap()) {
+            let text = pagemesh_rpcgen::interface_file(&description).unwrap();
+            let mut read = |_: &Path| Ok(text.clone());
+            let schema = pagemesh_rpcgen::check::check(Path::new("again.idl"), &mut read)
+                .unwrap_or_else(|problems| panic!("{problems}"));
+            assert_eq!(descriptions(&pagemesh_rpcgen::generate(&schema)), [description.as_str()], "{text}");
+            assert_eq!(pagemesh_rpcgen::format_source("x.idl", &text).unwrap(), text);
+            count += 1;
+        }
+    }
+    assert!(count >= 5, "{count} interfaces");
+}
+
+#[test]
+fn a_description_that_no_interface_file_gives_is_refused() {
+    let good = r#"{"name":"A","version":1,"methods":[],"types":{}}"#;
+    assert_eq!(pagemesh_rpcgen::interface_file(good).unwrap(), "interface A {};\n");
+    let named = |name: &str| good.replace("\"A\"", &serde_json::to_string(name).unwrap());
+    let bad = [named("A {}; interface B"), named("A\u{1b}[2J"), named("A/* */"), named(""), "{}".to_owned()];
+    for bad in bad {
+        assert!(pagemesh_rpcgen::interface_file(&bad).is_err(), "{bad}");
+    }
+}

@@ -1,4 +1,4 @@
-//! `pagemesh rpc`: looking at the interfaces of a running cluster, and calling them, in JSON.
+//! `pagemesh rpc`: looking at the interfaces of a running cluster, and calling them.
 
 use serde_json::{Value, json};
 
@@ -14,7 +14,7 @@ fn interfaces_are_listed_described_and_called() {
     bed.pagemesh("up --nodes 2").ok();
     bed.pagemesh("run region write data --len 1000").ok();
 
-    let nodes = answer(bed.pagemesh("rpc ls"));
+    let nodes = answer(bed.pagemesh("rpc ls --json"));
     let names = |node: usize| {
         let interfaces = nodes[node]["interfaces"].as_array().expect("a list");
         interfaces.iter().map(|interface| interface["interface"].clone()).collect::<Vec<_>>()
@@ -23,9 +23,25 @@ fn interfaces_are_listed_described_and_called() {
         (names(0), names(1)),
         (vec![json!("Cluster"), json!("Meta"), json!("Node")], vec![json!("Meta"), json!("Node")])
     );
-    assert_eq!(answer(bed.pagemesh("rpc ls 1")).as_array().map(Vec::len), Some(1));
+    assert_eq!(answer(bed.pagemesh("rpc ls 1 --json")).as_array().map(Vec::len), Some(1));
 
-    let described = answer(bed.pagemesh("rpc describe Node"));
+    let hash = nodes[0]["interfaces"][0]["hash"].as_str().expect("ids are text");
+    assert!(hash.len() == 16 && u64::from_str_radix(hash, 16).is_ok(), "{hash}");
+    let table = bed.pagemesh("rpc ls").ok().out;
+    let lines: Vec<&str> = table.lines().collect();
+    // A heading, and a line for each interface of each node, none wider than a terminal.
+    assert!(lines.len() == 6 && lines[0].starts_with("NODE") && lines[0].contains("INTERFACE"), "{table}");
+    assert!(lines[1].contains("Cluster") && lines[1].contains(hash), "{table}");
+    assert!(lines.iter().all(|line| line.chars().count() <= 80), "{table}");
+
+    // What `describe` prints is an interface file, of which stubs are made.
+    let text = bed.pagemesh("rpc describe Cluster").ok().out;
+    let file = bed.file("cluster.idl", &text);
+    bed.pagemesh(&format!("rpcgen fmt --check {file}")).ok();
+    let stubs = bed.pagemesh(&format!("rpcgen {file}")).ok().out;
+    assert!(stubs.contains("pub trait Cluster") && stubs.contains(&format!("hash: 0x{hash}")), "{text}");
+
+    let described = answer(bed.pagemesh("rpc describe Node --json"));
     assert_eq!(described["name"], "Node");
     assert!(described["methods"].as_array().is_some_and(|methods| methods.len() == 3), "{described:#}");
 

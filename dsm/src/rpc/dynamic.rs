@@ -2,8 +2,9 @@
 //! interface. For the command line and for looking in; programs use stubs.
 //!
 //! `bytes` are a text of hexadecimal digits, an enum is its name, a union an object with one key, a
-//! `global<T>` is `{"addr": .., "len": .., "generation": ..}`; the keys of maps are texts. The description comes
-//! from a peer: it is data, bounded like any other, and what it says wrong ends in an error. So does an answer that
+//! `global<T>` is `{"addr": .., "len": .., "generation": ..}`; the keys of maps are texts, and so are integers beyond
+//! 2^53. The description comes from a peer: it is data, bounded like any other, and what it says wrong ends in an
+//! error. So does an answer that
 //! nests deeper than [`JSON_DEPTH_MAX`] levels, which would overflow a thread's stack, or whose values take
 //! more than [`ANSWER_MEMORY_MAX`], the items of a stream together.
 #![expect(

@@ -50,6 +50,21 @@ fn a_method_is_called_in_json_as_the_stubs_would_call_it() {
 }
 
 #[test]
+fn integers_that_a_double_does_not_hold_are_texts() {
+    let pair = Pair::driven();
+    let description = MetaClient::new(pair.channel()).describe("Meta").unwrap();
+    let meta = Dynamic::new(&description).unwrap();
+    let listed = meta.call(&pair.channel(), "list", &Value::Null).unwrap();
+    let hash = crate::calculator::CALCULATOR.hash;
+    assert!(hash > 1 << 53);
+    assert_eq!((&listed[0]["hash"], &listed[0]["version"]), (&json!(hash.to_string()), &json!(2)));
+    // What came as a text goes back as one.
+    let calculator = Dynamic::new(crate::calculator::CALCULATOR.description).unwrap();
+    let data = json!({"data": {"addr": hash.to_string(), "len": 1, "generation": 1}});
+    assert_eq!(calculator.call(&pair.channel(), "train", &data).unwrap(), json!({"weights": [1.0]}));
+}
+
+#[test]
 fn what_does_not_fit_is_said_before_anything_is_called() {
     let pair = Pair::driven();
     let dynamic = Dynamic::new(crate::calculator::CALCULATOR.description).unwrap();

@@ -6,6 +6,9 @@ use super::{Budget, Dynamic, Type, TypeDef, Unreadable};
 use crate::codec::DecodeError;
 use crate::rpc::wire::{Decoder, Shape, Wire};
 
+/// Greatest integer up to which a `double` holds every integer.
+const EXACT_MAX: u128 = 1 << 53;
+
 impl Dynamic {
     /// Reads a value of the type. Each value inside another one is a level of the budget, whatever its type:
     /// each is a call of this function inside another one.
@@ -149,11 +152,11 @@ fn read_single(ty: &Type, from: &mut Decoder<'_>, budget: &mut Budget) -> Result
         Type::I8 => json!(i8::decode(from)?),
         Type::I16 => json!(i16::decode(from)?),
         Type::I32 => json!(i32::decode(from)?),
-        Type::I64 => json!(i64::decode(from)?),
+        Type::I64 => exact(i64::decode(from)?),
         Type::U8 => json!(u8::decode(from)?),
         Type::U16 => json!(u16::decode(from)?),
         Type::U32 => json!(u32::decode(from)?),
-        Type::U64 => json!(u64::decode(from)?),
+        Type::U64 => exact(u64::decode(from)?),
         Type::F32 => json!(f32::decode(from)?),
         Type::F64 => json!(f64::decode(from)?),
         Type::String => {
@@ -176,11 +179,18 @@ fn read_single(ty: &Type, from: &mut Decoder<'_>, budget: &mut Budget) -> Result
             // An object of three numbers, each with its name.
             budget.charge(3 * (size_of::<String>() + size_of::<Value>()))?;
             let (addr, len, generation) = (u64::decode(from)?, u64::decode(from)?, u64::decode(from)?);
-            json!({ "addr": addr, "len": len, "generation": generation })
+            json!({ "addr": exact(addr), "len": exact(len), "generation": exact(generation) })
         }
         // `void` has no bytes: a list of it would be read for ever. The others hold values.
         Type::Void | Type::Named(_) | Type::Array(..) | Type::List(_) | Type::Map(..) | Type::Optional(_) => {
             return Err(DecodeError::Bad("void").into());
         }
     })
+}
+
+/// A number, or, beyond what a `double` holds exactly, its digits as a text: most readers of JSON have no other
+/// numbers, and an id that lost its last digits names something else.
+fn exact(number: impl Into<i128>) -> Value {
+    let number = number.into();
+    if number.unsigned_abs() <= EXACT_MAX { json!(number as i64) } else { Value::String(number.to_string()) }
 }

@@ -206,12 +206,15 @@ fn put_count(count: usize, out: &mut Vec<u8>) {
 }
 
 fn signed<T: TryFrom<i64>>(value: &Value, ty: &str) -> Result<T, Misfit> {
-    let number = value.as_i64().and_then(|number| T::try_from(number).ok());
+    // Great numbers come as texts, see `read`.
+    let number = value.as_i64().or_else(|| value.as_str()?.parse().ok());
+    let number = number.and_then(|number| T::try_from(number).ok());
     number.ok_or_else(|| expected(&format!("an {ty}"), value))
 }
 
 fn unsigned<T: TryFrom<u64>>(value: &Value, ty: &str) -> Result<T, Misfit> {
-    let number = value.as_u64().and_then(|number| T::try_from(number).ok());
+    let number = value.as_u64().or_else(|| value.as_str()?.parse().ok());
+    let number = number.and_then(|number| T::try_from(number).ok());
     number.ok_or_else(|| expected(&format!("a {ty}"), value))
 }
 
