@@ -85,6 +85,7 @@ pub(crate) fn show(regions: &[Region]) -> String {
     let row = |Region { region, pages_here, pages_there }: &Region| {
         vec![
             region.name.clone(),
+            short(region.element.as_deref().unwrap_or("any")),
             bytes(region.bytes),
             placement(region.placement),
             pages_here.to_string(),
@@ -93,8 +94,20 @@ pub(crate) fn show(regions: &[Region]) -> String {
         ]
     };
     let rows: Vec<Vec<String>> = regions.iter().map(row).collect();
-    table(&["REGION", "SIZE", "PLACEMENT", "PAGES HERE", "THERE", "USERS"], &rows)
+    table(&["REGION", "TYPE", "SIZE", "PLACEMENT", "PAGES HERE", "THERE", "USERS"], &rows)
 }
+
+/// A type's tag as far as a column of the table is wide; `--json` has all of it.
+fn short(tag: &str) -> String {
+    if tag.chars().count() <= TAG_CHARS_MAX {
+        return tag.to_owned();
+    }
+    let start: String = tag.chars().take(TAG_CHARS_MAX - 2).collect();
+    format!("{start}..")
+}
+
+/// Characters of a type's tag in the table.
+const TAG_CHARS_MAX: usize = 16;
 
 fn placement(placement: Placement) -> String {
     match placement {

@@ -289,6 +289,10 @@ pub mod membership {
 
     /// Messages kept that overtook the welcome; the coordinator sends a few for each change meanwhile.
     pub const EARLY_MAX: usize = 1024;
+    /// Longest name of a region, in bytes.
+    pub const NAME_LEN_MAX: usize = 255;
+    /// Longest tag of a region's element type, in bytes.
+    pub const TYPE_TAG_LEN_MAX: usize = 4096;
     /// Deaths that a view tells of.
     pub const DEATHS_MAX: usize = 32;
     /// Between two looks at who has been silent. Signs of life are at most one and a half of these apart.

@@ -121,11 +121,15 @@ pub use coherence::Placement;
 pub use error::{Error, Result};
 #[doc(hidden)]
 pub use fault::{Check, Health, doctor};
+pub use membership::TypeTag;
 #[doc(hidden)]
 pub use node::{Node, NodeConfig};
 pub use page::{GlobalAddr, NodeId};
+pub use pagemesh_derive::Pod;
 #[doc(hidden)]
 pub use settings::Settings;
+#[doc(hidden)]
+pub use shared::derived;
 pub use shared::{
     Atomic, AtomicCell, AtomicInteger, Builder, Dsm, Element, Globals, Pod, SharedSlice, Stats, Untagged,
 };

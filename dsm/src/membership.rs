@@ -10,6 +10,7 @@ mod regions;
 mod sound;
 #[cfg(test)]
 mod tests;
+mod type_tag;
 mod uses;
 
 use std::collections::{BTreeMap, VecDeque};
@@ -23,6 +24,7 @@ use crate::config::membership::{DEATHS_MAX, EARLY_MAX};
 use crate::page::{EXTENT_PAGES, Epoch, GlobalAddr, Incarnation, NodeId, PAGE_SIZE, PageId};
 use coordinator::Coordinator;
 pub use regions::check_name;
+pub use type_tag::{ElementType, TypeTag};
 use uses::Uses;
 pub use uses::{RegionUse, Returned};
 
@@ -113,8 +115,8 @@ pub struct RegionRecord {
     pub name: String,
     /// Length in bytes, as asked for.
     pub bytes: u64,
-    /// Size of one element in bytes; programs must agree.
-    pub element: u64,
+    /// Size and type of the elements; programs must agree.
+    pub element: ElementType,
     /// Where it lies and who keeps it.
     pub info: RegionInfo,
     /// The program that made it.
@@ -223,19 +225,19 @@ pub enum Control {
 }
 
 /// What a region that is asked for must be like.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub enum Want {
-    /// Exists already; elements must have this size.
+    /// Exists already, with such elements.
     Existing {
-        /// Bytes of one element.
-        element: u64,
+        /// Size and type of the elements.
+        element: ElementType,
     },
     /// Is made if it does not exist.
     Any {
         /// Length in bytes.
         bytes: u64,
-        /// Bytes of one element.
-        element: u64,
+        /// Size and type of the elements.
+        element: ElementType,
         /// Where its homes are, if it is made.
         placement: Placement,
     },

@@ -55,7 +55,7 @@ use crate::config::node::{FLUSH_MAX, PAGE_POOL_MAX};
 use crate::error::{Error, Result};
 use crate::fault::{Arena, ArenaOptions, Backend, BackendChoice, CoreSection, check_thread_mask};
 use crate::fork;
-use crate::membership::{Introduction, Kind, Member, RegionRecord, Want};
+use crate::membership::{ElementType, Introduction, Kind, Member, RegionRecord, Want};
 use crate::net::inject::{Injector, InjectorConfig};
 use crate::net::udp::{DATAGRAM_MAX, Outlet, UdpSocket};
 use crate::net::{ClusterKey, Endpoint, EndpointConfig, TransmitBuf, Version};
@@ -207,13 +207,19 @@ impl Node {
 
     /// Makes or finds a region by its name; every member has mapped it on return. An error in a thread that has the
     /// signals of page faults blocked.
-    pub fn alloc(&self, name: &str, bytes: u64, element: u64, placement: Placement) -> Result<RegionRecord> {
+    pub fn alloc(
+        &self,
+        name: &str,
+        bytes: u64,
+        element: ElementType,
+        placement: Placement,
+    ) -> Result<RegionRecord> {
         check_thread_mask()?;
         self.inner.region(name, Some(Want::Any { bytes, element, placement }))?.ok_or(Error::Left)
     }
 
     /// Finds a region by its name.
-    pub fn attach(&self, name: &str, element: u64) -> Result<RegionRecord> {
+    pub fn attach(&self, name: &str, element: ElementType) -> Result<RegionRecord> {
         check_thread_mask()?;
         self.inner.region(name, Some(Want::Existing { element }))?.ok_or(Error::Left)
     }

@@ -14,8 +14,10 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use self::blocks::Items;
+use self::element::element_type;
 use crate::coherence::Placement;
 use crate::error::{Error, Result};
+use crate::membership::RegionRecord;
 use crate::node::Node;
 use crate::node::status::NodeStatus;
 use crate::page::{GlobalAddr, NodeId};
@@ -24,7 +26,7 @@ use crate::sync::DsmMutex;
 pub use atomic::{Atomic, AtomicCell, AtomicInteger};
 pub use builder::Builder;
 pub use calls::Globals;
-pub use element::{Element, Pod, Untagged};
+pub use element::{Element, Pod, Untagged, derived};
 pub use slice::SharedSlice;
 
 /// A rank's membership of the cluster. Dropping it leaves; [`Dsm::leave`] does so and tells of errors.
@@ -303,8 +305,8 @@ impl Dsm {
     }
 
     /// Makes or finds the region `name` of `len` elements; new memory is zero. All ranks that name it,
-    /// and later programs that find it, must ask for the same length and element size; else an error says
-    /// both. A page's home is a daemon near the rank that touches it first. Returns when all members of the
+    /// and later programs that find it, must ask for the same length and the same type of elements (see
+    /// [`Element`]); else an error says both, and nothing is changed. A page's home is a daemon near the rank that touches it first. Returns when all members of the
     /// cluster know the region.
     ///
     /// ```
@@ -315,6 +317,8 @@ impl Dsm {
     /// assert!(table.iter().all(|entry| entry == 0));
     /// let error = dsm.alloc::<u64>("table", 2000).err().unwrap();
     /// assert!(error.to_string().contains("16000"), "{error}");
+    /// let error = dsm.alloc::<f64>("table", 1000).err().unwrap();
+    /// assert!(error.to_string().contains("`<u8` (u64), not 8000 in elements of 8 bytes of type `<f8` (f64)"));
     /// # dsm.leave()
     /// # }
     /// ```
@@ -348,11 +352,12 @@ impl Dsm {
                 "region `{name}`: {len} elements of {element} bytes are beyond any memory"
             ))
         })?;
-        let record = self.node.alloc(name, bytes as u64, element as u64, placement)?;
-        SharedSlice::new(self.node.clone(), &record)
+        let record = self.node.alloc(name, bytes as u64, element_type::<T>(), placement)?;
+        self.open(&record)
     }
 
-    /// Finds the region `name`, of any length, which may be an earlier program's.
+    /// Finds the region `name`, of any length, which may be an earlier program's. An error if there is none,
+    /// or if its elements are of another type.
     ///
     /// ```
     /// # use pagemesh::prelude::*;
@@ -364,8 +369,16 @@ impl Dsm {
     /// # Ok::<(), Error>(())
     /// ```
     pub fn attach<T: Element>(&self, name: &str) -> Result<SharedSlice<T>> {
-        let record = self.node.attach(name, size_of::<T>() as u64)?;
-        SharedSlice::new(self.node.clone(), &record)
+        let record = self.node.attach(name, element_type::<T>())?;
+        self.open(&record)
+    }
+
+    fn open<T: Element>(&self, record: &RegionRecord) -> Result<SharedSlice<T>> {
+        let (own, wanted) = (&record.element, element_type::<T>());
+        if own.tag != wanted.tag {
+            tracing::warn!("region `{}` of {own} is opened in {wanted}: types are not compared", record.name);
+        }
+        SharedSlice::new(self.node.clone(), record)
     }
 
     /// Marks the region for removal: it goes when the last rank that uses it has left.

@@ -13,7 +13,7 @@ fn a_later_program_finds_what_an_earlier_one_wrote() {
         let checked = bed.pagemesh(&format!("run --ranks {ranks} region check data")).ok();
         checked.says(&["holds the 40001 numbers"]);
     }
-    bed.pagemesh("regions ls").ok().says(&["data", "312.5 KiB", "79"]);
+    bed.pagemesh("regions ls").ok().says(&["data", "<u8", "312.5 KiB", "79"]);
     bed.pagemesh("regions rm data").ok();
     bed.pagemesh("regions ls").ok().says(&["no regions"]);
     bed.pagemesh("run --ranks 1 region check data").says(&["there is no region `data`"]);

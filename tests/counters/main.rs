@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use pagemesh::coherence::LockId;
+use pagemesh::membership::ElementType;
 use pagemesh::{GlobalAddr, Node, NodeConfig, NodeId, Placement};
 
 use parking_lot::{Mutex, MutexGuard};
@@ -49,7 +50,9 @@ impl Bench {
             .collect();
         let ranks: Vec<Arc<Node>> = starts.into_iter().map(|start| start.join().expect("joins")).collect();
         let bytes = PAGES * (ROUNDS_MAX + 1) * APART * 4096;
-        let alloc = |rank: &Arc<Node>| rank.alloc("data", bytes, 8, Placement::OnNode(NodeId(0))).unwrap();
+        let alloc = |rank: &Arc<Node>| {
+            rank.alloc("data", bytes, ElementType::untagged(8), Placement::OnNode(NodeId(0))).unwrap()
+        };
         let records: Vec<_> = ranks.iter().map(alloc).collect();
         let start = records[0].info.start.start();
         let mut bench = Bench { _alone: alone, home, ranks, start, expected: 0 };

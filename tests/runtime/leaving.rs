@@ -1,5 +1,6 @@
 //! Joins and leaves while others compute, in every order.
 
+use pagemesh::membership::ElementType;
 use pagemesh::{Error, Node, Settings};
 
 use crate::child::{self, Child, listen, say};
@@ -214,7 +215,7 @@ fn a_node_that_has_left_says_so_instead_of_waiting() {
     let node = Node::start(pagemesh::NodeConfig::rank(rig.rank(program, 0, join))).expect("joins");
     node.leave().expect("leaves");
     let placement = pagemesh::Placement::FirstTouch;
-    assert!(matches!(node.alloc("late", 4096, 8, placement), Err(Error::Left)));
+    assert!(matches!(node.alloc("late", 4096, ElementType::untagged(8), placement), Err(Error::Left)));
     assert!(matches!(node.barrier(None), Err(Error::Left)));
     assert!(node.wait_for_shutdown().is_ok());
     drop(node);

@@ -27,4 +27,5 @@ mod memory;
 mod process;
 mod regions;
 mod tearing;
+mod types;
 mod waiting;

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use pagemesh::{Element, Pod, SharedSlice, bytemuck};
+use pagemesh::{Element, Pod, SharedSlice, TypeTag, bytemuck};
 use system_tests::rig::Rig;
 
 /// The ways to access elements.
@@ -35,7 +35,11 @@ struct Bytewise<T>(T);
 unsafe impl<T: bytemuck::Zeroable> bytemuck::Zeroable for Bytewise<T> {}
 // SAFETY: without padding, and any bytes are a valid `T`.
 unsafe impl<T: bytemuck::Pod> bytemuck::Pod for Bytewise<T> {}
-impl<T: Element> Element for Bytewise<T> {}
+impl<T: Element> Element for Bytewise<T> {
+    fn type_tag() -> Option<TypeTag> {
+        T::type_tag()
+    }
+}
 
 fn value<T: Pod>(byte: u8) -> T {
     let mut value = T::zeroed();
@@ -111,10 +115,10 @@ impl Until {
     fn condition(self) -> impl Fn(&Seen) -> bool {
         let begun = Instant::now();
         let long = std::env::var_os("LONG").is_some();
-        let time = if long { Duration::from_secs(10) } else { Duration::from_millis(30) };
+        let time = if long { Duration::from_secs(10) } else { Duration::from_millis(100) };
         move |seen| match self {
             Until::Changed => seen.values.len() > 2 && begun.elapsed() >= time,
-            Until::Torn => seen.torn > 0,
+            Until::Torn => seen.torn > 0 && (!long || begun.elapsed() >= time),
         }
     }
 

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use super::{RegionRecord, Returned, Want, pages_for};
 use crate::coherence::{NodeSet, Placement, Quota, RegionInfo};
+use crate::config::membership::NAME_LEN_MAX;
 use crate::page::{EXTENT_PAGES, NodeId, PAGE_SIZE, PageId};
 
 /// Regions by address. The arena's first extent is never given out: address 0 stays "nothing".
@@ -46,8 +47,6 @@ pub(super) struct Home {
 
 /// Bytes of an extent.
 const EXTENT_LEN: u64 = EXTENT_PAGES * PAGE_SIZE as u64;
-/// Longest name of a region, in bytes.
-const NAME_LEN_MAX: usize = 255;
 
 impl Directory {
     pub(super) fn users(&self, start: PageId) -> NodeSet {
@@ -73,7 +72,7 @@ impl Directory {
             if entry.leaving {
                 return Err(format!("region `{name}` is being removed"));
             }
-            agree(&entry.record, want)?;
+            agree(&entry.record, &want)?;
             entry.users.insert(user);
             return Ok((entry.record.clone(), false));
         }
@@ -258,16 +257,16 @@ pub fn check_name(name: &str) -> Result<(), String> {
 }
 
 /// Whether the region that is there is the one that is wanted.
-fn agree(record: &RegionRecord, want: Want) -> Result<(), String> {
+fn agree(record: &RegionRecord, want: &Want) -> Result<(), String> {
     let RegionRecord { name, bytes, element, .. } = record;
-    let (wanted_bytes, wanted_element) = match want {
-        Want::Existing { element } => (*bytes, element),
+    let (wanted_bytes, wanted) = match want {
+        Want::Existing { element } => (bytes, element),
         Want::Any { bytes, element, .. } => (bytes, element),
     };
-    if (*bytes, *element) == (wanted_bytes, wanted_element) {
+    if bytes == wanted_bytes && element.opens_as(wanted, *bytes) {
         return Ok(());
     }
     Err(format!(
-        "region `{name}` exists with {bytes} bytes in elements of {element}, not {wanted_bytes} in elements of {wanted_element}; a region that is left over goes with `pagemesh regions rm {name}`"
+        "region `{name}` exists with {bytes} bytes in {element}, not {wanted_bytes} in {wanted}; a region that is left over goes with `pagemesh regions rm {name}`"
     ))
 }

@@ -4,7 +4,7 @@
 use super::{Control, RegionRecord, View};
 use crate::coherence::{Placement, RegionInfo};
 use crate::config::NODES_MAX;
-use crate::config::membership::DEATHS_MAX;
+use crate::config::membership::{DEATHS_MAX, NAME_LEN_MAX};
 use crate::page::{EXTENT_PAGES, NodeId, PAGE_SIZE};
 
 impl Control {
@@ -61,6 +61,7 @@ impl RegionRecord {
             quota.share <= *pages && quota.spare <= *pages * homes.len() as u64
         };
         aligned
+            && self.name.len() <= NAME_LEN_MAX
             && end.is_some_and(|end| end <= arena)
             && used <= pages
             && self.bytes <= used * PAGE_SIZE as u64
@@ -79,6 +80,7 @@ fn is_node(id: NodeId) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use super::super::ElementType;
     use super::*;
     use crate::page::PageId;
 
@@ -93,14 +95,15 @@ mod tests {
             homes: vec![NodeId(0), NodeId(1)],
             quotas: Vec::new(),
         };
-        let bytes = 3 * PAGE_SIZE as u64;
-        RegionRecord { name: "region".into(), bytes, element: 8, info, program: 1, generation: 1 }
+        let (bytes, element) = (3 * PAGE_SIZE as u64, ElementType::untagged(8));
+        RegionRecord { name: "region".into(), bytes, element, info, program: 1, generation: 1 }
     }
 
     #[test]
     fn a_region_that_no_core_can_take_is_not_sound() {
         assert!(Control::RegionAdded(record()).is_sound(ARENA));
-        let spoils: [fn(&mut RegionRecord); 9] = [
+        let spoils: [fn(&mut RegionRecord); 10] = [
+            |record| record.name = "x".repeat(256),
             |record| record.info.homes.clear(),
             |record| record.info.homes[1] = NodeId(NODES_MAX as u16),
             |record| record.info.start.0 += 1,

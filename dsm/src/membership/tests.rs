@@ -97,7 +97,10 @@ impl Cluster {
     }
 
     fn alloc(&mut self, node: usize, name: &str, bytes: u64) -> Result<RegionRecord, String> {
-        let want = Want::Any { bytes, element: 8, placement: Placement::FirstTouch };
+        self.ask(node, name, any(bytes, ElementType::untagged(8)))
+    }
+
+    fn ask(&mut self, node: usize, name: &str, want: Want) -> Result<RegionRecord, String> {
         self.nodes[node].alloc(5, name.into(), want);
         self.settle();
         match self.seen[node].last() {
@@ -105,6 +108,10 @@ impl Cluster {
             other => panic!("{other:?}"),
         }
     }
+}
+
+fn any(bytes: u64, element: ElementType) -> Want {
+    Want::Any { bytes, element, placement: Placement::FirstTouch }
 }
 
 #[test]
@@ -151,6 +158,26 @@ fn two_programs_that_disagree_on_a_size_are_told_both_sizes() {
     cluster.alloc(a, "x", 5000).unwrap();
     let error = cluster.alloc(b, "x", 6000).unwrap_err();
     assert!(error.contains("5000") && error.contains("6000"), "{error}");
+}
+
+#[test]
+fn a_region_of_one_type_is_refused_as_another_with_both_names() {
+    let mut cluster = Cluster::new();
+    let (a, b) = (cluster.join(rank(0)), cluster.join(rank(1)));
+    let of = |size, text: &str| ElementType { size, tag: Some(TypeTag::new(text).expect("a tag")) };
+    let made = cluster.ask(a, "x", any(4096, of(8, "<u8"))).unwrap();
+    assert_eq!(cluster.ask(b, "x", any(4096, of(8, "<u8"))).as_ref(), Ok(&made));
+    assert_eq!(cluster.ask(b, "x", Want::Existing { element: of(8, "<u8") }).as_ref(), Ok(&made));
+    for want in [any(4096, of(8, "<f8")), Want::Existing { element: of(8, "<f8") }] {
+        let error = cluster.ask(b, "x", want).unwrap_err();
+        assert!(error.contains("`x`") && error.contains("`<u8` (u64)"), "{error}");
+        assert!(error.contains("`<f8` (f64)"), "{error}");
+    }
+    // Without a tag on either side the type is not compared.
+    assert!(cluster.ask(b, "x", Want::Existing { element: ElementType::untagged(8) }).is_ok());
+    cluster.ask(a, "y", any(4096, ElementType::untagged(1))).unwrap();
+    assert!(cluster.ask(b, "y", Want::Existing { element: of(8, "<f8") }).is_ok());
+    assert!(cluster.ask(b, "y", Want::Existing { element: of(4097, "|V4097") }).is_err());
 }
 
 #[test]
@@ -383,8 +410,9 @@ fn a_removal_does_not_take_the_acknowledgements_of_an_allocation() {
         }
         to_two
     };
-    let want = Want::Any { bytes: 5000, element: 8, placement: Placement::FirstTouch };
-    coordinator.handle(LinkId(1), Some(one), Control::Alloc { op: 5, name: "x".into(), want });
+    let want = any(5000, ElementType::untagged(8));
+    let x = Control::Alloc { op: 5, name: "x".into(), want: want.clone() };
+    coordinator.handle(LinkId(1), Some(one), x);
     let told_of = told(&mut coordinator);
     let Some(Control::RegionAdded(record)) = told_of.last() else { panic!("{told_of:?}") };
     let start = record.info.start;
@@ -398,7 +426,7 @@ fn a_removal_does_not_take_the_acknowledgements_of_an_allocation() {
     assert!(gone(&told(&mut coordinator)));
     // Only now is the place free.
     coordinator.region_done(start);
-    coordinator.handle(LinkId(2), Some(two), Control::Alloc { op: 6, name: "y".into(), want });
+    coordinator.handle(LinkId(2), Some(two), Control::Alloc { op: 6, name: "y".into(), want: want.clone() });
     assert!(matches!(&told(&mut coordinator)[..], [Control::RegionAdded(y)] if y.info.start != start));
     coordinator.handle(LinkId(2), Some(two), Control::RegionAck { start });
     coordinator.handle(LinkId(2), Some(two), Control::Alloc { op: 7, name: "z".into(), want });

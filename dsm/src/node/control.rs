@@ -48,7 +48,7 @@ impl Node for Of {
         self.command(|core| {
             let record = core.brain.membership.as_ref()?.regions().find(|record| record.name == name)?;
             let GlobalAddr(addr) = record.info.start.start();
-            let (name, len, element) = (record.name.clone(), record.bytes, record.element);
+            let (name, len, element) = (record.name.clone(), record.bytes, record.element.size);
             Some(RegionPlace { name, addr, len, element })
         })
     }

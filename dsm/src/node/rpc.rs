@@ -34,7 +34,7 @@ use crate::coherence::OpId;
 use crate::error::{Error, Result};
 use crate::fault::{CoreSection, asynchronous};
 use crate::fork;
-use crate::membership::{Member, Membership, Opened, RegionUse};
+use crate::membership::{ElementType, Member, Membership, Opened, RegionRecord, RegionUse};
 use crate::net::{self, Priority, SessionHandle};
 use crate::page::{GlobalAddr, NodeId, Time};
 use crate::rpc::{CallSection, Channel, Endpoint, GUEST, PeerId, SendError, Signal, Transport, is_message};
@@ -489,6 +489,27 @@ impl Node {
                 Opened::Unused { start } => self.inner.use_region(start, generation)?,
             }
         }
+    }
+
+    /// An error unless all of these bytes lie in one region, and it opens in such elements.
+    pub fn check_elements(&self, addr: GlobalAddr, bytes: u64, element: &ElementType) -> Result<()> {
+        self.inner.with_core(|core| {
+            let holds = |record: &&RegionRecord| {
+                let start = record.info.start.start().0;
+                let end = addr.0.checked_add(bytes);
+                addr.0 >= start && end.is_some_and(|end| end <= start + record.bytes)
+            };
+            let Some(record) = core.brain.membership.as_ref().and_then(|m| m.regions().find(holds)) else {
+                return Err(Error::Invalid(format!(
+                    "{bytes} bytes at {addr:?} are in no region of this node"
+                )));
+            };
+            let RegionRecord { name, element: own, .. } = record;
+            if own.opens_as(element, bytes) {
+                return Ok(());
+            }
+            Err(Error::Invalid(format!("region `{name}` has {own}, not {element}")))
+        })
     }
 
     /// The way to the interfaces of one member.

@@ -123,6 +123,8 @@ pub struct RegionStatus {
     pub name: String,
     /// Bytes as asked for.
     pub bytes: u64,
+    /// Type of its elements as NumPy writes it; none: any.
+    pub element: Option<String>,
     /// Pages that it takes in the arena.
     pub pages: u64,
     /// Its first page.
@@ -214,6 +216,7 @@ pub(super) fn cluster_status(core: &Core) -> ClusterStatus {
     let regions = membership.regions().map(|record| RegionStatus {
         name: record.name.clone(),
         bytes: record.bytes,
+        element: record.element.tag.clone().map(String::from),
         pages: record.bytes.div_ceil(PAGE_SIZE as u64),
         start: record.info.start.0,
         placement: record.info.placement,

@@ -5,8 +5,9 @@ use std::ops::Range;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
+use super::element::{Element, element_type};
 use super::slice::Region;
-use super::{Dsm, Element, SharedSlice};
+use super::{Dsm, SharedSlice};
 use crate::error::{Error, Result};
 use crate::node::Node;
 use crate::page::NodeId;
@@ -156,7 +157,7 @@ impl Globals {
     /// the slice, or one made from it, lives. That costs two messages if this node did not use the region
     /// lately, and none otherwise.
     ///
-    /// An error if the elements are not all in one region here, or if the region that the reference was made for
+    /// An error if the elements are not all in one region here or are of another type, or if the region that the reference was made for
     /// is gone ("stale"), even where another one has its addresses now.
     ///
     /// ```
@@ -177,6 +178,7 @@ impl Globals {
         };
         let generation = global.generation();
         let used = node.open_region(global.addr(), bytes as u64, generation)?;
+        node.check_elements(global.addr(), bytes as u64, &element_type::<T>())?;
         let region = Region { generation, _used: Some(used) };
         SharedSlice::from_parts(node, region, (global.addr(), start.cast()), len)
     }
