@@ -89,6 +89,9 @@ pub(crate) enum Command {
     /// Prepare a child process and become the program
     #[command(hide = true)]
     ExecChild(ExecChild),
+    /// Make the state directory on this host, with the key from standard input
+    #[command(hide = true)]
+    PrepareHost(PrepareHost),
     /// Do the work of a `run` and end all its processes when the process in front is gone
     #[command(hide = true)]
     Guardian(Guardian),
@@ -293,6 +296,15 @@ pub(crate) struct Guardian {
     /// The command line of the process in front
     #[arg(trailing_var_arg = true, allow_hyphen_values = true, required = true)]
     pub(crate) words: Vec<OsString>,
+}
+
+/// Where the state of a cluster goes on another host.
+#[derive(Args)]
+pub(crate) struct PrepareHost {
+    /// The state directory
+    pub(crate) dir: PathBuf,
+    /// The directory for logs, below it
+    pub(crate) logs: PathBuf,
 }
 
 /// How to set up a child before it becomes the program.

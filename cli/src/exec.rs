@@ -1,9 +1,7 @@
 //! The child's side of a start: this executable runs first in every child, sets up what a program cannot
 //! ask for itself, and becomes the program. It keeps unsafe code between fork and exec out of the command.
 
-use std::fs::OpenOptions;
 use std::os::fd::AsFd;
-use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::process::CommandExt;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
@@ -15,6 +13,7 @@ use rustix::process::{PidfdFlags, pidfd_open};
 
 use crate::args::ExecChild;
 use crate::guardian::end_descendants;
+use crate::prepare::open_log;
 use crate::process::{Ending, adopt_orphans, this_executable};
 use crate::signals::unblock_all;
 use crate::trouble::Trouble;
@@ -36,8 +35,7 @@ pub(crate) fn exec_child(setup: ExecChild) -> Result<i32, Trouble> {
         setsid().map_err(|e| Trouble::os("lead a session", e))?;
     }
     if let Some(path) = &setup.stderr {
-        let log = OpenOptions::new().create(true).append(true).mode(0o600).open(path);
-        let log = log.map_err(|e| Trouble::os(path.display(), e))?;
+        let log = open_log(path)?;
         dup2_stderr(&log).map_err(|e| Trouble::os(path.display(), e))?;
     }
     unblock_all();

@@ -320,9 +320,11 @@ impl Plan {
 
     /// Puts the key on another host. It travels over ssh's standard input, never in a command line.
     fn key_command(&self, host: &str) -> Vec<std::ffi::OsString> {
-        let logs = join(&[self.log_dir.clone().into()]);
-        let key = join(&[self.key_file.clone().into()]);
-        ssh(host, &format!("umask 077 && mkdir -p {logs} && cat > {key}.new && mv {key}.new {key}"))
+        let this = this_executable().unwrap_or_else(|_| "pagemesh".into());
+        let state = self.key_file.parent().unwrap_or(Path::new("/"));
+        let words =
+            [this.into(), "prepare-host".into(), "--".into(), state.into(), self.log_dir.clone().into()];
+        ssh(host, &format!("exec {}", join(&words)))
     }
 
     fn send_key(&self, host: &str, signals: &Signals) -> Result<(), Trouble> {
@@ -333,7 +335,7 @@ impl Plan {
             return Ok(());
         }
         Err(Trouble::start(format!(
-            "host {host}: ssh could not put the key there (it {ending}); try `ssh {host} true`"
+            "host {host}: the key could not be put there (ssh {ending}); if nothing else is said, try `ssh {host} true`"
         )))
     }
 }

@@ -24,6 +24,7 @@ mod merge;
 mod new;
 mod out;
 mod output;
+mod prepare;
 mod process;
 mod program;
 mod regions;
@@ -82,6 +83,7 @@ fn dispatch(arguments: Arguments) -> Result<i32, Trouble> {
         Command::Man { dir } => about::man(dir.as_deref()),
         Command::Version => out::line(format_args!("pagemesh {}", about::version())).map(|()| 0),
         Command::ExecChild(child) => exec::exec_child(child),
+        Command::PrepareHost(setup) => prepare::prepare_host(&setup),
         Command::Guardian(guardian) => guardian::guard(&guardian),
     }
 }

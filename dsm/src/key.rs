@@ -1,26 +1,41 @@
 //! The cluster's key as a file: 64 hexadecimal digits that only its owner may read.
 
-use std::fs::OpenOptions;
-use std::io::Write;
+use std::fs::{File, OpenOptions};
+use std::io::{Read, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::Path;
+
+use nix::unistd::Uid;
 
 use crate::error::{Error, Result};
 use crate::net::ClusterKey;
 
+/// What is read of a key file, in bytes: more than a key and blanks around it.
+const KEY_FILE_LEN_MAX: u64 = 4096;
+
 impl ClusterKey {
-    /// Reads a key file. An error names the file and what is wrong with it, never its contents.
+    /// Reads a key file, which must be this user's (or root's) and closed to others. An error names the file and
+    /// what is wrong with it, never its contents.
     pub fn load(path: &Path) -> Result<ClusterKey> {
         let name = path.display();
         let fail = |error| Error::os(format!("key file {name}"), error);
-        let mode = std::fs::metadata(path).map_err(fail)?.mode();
+        // Opened once: what is checked is what is read, whatever becomes of the path meanwhile.
+        let file = File::open(path).map_err(fail)?;
+        let found = file.metadata().map_err(fail)?;
+        let (mode, owner, me) = (found.mode(), found.uid(), Uid::effective().as_raw());
+        if owner != me && owner != 0 {
+            return Err(Error::Invalid(format!(
+                "key file {name} belongs to user {owner}, who can read and replace it: use a file of user {me}"
+            )));
+        }
         if mode & 0o077 != 0 {
             return Err(Error::Invalid(format!(
                 "key file {name} can be read by others (mode {:o}): chmod 600 {name}",
                 mode & 0o777
             )));
         }
-        let text = std::fs::read_to_string(path).map_err(fail)?;
+        let mut text = String::new();
+        file.take(KEY_FILE_LEN_MAX).read_to_string(&mut text).map_err(fail)?;
         parse(text.trim())
             .map(ClusterKey::new)
             .ok_or_else(|| Error::Invalid(format!("key file {name} does not hold 64 hexadecimal digits")))
@@ -63,6 +78,20 @@ fn parse(digits: &str) -> Option<[u8; 32]> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_key_file_of_another_user_is_refused() {
+        if !Uid::effective().is_root() {
+            return eprintln!("SKIPPED: only root can give a file to another user");
+        }
+        let path = std::env::temp_dir().join(format!("pagemesh-foreign-key-{}", std::process::id()));
+        ClusterKey::generate(&path).expect("a new file");
+        assert!(ClusterKey::load(&path).is_ok());
+        std::os::unix::fs::chown(&path, Some(65534), None).expect("root may");
+        let error = ClusterKey::load(&path).err().expect("a refusal").to_string();
+        std::fs::remove_file(&path).expect("the test's own file");
+        assert!(error.contains("belongs to user 65534"), "{error}");
+    }
 
     #[test]
     fn only_64_hexadecimal_digits_are_a_key() {

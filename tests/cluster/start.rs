@@ -112,6 +112,55 @@ fn a_program_runs_on_other_hosts() {
     bed.assert_nothing_left();
 }
 
+/// Another user of a host can foresee the path of the state directory there, and put something at it first.
+#[test]
+fn a_directory_that_was_prepared_on_another_host_gets_no_key() {
+    let (bed, hosts) = with_hosts();
+    let (state, aside, trap) = (bed.state(), bed.dir().join("aside"), bed.dir().join("trap"));
+    let mut plants = vec![
+        ("mkdir -m 777 $state", "other users can enter it (mode 777)"),
+        ("ln -s $trap $state", "a symbolic link"),
+        ("mkdir -m 700 $state; mkdir -m 755 $state/logs", "other users can enter it (mode 755)"),
+        ("mkdir -m 700 $state; ln -s $trap $state/logs", "a symbolic link"),
+    ];
+    if nix::unistd::Uid::effective().is_root() {
+        plants.push(("mkdir -m 700 $state; chown 65534 $state", "belongs to user 65534"));
+    } else {
+        eprintln!("SKIPPED: only root can make a directory of another user");
+    }
+    for (plant, why) in plants {
+        // The host's directory is this one's: the script lends it the path until the key has come.
+        let script = format!(
+            "#!/bin/sh\nfor last; do :; done\nstate={} aside={} trap={}\n\
+             case \"$last\" in *prepare-host*|*'cat > '*) ;; *) exec sh -c \"$last\";; esac\n\
+             mkdir -m 700 $trap\nmv $state $aside\n{plant}\nsh -c \"$last\"\ncode=$?\n\
+             find $state $trap -name 'key*' -size +0 | grep . && echo GIVEN AWAY >&2\n\
+             rm -rf $state $trap\nmv $aside $state\nexit $code\n",
+            state.display(),
+            aside.display(),
+            trap.display(),
+        );
+        bed.file("ssh", &script);
+        let done = bed.pagemesh(&format!("up --hosts {hosts}"));
+        assert_eq!(done.code, 2, "{plant}: {done:#?}");
+        assert!(done.err.contains(why) && !done.err.contains("GIVEN AWAY"), "{plant}: {done:#?}");
+        bed.assert_nothing_left();
+    }
+}
+
+/// A log is appended to as the user who starts the cluster: not through a link, and not to another file.
+#[test]
+fn a_log_is_not_appended_through_a_link() {
+    let bed = Bed::new();
+    let private = bed.file("private", "mine\n");
+    let link = bed.dir().join("node-0.log");
+    std::os::unix::fs::symlink(&private, &link).expect("a link");
+    let done = bed.pagemesh(&format!("exec-child --stderr {} -- ls no-such-file", link.display()));
+    assert_eq!(done.code, 2, "{done:#?}");
+    assert!(done.err.contains("symbolic link"), "{done:#?}");
+    assert_eq!(std::fs::read_to_string(&private).expect("a file"), "mine\n");
+}
+
 /// The key must not stay where it was put, whatever becomes of the start.
 #[test]
 fn a_start_that_fails_takes_its_key_back_from_other_hosts() {
@@ -142,7 +191,7 @@ fn a_start_that_fails_takes_its_key_back_from_other_hosts() {
 fn a_start_can_be_interrupted_while_another_host_is_waited_for() {
     let (bed, hosts) = with_hosts();
     let begun = bed.pipe("begun");
-    bed.file("ssh", &format!("#!/bin/sh\nfor last; do :; done\ncase \"$last\" in *'cat > '*) echo begun > {}; exec sleep 1000;; esac\n", begun.path()));
+    bed.file("ssh", &format!("#!/bin/sh\nfor last; do :; done\ncase \"$last\" in *prepare-host*) echo begun > {}; exec sleep 1000;; esac\n", begun.path()));
     let going = bed.start("pagemesh", &format!("up --hosts {hosts}"));
     assert_eq!(begun.hear("the key is on its way").trim(), "begun");
     going.signal(Signal::SIGINT);
