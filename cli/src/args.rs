@@ -188,7 +188,7 @@ pub(crate) struct Shape {
     /// UDP port of node 0 [default: any free one]
     #[arg(long, value_name = "PORT")]
     pub(crate) port: Option<u16>,
-    /// Most memory in which each node holds pages, e.g. 512MiB [default: half of what is free]
+    /// Most memory in which each node holds pages, e.g. 512MiB [default: a share of half of what is free]
     #[arg(long, value_name = "SIZE", value_parser = memory)]
     pub(crate) memory_max: Option<String>,
     /// Address of the shared arena, the same on every node

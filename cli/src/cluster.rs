@@ -9,7 +9,7 @@ use pagemesh::settings::Settings;
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 
 use crate::args::Up;
-use crate::launch::{Plan, Started, remove_from};
+use crate::launch::{Plan, Started, remove_from, warn_of_memory};
 use crate::out;
 use crate::process::{Life, Running};
 use crate::signals::Signals;
@@ -31,6 +31,7 @@ pub(crate) fn up(state_dir: Option<PathBuf>, up: &Up) -> Result<i32, Trouble> {
         plan.lines().iter().try_for_each(out::line)?;
         return Ok(0);
     }
+    warn_of_memory(&up.shape, plan.daemons_here());
     let signals = Signals::install()?;
     let _lock = state.lock()?;
     match state.known()? {

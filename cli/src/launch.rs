@@ -282,15 +282,33 @@ impl Plan {
         if self.life == Life::Own {
             arguments.extend(["--recorded-fd".into(), "0".into()]);
         }
+        let mut environment = self.environment.clone();
+        let beside = self.daemons_beside(self.hosts[id as usize].as_ref());
+        environment.insert(HOST_NODES.to_owned(), beside.to_string());
         Process {
             name: self.name(id),
             host: self.hosts[id as usize].clone(),
             program: self.program.clone(),
             arguments,
-            environment: self.environment.clone(),
+            environment,
             stderr: Some(self.logs[id as usize].clone()),
             life: self.life,
         }
+    }
+
+    /// Daemons on the host of this one.
+    fn daemons_beside(&self, host: Option<&String>) -> u32 {
+        self.hosts.iter().filter(|other| other.as_ref() == host).count() as u32
+    }
+
+    /// Daemons on this host.
+    pub(crate) fn daemons_here(&self) -> u32 {
+        self.daemons_beside(None)
+    }
+
+    /// Whether a daemon is on this host.
+    pub(crate) fn is_here(&self, id: u32) -> bool {
+        self.hosts[id as usize].is_none()
     }
 
     fn name(&self, id: u32) -> String {
@@ -435,6 +453,33 @@ impl Awaited {
         let ending = crate::process::Ending::from(ending);
         Err(Trouble::start(format!("{}: it {ending} before it was ready", self.running.name)))
     }
+}
+
+/// Tells a node how many are started on its host together, which share the memory that is free there.
+pub(crate) const HOST_NODES: &str = "PAGEMESH_HOST_NODES";
+
+/// One line if limits that were given exceed this host's memory together. Nothing is refused: the nodes may never
+/// need it all.
+pub(crate) fn warn_of_memory(shape: &Shape, nodes: u32) {
+    let mut settings = pagemesh::Settings::default();
+    let given = shape.memory_max.as_ref().filter(|given| settings.apply("memory_max", given).is_ok());
+    if let (Some(_), Some(host)) = (given, pagemesh::settings::host_memory()) {
+        let warning = memory_warning(settings.memory_max, nodes, host);
+        warning.iter().for_each(out::warn);
+    }
+}
+
+fn memory_warning(limit: u64, nodes: u32, host: u64) -> Option<String> {
+    let sum = limit.saturating_mul(u64::from(nodes));
+    let mib = |bytes: u64| bytes >> 20;
+    (sum > host).then(|| {
+        format!(
+            "--memory-max {} MiB for {nodes} nodes of this host is {} MiB, more than its {} MiB: the kernel may kill nodes",
+            mib(limit),
+            mib(sum),
+            mib(host)
+        )
+    })
 }
 
 /// The flags that all nodes, daemons and ranks, must agree on.

@@ -15,7 +15,9 @@ use pagemesh::settings::Settings;
 
 use crate::args::Run;
 use crate::cluster::STOP_GRACE;
-use crate::launch::{ADDRESS_UNKNOWN, Plan, Started, cores, hosts_of, processes_default, settings};
+use crate::launch::{
+    ADDRESS_UNKNOWN, HOST_NODES, Plan, Started, cores, hosts_of, processes_default, settings, warn_of_memory,
+};
 use crate::out;
 use crate::output::Output;
 use crate::process::{Life, PLACE_VARIABLES, Process, Running};
@@ -74,6 +76,7 @@ pub(crate) fn run(state_dir: Option<PathBuf>, run: Run, signals: &Signals) -> Re
     }
     if run.no_daemons {
         let ranks = run.ranks.or(run.shape.daemons).unwrap_or_else(processes_default);
+        warn_of_memory(&run.shape, ranks);
         let job = Job::new(run, program, ranks, &state)?;
         return run_alone(&job, signals);
     }
@@ -134,6 +137,9 @@ fn run_private(state: &State, run: Run, program: PathBuf, signals: &Signals) -> 
     let plan = Plan::new(state, &run.shape, Life::Ours)?;
     let ranks = run.ranks.unwrap_or(plan.nodes());
     let dry_run = run.shape.dry_run;
+    // Ranks go round the daemons.
+    let ranks_here = (0..ranks).filter(|rank| plan.is_here(rank % plan.nodes())).count() as u32;
+    warn_of_memory(&run.shape, plan.daemons_here() + ranks_here);
     let job = Job::new(run, program, ranks, state)?;
     if dry_run {
         plan.lines().iter().try_for_each(out::line)?;
@@ -173,6 +179,7 @@ fn run_alone(job: &Job, signals: &Signals) -> Result<i32, Trouble> {
     let mut started = Vec::new();
     for rank in 0..job.ranks {
         let mut environment = job.environment(rank);
+        environment.insert(HOST_NODES.to_owned(), job.ranks.to_string());
         if rank > 0 {
             environment.insert("PAGEMESH_JOIN".to_owned(), addr.to_string());
         } else {
@@ -225,7 +232,16 @@ impl Job {
         environment.append(&mut self.environment(rank));
         environment.insert("PAGEMESH_JOIN".to_owned(), join.to_owned());
         environment.insert("PAGEMESH_NEAREST".to_owned(), node.id.to_string());
+        environment.insert(HOST_NODES.to_owned(), self.nodes_beside(node.host.as_ref(), cluster).to_string());
         self.describe(rank, environment, node.host.clone())
+    }
+
+    /// Daemons and ranks of this job on a host.
+    fn nodes_beside(&self, host: Option<&String>, cluster: &ClusterFile) -> usize {
+        let daemons = &cluster.nodes;
+        let is_there = |at: usize| daemons[at % daemons.len()].host.as_ref() == host;
+        let nodes = (0..daemons.len()).chain(0..self.ranks as usize);
+        nodes.filter(|at| is_there(*at)).count()
     }
 
     fn describe(&self, rank: u32, environment: BTreeMap<String, String>, host: Option<String>) -> Process {

@@ -17,6 +17,7 @@ use crate::config::coherence::CACHE_PAGES_MIN;
 use crate::error::{Error, Result};
 use crate::page::{NodeId, PAGE_SIZE};
 pub use inherited::InheritedSocket;
+pub use memory::host_memory;
 
 /// Settings of a node. Sizes are bytes.
 #[derive(Clone, Debug, PartialEq)]
@@ -74,7 +75,7 @@ impl Default for Settings {
             fault: None,
             arena_base: ARENA_BASE,
             arena_size: ARENA_SIZE,
-            memory_max: memory::default_max(),
+            memory_max: memory::default_max(1),
             socket_buffer: None,
             rpc_workers: crate::config::rpc::WORKERS,
             inject: BTreeMap::new(),
@@ -116,12 +117,20 @@ const KEYS: [&str; 22] = [
 
 /// Variables that are no settings: where those are, what `scripts/cluster.sh` is told, and where a
 /// program's tests find the command.
-const NOT_SETTINGS: [&str; 3] = ["config", "build", "bin"];
+const NOT_SETTINGS: [&str; 4] = ["config", "build", "bin", HOST_NODES];
+
+/// How many nodes a command starts on this host together: they share its memory where none is said.
+const HOST_NODES: &str = "host_nodes";
 
 impl Settings {
     /// The process's environment over the file named by `PAGEMESH_CONFIG`, or `pagemesh.toml` here if it exists.
     pub fn from_env() -> Result<Settings> {
         let mut settings = Settings::default();
+        if let Some(nodes) = std::env::var_os("PAGEMESH_HOST_NODES") {
+            let nodes = number(&nodes.to_string_lossy());
+            let nodes = nodes.map_err(|why| Error::Invalid(format!("PAGEMESH_HOST_NODES: {why}")))?;
+            settings.memory_max = memory::default_max(nodes);
+        }
         match std::env::var_os("PAGEMESH_CONFIG").map(PathBuf::from) {
             Some(path) => settings.apply_file(&path, &read(&path)?)?,
             None => settings.apply_found(Path::new("pagemesh.toml"))?,

@@ -94,6 +94,26 @@ fn a_dry_run_prints_the_commands_and_starts_nothing() {
     bed.assert_nothing_left();
 }
 
+#[test]
+fn the_nodes_of_a_host_are_told_how_many_share_its_memory() {
+    let bed = Bed::new();
+    let told = |line: &str| {
+        let done = bed.pagemesh(line).ok();
+        let counts = done.out.lines().map(|line| {
+            let (_, rest) = line.split_once("PAGEMESH_HOST_NODES=").expect("every node is told");
+            rest.split_whitespace().next().expect("a number").to_owned()
+        });
+        counts.collect::<Vec<_>>()
+    };
+    assert_eq!(told("up --nodes 3 --dry-run"), ["3", "3", "3"]);
+    // Two daemons, then three ranks beside them.
+    assert_eq!(told("run --private --nodes 2 --ranks 3 --dry-run matmul --n 8"), ["2", "2", "5", "5", "5"]);
+    let done = bed.pagemesh("run --private --nodes 2 --ranks 3 --memory-max 1T --dry-run matmul --n 8").ok();
+    assert!(done.err.contains("1048576 MiB for 5 nodes of this host is 5242880 MiB"), "{done:#?}");
+    assert_eq!(done.err.lines().count(), 1, "{done:#?}");
+    bed.pagemesh("run --private --nodes 1 --memory-max 64M --dry-run matmul --n 8").ok().says(&[]);
+}
+
 /// Other hosts without other hosts: addresses of the loopback network, and an `ssh` that runs the command
 /// here, as sshd would, through a shell.
 fn with_hosts() -> (Bed, String) {

@@ -1,11 +1,34 @@
-//! How much memory a node may take if nobody says: half of what the machine has free, or the control
-//! group that the process is in, if that is less.
+//! How much memory a node may take for pages if nobody says: its share of half of what the machine has free, or
+//! the control group that the process is in, if that is less. The other half is for what the programs keep
+//! elsewhere.
 
 use std::path::{Path, PathBuf};
 
-/// Half of what is free here, in bytes.
-pub(super) fn default_max() -> u64 {
-    free(Path::new("/proc"), Path::new("/sys/fs/cgroup")).map_or(1 << 30, |free| free / 2)
+use super::MEMORY_MIN;
+use crate::config::net::SOCKET_BUFFER;
+use crate::config::node::PAGE_POOL_MAX;
+use crate::page::PAGE_SIZE;
+
+/// Bytes that a node keeps beside each page: its entries in the tables of access, coherence and directory.
+const TABLES_PER_PAGE: u64 = 64;
+/// Bytes that a node takes whether it holds pages or not: its socket's buffers and its pool of page buffers.
+const QUEUES: u64 = 2 * SOCKET_BUFFER as u64 + (PAGE_POOL_MAX * PAGE_SIZE) as u64;
+
+/// The limit, in bytes of pages, of one of `nodes` nodes that are started on this host together.
+pub(super) fn default_max(nodes: u32) -> u64 {
+    let free = free(Path::new("/proc"), Path::new("/sys/fs/cgroup")).unwrap_or(2 << 30);
+    share(free, nodes)
+}
+
+fn share(free: u64, nodes: u32) -> u64 {
+    let own = (free / 2 / u64::from(nodes.max(1))).saturating_sub(QUEUES);
+    let page = PAGE_SIZE as u64;
+    (own / (page + TABLES_PER_PAGE) * page).max(MEMORY_MIN)
+}
+
+/// Memory of this host in bytes, used or not; `None` where the system does not say.
+pub fn host_memory() -> Option<u64> {
+    keyed(Path::new("/proc/meminfo"), "MemTotal:").map(|kib| kib * 1024)
 }
 
 fn free(proc: &Path, groups: &Path) -> Option<u64> {
@@ -56,6 +79,19 @@ mod tests {
         let path = root.join(path);
         std::fs::create_dir_all(path.parent().expect("a file in a directory")).expect("a directory");
         std::fs::write(path, text).expect("a file");
+    }
+
+    #[test]
+    fn the_default_limits_of_all_nodes_of_a_host_fit_half_of_it_with_tables_and_queues() {
+        let free = 24 << 30;
+        for nodes in 1..=64 {
+            let pages = share(free, nodes) / PAGE_SIZE as u64;
+            let takes = pages * (PAGE_SIZE as u64 + TABLES_PER_PAGE) + QUEUES;
+            assert!(u64::from(nodes) * takes <= free / 2, "{nodes} nodes");
+            assert!(u64::from(nodes) * takes > free / 2 - (1 << 20), "{nodes} nodes leave memory unused");
+        }
+        // A node that could hold nothing could not start.
+        assert_eq!(share(1 << 20, 8), MEMORY_MIN);
     }
 
     #[test]
