@@ -63,11 +63,12 @@ fn open_private(parent: &OwnedFd, name: &OsStr, path: &Path) -> Result<OwnedFd, 
         Err(errno) => return Err(Trouble::os(path.display(), errno)),
     }
     let flags = OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
-    let opened = openat(parent, name, flags, Mode::empty()).map_err(|errno| match errno {
-        Errno::ENOTDIR | Errno::ELOOP => {
-            Trouble::start(format!("{}: a file or a symbolic link is there, not a directory", path.display()))
+    let opened = openat(parent, name, flags, Mode::empty()).map_err(|errno| {
+        if matches!(errno, Errno::ENOTDIR | Errno::ELOOP) {
+            let what = "a file or a symbolic link is there, not a directory";
+            return Trouble::start(format!("{}: {what}", path.display()));
         }
-        errno => Trouble::os(path.display(), errno),
+        Trouble::os(path.display(), errno)
     })?;
     let dir = File::from(opened);
     let found = dir.metadata().map_err(|error| Trouble::os(path.display(), error))?;

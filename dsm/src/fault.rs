@@ -10,6 +10,7 @@ use std::ops::Range;
 use std::sync::{Arc, OnceLock, Weak};
 
 use crate::error::{Error, Result};
+use crate::fork;
 use crate::page::{Access, Contents, GlobalAddr, Lent, Memory, PAGE_SIZE, PageBuf, PageId, PagePool};
 
 mod access;
@@ -389,6 +390,8 @@ impl Shared {
 
 /// Makes the signal handlers know the arena.
 fn register(shared: &Arc<Shared>) -> Result<table::Registration> {
+    // The handlers must tell a forked child from this process.
+    fork::watch()?;
     handler::install()?;
     table::insert(shared.clone()).ok_or_else(|| Error::Refused("too many arenas in one process".to_owned()))
 }
