@@ -1,11 +1,8 @@
-//! A program that is killed takes nothing of other programs along. Two regions lie back to back: one program keeps
-//! data in its own and checks them after each death, another one is killed in the middle of a run of stores into
-//! the pages that lie beside them.
+//! A program that is killed takes nothing of other programs along. Regions lie back to back: one program keeps data
+//! in every second one and checks them after each death, another program is killed in the middle of a run of
+//! stores into the pages that lie beside them.
 
 mod roles;
-
-use std::collections::BTreeSet;
-use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -42,21 +39,20 @@ fn script(bed: &Bed, name: &str, role: &str) -> String {
     bed.file(name, &format!("{ROLE}='{role}' exec {} {test}\n", this.display()))
 }
 
-/// The keeper and its two pipes.
+/// The program that keeps data, and its two pipes.
 struct Keeper {
     going: Going,
     orders: Pipe,
     answers: Pipe,
-    address: usize,
 }
 
 impl Keeper {
-    fn start(bed: &Bed) -> Keeper {
+    fn start(bed: &Bed, deaths: usize) -> Keeper {
         let (orders, answers) = (bed.pipe("orders"), bed.pipe("answers"));
-        let role = format!("keeper kept {} {}", orders.path(), answers.path());
+        let role = format!("keeper {deaths} {} {}", orders.path(), answers.path());
         let going = bed.start("pagemesh", &format!("run --ranks 1 sh {}", script(bed, "keeper.sh", &role)));
-        let address = answers.hear("the keeper has written").parse().expect("an address");
-        Keeper { going, orders, answers, address }
+        assert_eq!(answers.hear("the keeper has written"), "written");
+        Keeper { going, orders, answers }
     }
 
     /// Fails if a page of the keeper's is not as it wrote it. A page that is lost ends its process, and the test
@@ -67,69 +63,50 @@ impl Keeper {
     }
 }
 
-/// The names of the regions of the cluster.
-fn regions(bed: &Bed) -> BTreeSet<String> {
-    let listed: serde_json::Value =
-        serde_json::from_str(&bed.pagemesh("regions ls --json").ok().out).expect("JSON");
-    let name = |region: &serde_json::Value| region["name"].as_str().expect("a name").to_owned();
-    listed.as_array().expect("a list").iter().map(name).collect()
+/// Makes the regions of the test: the keeper's, and between each two of them one in which a neighbour dies. The
+/// addresses in that order.
+fn make_regions(bed: &Bed, deaths: usize) -> Vec<usize> {
+    let made = bed.pipe("made");
+    let script = script(bed, "maker.sh", &format!("maker {deaths} {}", made.path()));
+    let maker = bed.start("pagemesh", &format!("run --ranks 1 sh {script}"));
+    let told = made.hear("the regions are made");
+    maker.wait().ok();
+    told.split(' ').map(|address| address.parse().expect("an address")).collect()
 }
 
-/// Makes the place of a region free again.
-fn remove(bed: &Bed, name: &str) {
-    bed.pagemesh(&format!("regions rm {name}")).ok();
-    // It goes when the cluster has seen that its last user has died. Each question waits for its answer.
-    let give_up = Instant::now() + Duration::from_secs(60);
-    while regions(bed).contains(name) {
-        assert!(Instant::now() < give_up, "region {name} stays");
-    }
-}
-
-/// Starts a program that stores next to the keeper's region, and kills it in the middle of that.
-fn one_death(bed: &Bed, keeper: &Keeper, direction: &str, signal: Signal, target: Target) {
-    let word = bed.pipe("word");
+/// Starts a program that stores next to one of the keeper's regions, and kills it in the middle of that.
+fn one_death(bed: &Bed, keeper: &Keeper, death: usize, address: usize) {
+    let direction = if death / 6 % 2 == 0 { "down" } else { "up" };
+    let target = if death % 2 == 0 { Target::Rank } else { Target::Run };
+    let signal = SIGNALS[death % 3];
     let what = format!("{signal} to {target:?}, stores {direction}");
-    let role = format!("neighbour beside {direction} {}", word.path());
+    let word = bed.pipe("word");
+    let role = format!("neighbour {death} {direction} {}", word.path());
     let going = bed.start("pagemesh", &format!("run --ranks 2 sh {}", script(bed, "neighbour.sh", &role)));
     let told = word.hear("the neighbour stores");
-    let (process, address) = told.split_once(' ').expect("two words");
-    let address: usize = address.parse().expect("an address");
-    let beside =
-        if direction == "up" { address + LEN == keeper.address } else { keeper.address + LEN == address };
-    assert!(beside, "{what}: a region at {address:#x}, the keeper's at {:#x}", keeper.address);
+    let (process, found) = told.split_once(' ').expect("two words");
+    assert_eq!(found.parse(), Ok(address), "{what}");
     match target {
         Target::Rank => kill(Pid::from_raw(process.parse().expect("a process")), signal).expect("it runs"),
         Target::Run => going.signal(signal),
     }
     assert_ne!(going.wait().code, 0, "{what}");
     keeper.check(&what);
-    remove(bed, "beside");
     word.remove();
 }
 
-/// All combinations in turn. The order of the regions is the outer loop: the place before the keeper's region is
-/// kept by another one while the place behind it is used.
+/// All combinations in turn: each region of a neighbour lies between two of the keeper's.
 #[test]
 fn a_killed_program_takes_no_page_of_its_neighbour_along() {
     let bed = Bed::new();
     bed.pagemesh("up --daemons 2").ok();
-    let made = bed.pipe("made");
-    let make = script(&bed, "maker.sh", &format!("maker before {}", made.path()));
-    let maker = bed.start("pagemesh", &format!("run --ranks 1 sh {make}"));
-    let before: usize = made.hear("a region is made").parse().expect("an address");
-    maker.wait().ok();
-    let keeper = Keeper::start(&bed);
-    assert_eq!(before + LEN, keeper.address, "the regions lie back to back");
     let deaths = if system_tests::long() { 100 } else { COMBINATIONS };
-    let each = |direction: &str, deaths: usize| {
-        for death in 0..deaths {
-            let target = if death % 2 == 0 { Target::Rank } else { Target::Run };
-            one_death(&bed, &keeper, direction, SIGNALS[death % 3], target);
-        }
-    };
-    each("down", deaths / 2);
-    remove(&bed, "before");
-    each("up", deaths - deaths / 2);
+    let addresses = make_regions(&bed, deaths);
+    assert!(addresses.windows(2).all(|two| two[0] + LEN == two[1]), "not back to back: {addresses:#x?}");
+    let keeper = Keeper::start(&bed, deaths);
+    for death in 0..deaths {
+        one_death(&bed, &keeper, death, addresses[2 * death + 1]);
+    }
     keeper.orders.say("leave");
     keeper.going.wait().ok();
     bed.pagemesh("down").ok();

@@ -14,7 +14,8 @@ fn the_demo_checks_what_it_shows() {
         &["rank 3", "#"],
         &["a remote page fault: ", "us p50", "UDP round trip here: "],
         &["pages came ahead of their fault"],
-        &["2 processes: "],
+        // Either the gain or, on a busy machine, why there is none.
+        &["     2 processes"],
         &["Next:", " new my-program"],
     ] {
         assert!(

@@ -1,5 +1,5 @@
-//! The programs of the test: one keeps data in its region and checks them when it is told to, one stores into the
-//! pages of its own region that lie beside it.
+//! The programs of the test: one makes regions that lie back to back, one keeps data in every second of them and
+//! checks the data when it is told to, one stores into a region between two of these.
 //!
 //! They are told what to do through named pipes, and answer through named pipes.
 
@@ -17,11 +17,9 @@ const WORDS: usize = 512;
 pub(crate) fn play(role: &str) {
     let words: Vec<&str> = role.split(' ').collect();
     match words[..] {
-        ["keeper", region, orders, answers] => keep(region, &orders.into(), &answers.into()),
-        ["neighbour", region, direction, word] => store(region, direction, &word.into()),
-        ["maker", region, word] => {
-            tell(&word.into(), &address(&join().alloc::<u64>(region, PAGES * WORDS).unwrap()))
-        }
+        ["maker", deaths, addresses] => make(number(deaths), &addresses.into()),
+        ["keeper", deaths, orders, answers] => keep(number(deaths), &orders.into(), &answers.into()),
+        ["neighbour", death, direction, word] => store(number(death), direction, &word.into()),
         _ => panic!("no such role: {role}"),
     }
 }
@@ -30,8 +28,34 @@ fn join() -> Dsm {
     Dsm::builder().from_env().unwrap().join().unwrap()
 }
 
+fn number(word: &str) -> usize {
+    word.parse().expect("a number")
+}
+
+/// The keeper's region before the place of a death. The one behind that place has the next number.
+fn kept(dsm: &Dsm, place: usize) -> SharedSlice<u64> {
+    dsm.alloc(&format!("kept {place}"), PAGES * WORDS).unwrap()
+}
+
+/// The region in which a neighbour of the keeper dies.
+fn beside(dsm: &Dsm, death: usize) -> SharedSlice<u64> {
+    dsm.alloc(&format!("beside {death}"), PAGES * WORDS).unwrap()
+}
+
 fn address(region: &SharedSlice<u64>) -> String {
     region.as_mut_ptr().addr().to_string()
+}
+
+/// Makes all regions in the order of their addresses, and tells these in that order.
+fn make(deaths: usize, addresses: &PathBuf) {
+    let dsm = join();
+    let mut made = vec![address(&kept(&dsm, 0))];
+    for death in 0..deaths {
+        made.push(address(&beside(&dsm, death)));
+        made.push(address(&kept(&dsm, death + 1)));
+    }
+    tell(addresses, &made.join(" "));
+    dsm.leave().unwrap();
 }
 
 fn tell(pipe: &PathBuf, word: &str) {
@@ -43,19 +67,20 @@ fn word(round: u64, page: usize) -> u64 {
     round << 32 | page as u64
 }
 
-/// Writes all pages of a region, tells its address, and at each order checks what it wrote and writes anew.
-fn keep(region: &str, orders: &PathBuf, answers: &PathBuf) {
+/// Writes all pages of its regions, says so, and at each order checks what it wrote and writes anew.
+fn keep(deaths: usize, orders: &PathBuf, answers: &PathBuf) {
     let dsm = join();
-    let data = dsm.alloc::<u64>(region, PAGES * WORDS).unwrap();
-    let write = |round| (0..PAGES).for_each(|page| data.set(page * WORDS, word(round, page)));
+    let regions: Vec<SharedSlice<u64>> = (0..=deaths).map(|place| kept(&dsm, place)).collect();
+    let pages = || regions.iter().flat_map(|data| (0..PAGES).map(move |page| (data, page)));
+    let write = |round| pages().for_each(|(data, page)| data.set(page * WORDS, word(round, page)));
     write(0);
-    tell(answers, &address(&data));
+    tell(answers, "written");
     for round in 0.. {
         match std::fs::read_to_string(orders).expect("an order").trim() {
             "check" => {}
             _ => break,
         }
-        let wrong = (0..PAGES).filter(|&page| data.get(page * WORDS) != word(round, page)).count();
+        let wrong = pages().filter(|(data, page)| data.get(page * WORDS) != word(round, *page)).count();
         write(round + 1);
         tell(answers, &format!("{wrong} wrong"));
     }
@@ -65,9 +90,9 @@ fn keep(region: &str, orders: &PathBuf, answers: &PathBuf) {
 /// Stores into the pages at the end of a region (`up`) or at its start (`down`), towards the other region, again and
 /// again. Two ranks take the pages from each other, so that each pass is a run of page faults. In the middle of
 /// its first pass rank 0 tells its process and the region's address.
-fn store(region: &str, direction: &str, pipe: &PathBuf) {
+fn store(death: usize, direction: &str, pipe: &PathBuf) {
     let dsm = join();
-    let data = dsm.alloc::<u64>(region, PAGES * WORDS).unwrap();
+    let data = beside(&dsm, death);
     dsm.barrier().unwrap();
     for pass in 1.. {
         for step in 0..EDGE {
