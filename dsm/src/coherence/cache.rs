@@ -628,7 +628,7 @@ impl Cache {
 
     fn fail<M: Memory>(&mut self, ctx: &mut Context<'_, M>, page: PageId, failure: Failure) {
         // The page may be a former need of an instruction that went on to others.
-        self.instructions.forget(page);
+        self.instructions.forget(|other| other == page);
         let Some(mut pending) = self.pending.remove(&page) else { return };
         if pending.request.is_some_and(|request| request.place == Place::Reserved) {
             self.resident.cancel();
@@ -698,7 +698,11 @@ impl Cache {
             let state = self.table.entry(page).state;
             self.writing_back -= usize::from(matches!(state, State::WritingBack | State::GivenAway));
         }
+        // An instruction must not ask for a page that has no home any more.
+        self.instructions.forget(|page| region.contains(page));
         let gone = |extent: ExtentId| region.contains(PageId(extent.0 * crate::page::EXTENT_PAGES));
+        // A later region in this place has a home of its own to ask for.
+        self.locating.retain(|extent, _| !gone(*extent));
         self.table.remove_extents(gone);
         self.resident.remove_extents(gone);
     }

@@ -190,11 +190,11 @@ impl Instructions {
         });
     }
 
-    /// Takes a page that nobody can have any more out of every set.
-    pub(super) fn forget(&mut self, page: PageId) {
+    /// Takes pages that no node can have any more out of every set.
+    pub(super) fn forget(&mut self, is_gone: impl Fn(PageId) -> bool) {
         for known in self.threads.values_mut() {
-            known.needs.retain(|need| need.page != page);
-            known.awaited.take_if(|awaited| *awaited == page);
+            known.needs.retain(|need| !is_gone(need.page));
+            known.awaited.take_if(|awaited| is_gone(*awaited));
         }
     }
 }

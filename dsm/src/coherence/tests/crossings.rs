@@ -1,8 +1,9 @@
 //! One test for each crossing of messages that the tables settle.
 
-use super::rig::{A, B, C, H, P, Rig};
-use crate::coherence::{Body, Input, Message, Req, ToHome, ToNode, Txn};
+use super::rig::{A, B, C, H, P, Rig, region};
+use crate::coherence::{Body, Input, Message, Placement, Req, ToHome, ToNode, Txn};
 use crate::page::Access::{None, Read, Write};
+use crate::page::PageId;
 
 #[test]
 fn a_read_fault_recalls_the_page_from_its_owner() {
@@ -422,4 +423,18 @@ fn who_waits_for_an_upgrade_hurries_it_and_the_next_ones_are_acknowledged_at_onc
     rig.settle();
     upgrade(&mut rig);
     assert!(matches!(rig.take(A, H).to_home(), ToHome::Installed { .. }), "at once");
+}
+
+#[test]
+fn a_region_in_the_place_of_one_that_was_removed_while_its_home_was_asked_for_has_homes_of_its_own() {
+    let mut rig = Rig::empty(2);
+    let region = region(Placement::FirstTouch, vec![H]);
+    [H, A].into_iter().for_each(|node| rig.feed(node, Input::Region(region.clone())));
+    rig.feed(A, Input::Prefetch { first: P, pages: 1, access: Read });
+    assert!(matches!(rig.take(A, H).to_home(), ToHome::Locate { .. }));
+    [H, A].into_iter().for_each(|node| rig.feed(node, Input::RegionGone { start: PageId(0) }));
+    [H, A].into_iter().for_each(|node| rig.feed(node, Input::Region(region.clone())));
+    let op = rig.fault(A, P, Read);
+    rig.settle();
+    assert_eq!((rig.result(op), rig.mapped(A, P)), (Some(Ok(0)), Read));
 }

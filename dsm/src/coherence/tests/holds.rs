@@ -1,10 +1,10 @@
 //! Holds: that every instruction gets through, and that nobody waits for what nobody needs.
 
-use super::rig::{A, B, H, P, Q, Rig};
-use crate::coherence::Input;
+use super::rig::{A, B, H, P, Q, Rig, region};
+use crate::coherence::{Input, Placement, RegionInfo};
 use crate::config::coherence::{HOLD_MAX, HOLD_MIN};
 use crate::page::Access::{None, Read, Write};
-use crate::page::{Span, Time};
+use crate::page::{EXTENT_PAGES, NodeId, PageId, Span, Time};
 
 /// Brings a page to A for a fault, with a forward from B right behind it.
 fn taken_and_wanted(rig: &mut Rig) -> Time {
@@ -85,14 +85,19 @@ fn a_prefetched_page_is_not_held() {
     assert_eq!(rig.mapped(A, P), None);
 }
 
-/// A makes A's instruction at 0x1000, which needs P and Q, lose P once: from then on it asks in order.
+/// A's instruction at 0x1000 needs P and Q, and loses P once: from then on it asks in order.
 fn needs_both(rig: &mut Rig) {
+    loses_both(rig, Q);
+}
+
+/// The same with another page in place of Q.
+fn loses_both(rig: &mut Rig, higher: PageId) {
     rig.access(A, P, Write);
     rig.write(B, P, 1);
-    rig.fault(A, Q, Write);
+    rig.fault(A, higher, Write);
     rig.settle();
     rig.now = rig.now + HOLD_MAX;
-    rig.write(B, Q, 1);
+    rig.write(B, higher, 1);
     rig.now = rig.now + HOLD_MAX;
 }
 
@@ -105,6 +110,20 @@ fn once_a_page_was_lost_the_pages_of_an_instruction_are_asked_for_in_ascending_o
     rig.settle();
     assert_eq!((rig.mapped(A, P), rig.mapped(A, Q)), (Write, None));
     assert_eq!(rig.result(op), Some(Ok(0)), "the instruction is tried again");
+}
+
+/// The page that is asked for first was in a region that is gone: there is no home to ask.
+#[test]
+fn an_instruction_does_not_ask_for_a_page_of_a_removed_region() {
+    let mut rig = Rig::new(3);
+    let next = RegionInfo { start: PageId(EXTENT_PAGES), ..region(Placement::OnNode(H), vec![H]) };
+    let page = PageId(EXTENT_PAGES + 4);
+    (0..3).for_each(|node| rig.feed(NodeId(node), Input::Region(next.clone())));
+    loses_both(&mut rig, page);
+    (0..3).for_each(|node| rig.feed(NodeId(node), Input::RegionGone { start: PageId(0) }));
+    let op = rig.fault(A, page, Write);
+    rig.settle();
+    assert_eq!((rig.result(op), rig.mapped(A, page)), (Some(Ok(0)), Write));
 }
 
 #[test]
