@@ -20,7 +20,6 @@ use crate::config::node::{LONG_WAIT, QUESTION_MAX};
 use crate::config::rpc::COLLECTIVE_VALUE_MAX;
 use crate::error::{Error, Result};
 use crate::membership::Kind;
-use crate::page::{NodeId, Span};
 use crate::rpc::{self, CallSection, Channel, PeerId};
 
 /// The rank that gathers.
@@ -40,8 +39,8 @@ struct State {
     is_busy: bool,
     /// By operation and rank.
     letters: BTreeMap<(u64, u32), Letter>,
-    /// Members that have died or left.
-    gone: NodeSet,
+    /// How many members have died or left.
+    departures: u64,
     /// This node goes on no longer: nothing new comes.
     ended: bool,
 }
@@ -53,16 +52,18 @@ struct Letter {
     value: std::result::Result<Vec<u8>, String>,
 }
 
-/// A rank, and its node.
-type Of = (u32, NodeId);
+/// A rank, and its process: its node's id may be another program's by now.
+type Of = (u32, PeerId);
 
 /// Where a wait for letters stands.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Progress {
     Complete,
     Late,
-    /// This rank's node is no more, or has left, and nothing has come of it.
-    Gone(NodeId),
+    /// This rank's process is no more, or has left, and nothing has come of it.
+    Gone(PeerId),
+    /// A member has died or left since.
+    Departed,
     Ended,
 }
 
@@ -93,11 +94,16 @@ impl Mailbox {
         self.arrived.notify_all();
     }
 
-    /// A member has died or left.
-    pub(super) fn forget(&self, node: NodeId) {
+    /// A member has died or left: the core knows it no more.
+    pub(super) fn note_departure(&self) {
         let _section = CallSection::enter();
-        self.state.lock().gone.insert(node);
+        self.state.lock().departures += 1;
         self.arrived.notify_all();
+    }
+
+    fn departures(&self) -> u64 {
+        let _section = CallSection::enter();
+        self.state.lock().departures
     }
 
     fn begin(&self) -> Option<u64> {
@@ -129,11 +135,17 @@ impl Mailbox {
         self.state.lock().number >= number
     }
 
-    /// Waits until all of these have sent something for an operation, or for `span` if that is given.
-    fn wait(&self, number: u64, all: &[Of], span: Option<Span>) -> Progress {
+    /// Waits until all of these have sent something for an operation, or until `until` if that is given. Ends
+    /// early if one of the missing is in `gone`, as the members were when there had been `departures`.
+    fn wait(
+        &self,
+        number: u64,
+        all: &[Of],
+        (gone, departures): (&[PeerId], u64),
+        until: Option<Instant>,
+    ) -> Progress {
         let _section = CallSection::enter();
         let mut state = self.state.lock();
-        let until = span.map(|span| Instant::now() + span.to_std());
         loop {
             let missing = |&&(rank, _): &&Of| !state.letters.contains_key(&(number, rank));
             if all.iter().find(missing).is_none() {
@@ -142,9 +154,11 @@ impl Mailbox {
             if state.ended {
                 return Progress::Ended;
             }
-            if let Some(&(_, node)) = all.iter().filter(missing).find(|(_, node)| state.gone.contains(*node))
-            {
-                return Progress::Gone(node);
+            if let Some(&(_, peer)) = all.iter().filter(missing).find(|(_, peer)| gone.contains(peer)) {
+                return Progress::Gone(peer);
+            }
+            if state.departures != departures {
+                return Progress::Departed;
             }
             match until {
                 None => self.arrived.wait(&mut state),
@@ -294,22 +308,38 @@ impl Inner {
     /// Waits until these ranks have sent what they must. After a long wait one line says which have not.
     fn wait_for_letters(&self, operation: &Operation<'_>, what: &str, all: &[Of]) -> Result<()> {
         let (mailbox, number) = (operation.mailbox, operation.number);
-        let mut progress = mailbox.wait(number, all, Some(LONG_WAIT));
-        if progress == Progress::Late {
-            let who = self.with_core(|core| core.brain.intro_name());
-            let seconds = LONG_WAIT.0 / 1_000_000_000;
-            let whom = self.describe_ranks(self.missing_letters(number, all));
-            exit::tell(format_args!("{who} has waited for {seconds} s for {what}, {whom}"));
-            progress = mailbox.wait(number, all, None);
+        let mut until = Some(Instant::now() + LONG_WAIT.to_std());
+        loop {
+            // Counted before the members are looked at: a later departure is not missed.
+            let departures = mailbox.departures();
+            let gone = self.gone_of(all);
+            match mailbox.wait(number, all, (&gone, departures), until) {
+                Progress::Complete => return Ok(()),
+                Progress::Departed => {}
+                Progress::Late => {
+                    let who = self.with_core(|core| core.brain.intro_name());
+                    let seconds = LONG_WAIT.0 / 1_000_000_000;
+                    let whom = self.describe_ranks(self.missing_letters(number, all));
+                    exit::tell(format_args!("{who} has waited for {seconds} s for {what}, {whom}"));
+                    until = None;
+                }
+                Progress::Gone(peer) => {
+                    return match self.with_core(|core| core.brain.fatal.clone()) {
+                        Some(fatal) => Err(to_error(&fatal)),
+                        None => Err(self.failure(Failure::NodeDied(peer.node))),
+                    };
+                }
+                Progress::Ended => return Err(self.end_of_node()),
+            }
         }
-        match progress {
-            Progress::Complete => Ok(()),
-            Progress::Gone(node) => match self.with_core(|core| core.brain.fatal.clone()) {
-                Some(fatal) => Err(to_error(&fatal)),
-                None => Err(self.failure(Failure::NodeDied(node))),
-            },
-            Progress::Late | Progress::Ended => Err(self.end_of_node()),
-        }
+    }
+
+    /// Those of these ranks whose processes are members no more.
+    fn gone_of(&self, all: &[Of]) -> Vec<PeerId> {
+        self.with_core(|core| {
+            let is_gone = |peer: &PeerId| core.brain.peer(peer.node) != Some(*peer);
+            all.iter().map(|&(_, peer)| peer).filter(is_gone).collect()
+        })
     }
 
     /// The nodes that an operation waits for, as far as rank 0 says.
@@ -327,8 +357,8 @@ impl Inner {
                 .and_then(std::result::Result::ok)
                 .unwrap_or_else(|| all.iter().map(|of| of.0).collect())
         };
-        let nodes = self.with_core(|core| core.brain.ranks_in_order.clone());
-        missing.into_iter().filter_map(|rank| nodes.get(rank as usize).copied()).collect()
+        let peers = self.with_core(|core| core.brain.ranks_in_order.clone());
+        missing.into_iter().filter_map(|rank| peers.get(rank as usize)).map(|peer| peer.node).collect()
     }
 
     /// At rank 0: the ranks that an operation waits for, itself included if it has not begun.
@@ -338,9 +368,13 @@ impl Inner {
         own.into_iter().chain(self.calls.mailbox.missing(number, 1..ranks)).collect()
     }
 
+    /// A rank's process, while it is a member.
     fn rank_peer(&self, rank: u32) -> Result<PeerId> {
-        self.with_core(|core| core.brain.peer(*core.brain.ranks_in_order.get(rank as usize)?))
-            .ok_or_else(|| self.end_of_node())
+        self.with_core(|core| {
+            let peer = *core.brain.ranks_in_order.get(rank as usize)?;
+            core.brain.peer(peer.node).filter(|member| *member == peer)
+        })
+        .ok_or_else(|| self.end_of_node())
     }
 
     /// Takes in what a rank of this program sends for a collective operation.
@@ -356,10 +390,8 @@ impl Inner {
     }
 
     fn rank_at(&self, peer: PeerId) -> Option<u32> {
-        self.with_core(|core| {
-            let rank = core.brain.ranks_in_order.iter().position(|node| *node == peer.node)?;
-            (core.brain.peer(peer.node) == Some(peer)).then_some(rank as u32)
-        })
+        let rank = self.with_core(|core| core.brain.ranks_in_order.iter().position(|rank| *rank == peer));
+        rank.map(|rank| rank as u32)
     }
 
     fn end_of_node(&self) -> Error {
@@ -370,6 +402,7 @@ impl Inner {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::page::{Incarnation, NodeId};
 
     #[test]
     fn what_a_rank_brings_early_waits_and_what_it_brings_late_is_refused() {
@@ -379,15 +412,20 @@ mod tests {
         assert_eq!(mailbox.begin(), Some(1));
         assert_eq!(mailbox.begin(), None, "one operation at a time");
         assert_eq!(mailbox.missing(1, 1..4), [1, 2]);
-        let all = [(1, NodeId(1)), (2, NodeId(2)), (3, NodeId(3))];
-        assert_eq!(mailbox.wait(1, &all[2..], None), Progress::Complete);
+        let peer = |node| PeerId { node: NodeId(node), incarnation: Incarnation(1) };
+        let all = [1, 2, 3].map(|rank| (rank, peer(rank as u16)));
+        assert_eq!(mailbox.wait(1, &all[2..], (&[], 0), None), Progress::Complete);
         assert_eq!(mailbox.take(1, 3).and_then(|letter| letter.value.ok()), Some(vec![7]));
         mailbox.finish(1);
         assert_eq!(mailbox.begin(), Some(2));
         assert!(mailbox.put(1, 2, "sum", Ok(&[7])).is_err(), "that one has ended");
-        mailbox.forget(NodeId(2));
-        assert_eq!(mailbox.wait(2, &all, None), Progress::Gone(NodeId(2)));
+        mailbox.note_departure();
+        assert_eq!(mailbox.wait(2, &all, (&[], 0), None), Progress::Departed, "who it was must be found out");
+        assert_eq!(mailbox.wait(2, &all, (&[peer(2)], 1), None), Progress::Gone(peer(2)));
+        let successor = PeerId { incarnation: Incarnation(2), ..peer(2) };
+        let late = Some(Instant::now());
+        assert_eq!(mailbox.wait(2, &all, (&[successor], 1), late), Progress::Late, "its id is another's now");
         mailbox.end();
-        assert_eq!(mailbox.wait(2, &all, None), Progress::Ended);
+        assert_eq!(mailbox.wait(2, &all, (&[], 1), None), Progress::Ended);
     }
 }

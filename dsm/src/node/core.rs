@@ -31,6 +31,7 @@ use crate::fault::Arena;
 use crate::membership::{Action, COORDINATOR, Control, Death, Introduction, Kind, Member, Membership};
 use crate::net::{Endpoint, Event, OutMessage, Priority, SessionHandle};
 use crate::page::{Incarnation, NodeId, PageBuf, PageId, Span, Time};
+use crate::rpc::PeerId;
 
 /// First byte of every message: whom it is for.
 pub(crate) mod channel {
@@ -99,8 +100,8 @@ pub(super) struct Brain {
     pub(super) leaving: Leaving,
     /// The ranks of this node's program, once all have joined.
     pub(super) ranks: NodeSet,
-    /// Their nodes, by rank.
-    pub(super) ranks_in_order: Vec<NodeId>,
+    /// Their processes, by rank.
+    pub(super) ranks_in_order: Vec<PeerId>,
     pub(super) nearest: Option<NodeId>,
     pub(super) view_changes: u64,
     /// How long threads of this node waited.
@@ -755,8 +756,8 @@ impl Brain {
             if let Kind::Rank { program, .. } = self.intro.kind {
                 self.ranks = view.ranks(program).map(|member| member.id).collect();
                 let ranked =
-                    view.ranks(program).filter_map(|member| Some((member.intro.kind.rank()?, member.id)));
-                let ranked: BTreeMap<u32, NodeId> = ranked.collect();
+                    view.ranks(program).filter_map(|member| Some((member.intro.kind.rank()?, member.into())));
+                let ranked: BTreeMap<u32, PeerId> = ranked.collect();
                 self.ranks_in_order = ranked.into_values().collect();
             }
             self.joining = None;

@@ -125,7 +125,7 @@ impl Calls {
                 }
                 CallEvent::Ended(peer) => {
                     self.directory.forget(peer);
-                    self.mailbox.forget(peer.node);
+                    self.mailbox.note_departure();
                     self.endpoint.handle_peer_died(peer);
                 }
                 CallEvent::Away(peer) => self.endpoint.handle_presence(peer, || is_here(peer)),

@@ -297,7 +297,7 @@ impl Inner {
         }
         let (ranks, of) = self.with_core(|core| {
             let ranks = (0_u32..).zip(&core.brain.ranks_in_order);
-            let missing = ranks.filter(|(_, node)| missing.contains(**node)).map(|(rank, _)| rank);
+            let missing = ranks.filter(|(_, peer)| missing.contains(peer.node)).map(|(rank, _)| rank);
             (missing.collect::<Vec<u32>>(), core.brain.ranks.len())
         });
         match ranks[..] {
