@@ -235,6 +235,7 @@ fn the_child_plays_its_role() {
         "player" => crate::litmus::player,
         "allocations" => crate::allocation::measure,
         "writer" => crate::interrupts::write_and_wait,
+        "leaves early" => crate::interrupts::leave_early,
         "handles signals" => crate::interrupts::handle_signals,
         "reads a lost page" => crate::interrupts::read_lost_page,
         "caller" => crate::hard_calls::caller,

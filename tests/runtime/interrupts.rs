@@ -5,7 +5,8 @@ use std::sync::atomic::{AtomicI32, Ordering};
 use std::time::Duration;
 
 use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction, signal};
-use pagemesh::{Node, Settings};
+use pagemesh::membership::ElementType;
+use pagemesh::{Node, NodeConfig, NodeId, Placement, Settings};
 
 use crate::child::{self, Child, listen, say};
 use system_tests::rig::{self, Rig, until};
@@ -92,6 +93,42 @@ fn a_second_signal_ends_a_rank_at_once() {
     child.signal(Signal::SIGTERM);
     let (status, errors) = child.end_within(LIMIT);
     assert_eq!(status.signal(), Some(Signal::SIGTERM as i32), "{status:?} {errors}");
+}
+
+/// Has a page whose home is rank 0, and leaves: without daemons that waits for all ranks.
+pub(crate) fn leave_early(settings: Settings) {
+    // SAFETY: the default action is no handler that could do anything.
+    unsafe { signal(Signal::SIGINT, SigHandler::SigDfl) }.expect("a valid signal");
+    let node = Node::start(NodeConfig { arena_base: None, ..NodeConfig::rank(settings) }).expect("joins");
+    let region = node.alloc("data", 4096, ElementType::untagged(1), Placement::OnNode(NodeId(0)));
+    let start = region.expect("a region").info.start.start();
+    let data = node.pointer(start).expect("a view");
+    // SAFETY: a byte of the region, which no other rank touches.
+    unsafe { data.write(7) };
+    std::thread::scope(|scope| {
+        scope.spawn(|| node.leave());
+        until("it waits for the other rank", || node.status().waits.barriers.open == 1);
+        say("leaves");
+        listen();
+    });
+}
+
+/// The memory goes with the rank: there is no home to which it could write anything back.
+#[test]
+fn a_rank_without_daemons_that_a_signal_ends_while_it_leaves_ends_at_once() {
+    let rig = Rig::without_daemons(2);
+    let socket = std::net::UdpSocket::bind("127.0.0.1:0").expect("a socket");
+    let addr = socket.local_addr().expect("an address");
+    let program = rig::new_program() + 1_000_000;
+    let mut child = Child::start("leaves early", &rig.rank(program, 1, Some(addr)));
+    let first = Settings { socket: Some(socket.into()), ..rig.rank(program, 0, None) };
+    let dsm = rig::join(first);
+    child.expect("leaves");
+    child.signal(Signal::SIGINT);
+    let (status, errors) = child.end_within(LIMIT);
+    assert_eq!(status.signal(), Some(Signal::SIGINT as i32), "{status:?} {errors}");
+    assert!(!errors.contains("pagemesh"), "nothing is said: {errors}");
+    drop(dsm);
 }
 
 /// Whether a process has a handler for a signal.

@@ -71,12 +71,14 @@ impl Inner {
     /// Leaves because a signal ends the process. The sessions stay open, so that no other thread gets an
     /// error that a user would read.
     pub(super) fn leave_for_signal(&self) -> Option<Unsaved> {
-        if self.left.swap(true, Ordering::AcqRel) {
-            return self.await_departure();
-        }
+        let leaves_already = self.left.swap(true, Ordering::AcqRel);
         if self.is_without_daemons() {
+            // Its memory goes with it, and a thread that leaves would wait for the other ranks.
             self.close(WITHOUT_LEAVING);
             return None;
+        }
+        if leaves_already {
+            return self.await_departure();
         }
         let unsaved = self.write_back().err();
         self.flush();
