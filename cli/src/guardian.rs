@@ -1,4 +1,4 @@
-//! `run` as two processes, so that no process of a run outlives it, however it ends.
+//! `run` as two processes, so that no process of a run outlives it if one of them is killed.
 //!
 //! The process that the user started is in front: it passes signals on and gives the exit code. The guardian
 //! behind it does the work: it starts the ranks and watches them. Each is a subreaper, so a process of the

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::io::IsTerminal;
 use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
-use std::os::fd::{AsFd, AsRawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::path::PathBuf;
 use std::process::Stdio;
 use std::time::Instant;
@@ -77,7 +77,13 @@ pub(crate) fn run(state_dir: Option<PathBuf>, run: Run, signals: &Signals) -> Re
     if run.no_daemons {
         let ranks = run.ranks.or(run.shape.daemons).unwrap_or_else(processes_default);
         warn_of_memory(&run.shape, ranks);
+        let dry_run = run.shape.dry_run;
         let job = Job::new(run, program, ranks, &state)?;
+        if dry_run {
+            (0..ranks)
+                .try_for_each(|rank| out::line(job.process_alone(rank, None, ADDRESS_UNKNOWN).line()))?;
+            return Ok(0);
+        }
         return run_alone(&job, signals);
     }
     run_private(&state, run, program, signals)
@@ -178,16 +184,10 @@ fn run_alone(job: &Job, signals: &Signals) -> Result<i32, Trouble> {
     job.warn_of_crowd();
     let mut started = Vec::new();
     for rank in 0..job.ranks {
-        let mut environment = job.environment(rank);
-        environment.insert(HOST_NODES.to_owned(), job.ranks.to_string());
-        if rank > 0 {
-            environment.insert("PAGEMESH_JOIN".to_owned(), addr.to_string());
-        } else {
-            environment.insert("PAGEMESH_SOCKET_FD".to_owned(), socket.as_raw_fd().to_string());
-        }
         // Children are started one after the other, so only rank 0 gets it.
         inherit(if rank == 0 { FdFlag::empty() } else { FdFlag::FD_CLOEXEC })?;
-        started.push(job.start(rank, environment, None)?);
+        let process = job.process_alone(rank, Some(socket.as_fd()), &addr.to_string());
+        started.push(job.connect(rank, &process)?);
     }
     drop(socket);
     Supervisor::new(started, &mut Vec::new(), signals, job.output()).run()
@@ -244,6 +244,19 @@ impl Job {
         nodes.filter(|at| is_there(*at)).count()
     }
 
+    /// A rank without daemons. Rank 0 gets the socket, or, where there is none yet, binds one itself.
+    fn process_alone(&self, rank: u32, socket: Option<BorrowedFd<'_>>, join: &str) -> Process {
+        let mut environment = self.environment(rank);
+        let (name, value) = match (rank, socket) {
+            (0, Some(socket)) => ("PAGEMESH_SOCKET_FD", socket.as_raw_fd().to_string()),
+            (0, None) => ("PAGEMESH_BIND", SocketAddr::from((Ipv4Addr::LOCALHOST, 0)).to_string()),
+            (_, Some(_) | None) => ("PAGEMESH_JOIN", join.to_owned()),
+        };
+        environment.insert(name.to_owned(), value);
+        environment.insert(HOST_NODES.to_owned(), self.ranks.to_string());
+        self.describe(rank, environment, None)
+    }
+
     fn describe(&self, rank: u32, environment: BTreeMap<String, String>, host: Option<String>) -> Process {
         Process {
             name: format!("rank {rank}"),
@@ -277,15 +290,6 @@ impl Job {
         let join = cluster.nodes[0].addr.to_string();
         let start = |rank| self.connect(rank, &self.process(rank, cluster, &join));
         (0..self.ranks).map(start).collect()
-    }
-
-    fn start(
-        &self,
-        rank: u32,
-        environment: BTreeMap<String, String>,
-        host: Option<String>,
-    ) -> Result<Rank, Trouble> {
-        self.connect(rank, &self.describe(rank, environment, host))
     }
 
     /// Starts a rank with its streams: input goes to rank 0 alone.

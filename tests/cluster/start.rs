@@ -114,6 +114,19 @@ fn the_nodes_of_a_host_are_told_how_many_share_its_memory() {
     bed.pagemesh("run --private --nodes 1 --memory-max 64M --dry-run matmul --n 8").ok().says(&[]);
 }
 
+#[test]
+fn a_dry_run_without_daemons_starts_no_rank_either() {
+    let bed = Bed::new();
+    let program = bed.file("touch.sh", &format!("echo started > {}/started\n", bed.dir().display()));
+    let done = bed.pagemesh(&format!("run --no-daemons --ranks 3 --dry-run sh {program}")).ok();
+    let lines: Vec<&str> = done.out.lines().collect();
+    assert_eq!(lines.len(), 3, "{done:#?}");
+    assert!(lines[0].contains("PAGEMESH_BIND=127.0.0.1:0"), "{done:#?}");
+    assert!(lines[1..].iter().all(|line| line.contains("PAGEMESH_JOIN=ADDRESS_OF_NODE_0")), "{done:#?}");
+    assert!(!bed.dir().join("started").exists());
+    bed.assert_nothing_left();
+}
+
 /// Other hosts without other hosts: addresses of the loopback network, and an `ssh` that runs the command
 /// here, as sshd would, through a shell.
 fn with_hosts() -> (Bed, String) {
