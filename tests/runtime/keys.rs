@@ -7,7 +7,7 @@ use pagemesh::guest::Guest;
 use pagemesh::net::ClusterKey;
 use pagemesh::{Dsm, Error, Node, NodeConfig, NodeId, Settings};
 
-use system_tests::rig;
+use system_tests::rig::{self, until};
 
 /// Settings that name no key file.
 fn without_key() -> Settings {
@@ -42,7 +42,7 @@ fn a_process_that_knows_only_the_address_finds_no_way_in() {
         let guest = Guest::new(key, SocketAddr::from(([127, 0, 0, 1], 0)), None).expect("a guest");
         assert!(guest.connect(NodeId(0), addr, Duration::from_millis(500)).is_err(), "it has the key");
     }
-    assert!(founder.status().net.bad_key > 0, "the hellos have come");
+    until("the hellos have come", || founder.status().net.bad_key > 0);
     founder.request_shutdown();
 }
 

@@ -114,7 +114,7 @@ enum Until {
 impl Until {
     fn condition(self) -> impl Fn(&Seen) -> bool {
         let begun = Instant::now();
-        let long = std::env::var_os("LONG").is_some();
+        let long = system_tests::long();
         let time = if long { Duration::from_secs(10) } else { Duration::from_millis(100) };
         move |seen| match self {
             Until::Changed => seen.values.len() > 2 && begun.elapsed() >= time,

@@ -3,10 +3,9 @@
 //!
 //! `bytes` are a text of hexadecimal digits, an enum is its name, a union an object with one key, a
 //! `global<T>` is `{"addr": .., "len": .., "generation": ..}`; the keys of maps are texts, and so are integers beyond
-//! 2^53. The description comes from a peer: it is data, bounded like any other, and what it says wrong ends in an
-//! error. So does an answer that
-//! nests deeper than [`JSON_DEPTH_MAX`] levels, which would overflow a thread's stack, or whose values take
-//! more than [`ANSWER_MEMORY_MAX`], the items of a stream together.
+//! 2^53. The description comes from a peer: it is data, bounded like any other, and a mistake in it is an error.
+//! So is an answer that nests deeper than [`JSON_DEPTH_MAX`] levels, which would overflow a thread's stack, or
+//! whose values take more than [`ANSWER_MEMORY_MAX`], the items of a stream together.
 #![expect(
     clippy::wildcard_enum_match_arm,
     reason = "over twenty types, `any other` is what is meant; `read`, `write` and `shape` name them all"
