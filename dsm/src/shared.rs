@@ -306,8 +306,8 @@ impl Dsm {
 
     /// Makes or finds the region `name` of `len` elements; new memory is zero. All ranks that name it,
     /// and later programs that find it, must ask for the same length and the same type of elements (see
-    /// [`Element`]); else an error says both, and nothing is changed. A page's home is a daemon near the rank that touches it first. Returns when all members of the
-    /// cluster know the region.
+    /// [`Element`]); else an error says both, and nothing is changed. A page's home is a daemon near the rank
+    /// that touches it first. Returns when all members of the cluster know the region.
     ///
     /// ```
     /// # use pagemesh::prelude::*;
