@@ -14,7 +14,7 @@ pub mod net {
 
     /// Bytes asked for a socket's buffers; most systems give less to an ordinary user.
     pub const SOCKET_BUFFER: usize = 4 << 20;
-    /// Errors of a socket, without a datagram between them, after which whoever receives pauses.
+    /// Errors of a socket, without a datagram between them, after which the receiving thread pauses.
     pub const ERRORS_IN_A_ROW: u32 = 1_000;
     /// How long.
     pub const ERRORS_PAUSE: Span = Span::from_ms(10);

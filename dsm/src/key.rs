@@ -41,7 +41,7 @@ impl ClusterKey {
             .ok_or_else(|| Error::Invalid(format!("key file {name} does not hold 64 hexadecimal digits")))
     }
 
-    /// A key that nobody else has.
+    /// A key that no other cluster has.
     pub(crate) fn random() -> Result<ClusterKey> {
         random_bytes().map(ClusterKey::new)
     }

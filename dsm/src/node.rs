@@ -508,7 +508,7 @@ impl Inner {
     }
 
     /// Gives the coherence core an event that nobody waits for.
-    /// In a forked child it does nothing: what nobody waits for is a hint, or for the parent to say.
+    /// In a forked child it does nothing: such an event is a hint, or for the parent to give.
     fn cast(&self, input: Input<'_>) {
         if fork::is_child() {
             return;
@@ -692,7 +692,7 @@ fn to_error(fatal: &Fatal) -> Error {
     }
 }
 
-/// The key that a node has, or, for a founder without one, a random key: then nobody can join.
+/// The key that a node has, or, for a founder without one, a random key: then no other node can join.
 fn key_of(config: &NodeConfig) -> Result<ClusterKey> {
     let settings = &config.settings;
     let alone = match (&settings.key_file, settings.join, config.kind) {

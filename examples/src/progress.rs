@@ -48,7 +48,7 @@ impl Progress {
         Progress { shown: (dsm.rank() == rank).then_some(shown) }
     }
 
-    /// So many units more are done.
+    /// That many more units are done.
     pub fn advance(&mut self, units: u64) {
         if let Some(shown) = &mut self.shown {
             shown.advance(units, Instant::now());

@@ -170,7 +170,7 @@ impl Oracle {
         }
     }
 
-    /// A member's arrival does not count any more; so nobody has gone on because of it.
+    /// A member's arrival does not count any more; so no member has gone on because of it.
     pub(crate) fn withdrew(&mut self, node: NodeId, round: u32) {
         let barrier = &mut self.barriers[round as usize];
         barrier.arrived.remove(node);

@@ -145,7 +145,7 @@ pub enum LockMessage {
     ProbeReply { lock: LockId, req: Req, reached: bool },
     /// Home to queued nodes: the lock was lost with `dead`.
     Broken { lock: LockId, req: Req, dead: NodeId },
-    /// Last of the queue to the next, who tries: the lock is not free now. Its place in the queue stands.
+    /// The last node of the queue to the next one, which only tries: the lock is not free now. Its place stands.
     Busy { lock: LockId, req: Req },
 }
 

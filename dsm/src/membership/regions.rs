@@ -220,7 +220,7 @@ impl Entry {
         !self.users.is_empty() || !self.openers.is_empty()
     }
 
-    /// Whether it was to go with its last user, who has gone; it is being unmapped then.
+    /// Whether its removal waited for its last user, and that one has gone; it is being unmapped then.
     fn goes_now(&mut self) -> bool {
         let goes = self.doomed && !self.leaving && !self.is_used();
         self.leaving |= goes;

@@ -74,7 +74,7 @@ impl fmt::Display for TypeTag {
 }
 
 impl ElementType {
-    /// Elements of so many bytes, of any type.
+    /// Elements of `size` bytes, of any type.
     pub fn untagged(size: u64) -> ElementType {
         ElementType { size, tag: None }
     }

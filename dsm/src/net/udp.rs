@@ -420,7 +420,7 @@ impl UdpSocket {
                     let twice = last == error.raw_os_error();
                     last = error.raw_os_error();
                     if twice && is_too_long(&error) {
-                        // The kernel has also queued a report of it, which nobody needs.
+                        // The kernel has also queued a report of it, which is of no use.
                         while self.take_refusal().is_some() {}
                         return Ok(Sent::TooLong);
                     }

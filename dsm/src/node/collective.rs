@@ -190,7 +190,7 @@ impl Drop for Operation<'_> {
 
 impl Node {
     /// Brings `value` to rank 0, which makes the result of all values, by rank, and sends it to every rank.
-    /// `what` describes the operation; all ranks must call the same. Nobody returns before all have called.
+    /// `what` describes the operation; all ranks must call the same. No rank returns before all have called.
     pub fn gather(
         &self,
         what: &str,

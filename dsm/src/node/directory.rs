@@ -131,7 +131,7 @@ impl Registry for Servers {
     fn servers(&self, interface: &str) -> Vec<PeerId> {
         // A handler that touches shared memory may have this thread hear of a departure.
         let _section = CallSection::enter();
-        // A forked child finds nobody: the directory may be locked by a thread of its parent.
+        // A forked child finds no server: the directory may be locked by a thread of its parent.
         let node = self.node.upgrade().filter(|_| !fork::is_child());
         node.map(|inner| inner.calls.directory.servers(interface)).unwrap_or_default()
     }

@@ -32,7 +32,7 @@ pub(super) fn end_at_once(code: i32) -> ! {
 /// Writes one line to standard error, whatever the program has done with its logging.
 pub(super) fn tell(what: Arguments<'_>) {
     let line = format!("pagemesh: {what}\n");
-    // Nobody is left to tell of an error.
+    // An error of standard error itself can be written nowhere.
     let _ = nix::unistd::write(std::io::stderr(), line.as_bytes());
 }
 

@@ -39,7 +39,7 @@ impl Inner {
         }
         let (result, longest) = match (self.kind, departure) {
             (Kind::Rank { .. }, Departure::Leave) if self.is_without_daemons() => {
-                // The memory is in the ranks: nobody may go while somebody needs it.
+                // The memory is in the ranks: no rank may go while another one needs it.
                 (self.barrier(LAST_BARRIER, None), LEAVE_MAX)
             }
             // Its memory goes with it, so the others cannot go on.

@@ -47,7 +47,7 @@ pub(super) enum Found {
         from: std::net::SocketAddr,
     },
     Refused(std::net::SocketAddr),
-    /// Errors only, so many since the last datagram: see [`Received::Failing`].
+    /// Errors only, and how many since the last datagram: see [`Received::Failing`].
     Failing {
         errors: u32,
         error: nix::errno::Errno,

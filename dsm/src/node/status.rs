@@ -179,7 +179,7 @@ pub(super) fn node_status(core: &mut Core, inner: &Inner) -> NodeStatus {
     }
 }
 
-/// The node's status, for who holds no lock of it: regions are searched page by page.
+/// The node's status. Call it without the node's lock: regions are searched page by page.
 pub(super) fn whole_status(inner: &Inner) -> NodeStatus {
     let (mut status, regions) = inner.with_core(|core| {
         let regions = core.brain.membership.iter().flat_map(Membership::regions);

@@ -217,7 +217,7 @@ impl Inner {
         Error::Invalid(format!("{who}: this thread has {name} already, and would wait for itself for ever"))
     }
 
-    /// What a thread waits for, and whom, as far as can be found out within about `time`.
+    /// What a thread waits for, and for which ranks, as far as can be found out within about `time`.
     fn describe(&self, goal: Goal, time: Span) -> String {
         match goal {
             Goal::Lock(lock) => format!("{}, {}", self.lock_name(lock), self.describe_holder(lock, time)),
@@ -327,7 +327,7 @@ impl Inner {
     }
 }
 
-/// What this node knows of locks and barriers, for those who wait.
+/// What this node knows of locks and barriers, for the nodes that wait.
 impl Inner {
     /// As [`Coherence::lock_queue`].
     pub(super) fn lock_queue(&self, lock: PageId) -> Vec<NodeId> {

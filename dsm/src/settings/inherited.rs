@@ -19,9 +19,9 @@ pub struct InheritedSocket(Arc<Mutex<Option<OwnedFd>>>);
 static OF_PROCESS: Mutex<BTreeMap<RawFd, InheritedSocket>> = Mutex::new(BTreeMap::new());
 
 impl InheritedSocket {
-    /// The socket that the process was started with under this number. Whoever asks again is given a copy.
+    /// The socket that the process was started with under this number. A later question gets a copy.
     ///
-    /// Descriptors of that number must belong to nobody else in the process. Only the environment says so: the
+    /// Nothing else in the process may own the descriptor of that number. Only the environment says so: the
     /// variable is a promise of the process that started this one.
     pub(super) fn of_process(number: RawFd) -> Result<InheritedSocket, String> {
         let mut known = OF_PROCESS.lock();

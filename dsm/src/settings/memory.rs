@@ -1,4 +1,4 @@
-//! How much memory a node may take for pages if nobody says: its share of half of what the machine has free, or
+//! How much memory a node may take for pages if no setting says: its share of half of what the machine has free, or
 //! the control group that the process is in, if that is less. The other half is for what the programs keep
 //! elsewhere.
 

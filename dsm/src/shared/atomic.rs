@@ -27,7 +27,7 @@ pub trait AtomicInteger: Atomic + sealed::AtomicInteger {}
 /// The atomic integers of the standard library, `AtomicU8` to `AtomicU64`, `AtomicI8` to `AtomicI64`.
 pub trait AtomicCell: Element + sealed::Cell {}
 
-/// What the three traits need; nobody else implements them.
+/// What the three traits need; no other crate can implement them.
 mod sealed {
     pub trait Cell: Sync {}
 
@@ -51,11 +51,11 @@ mod sealed {
 }
 
 /// Atomic operations in place, on a region of integers or `bool`. Each is one operation of the processor,
-/// whoever else operates on the element: other threads, or other nodes. The node that operates takes the
+/// whichever other threads or nodes operate on the element. The node that operates takes the
 /// page for writing if it does not have it (one page fault); after that an operation costs what it costs
 /// in private memory, until another node takes the page. `load` is content with a readable copy.
 ///
-/// All of them are sequentially consistent, over all nodes: everybody sees them in one order. For
+/// All of them are sequentially consistent, over all nodes: all threads of all nodes see them in one order. For
 /// another ordering, make the region of `AtomicU64` and its like. All panic beyond the end.
 ///
 /// ```

@@ -66,7 +66,7 @@ pub trait Element: Sized + 'static {
 /// # dsm.leave()
 /// # }
 /// ```
-/// The compiler refuses padding, whose bytes nobody has written:
+/// The compiler refuses padding, whose bytes no program has written:
 /// ```compile_fail,E0080
 /// # use pagemesh::prelude::*;
 /// #[derive(Clone, Copy, Pod)]
@@ -138,7 +138,7 @@ pub mod derived {
     use super::{Element, part_of};
     use crate::membership::TypeTag;
 
-    /// One field of a structure, so many bytes from its start.
+    /// One field of a structure, `offset` bytes from its start.
     pub fn field<T: Element>(name: &str, offset: usize) -> String {
         format!("{name}:{}@{offset}", part_of::<T>())
     }

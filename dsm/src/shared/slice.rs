@@ -351,7 +351,7 @@ impl<T: Pod> SharedSlice<T> {
     }
 }
 
-/// Whole elements in so many bytes, at least one.
+/// Whole elements in `bytes` bytes, at least one.
 fn elements_in<T>(bytes: usize) -> usize {
     (bytes / size_of::<T>()).max(1)
 }

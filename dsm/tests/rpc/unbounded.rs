@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 
 use super::support::Pair;
 
-/// Stack of the thread that calls: an eighth of what a thread has if nobody says otherwise.
+/// Stack of the thread that calls: an eighth of what a thread has by default.
 const STACK_LEN: usize = 256 << 10;
 /// Lists inside each other in the field of a struct; readers of JSON accept no deeper description.
 const LISTS: usize = 100;

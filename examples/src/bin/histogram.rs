@@ -53,7 +53,7 @@ fn histogram() -> Outcome {
         table.time("one process alone", alone_time);
         table.row("verified", "yes");
         table.print(&format!("{items} items in {BINS} bins, {} ranks", dsm.ranks()));
-        dsm.remove("histogram")?; // with daemons, regions stay until somebody removes them
+        dsm.remove("histogram")?; // with daemons, regions stay until a program or a user removes them
     }
     Ok(dsm.leave()?)
 }

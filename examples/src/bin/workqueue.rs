@@ -1,5 +1,5 @@
 //! A queue of tasks that take very different times: each rank takes the next one when it has finished its last.
-//! The queue is one number in shared memory, the first task that nobody has taken.
+//! The queue is one number in shared memory, the first task that no rank has taken.
 
 use std::process::ExitCode;
 
