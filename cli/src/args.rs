@@ -192,10 +192,10 @@ pub(crate) struct Shape {
     #[arg(long, value_name = "SIZE", value_parser = memory)]
     pub(crate) memory_max: Option<String>,
     /// Address of the shared arena, the same on every node
-    #[arg(long, value_name = "ADDRESS", value_parser = size)]
+    #[arg(long, value_name = "ADDRESS", value_parser = arena_base)]
     pub(crate) arena_base: Option<String>,
     /// Length of the shared arena
-    #[arg(long, value_name = "SIZE", value_parser = size)]
+    #[arg(long, value_name = "SIZE", value_parser = arena_size)]
     pub(crate) arena_size: Option<String>,
     /// Socket buffer of every node
     #[arg(long, value_name = "SIZE", value_parser = size)]
@@ -360,6 +360,14 @@ pub(crate) fn parse_from(words: &[OsString]) -> Result<Arguments, Trouble> {
 /// Checks a memory limit where it is typed; the daemon reads the same text again.
 fn memory(text: &str) -> Result<String, String> {
     pagemesh::settings::memory(text).map(|_| text.to_owned())
+}
+
+fn arena_base(text: &str) -> Result<String, String> {
+    pagemesh::settings::arena_base(text).map(|_| text.to_owned())
+}
+
+fn arena_size(text: &str) -> Result<String, String> {
+    pagemesh::settings::arena_size(text).map(|_| text.to_owned())
 }
 
 /// Checks a size where it is typed; the daemon reads the same text again.

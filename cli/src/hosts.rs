@@ -26,7 +26,7 @@ pub(crate) struct HostLine {
 
 /// Reads and checks a hosts file.
 pub(crate) fn read(path: &Path) -> Result<Vec<HostLine>, Trouble> {
-    let text = std::fs::read_to_string(path)
+    let text = pagemesh::settings::short_text(path)
         .map_err(|error| Trouble::os(format_args!("hosts file {}", path.display()), error))?;
     parse(&text).map_err(|error| Trouble::start(format!("hosts file {}: {error}", path.display())))
 }

@@ -123,6 +123,10 @@ impl Arena {
         if len == 0 || !len.is_multiple_of(PAGE_SIZE) {
             return Err(Error::Invalid(format!("an arena of {} bytes is not whole pages", options.len)));
         }
+        // The system may map pages at 0 for a privileged process, but no reference leads there.
+        if options.base == Some(0) {
+            return Err(Error::Invalid(format!("an --arena-base is a multiple of {PAGE_SIZE} above 0")));
+        }
         let backend = options.backend.decide()?;
         let view = match backend {
             Backend::None => None,

@@ -86,6 +86,9 @@ impl Default for Settings {
 /// Least memory in which a node can hold pages, in bytes.
 pub const MEMORY_MIN: u64 = CACHE_PAGES_MIN * PAGE_SIZE as u64;
 
+/// Longest file that is read as a whole because people write it, in bytes.
+pub const TEXT_LEN_MAX: u64 = 1 << 20;
+
 /// Differences up to which a name counts as mistyped.
 pub const TYPING_ERRORS_MAX: usize = 3;
 
@@ -143,7 +146,7 @@ impl Settings {
     /// directory, so the file counts only if no other user can have written it.
     fn apply_found(&mut self, path: &Path) -> Result<()> {
         let found = |error| Error::os(format!("read {}", path.display()), error);
-        let mut file = match File::open(path) {
+        let file = match File::open(path) {
             Ok(file) => file,
             Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
             Err(error) => return Err(found(error)),
@@ -152,8 +155,7 @@ impl Settings {
         if let Some(why) = distrust(metadata.uid(), metadata.mode(), nix::unistd::geteuid().as_raw()) {
             return Err(Error::Invalid(format!("{}: {why}", path.display())));
         }
-        let mut text = String::new();
-        file.read_to_string(&mut text).map_err(found)?;
+        let text = text_of(file).map_err(found)?;
         self.apply_file(path, &text)
     }
 
@@ -223,8 +225,8 @@ impl Settings {
             // A number in a file or in code may be that of any descriptor.
             "socket_fd" => return Err("only PAGEMESH_SOCKET_FD passes a socket on".to_owned()),
             "fault" => self.fault = Some(value.to_owned()),
-            "arena_base" => self.arena_base = size(value)? as usize,
-            "arena_size" => self.arena_size = size(value)? as usize,
+            "arena_base" => self.arena_base = arena_base(value)? as usize,
+            "arena_size" => self.arena_size = arena_size(value)? as usize,
             "memory_max" => self.memory_max = memory(value)?,
             "socket_buffer" => self.socket_buffer = Some(size(value)? as usize),
             "rpc_workers" => self.rpc_workers = number(value)?,
@@ -241,7 +243,22 @@ impl Settings {
 }
 
 fn read(path: &Path) -> Result<String> {
-    std::fs::read_to_string(path).map_err(|error| Error::os(format!("read {}", path.display()), error))
+    short_text(path).map_err(|error| Error::os(format!("read {}", path.display()), error))
+}
+
+/// Reads a file that people write, such as settings or a list of hosts: an error if it is longer than
+/// [`TEXT_LEN_MAX`], as a device without an end is.
+pub fn short_text(path: &Path) -> std::io::Result<String> {
+    text_of(File::open(path)?)
+}
+
+fn text_of(file: File) -> std::io::Result<String> {
+    let mut text = String::new();
+    file.take(TEXT_LEN_MAX + 1).read_to_string(&mut text)?;
+    if text.len() as u64 > TEXT_LEN_MAX {
+        return Err(std::io::Error::other(format!("longer than {} MiB", TEXT_LEN_MAX >> 20)));
+    }
+    Ok(text)
 }
 
 /// Why user `me` must not obey a settings file with this owner and mode.
@@ -299,6 +316,25 @@ pub fn memory(value: &str) -> std::result::Result<u64, String> {
     Ok(bytes)
 }
 
+/// Parses the address of an arena: a multiple of the page size, and not 0, where no value can be.
+pub fn arena_base(value: &str) -> std::result::Result<u64, String> {
+    whole_pages(value).ok_or_else(|| {
+        format!("`{value}` is not an address for the arena: a multiple of {PAGE_SIZE} above 0, e.g. {ARENA_BASE:#x}")
+    })
+}
+
+/// Parses the length of an arena: whole pages, at least one.
+pub fn arena_size(value: &str) -> std::result::Result<u64, String> {
+    whole_pages(value).ok_or_else(|| {
+        format!("`{value}` is not a length for the arena: a multiple of {PAGE_SIZE} above 0, e.g. 64GiB")
+    })
+}
+
+fn whole_pages(value: &str) -> Option<u64> {
+    let bytes = size(value).ok()?;
+    (bytes > 0 && bytes.is_multiple_of(PAGE_SIZE as u64)).then_some(bytes)
+}
+
 fn unknown(key: &str) -> String {
     match nearest(key, KEYS.iter().copied(), TYPING_ERRORS_MAX) {
         Some(known) => format!("no such setting; did you mean `{known}`?"),
@@ -344,6 +380,27 @@ mod tests {
         assert_eq!(size("0x2000_0000_0000"), Ok(0x2000_0000_0000));
         assert!(size("64 parsecs").is_err());
         assert!(size("99999999999TiB").is_err());
+    }
+
+    #[test]
+    fn an_arena_that_cannot_be_is_refused_where_it_is_named() {
+        let apply = |key: &str, value: &str| Settings::default().apply(key, value);
+        for base in ["0", "1", "0x1001", "pages"] {
+            let error = apply("arena_base", base).unwrap_err();
+            assert!(error.contains(base) && error.contains("a multiple of 4096 above 0"), "{error}");
+        }
+        for size in ["0", "1", "4097", "pages"] {
+            let error = apply("arena_size", size).unwrap_err();
+            assert!(error.contains(size) && error.contains("a multiple of 4096 above 0"), "{error}");
+        }
+        assert_eq!(apply("arena_base", "0x2000_0000_0000"), Ok(()));
+        assert_eq!(apply("arena_size", "4096"), Ok(()));
+    }
+
+    #[test]
+    fn a_settings_file_without_an_end_is_an_error() {
+        let error = read(Path::new("/dev/zero")).unwrap_err().to_string();
+        assert!(error.contains("/dev/zero") && error.contains("longer than 1 MiB"), "{error}");
     }
 
     #[test]

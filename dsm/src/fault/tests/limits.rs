@@ -116,6 +116,14 @@ fn an_arena_of_broken_pages_is_refused() {
     }
 }
 
+/// The system lets a privileged process map pages there.
+#[test]
+fn an_arena_at_address_0_is_refused() {
+    let options = ArenaOptions { base: Some(0), ..options(Backend::Mprotect, 1) };
+    let error = Arena::reserve(&options).err().expect("a refusal").to_string();
+    assert!(error.contains("a multiple of 4096 above 0"), "{error}");
+}
+
 #[test]
 fn the_default_arena_can_be_reserved_and_cut() {
     let options =
