@@ -70,6 +70,13 @@ impl State {
         let dir = chosen.unwrap_or_else(default_dir);
         // Daemons and remote hosts get this path; it must not depend on where they run.
         let dir = std::path::absolute(&dir).map_err(|e| Trouble::os(dir.display(), e))?;
+        if dir.to_str().is_none() {
+            // Paths in it stand in a JSON file and in variables of daemons and ranks, which are text.
+            return Err(Trouble::start(format!(
+                "{}: the name of a state directory is UTF-8 text; choose another with --state-dir",
+                dir.display()
+            )));
+        }
         make_private(&dir)?;
         Ok(State { dir, temporary: None })
     }
@@ -157,13 +164,16 @@ impl State {
     /// Reads `cluster.json` and looks which of its daemons run.
     pub(crate) fn known(&self) -> Result<Known, Trouble> {
         let path = self.dir.join("cluster.json");
-        let text = match std::fs::read_to_string(&path) {
+        let text = match pagemesh::settings::short_text(&path) {
             Ok(text) => text,
             Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Known::Nothing),
             Err(error) => return Err(Trouble::os(path.display(), error)),
         };
         let cluster: ClusterFile = serde_json::from_str(&text)
             .map_err(|e| Trouble::start(format!("{}: {e}; remove it", path.display())))?;
+        if cluster.nodes.is_empty() {
+            return Err(Trouble::start(format!("{}: it names no node; remove it", path.display())));
+        }
         let dead: Vec<u32> = cluster.nodes.iter().filter(|n| !n.runs()).map(|n| n.id).collect();
         Ok(match dead.len() {
             0 => Known::Running(cluster),
@@ -320,6 +330,8 @@ fn make_private(dir: &Path) -> Result<(), Trouble> {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::ffi::OsStrExt;
+
     use super::*;
 
     #[test]
@@ -337,6 +349,22 @@ mod tests {
         assert!(killed.dir().exists());
         drop(temporary());
         assert!(living.dir().exists() && !killed.dir().exists());
+    }
+
+    #[test]
+    fn a_cluster_without_nodes_is_an_error_that_names_the_file() {
+        let state = State::temporary().unwrap_or_else(|e| panic!("{e}"));
+        let cluster = ClusterFile { version: String::new(), nodes: Vec::new(), environment: BTreeMap::new() };
+        state.write_cluster(&cluster).unwrap_or_else(|e| panic!("{e}"));
+        let error = state.running().expect_err("no node to ask").to_string();
+        assert!(error.contains("cluster.json") && error.contains("names no node; remove it"), "{error}");
+    }
+
+    #[test]
+    fn a_state_directory_whose_name_is_not_text_is_refused_and_not_made() {
+        let dir = std::env::temp_dir().join(OsStr::from_bytes(b"pagemesh-state-\xff"));
+        let error = State::open(Some(dir.clone())).err().expect("a refusal").to_string();
+        assert!(error.contains("UTF-8 text") && !dir.exists(), "{error}");
     }
 
     #[test]
