@@ -88,7 +88,7 @@ mod tests {
         ClusterKey::generate(&path).expect("a new file");
         assert!(ClusterKey::load(&path).is_ok());
         std::os::unix::fs::chown(&path, Some(65534), None).expect("root may");
-        let error = ClusterKey::load(&path).err().expect("a refusal").to_string();
+        let error = ClusterKey::load(&path).expect_err("a refusal").to_string();
         std::fs::remove_file(&path).expect("the test's own file");
         assert!(error.contains("belongs to user 65534"), "{error}");
     }

@@ -76,8 +76,8 @@ fn make_regions(bed: &Bed, deaths: usize) -> Vec<usize> {
 
 /// Starts a program that stores next to one of the keeper's regions, and kills it in the middle of that.
 fn one_death(bed: &Bed, keeper: &Keeper, death: usize, address: usize) {
-    let direction = if death / 6 % 2 == 0 { "down" } else { "up" };
-    let target = if death % 2 == 0 { Target::Rank } else { Target::Run };
+    let direction = if (death / 6).is_multiple_of(2) { "down" } else { "up" };
+    let target = if death.is_multiple_of(2) { Target::Rank } else { Target::Run };
     let signal = SIGNALS[death % 3];
     let what = format!("{signal} to {target:?}, stores {direction}");
     let word = bed.pipe("word");
