@@ -54,7 +54,9 @@ fn wrong(line: &str) -> Option<String> {
     if program.starts_with("scripts/") && !root().join(program).is_file() {
         return Some("no such script".to_owned());
     }
-    if !matches!(*program, "pagemesh" | "scripts/cluster.sh") || rest.is_empty() {
+    // `pagemesh = {` is a line of a manifest.
+    if !matches!(*program, "pagemesh" | "scripts/cluster.sh") || rest.first().is_none_or(|word| *word == "=")
+    {
         return None;
     }
     let mut command = Arguments::command();
