@@ -48,5 +48,6 @@ if [ -n "$long" ]; then
     step seeds cargo run --release -p sim --locked -- --seeds 100000
     step stacked-seeds cargo run --release -p sim --locked -- --rig stacked --seeds 20000
     step search cargo run --release -p sim --locked -- --explore
+    step new-crate scripts/new-crate-check.sh
 fi
 echo "== all steps: $(($(date +%s) - begun)) s"
