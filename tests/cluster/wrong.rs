@@ -49,7 +49,7 @@ const BEFORE: &[(&str, &[&str])] = &[
     ("up --daemon 3", &["'--daemon'", "'--daemons'"]),
     ("up --daemons three", &["three", "--daemons"]),
     ("up --port 70000", &["70000", "--port"]),
-    ("up --arena-base here", &["`here` is not a size", "--arena-base"]),
+    ("up --arena-base here", &["`here` is not an address for the arena", "--arena-base"]),
     ("run", &["not provided", "<PROGRAM>"]),
     ("run --memory-max lots ./program", &["`lots` is not a size"]),
     ("run --no-daemons --private ./program", &["--no-daemons", "--private", "cannot be used with"]),
@@ -105,7 +105,7 @@ fn what_is_wrong_before_anything_starts_is_one_line_and_nothing_is_started() {
 fn a_wrong_setting_is_one_line_and_nothing_is_started() {
     for (name, value, words) in [
         ("PAGEMESH_NET_LOS", "5%", ["PAGEMESH_NET_LOS", "did you mean `net_loss`"]),
-        ("PAGEMESH_ARENA_SIZE", "large", ["PAGEMESH_ARENA_SIZE", "`large` is not a size"]),
+        ("PAGEMESH_ARENA_SIZE", "large", ["PAGEMESH_ARENA_SIZE", "`large` is not a length for the arena"]),
         ("PAGEMESH_RPC_WORKERS", "-1", ["PAGEMESH_RPC_WORKERS", "`-1` is not a number"]),
         ("PAGEMESH_CONFIG", "nowhere", ["nowhere", "No such file"]),
         ("PAGEMESH_CONFIG", "not-toml", ["not-toml: line 2", "this is no toml"]),
