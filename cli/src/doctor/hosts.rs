@@ -7,7 +7,7 @@ use std::os::fd::AsFd;
 use std::process::{Child, ChildStdout, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use nix::sys::socket::setsockopt;
+use pagemesh::net::udp::probe_mtu;
 use pagemesh::{Check, Health};
 
 use super::peer::Hello;
@@ -26,24 +26,8 @@ const ECHO_TIMEOUT: Duration = Duration::from_millis(400);
 const TRIES: usize = 5;
 /// The UDP payload that every path must carry, and that of an Ethernet frame.
 const SIZES: [usize; 2] = [pagemesh::config::net::MTU_BASE, pagemesh::config::net::MTU_PROBES[0]];
-/// What to do about datagrams that do not arrive.
+/// The mend for datagrams that do not arrive.
 const MEND_UDP: &str = "let UDP through between the hosts, in both directions and on all ports from 1024 on";
-
-mod options {
-    //! An option that nix has not.
-    use nix::{libc, setsockopt_impl, sockopt_impl};
-
-    sockopt_impl!(
-        /// Whether the kernel may fragment IPv4 datagrams.
-        MtuDiscover,
-        SetOnly,
-        libc::IPPROTO_IP,
-        libc::IP_MTU_DISCOVER,
-        libc::c_int
-    );
-    /// It may not.
-    pub(super) const PROBE: libc::c_int = libc::IP_PMTUDISC_PROBE;
-}
 
 /// The other side of an examination, killed when it is dropped.
 struct Remote {
@@ -221,7 +205,7 @@ fn there_and_back(listens: SocketAddr) -> Result<Check, Check> {
         socket.connect(listens)?;
         if listens.is_ipv4() {
             // In pieces a long one would get through, and say nothing about the path.
-            setsockopt(&socket, options::MtuDiscover, &options::PROBE)?;
+            probe_mtu(&socket, listens)?;
         }
         socket.set_read_timeout(Some(ECHO_TIMEOUT))?;
         Ok(socket)

@@ -498,9 +498,9 @@ fn send_segmented(
     Ok(sendmsg(socket.as_raw_fd(), &slices, &control, MsgFlags::MSG_DONTWAIT, to.as_ref())?)
 }
 
-/// The kernel is neither to fragment what `socket`, which has this address, sends, nor to believe in a
-/// path MTU of its own.
-fn probe_mtu(socket: &StdSocket, addr: SocketAddr) -> nix::Result<()> {
+/// Makes the kernel send the datagrams of `socket`, an IPv4 or IPv6 socket as `addr` is, in one piece, whatever
+/// it believes to be the path's MTU. An error leaves the socket as it was.
+pub fn probe_mtu(socket: &StdSocket, addr: SocketAddr) -> nix::Result<()> {
     if addr.is_ipv4() {
         setsockopt(socket, options::MtuDiscover, &options::PMTUDISC_PROBE)
     } else {
