@@ -12,7 +12,7 @@ fn main() {
     println!("cargo::rustc-env=BUILT_COMMIT={}", commit.as_deref().unwrap_or("unknown"));
 }
 
-/// What `cargo package` has noted.
+/// The commit that `cargo package` has noted.
 fn of_package(package: &Path) -> Option<String> {
     let note = std::fs::read_to_string(package.join(".cargo_vcs_info.json")).ok()?;
     let (_, digits) = note.split_once("\"sha1\"")?;
@@ -20,7 +20,7 @@ fn of_package(package: &Path) -> Option<String> {
     digits.chars().all(|c| c.is_ascii_hexdigit()).then_some(digits)
 }
 
-/// What git says, if this package lies in a checkout of its own repository.
+/// The commit that git names, if this package lies in a checkout of its own repository.
 fn of_checkout(package: &Path) -> Option<String> {
     let root = package.parent()?.canonicalize().ok()?;
     if PathBuf::from(git(&root, &["rev-parse", "--show-toplevel"])?).canonicalize().ok()? != root {

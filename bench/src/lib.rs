@@ -47,7 +47,7 @@ struct Cli {
     benchmark: Option<Benchmark>,
     #[command(flatten)]
     options: Options,
-    /// What this process is to be, as JSON.
+    /// The role of this process, as JSON.
     #[arg(long, hide = true, value_parser = Role::parse)]
     role: Option<Role>,
 }

@@ -27,7 +27,7 @@ pub trait Caller {
     fn together(&mut self, count: usize, bytes: usize, in_flight: usize) -> Result<f64>;
 }
 
-/// What the client's process is told.
+/// A command to the client's process.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 enum Command {
     OneByOne { count: usize, bytes: usize },

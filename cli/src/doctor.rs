@@ -25,7 +25,7 @@ struct Report {
     checks: Vec<Check>,
 }
 
-/// What follows from all findings.
+/// The verdict that follows from all findings.
 #[derive(Serialize)]
 struct Verdict {
     /// The worst of all findings.

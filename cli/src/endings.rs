@@ -14,7 +14,7 @@ pub(crate) const PEER_DIED: i32 = 70;
 pub(crate) struct Endings {
     /// The first ending that is not a consequence was told.
     cause_told: bool,
-    /// What was not told yet.
+    /// Endings that were not told yet.
     others: BTreeMap<Ending, BTreeSet<u32>>,
 }
 

@@ -21,7 +21,7 @@ pub(crate) struct Lines<R> {
     partial: Vec<u8>,
 }
 
-/// What became of a stream.
+/// The outcome of reading or writing a stream.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Flow {
     /// Something came, and more may.

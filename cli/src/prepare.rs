@@ -22,7 +22,7 @@ use crate::trouble::Trouble;
 
 /// Longest key file, in bytes.
 const KEY_LEN_MAX: u64 = 4096;
-/// What the key is called until it is complete.
+/// The key file's name until it is complete.
 const NEW_KEY: &str = "key.new";
 
 /// Makes `dir` and the directory for logs below it, and writes the key that comes on standard input.

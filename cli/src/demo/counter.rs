@@ -11,7 +11,7 @@ use super::figures::{row, verdict};
 /// Additions of each rank.
 const EACH: u64 = 1000;
 
-/// What the counting gave.
+/// The result of the counting.
 #[derive(Serialize, Default)]
 pub(super) struct Counter {
     pub(super) ranks: u32,

@@ -68,7 +68,7 @@ pub(super) fn verdict(ok: bool, wrong: impl FnOnce() -> String) -> String {
     if ok { "ok".to_owned() } else { format!("WRONG: {}", wrong()) }
 }
 
-/// What the pages of the product cost, with what they are to be compared with.
+/// The cost of the product's pages, beside the figures that frame it.
 pub(super) struct Costs<'a> {
     pub(super) fault: &'a FaultCost,
     pub(super) product: &'a Product,

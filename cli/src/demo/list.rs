@@ -20,7 +20,7 @@ struct Item {
     next: *const Item,
 }
 
-/// What the walk through the list gave.
+/// The result of the walk through the list.
 #[derive(Serialize, Default)]
 pub(super) struct List {
     walked_by: u32,
@@ -74,7 +74,7 @@ pub(super) fn build_and_walk(dsm: &Dsm, notes: &Notes<'_>) -> pagemesh::Result<L
     })
 }
 
-/// What one rank found.
+/// The result of one rank.
 struct Walk {
     items: u64,
     sum: u64,

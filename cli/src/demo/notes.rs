@@ -2,7 +2,7 @@
 
 use pagemesh::{Dsm, SharedSlice};
 
-/// What a word says.
+/// The meaning of a word.
 #[derive(Clone, Copy)]
 pub(super) enum Note {
     /// The port of this rank's UDP socket.
@@ -21,7 +21,7 @@ pub(super) enum Note {
     PagesAhead,
     /// The share of its computing time in which it had a core, in millionths.
     CoreShare,
-    /// What rank 0 has decided.
+    /// The decision of rank 0.
     Decision,
 }
 
@@ -58,7 +58,7 @@ impl<'a> Notes<'a> {
         (0..self.dsm.ranks()).map(|rank| self.get(note, rank)).sum()
     }
 
-    /// What rank 0 has decided, at every rank. Collective; the others' `value` does not count.
+    /// The decision of rank 0, at every rank. Collective; the others' `value` does not count.
     pub(super) fn decide(&self, value: u64) -> pagemesh::Result<u64> {
         if self.dsm.is_root() {
             self.set(Note::Decision, value);

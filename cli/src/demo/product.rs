@@ -19,7 +19,7 @@ const PANEL: usize = 64;
 pub(super) const COLUMNS: usize = 40;
 const NUMBERS_A_PAGE: usize = 4096 / size_of::<f64>();
 
-/// What the product gave.
+/// The result of the product.
 #[derive(Serialize, Default)]
 pub(super) struct Product {
     n: usize,
@@ -44,7 +44,7 @@ enum Activity {
     Computing = b'#' as isize,
 }
 
-/// What a rank did from when to when, since its start.
+/// An activity of a rank, with its begin and end since the rank's start.
 #[derive(Clone, Copy)]
 struct Span {
     activity: Activity,
@@ -198,7 +198,7 @@ pub(super) fn touch(values: &[f64]) {
     std::hint::black_box(ends.sum::<f64>());
 }
 
-/// What was done in the middle of each of [`COLUMNS`] parts of the time; blank: the others were waited for.
+/// The activity in the middle of each of [`COLUMNS`] parts of the time; blank: the rank waited for others.
 fn time_line(spans: &[Span], whole: Duration) -> String {
     let middle = |column: usize| whole.mul_f64((column as f64 + 0.5) / COLUMNS as f64);
     let at = |time: Duration| {

@@ -31,7 +31,7 @@ const PAYS: f64 = 1.05;
 /// Share of its computing time that a process has a core on an idle machine, at least.
 const IDLE: f64 = 0.9;
 
-/// What was found.
+/// The comparison's result.
 #[derive(Serialize, PartialEq, Debug)]
 #[serde(tag = "outcome", rename_all = "snake_case")]
 pub(super) enum SpeedUp {
