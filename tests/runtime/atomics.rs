@@ -1,5 +1,6 @@
 //! Atomic operations on shared integers in place.
 
+use std::sync::Barrier;
 use std::sync::atomic::{AtomicI16, AtomicU64, Ordering};
 
 use pagemesh::AtomicInteger;
@@ -7,20 +8,31 @@ use pagemesh::{Dsm, Pod};
 use system_tests::rig::Rig;
 
 const EACH: u64 = 2000;
+const ROUNDS: u64 = 20;
 
+/// All threads start each round at one time, on elements of one page: while one of them has loaded an
+/// element, others store to it.
 #[test]
 fn no_count_of_any_rank_is_lost() {
-    for rig in [Rig::without_daemons(3), Rig::with_daemons(2, 3)] {
-        rig.run(|dsm| {
+    const RANKS: usize = 3;
+    const THREADS: usize = 2;
+    for rig in [Rig::without_daemons(RANKS as u32), Rig::with_daemons(2, RANKS as u32)] {
+        let start = Barrier::new(RANKS * THREADS);
+        rig.run(move |dsm| {
             let counts = dsm.alloc::<u64>("counts", 4).unwrap();
             // Two threads of each rank: atomic within a node and between nodes.
             std::thread::scope(|scope| {
-                for _ in 0..2 {
-                    scope.spawn(|| (0..EACH).for_each(|at| _ = counts.fetch_add(at as usize % 4, 1)));
+                for _ in 0..THREADS {
+                    scope.spawn(|| {
+                        for _ in 0..ROUNDS {
+                            start.wait();
+                            (0..EACH).for_each(|at| _ = counts.fetch_add(at as usize % 4, 1));
+                        }
+                    });
                 }
             });
             dsm.barrier().unwrap();
-            assert_eq!(counts.to_vec(), [2 * 3 * EACH / 4; 4]);
+            assert_eq!(counts.to_vec(), [(RANKS * THREADS) as u64 * ROUNDS * EACH / 4; 4]);
             dsm.leave().unwrap();
         });
     }
