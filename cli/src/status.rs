@@ -1,11 +1,11 @@
 //! `status`: what the members do now, what they have done, and the regions. Rates come from two readings.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::os::fd::AsFd;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use pagemesh::admin::{Admin, ClusterStatus, MemberStatus, NodeStatus, WaitTimes};
+use pagemesh::admin::{Admin, ClusterStatus, HostMemory, MemberStatus, NodeStatus, WaitTimes};
 use pagemesh::membership::Kind;
 use serde::Serialize;
 
@@ -47,9 +47,18 @@ struct Rates {
 #[derive(Serialize)]
 struct Reading {
     epoch: u64,
+    hosts: Vec<Host>,
     members: Vec<Member>,
     regions: Vec<Region>,
     deaths: Vec<String>,
+}
+
+/// A host, by its name, and what the members on it may take of its memory.
+#[derive(Serialize)]
+struct Host {
+    host: String,
+    #[serde(flatten)]
+    memory: HostMemory,
 }
 
 #[derive(Serialize)]
@@ -115,7 +124,17 @@ fn compare(before: &ClusterStatus, now: ClusterStatus) -> Reading {
         Member { member: member.clone(), rates }
     });
     let (epoch, deaths, members) = (now.epoch, now.deaths.clone(), members.collect());
-    Reading { epoch, members, regions: regions::of(now), deaths }
+    Reading { epoch, hosts: hosts_of(&now), members, regions: regions::of(now), deaths }
+}
+
+/// The hosts of the members that answer, by name. The coordinator comes first and knows all members; so of the
+/// members of a host the first one counts.
+fn hosts_of(cluster: &ClusterStatus) -> Vec<Host> {
+    let mut hosts = BTreeMap::new();
+    for status in cluster.members.iter().flat_map(|member| &member.status) {
+        hosts.entry(&status.host).or_insert(&status.host_memory);
+    }
+    hosts.into_iter().map(|(host, memory)| Host { host: host.clone(), memory: memory.clone() }).collect()
 }
 
 impl Rates {
@@ -148,15 +167,13 @@ fn faults(status: &NodeStatus) -> u64 {
 
 fn describe(reading: &Reading) -> String {
     let members = &reading.members;
-    let hosts: BTreeSet<&str> =
-        members.iter().filter_map(|m| Some(m.member.status.as_ref()?.host.as_str())).collect();
     let plural = |n: usize| if n == 1 { "" } else { "s" };
     let mut text = format!(
         "{} node{} on {} host{}, view {}\n\n",
         members.len(),
         plural(members.len()),
-        hosts.len(),
-        plural(hosts.len()),
+        reading.hosts.len(),
+        plural(reading.hosts.len()),
         reading.epoch
     );
     text.push_str("Now, a second; shares of the time that threads wait for pages, locks, barriers\n");
@@ -168,6 +185,9 @@ fn describe(reading: &Reading) -> String {
     text.push_str("\nNetwork\n");
     let network = ["NODE", "ADDRESS", "ROUND TRIP", "SENT AGAIN", "DROPPED"];
     text.push_str(&table(&network, &members.iter().map(row_of_network).collect::<Vec<_>>()));
+    text.push_str("\nMemory: the limits of a host's nodes together, and what the host has\n");
+    let memory = ["HOST", "NODES", "LIMITS", "MEMORY"];
+    text.push_str(&table(&memory, &reading.hosts.iter().map(row_of_memory).collect::<Vec<_>>()));
     text.push('\n');
     if reading.regions.is_empty() {
         text.push_str("no regions\n");
@@ -247,6 +267,11 @@ fn row_of_network(Member { member, .. }: &Member) -> Vec<String> {
         ]
     });
     row(member, cells)
+}
+
+fn row_of_memory(Host { host, memory }: &Host) -> Vec<String> {
+    let total = memory.memory.map_or_else(|| "-".to_owned(), bytes);
+    vec![short(host, WHO_MAX), memory.nodes.to_string(), bytes(memory.memory_max), total]
 }
 
 /// The mean over the sessions of a node.

@@ -200,6 +200,11 @@ impl Node {
         self.inner.with_core(|core| status::node_status(core, &self.inner))
     }
 
+    /// The members on this host that the node knows of, their limits and the host's memory.
+    pub fn host_memory(&self) -> status::HostMemory {
+        status::host_memory(&self.inner)
+    }
+
     /// Which fault backend runs.
     pub fn backend(&self) -> Backend {
         self.inner.arena.backend()

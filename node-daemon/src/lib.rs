@@ -14,6 +14,7 @@ use std::sync::Arc;
 
 use clap::Args;
 pub use lifeline::RECORDED;
+use pagemesh::admin::HostMemory;
 use pagemesh::settings::Settings;
 use pagemesh::{Error, Node, NodeConfig};
 use tracing_subscriber::EnvFilter;
@@ -92,6 +93,7 @@ pub fn serve(arguments: &Arguments) -> i32 {
         return CANNOT_START;
     }
     tracing::info!(node = node.id().0, addr = %node.local_addr(), "member of the cluster");
+    tracing::info!("{}", memory_line(&node.host_memory()));
     stop.call_on_signal(&node);
     match node.wait_for_shutdown() {
         Ok(()) => {
@@ -104,6 +106,18 @@ pub fn serve(arguments: &Arguments) -> i32 {
             PEER_DIED
         }
     }
+}
+
+/// The nodes that have joined before this one are counted; status tells of those that come later.
+fn memory_line(host: &HostMemory) -> String {
+    let mib = |bytes: u64| bytes >> 20;
+    let of =
+        host.memory.map_or_else(|| "an unknown amount".to_owned(), |memory| format!("{} MiB", mib(memory)));
+    format!(
+        "nodes of this host by now: {}, which may take {} MiB together, of {of}",
+        host.nodes,
+        mib(host.memory_max)
+    )
 }
 
 /// From the beginning on: the command can end at any time.
@@ -175,6 +189,16 @@ mod tests {
     #[test]
     fn the_command_line_is_consistent() {
         Alone::command().debug_assert();
+    }
+
+    #[test]
+    fn the_log_tells_what_the_nodes_of_the_host_may_take_of_its_memory() {
+        let host = HostMemory { nodes: 3, memory_max: 3 << 29, memory: Some(4 << 30) };
+        assert_eq!(
+            memory_line(&host),
+            "nodes of this host by now: 3, which may take 1536 MiB together, of 4096 MiB"
+        );
+        assert!(memory_line(&HostMemory { memory: None, ..host }).ends_with("of an unknown amount"));
     }
 
     #[test]

@@ -85,6 +85,41 @@ fn status_tells_rates_and_waits_of_every_rank_in_80_columns() {
 }
 
 #[test]
+fn status_and_log_tell_what_the_nodes_of_a_host_may_take_of_its_memory() {
+    let bed = Bed::new();
+    bed.pagemesh("up --daemons 2 --memory-max 192MiB").ok();
+    let program = waiting(&bed);
+    let status = bed.status();
+    let limit = |member: &Value| member["memory_max"].as_u64().expect("a limit");
+    let sum: u64 = status["members"].as_array().expect("members").iter().map(limit).sum();
+    assert!(sum > 2 * (192 << 20), "two ranks beside two daemons: {status:#}");
+    let meminfo = std::fs::read_to_string("/proc/meminfo").expect("a file");
+    let kib = meminfo.lines().find_map(|line| line.strip_prefix("MemTotal:")?.split_whitespace().next());
+    let total = kib.and_then(|kib| kib.parse::<u64>().ok()).expect("a number") * 1024;
+    let hosts = status["hosts"].as_array().expect("hosts");
+    assert_eq!(hosts.len(), 1, "{status:#}");
+    assert_eq!(hosts[0]["host"], status["members"][0]["status"]["host"]);
+    let told = ["nodes", "memory_max", "memory"].map(|name| hosts[0][name].as_u64());
+    assert_eq!(told, [Some(4), Some(sum), Some(total)]);
+    let shown = bed.pagemesh("status").ok().out;
+    let mut lines = shown.lines().skip_while(|line| !line.starts_with("Memory:")).skip(1);
+    let words =
+        |line: Option<&str>| line.unwrap_or("").split_whitespace().map(str::to_owned).collect::<Vec<_>>();
+    assert_eq!(words(lines.next()), ["HOST", "NODES", "LIMITS", "MEMORY"], "{shown}");
+    let row = words(lines.next());
+    assert!(row.len() == 6 && row[1] == "4" && row[3].ends_with('B') && row[5].ends_with('B'), "{shown}");
+    // The second daemon found the first one there, and no rank.
+    let log = bed.pagemesh("logs 1").ok().out;
+    let line = log.lines().find(|line| line.contains("nodes of this host"));
+    let line = line.unwrap_or_else(|| panic!("no line of memory: {log}"));
+    let expected = format!("2, which may take 384 MiB together, of {} MiB", total >> 20);
+    assert!(line.contains(&expected), "{line}");
+    let_go(program);
+    bed.pagemesh("down").ok();
+    bed.assert_nothing_left();
+}
+
+#[test]
 fn an_id_has_one_form_in_all_json_and_tables() {
     let bed = Bed::new();
     bed.pagemesh("up --daemons 1").ok();

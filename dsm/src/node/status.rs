@@ -20,6 +20,8 @@ pub struct NodeStatus {
     pub id: Option<NodeId>,
     /// Name of its host, as the host itself says.
     pub host: String,
+    /// Memory of its host.
+    pub host_memory: HostMemory,
     /// Time since its start, in microseconds: rates are differences of two readings over that of their times.
     pub uptime_us: u64,
     /// Which fault backend runs; `none` in a daemon.
@@ -57,6 +59,17 @@ pub struct NodeStatus {
     pub lost_page_count: u64,
     /// Regions of which pages have memory here.
     pub regions: Vec<RegionPages>,
+}
+
+/// The members that run on a host, and its memory, as one of them knows it.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct HostMemory {
+    /// Members that run there.
+    pub nodes: usize,
+    /// Bytes of pages that they may hold together: the sum of their limits.
+    pub memory_max: u64,
+    /// Bytes of memory of the host, used or not. None: its system does not say.
+    pub memory: Option<u64>,
 }
 
 /// How much of a region is at one node.
@@ -140,7 +153,7 @@ pub struct RegionStatus {
     pub users: Vec<NodeId>,
 }
 
-/// What the core and the socket have counted; without the host's name and the parts of regions.
+/// What the core and the socket have counted; without the host's name and memory, and the parts of regions.
 pub(super) fn node_status(core: &mut Core, inner: &Inner) -> NodeStatus {
     let faults = inner.arena.counts();
     let coherence = core.brain.coherence.as_ref();
@@ -157,6 +170,7 @@ pub(super) fn node_status(core: &mut Core, inner: &Inner) -> NodeStatus {
     NodeStatus {
         id: core.brain.membership.as_ref().and_then(Membership::me),
         host: String::new(),
+        host_memory: HostMemory::default(),
         uptime_us: inner.clock.elapsed().as_micros() as u64,
         fault_backend: inner.arena.backend().to_string(),
         resident_pages: inner.arena.backed_pages() + coherence.map_or(0, Coherence::retained_pages),
@@ -190,8 +204,23 @@ pub(super) fn whole_status(inner: &Inner) -> NodeStatus {
         .into_iter()
         .map(|(start, used)| RegionPages { start, pages: inner.arena.backed_pages_in(start..start + used) });
     status.host = host_name();
+    status.host_memory = host_memory(inner);
     status.regions = found.filter(|region| region.pages > 0).collect();
     status
+}
+
+/// The members of this node's view that run on its host.
+pub(super) fn host_memory(inner: &Inner) -> HostMemory {
+    let limits: Vec<u64> = inner.with_core(|core| {
+        let members = core.brain.membership.iter().flat_map(|membership| &membership.view().members);
+        let here = members.filter(|member| member.intro.host == core.brain.intro.host);
+        here.map(|member| member.intro.memory_max).collect()
+    });
+    HostMemory {
+        nodes: limits.len(),
+        memory_max: limits.into_iter().fold(0, u64::saturating_add),
+        memory: crate::settings::host_memory(),
+    }
 }
 
 /// As the host itself says; empty where /proc is hidden.
