@@ -2,7 +2,6 @@
 
 use std::path::PathBuf;
 
-use pagemesh::Placement;
 use pagemesh::admin::{Admin, ClusterStatus, MemberStatus, RegionStatus};
 use serde::Serialize;
 
@@ -87,7 +86,7 @@ pub(crate) fn show(regions: &[Region]) -> String {
             region.name.clone(),
             short(region.element.as_deref().unwrap_or("any")),
             bytes(region.bytes),
-            placement(region.placement),
+            region.placement.to_string(),
             pages_here.to_string(),
             pages_there.to_string(),
             region.users.len().to_string(),
@@ -108,12 +107,3 @@ fn short(tag: &str) -> String {
 
 /// Characters of a type's tag in the table.
 const TAG_CHARS_MAX: usize = 16;
-
-fn placement(placement: Placement) -> String {
-    match placement {
-        Placement::FirstTouch => "first touch".to_owned(),
-        Placement::Block => "block".to_owned(),
-        Placement::Cyclic => "cyclic".to_owned(),
-        Placement::OnNode(node) => format!("on {node}"),
-    }
-}

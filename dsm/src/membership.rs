@@ -238,8 +238,8 @@ pub enum Want {
         bytes: u64,
         /// Size and type of the elements.
         element: ElementType,
-        /// Where its homes are, if it is made.
-        placement: Placement,
+        /// The rule for its homes: that of a region that exists, too. None: any, and first touch if it is made.
+        placement: Option<Placement>,
     },
 }
 

@@ -210,14 +210,15 @@ impl Node {
         self.inner.arena.backend()
     }
 
-    /// Makes or finds a region by its name; every member has mapped it on return. An error in a thread that has the
+    /// Makes or finds a region by its name; every member has mapped it on return. Without a placement, a region
+    /// that exists may have any. An error in a thread that has the
     /// signals of page faults blocked.
     pub fn alloc(
         &self,
         name: &str,
         bytes: u64,
         element: ElementType,
-        placement: Placement,
+        placement: Option<Placement>,
     ) -> Result<RegionRecord> {
         check_thread_mask()?;
         self.inner.region(name, Some(Want::Any { bytes, element, placement }))?.ok_or(Error::Left)

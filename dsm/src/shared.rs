@@ -323,10 +323,11 @@ impl Dsm {
     /// # }
     /// ```
     pub fn alloc<T: Element>(&self, name: &str, len: usize) -> Result<SharedSlice<T>> {
-        self.alloc_with(name, len, Placement::FirstTouch)
+        self.alloc_as(name, len, None)
     }
 
-    /// [`alloc`](Dsm::alloc) with a rule for the pages' homes, which counts if the region is made.
+    /// [`alloc`](Dsm::alloc) with a rule for the pages' homes. A region that exists must have been made with that
+    /// rule; else an error says both, and nothing is changed. ([`alloc`](Dsm::alloc) finds it whatever its rule.)
     ///
     /// ```
     /// # use pagemesh::prelude::*;
@@ -334,6 +335,8 @@ impl Dsm {
     /// // One block of pages for each daemon.
     /// let matrix = dsm.alloc_with::<f64>("matrix", 1000 * 1000, Placement::Block)?;
     /// # assert_eq!(matrix.len(), 1_000_000);
+    /// let error = dsm.alloc_with::<f64>("matrix", 1000 * 1000, Placement::Cyclic).err().unwrap();
+    /// assert!(error.to_string().contains("placement block, not cyclic"), "{error}");
     /// # dsm.leave()?;
     /// # Ok::<(), Error>(())
     /// ```
@@ -342,6 +345,15 @@ impl Dsm {
         name: &str,
         len: usize,
         placement: Placement,
+    ) -> Result<SharedSlice<T>> {
+        self.alloc_as(name, len, Some(placement))
+    }
+
+    fn alloc_as<T: Element>(
+        &self,
+        name: &str,
+        len: usize,
+        placement: Option<Placement>,
     ) -> Result<SharedSlice<T>> {
         let element = size_of::<T>();
         if element == 0 {
@@ -406,10 +418,11 @@ impl Dsm {
     /// # Ok::<(), Error>(())
     /// ```
     pub fn mutex<T: Pod>(&self, name: &str) -> Result<DsmMutex<T>> {
-        self.mutex_with(name, Placement::FirstTouch)
+        DsmMutex::new(self.alloc_as(&format!("mutex {name}"), 1, None)?)
     }
 
-    /// The same, with a rule for the home of lock and value, which counts where the mutex is made.
+    /// [`mutex`](Dsm::mutex) with a rule for the home of lock and value. A mutex that exists must have been made
+    /// with that rule; else an error says both.
     ///
     /// ```
     /// # use pagemesh::prelude::*;

@@ -150,6 +150,7 @@ fn logs(dir: &std::path::Path) -> Vec<String> {
 const RUNNING: &[(&str, &[&str])] = &[
     ("size", &["region `data`", "32768", "65536"]),
     ("element", &["region `data`", "elements of 8 bytes", "elements of 1 bytes"]),
+    ("placement", &["region `data`", "placement block", "not cyclic"]),
     ("attach-element", &["region `data`", "elements of 8 bytes", "elements of 2 bytes"]),
     ("type", &["region `data`", "`<u8`", "`<f8`"]),
     ("attach-absent", &["there is no region `nothing`"]),

@@ -51,7 +51,7 @@ impl Bench {
         let ranks: Vec<Arc<Node>> = starts.into_iter().map(|start| start.join().expect("joins")).collect();
         let bytes = PAGES * (ROUNDS_MAX + 1) * APART * 4096;
         let alloc = |rank: &Arc<Node>| {
-            rank.alloc("data", bytes, ElementType::untagged(8), Placement::OnNode(NodeId(0))).unwrap()
+            rank.alloc("data", bytes, ElementType::untagged(8), Some(Placement::OnNode(NodeId(0)))).unwrap()
         };
         let records: Vec<_> = ranks.iter().map(alloc).collect();
         let start = records[0].info.start.start();

@@ -19,7 +19,7 @@ use pagemesh::net::{
     Endpoint, EndpointConfig, Event, OutMessage, Priority, SessionHandle, TransmitBuf, Version,
 };
 use pagemesh::page::{Access, Epoch, ExtentId, Incarnation, PageBuf, PageId, Time};
-use pagemesh::{Node, NodeId, Placement, Settings};
+use pagemesh::{Node, NodeId, Settings};
 
 use crate::child::{Child, listen, resident_kib, say};
 use crate::counting::{CounterServer, Counting};
@@ -491,8 +491,7 @@ fn who_is_no_member_commands_nobody() {
     let daemons = rig.start_daemons();
     let mut rogue = Rogue::new();
     let session = rogue.connect(daemons[0].local_addr());
-    let want =
-        Want::Any { bytes: 1 << 20, element: ElementType::untagged(1), placement: Placement::FirstTouch };
+    let want = Want::Any { bytes: 1 << 20, element: ElementType::untagged(1), placement: None };
     for control in [
         Control::Leave,
         Control::LeaveAck,
@@ -576,11 +575,7 @@ fn a_member_that_sends_nonsense_harms_no_daemon() {
         let intro = rogue.introduction(900 + seed);
         rogue.send_control(session, &Control::Join(intro));
         rogue.pump_until("the welcome", |rogue| rogue.received.iter().any(|(_, bytes)| bytes[0] == CONTROL));
-        let want = Want::Any {
-            bytes: 80 * 4096,
-            element: ElementType::untagged(1),
-            placement: Placement::FirstTouch,
-        };
+        let want = Want::Any { bytes: 80 * 4096, element: ElementType::untagged(1), placement: None };
         rogue.send_control(session, &Control::Alloc { op: 1, name: "target".into(), want });
         rogue.send_control(session, &Control::RegionAck { start: PageId(64) });
         let second = rogue.connect(daemons[1].local_addr());

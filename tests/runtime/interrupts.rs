@@ -100,7 +100,7 @@ pub(crate) fn leave_early(settings: Settings) {
     // SAFETY: the default action is no handler that could do anything.
     unsafe { signal(Signal::SIGINT, SigHandler::SigDfl) }.expect("a valid signal");
     let node = Node::start(NodeConfig { arena_base: None, ..NodeConfig::rank(settings) }).expect("joins");
-    let region = node.alloc("data", 4096, ElementType::untagged(1), Placement::OnNode(NodeId(0)));
+    let region = node.alloc("data", 4096, ElementType::untagged(1), Some(Placement::OnNode(NodeId(0))));
     let start = region.expect("a region").info.start.start();
     let data = node.pointer(start).expect("a view");
     // SAFETY: a byte of the region, which no other rank touches.

@@ -214,8 +214,7 @@ fn a_node_that_has_left_says_so_instead_of_waiting() {
     let (program, join) = (rig::new_program(), daemons.first().map(Node::local_addr));
     let node = Node::start(pagemesh::NodeConfig::rank(rig.rank(program, 0, join))).expect("joins");
     node.leave().expect("leaves");
-    let placement = pagemesh::Placement::FirstTouch;
-    assert!(matches!(node.alloc("late", 4096, ElementType::untagged(8), placement), Err(Error::Left)));
+    assert!(matches!(node.alloc("late", 4096, ElementType::untagged(8), None), Err(Error::Left)));
     assert!(matches!(node.barrier(None), Err(Error::Left)));
     assert!(node.wait_for_shutdown().is_ok());
     drop(node);

@@ -70,6 +70,7 @@ fn wrong(dsm: &Dsm, what: &str) -> Result<()> {
     match what {
         "size" => dsm.alloc::<u64>("data", 2 * LEN).map(drop),
         "element" => dsm.alloc::<u8>("data", 8 * LEN).map(drop),
+        "placement" => dsm.alloc_with::<u64>("data", LEN, Placement::Cyclic).map(drop),
         "type" => dsm.alloc::<f64>("data", LEN).map(drop),
         "attach-element" => dsm.attach::<u16>("data").map(drop),
         "attach-absent" => dsm.attach::<u64>("nothing").map(drop),

@@ -1,5 +1,6 @@
 //! Where homes are: regions, their placement, and the manager who decides the extents that no formula does.
 
+use std::fmt;
 use std::hash::{Hash, Hasher};
 use std::ops::Range;
 
@@ -30,6 +31,17 @@ pub enum Placement {
     Cyclic,
     /// All on one home node.
     OnNode(NodeId),
+}
+
+impl fmt::Display for Placement {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Placement::FirstTouch => f.write_str("first touch"),
+            Placement::Block => f.write_str("block"),
+            Placement::Cyclic => f.write_str("cyclic"),
+            Placement::OnNode(node) => write!(f, "on {node}"),
+        }
+    }
 }
 
 /// A region as every node knows it. It starts and ends at an extent's boundary.

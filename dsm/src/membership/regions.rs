@@ -82,6 +82,7 @@ impl Directory {
         if bytes == 0 {
             return Err(format!("region `{name}`: a region has at least one byte"));
         }
+        let placement = placement.unwrap_or(Placement::FirstTouch);
         let ids: Vec<NodeId> = homes.iter().map(|home| home.node).collect();
         if let Placement::OnNode(node) = placement
             && !ids.contains(&node)
@@ -258,15 +259,20 @@ pub fn check_name(name: &str) -> Result<(), String> {
 
 /// Whether the region that is there is the one that is wanted.
 fn agree(record: &RegionRecord, want: &Want) -> Result<(), String> {
-    let RegionRecord { name, bytes, element, .. } = record;
-    let (wanted_bytes, wanted) = match want {
-        Want::Existing { element } => (bytes, element),
-        Want::Any { bytes, element, .. } => (bytes, element),
+    let RegionRecord { name, bytes, element, info, .. } = record;
+    let placement = info.placement;
+    let (wanted_bytes, wanted, wanted_placement) = match want {
+        Want::Existing { element } => (bytes, element, placement),
+        Want::Any { bytes, element, placement: wanted } => (bytes, element, wanted.unwrap_or(placement)),
     };
-    if bytes == wanted_bytes && element.opens_as(wanted, *bytes) {
+    let (own, other) = if bytes != wanted_bytes || !element.opens_as(wanted, *bytes) {
+        (format!("{bytes} bytes in {element}"), format!("{wanted_bytes} in {wanted}"))
+    } else if placement != wanted_placement {
+        (format!("placement {placement}"), wanted_placement.to_string())
+    } else {
         return Ok(());
-    }
+    };
     Err(format!(
-        "region `{name}` exists with {bytes} bytes in {element}, not {wanted_bytes} in {wanted}; a region that is left over goes with `pagemesh regions rm {name}`"
+        "region `{name}` exists with {own}, not {other}; a region that is left over goes with `pagemesh regions rm {name}`"
     ))
 }

@@ -111,7 +111,7 @@ impl Cluster {
 }
 
 fn any(bytes: u64, element: ElementType) -> Want {
-    Want::Any { bytes, element, placement: Placement::FirstTouch }
+    Want::Any { bytes, element, placement: None }
 }
 
 #[test]
@@ -178,6 +178,31 @@ fn a_region_of_one_type_is_refused_as_another_with_both_names() {
     cluster.ask(a, "y", any(4096, ElementType::untagged(1))).unwrap();
     assert!(cluster.ask(b, "y", Want::Existing { element: of(8, "<f8") }).is_ok());
     assert!(cluster.ask(b, "y", Want::Existing { element: of(4097, "|V4097") }).is_err());
+}
+
+#[test]
+fn a_region_of_one_placement_is_refused_as_another_with_both_names() {
+    let mut cluster = Cluster::new();
+    let (a, b) = (cluster.join(rank(0)), cluster.join(rank(1)));
+    let placed = |placement| {
+        let element = ElementType::untagged(8);
+        Want::Any { bytes: 4096, element, placement }
+    };
+    let made = cluster.ask(a, "x", placed(Some(Placement::Block))).unwrap();
+    assert_eq!(cluster.ask(b, "x", placed(Some(Placement::Block))).as_ref(), Ok(&made));
+    assert_eq!(cluster.ask(b, "x", placed(None)).as_ref(), Ok(&made), "any placement");
+    for (other, name) in [
+        (Placement::FirstTouch, "first touch"),
+        (Placement::Cyclic, "cyclic"),
+        (Placement::OnNode(NodeId(1)), "on node 1"),
+    ] {
+        let error = cluster.ask(b, "x", placed(Some(other))).unwrap_err();
+        assert!(error.contains("`x`") && error.contains(&format!("placement block, not {name};")), "{error}");
+    }
+    // Without a rule a region is made for first touch.
+    cluster.ask(a, "y", placed(None)).unwrap();
+    let error = cluster.ask(b, "y", placed(Some(Placement::Cyclic))).unwrap_err();
+    assert!(error.contains("placement first touch, not cyclic"), "{error}");
 }
 
 #[test]
