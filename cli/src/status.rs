@@ -108,11 +108,16 @@ pub(crate) fn show(state_dir: Option<PathBuf>, show: &Status) -> Result<i32, Tro
 /// The cluster with its members in the order of the tables: daemons, then ranks by program.
 fn read(admin: &Admin) -> Result<ClusterStatus, Trouble> {
     let mut cluster = admin.cluster()?;
-    cluster.members.sort_by_key(|member| match member.kind {
+    cluster.members.sort_by_key(place);
+    Ok(cluster)
+}
+
+/// A member's place in a table. Ids are those of the nodes, in the order in which they joined.
+fn place(member: &MemberStatus) -> (u8, u64, u32) {
+    match member.kind {
         Kind::Daemon => (0, 0, u32::from(member.id.0)),
         Kind::Rank { program, rank, .. } => (1, program, rank),
-    });
-    Ok(cluster)
+    }
 }
 
 fn compare(before: &ClusterStatus, now: ClusterStatus) -> Reading {
@@ -281,4 +286,30 @@ fn round_trip(status: &NodeStatus) -> String {
         return "-".to_owned();
     }
     micros((status.peers.iter().map(|peer| peer.rtt_us).sum::<f64>() / sessions as f64) as u64)
+}
+
+#[cfg(test)]
+mod tests {
+    use pagemesh::NodeId;
+
+    use super::*;
+
+    #[test]
+    fn members_stand_in_the_order_of_their_ranks_whenever_they_joined() {
+        let member = |(id, kind)| MemberStatus {
+            id: NodeId(id),
+            kind,
+            name: String::new(),
+            addr: ([127, 0, 0, 1], 1).into(),
+            pid: 1,
+            memory_max: 0,
+            status: None,
+        };
+        let rank = |program, rank| Kind::Rank { program, rank, ranks: 2 };
+        let joined =
+            [(0, Kind::Daemon), (1, rank(9, 1)), (2, Kind::Daemon), (3, rank(7, 0)), (4, rank(9, 0))];
+        let mut members = joined.map(member);
+        members.sort_by_key(place);
+        assert_eq!(members.map(|member| member.id.0), [0, 2, 3, 4, 1]);
+    }
 }
