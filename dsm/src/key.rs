@@ -93,6 +93,18 @@ mod tests {
         assert!(error.contains("belongs to user 65534"), "{error}");
     }
 
+    /// The file is longer than any memory, though it takes no room on the disk.
+    #[test]
+    fn a_key_file_is_read_as_far_as_a_key_may_reach() {
+        let path = std::env::temp_dir().join(format!("pagemesh-long-key-{}", std::process::id()));
+        let file =
+            OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path).expect("a new file");
+        file.set_len(8 << 40).expect("a file with a hole");
+        let error = ClusterKey::load(&path).expect_err("a refusal").to_string();
+        std::fs::remove_file(&path).expect("the test's own file");
+        assert!(error.contains("does not hold 64 hexadecimal digits"), "{error}");
+    }
+
     #[test]
     fn only_64_hexadecimal_digits_are_a_key() {
         assert_eq!(parse(&"0f".repeat(32)), Some([15; 32]));
