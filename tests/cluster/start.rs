@@ -108,10 +108,25 @@ fn the_nodes_of_a_host_are_told_how_many_share_its_memory() {
     assert_eq!(told("up --nodes 3 --dry-run"), ["3", "3", "3"]);
     // Two daemons, then three ranks beside them.
     assert_eq!(told("run --private --nodes 2 --ranks 3 --dry-run matmul --n 8"), ["2", "2", "5", "5", "5"]);
+    assert_eq!(told("run --no-daemons --ranks 3 --dry-run matmul --n 8"), ["3", "3", "3"]);
     let done = bed.pagemesh("run --private --nodes 2 --ranks 3 --memory-max 1T --dry-run matmul --n 8").ok();
     assert!(done.err.contains("1048576 MiB for 5 nodes of this host is 5242880 MiB"), "{done:#?}");
     assert_eq!(done.err.lines().count(), 1, "{done:#?}");
     bed.pagemesh("run --private --nodes 1 --memory-max 64M --dry-run matmul --n 8").ok().says(&[]);
+}
+
+#[test]
+fn a_node_that_is_told_of_others_on_its_host_takes_a_share_of_the_memory() {
+    let limit = |nodes: &str| {
+        let bed = Bed::new().set("PAGEMESH_HOST_NODES", nodes);
+        let done = bed.start_path(env!("CARGO_BIN_EXE_subject"), "limit").wait().ok();
+        done.out.trim().parse::<u64>().expect("a number of bytes")
+    };
+    let (alone, of_eight) = (limit("1"), limit("8"));
+    // Other programs take and give memory between the two.
+    assert!(of_eight < alone / 4, "{of_eight} of {alone}");
+    let bed = Bed::new().set("PAGEMESH_HOST_NODES", "many");
+    bed.start_path(env!("CARGO_BIN_EXE_subject"), "limit").wait().refused(&["PAGEMESH_HOST_NODES", "many"]);
 }
 
 #[test]

@@ -25,6 +25,9 @@ fn main() -> ExitCode {
 }
 
 fn run(what: &str, arguments: &[String]) -> Result<()> {
+    if what == "limit" {
+        return limit();
+    }
     let dsm = Dsm::builder().from_env()?.join()?;
     match what {
         "make" => make(&dsm)?,
@@ -35,6 +38,12 @@ fn run(what: &str, arguments: &[String]) -> Result<()> {
     }
     dsm.barrier()?;
     dsm.leave()
+}
+
+/// Says in how many bytes a node with this environment may hold pages.
+fn limit() -> Result<()> {
+    let limit = pagemesh::Settings::from_env()?.memory_max;
+    writeln!(std::io::stdout(), "{limit}").map_err(|error| Error::os("standard output", error))
 }
 
 /// A region that others are to leave alone.
