@@ -82,9 +82,22 @@ fn a_slice_that_was_opened_keeps_its_region_until_it_is_dropped() {
     data.fill(7);
     let global = data.global_range(10..1000);
     let opened = opener.globals().open(global).unwrap();
+    let open_another = |name| {
+        let global = maker.alloc::<u64>(name, 1000).unwrap().global();
+        maker.remove(name).unwrap();
+        (name, opener.globals().open(global).unwrap())
+    };
+    let held = ["first", "second"].map(open_another);
     drop(data);
     maker.remove("data").unwrap();
     maker.leave().unwrap();
+    // A use that no handle has is given back after two heartbeats: that time passes twice.
+    for (name, slice) in held {
+        drop(slice);
+        // Of another length: refused as long as the region is there.
+        until("another region goes", || other.alloc::<u64>(name, 5).is_ok());
+    }
+    assert!(other.alloc::<u64>("data", 5).is_err(), "the region has gone, and a slice of it is there");
     let others = other.alloc::<u64>("others", 1000).unwrap();
     others.fill(9);
     assert!(opened.iter().all(|value| value == 7));
@@ -92,7 +105,6 @@ fn a_slice_that_was_opened_keeps_its_region_until_it_is_dropped() {
     assert!(others.iter().all(|value| value == 9));
     assert!(opened.slice(100..200).iter().all(|value| value == 8));
     drop(opened);
-    // Of another length: refused as long as the first one is there.
     until("the region goes", || other.alloc::<u64>("data", 5).is_ok());
     let error = opener.globals().open(global).err().expect("it is gone").to_string();
     assert!(error.contains("no region"), "{error}");

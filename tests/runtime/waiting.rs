@@ -19,6 +19,9 @@ fn a_thread_that_takes_its_own_lock_again_hears_so_at_once_and_another_thread_wa
         let mutex = dsm.mutex::<u64>("twice").unwrap();
         for _ in 0..3 {
             let mut guard = mutex.lock().unwrap();
+            // First up to a deadline: a wait for itself would end there, with another error.
+            let again = mutex.lock_timeout(LONG).map(|_| ()).unwrap_err();
+            assert!(matches!(again, Error::Invalid(_)), "{again}");
             let again = mutex.lock().map(|_| ()).unwrap_err().to_string();
             assert!(again.contains(&format!("rank {}", dsm.rank())) && again.contains("`twice`"), "{again}");
             // By another handle too.
