@@ -17,7 +17,7 @@ use std::hash::{Hash, Hasher};
 use rustc_hash::FxHashMap;
 use smallvec::SmallVec;
 
-use super::fingerprint::hash_map;
+use super::fingerprint::{hash_map, sorted_keys};
 use super::instruction::{ANY_AGE, Age, Instructions};
 use super::message::{Answer, Body, Req, ToHome, ToNode, Txn, Version};
 use super::placement::{Places, RegionInfo};
@@ -72,7 +72,7 @@ impl Default for Entry {
     }
 }
 
-/// What is under way for a page; pages at rest have none.
+/// The request, the kept bytes and the waits of a page; pages at rest have none.
 #[derive(Clone, Default, Hash)]
 struct Pending {
     request: Option<Request>,
@@ -652,9 +652,7 @@ impl Cache {
         places: &Places,
         dead: NodeId,
     ) {
-        let mut pages: Vec<PageId> = self.pending.keys().copied().collect();
-        pages.sort_unstable();
-        for page in pages {
+        for page in sorted_keys(&self.pending) {
             let asked = places.home(page).or_else(|| places.manager(page));
             if asked == Some(dead) {
                 let entry = self.table.entry(page);

@@ -23,6 +23,13 @@ impl Coherence {
     }
 }
 
+/// The keys of a map in an order that every run repeats.
+pub(super) fn sorted_keys<K: Ord + Copy, V>(map: &FxHashMap<K, V>) -> Vec<K> {
+    let mut keys: Vec<K> = map.keys().copied().collect();
+    keys.sort_unstable();
+    keys
+}
+
 /// Hashes a map in the order of its keys.
 pub(super) fn hash_map<K: Ord + Hash, V>(
     map: &FxHashMap<K, V>,

@@ -22,7 +22,7 @@ use std::hash::{Hash, Hasher};
 use rustc_hash::FxHashMap;
 
 use super::copyset::NodeSet;
-use super::fingerprint::hash_map;
+use super::fingerprint::{hash_map, sorted_keys};
 use super::message::{Attempt, LockId, LockMessage, Req};
 use super::placement::{Places, RegionInfo};
 use super::plant::{Plant, Planted};
@@ -303,7 +303,8 @@ impl Locks {
 
     pub(super) fn on_node_died(&mut self, me: NodeId, places: &Places, outbox: &mut Outbox, dead: NodeId) {
         self.dead.insert(dead);
-        for lock in self.sorted_tenures().into_iter().filter(|lock| places.manager(lock.0) == Some(dead)) {
+        for lock in sorted_keys(&self.tenures).into_iter().filter(|lock| places.manager(lock.0) == Some(dead))
+        {
             // Whoever has the lock keeps it, and gives it to those it was told of; nobody else gets it.
             let tenure = self.tenures.remove(&lock).expect("just listed");
             match tenure.phase {
@@ -315,18 +316,9 @@ impl Locks {
                 }
             }
         }
-        let mut locks: Vec<LockId> = self.homes.keys().copied().collect();
-        locks.sort_unstable();
-        for lock in locks {
+        for lock in sorted_keys(&self.homes) {
             self.look_into(me, outbox, lock, dead);
         }
-    }
-
-    /// In an order that every run repeats.
-    fn sorted_tenures(&self) -> Vec<LockId> {
-        let mut locks: Vec<LockId> = self.tenures.keys().copied().collect();
-        locks.sort_unstable();
-        locks
     }
 
     /// A newcomer's request numbers start again, and it has no place in any queue.
@@ -345,7 +337,7 @@ impl Locks {
     }
 
     pub(super) fn forget_region<M: Memory>(&mut self, planted: Planted, region: &RegionInfo, memory: &mut M) {
-        for lock in self.sorted_tenures().into_iter().filter(|lock| region.contains(lock.0)) {
+        for lock in sorted_keys(&self.tenures).into_iter().filter(|lock| region.contains(lock.0)) {
             self.recall(planted, lock, memory);
             self.tenures.remove(&lock);
         }
@@ -464,7 +456,7 @@ impl Locks {
     /// Threads that still wait give up: a lock that came to them now would have to be broken.
     pub(super) fn start_leaving<M: Memory>(&mut self, planted: Planted, outbox: &mut Outbox, memory: &mut M) {
         self.leaving = true;
-        for lock in self.sorted_tenures() {
+        for lock in sorted_keys(&self.tenures) {
             self.recall(planted, lock, memory);
             let waiters = self.tenures.get_mut(&lock).map(|tenure| std::mem::take(&mut tenure.waiters));
             fail(outbox, waiters.unwrap_or_default(), Failure::Leaving);
@@ -478,7 +470,7 @@ impl Locks {
     /// Offers every lock back that no thread holds; a held one is given back as broken, since its
     /// critical section will never end.
     pub(super) fn return_idle(&mut self, me: NodeId, places: &Places, outbox: &mut Outbox) {
-        for lock in self.sorted_tenures() {
+        for lock in sorted_keys(&self.tenures) {
             let (Some(tenure), Some(home)) = (self.tenures.get_mut(&lock), places.manager(lock.0)) else {
                 continue;
             };

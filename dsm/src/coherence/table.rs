@@ -5,6 +5,7 @@ use std::hash::{Hash, Hasher};
 
 use rustc_hash::FxHashMap;
 
+use super::fingerprint::sorted_keys;
 use crate::page::{EXTENT_PAGES, ExtentId, PageId};
 
 const CHUNK: usize = EXTENT_PAGES as usize;
@@ -34,9 +35,7 @@ impl<T: Default + Clone> PageTable<T> {
 
     /// All pages of touched extents from `from` on, ascending, so that runs repeat exactly.
     pub(super) fn pages(&self) -> Vec<PageId> {
-        let mut extents: Vec<ExtentId> = self.chunks.keys().copied().collect();
-        extents.sort_unstable();
-        extents
+        sorted_keys(&self.chunks)
             .into_iter()
             .flat_map(|extent| (0..EXTENT_PAGES).map(move |i| PageId(extent.0 * EXTENT_PAGES + i)))
             .collect()
