@@ -11,7 +11,7 @@ use crate::trouble::Trouble;
 const SLOTS_MAX: u32 = pagemesh::config::NODES_MAX as u32;
 /// Hosts that one file may name: each gets a daemon at least.
 const HOSTS_MAX: usize = pagemesh::config::NODES_MAX;
-/// What a line may be, for messages.
+/// The forms of a line, for messages.
 const SYNTAX: &str =
     "a line is like `host`, `host slots=2`, `a:2,b`, `node[1-4,7]` or `[fe80::1]:2`; `#` begins a comment";
 

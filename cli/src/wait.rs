@@ -42,7 +42,7 @@ pub(crate) fn wait<K: Copy>(
     Ok(fds.iter().zip(sources).filter(|(fd, _)| ready(fd)).map(|(_, (key, _, _))| *key).collect())
 }
 
-/// What is left until the deadline, in whole milliseconds, rounded up so that it has come on return.
+/// The time until the deadline, in whole milliseconds, rounded up so that the deadline has come on return.
 fn timeout(deadline: Option<Instant>) -> PollTimeout {
     let Some(deadline) = deadline else { return PollTimeout::NONE };
     let left = deadline.saturating_duration_since(Instant::now()) + Duration::from_micros(999);

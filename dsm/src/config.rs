@@ -64,7 +64,7 @@ pub mod net {
     pub const CLOSE_REASON_LEN_MAX: usize = 120;
     /// Message ids between the oldest unacknowledged and the newest: what the receiver must remember.
     pub const MESSAGE_WINDOW: u64 = 8192;
-    /// What one waiting message is charged besides its bytes, so that empty ones are bounded too.
+    /// Bytes that one waiting message is charged besides its own, so that empty ones are bounded too.
     pub const MESSAGE_OVERHEAD: usize = 256;
     /// Message fragments in one packet.
     pub const FRAGMENTS_PER_PACKET_MAX: usize = 16;

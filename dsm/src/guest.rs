@@ -74,7 +74,7 @@ struct Server {
     heard: Time,
     /// Of threads that wait for another state.
     waiters: Vec<Arc<Signal>>,
-    /// What nobody asks for again when the session is new, and must wait for it.
+    /// Messages that no caller sends again on a new session, and that must wait for it.
     unsent: Vec<Vec<u8>>,
     unsent_bytes: usize,
 }
@@ -237,7 +237,7 @@ impl Carrier {
         self.transmit(&mut shared, now)
     }
 
-    /// What became of connecting to the address; if nothing yet, `signal` is set when it has.
+    /// The result of connecting to the address; without one yet, `signal` is set when there is one.
     fn connected(
         &self,
         addr: SocketAddr,

@@ -10,7 +10,7 @@ use nix::unistd::Uid;
 use crate::error::{Error, Result};
 use crate::net::ClusterKey;
 
-/// What is read of a key file, in bytes: more than a key and blanks around it.
+/// Longest part of a key file that is read, in bytes: more than a key and blanks around it.
 const KEY_FILE_LEN_MAX: u64 = 4096;
 
 impl ClusterKey {

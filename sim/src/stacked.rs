@@ -24,7 +24,7 @@ const HEALED_AT: Time = Time(5_000_000_000);
 pub(crate) struct Port {
     endpoint: Endpoint,
     sessions: Vec<(SessionHandle, NodeId, u32)>,
-    /// What waits for a session to open.
+    /// Messages that wait for a session to open.
     waiting: Vec<(NodeId, OutMessage, Priority)>,
     /// Messages of the call under way, to be batched.
     outgoing: Vec<(NodeId, Message, Option<PageBuf>)>,

@@ -75,7 +75,7 @@ pub(crate) enum Phase {
     Gone,
 }
 
-/// What is due at some time. Small: parcels lie beside the queue.
+/// An event that is due at some time. Small: parcels lie beside the queue.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Event {
     Step { node: NodeId, thread: u8, incarnation: u32 },

@@ -25,7 +25,7 @@ use crate::page::{Access, PageId, Span, Time};
 /// Address of an instruction that the fault backend cannot tell.
 const UNKNOWN: u64 = 0;
 
-/// What is remembered of every thread that faults.
+/// The last instruction of every thread that faults.
 #[derive(Clone, Default)]
 pub(super) struct Instructions {
     threads: FxHashMap<u64, Instruction>,

@@ -35,7 +35,7 @@ pub struct Occupancy {
     pub retained: u64,
     /// Places kept for pages that were asked for.
     pub reserved: u64,
-    /// What the three may be together.
+    /// Upper bound of the three together.
     pub cached_max: u64,
 }
 

@@ -16,7 +16,7 @@ use crate::config::coherence::{
 };
 use crate::page::{Access, PageId};
 
-/// What is known of the node's faults.
+/// The node's latest faults, and the streams that they belong to.
 #[derive(Clone, Default)]
 pub(super) struct Streams {
     /// The last faults that belong to no stream, newest last.

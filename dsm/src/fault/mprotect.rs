@@ -174,7 +174,7 @@ fn edges(access: &AccessMap, pages: &Range<u64>) -> usize {
     edges
 }
 
-/// What the kernel allows this process.
+/// Mappings that the kernel allows this process.
 fn mappings_of_process() -> usize {
     let text = std::fs::read_to_string("/proc/sys/vm/max_map_count").unwrap_or_default();
     text.trim().parse().unwrap_or(MAPPINGS_DEFAULT)

@@ -30,7 +30,7 @@ struct Entry {
     leaving: bool,
 }
 
-/// What becomes of a region that is to be removed.
+/// When a region that is to be removed goes.
 pub(super) enum Removal {
     /// It has users; it goes with the last of them.
     WhenUnused,

@@ -119,7 +119,7 @@ impl Checksum {
         self.0.update(bytes);
     }
 
-    /// What belongs into the header.
+    /// The checksum as it stands in the header.
     pub fn finish(&self) -> u32 {
         self.0.finalize() as u32
     }

@@ -24,7 +24,7 @@ const SIGNALS: [Signal; 3] = [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP];
 
 /// The process that the handlers are for; a forked child inherits them, but no thread that would do the work.
 static OWNER: AtomicU32 = AtomicU32::new(0);
-/// What wakes the thread; -1 before it exists.
+/// The event descriptor that wakes the thread; -1 before it exists.
 static EVENT: AtomicI32 = AtomicI32::new(-1);
 /// The signal that came first; 0 before.
 static CAME: AtomicI32 = AtomicI32::new(0);

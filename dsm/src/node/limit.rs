@@ -7,7 +7,7 @@ use crate::error::{Error, Result};
 use crate::membership::{Introduction, Kind};
 use crate::page::PAGE_SIZE;
 
-/// What the core is told.
+/// The limit that the core keeps.
 pub(super) fn of(intro: &Introduction) -> MemoryLimit {
     MemoryLimit { pages: intro.memory_max / PAGE_SIZE as u64, cache_min: CACHE_PAGES_MIN }
 }

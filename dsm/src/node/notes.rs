@@ -8,7 +8,7 @@ use tracing::{Level, debug, error, warn};
 
 use crate::config::node::NOTES_MAX;
 
-/// What is to be told.
+/// Lines that are still to be told.
 #[derive(Default)]
 pub(super) struct Notes(Vec<(Level, String)>);
 

@@ -210,7 +210,7 @@ impl Absence {
     }
 }
 
-/// What became of the time of a thread that looked.
+/// How a thread that looked spent its time.
 #[derive(Clone, Copy, Default, Debug)]
 pub(super) struct Looked {
     /// It ran.

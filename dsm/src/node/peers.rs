@@ -171,7 +171,7 @@ impl Peers {
         }
     }
 
-    /// What was kept for a member whose session has come.
+    /// The messages that were kept for a member whose session has come.
     pub(super) fn take_unsent(&mut self, node: NodeId) -> Vec<(OutMessage, Priority)> {
         self.unsent.remove(&node).unwrap_or_default()
     }
@@ -186,7 +186,7 @@ impl Peers {
         fits
     }
 
-    /// What was kept, in the order of arrival.
+    /// The messages that were kept, in the order of arrival.
     pub(super) fn take_early(&mut self) -> Vec<(SessionHandle, Vec<u8>)> {
         self.early_bytes = 0;
         std::mem::take(&mut self.early)

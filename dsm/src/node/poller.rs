@@ -27,7 +27,7 @@ pub(super) struct Poller {
     wake: EventFd,
 }
 
-/// What woke the progress thread.
+/// The events that woke the progress thread.
 #[derive(Clone, Default, Debug)]
 pub(super) struct Woken {
     /// Watched processes that have ended, by the token of [`Poller::watch`].

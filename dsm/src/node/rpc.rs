@@ -42,7 +42,7 @@ use crate::rpc::{CallSection, Channel, Endpoint, GUEST, PeerId, SendError, Signa
 /// Longest message that travels ahead of pages.
 const CONTROL_LEN_MAX: usize = 1024;
 
-/// What the cores found for the calls.
+/// An event of the cores that concerns the calls.
 #[derive(Debug)]
 pub(super) enum CallEvent {
     /// A message of a peer.
@@ -65,14 +65,14 @@ pub(super) struct Calls {
     workers: Vec<Worker>,
 }
 
-/// What a leading worker is woken by.
+/// A worker, and the descriptor that wakes it.
 struct Worker {
     wake: EventFd,
     /// Somebody else receives, calls are queued, or a timer is due earlier.
     interrupted: AtomicBool,
 }
 
-/// What the calls made of events.
+/// The work that events have brought to the calls.
 #[derive(Default)]
 struct Handled {
     /// Calls that wait for a worker now.

@@ -24,7 +24,7 @@ pub struct Envelope {
     pub message: Vec<u8>,
 }
 
-/// What connects the nodes of one process.
+/// The network between the nodes of one process.
 #[derive(Default)]
 pub struct LocalNetwork {
     state: Mutex<State>,

@@ -215,7 +215,7 @@ impl Cache {
         threads.filter_map(|thread| self.instructions.age(thread)).min()
     }
 
-    /// What is to become of a page, if an instruction of that age waits for room.
+    /// Whether a page stays, ages, is dropped or goes back to its home, if an instruction of that age waits for room.
     fn judge<M: Memory>(
         &self,
         ctx: &Context<'_, M>,

@@ -84,7 +84,7 @@ impl Acks {
         }
     }
 
-    /// What is owed is to go out now.
+    /// Acknowledgements that are owed go out now.
     pub(super) fn hurry(&mut self, now: Time) {
         self.due = Some(now);
     }

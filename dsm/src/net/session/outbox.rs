@@ -20,7 +20,7 @@ use crate::net::wire::{ACK_LEN_MAX, CREDIT_LEN, PART_HEAD_LEN, WHOLE_HEAD_LEN};
 
 /// Pieces are multiples of this, so that those of one message differ in the last one only.
 const PIECE_UNIT: usize = 8;
-/// What may stand in a packet before the first message.
+/// Bytes that an acknowledgement and a credit may take in a packet before the first message.
 const RIDERS_LEN_MAX: usize = ACK_LEN_MAX + CREDIT_LEN;
 /// Part of what bulk may queue that control may use beyond it.
 const CONTROL_QUEUE_SHARE: usize = 16;

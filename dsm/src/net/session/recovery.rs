@@ -247,7 +247,7 @@ impl Recovery {
         probes
     }
 
-    /// What is short is simply sent again: somebody waits for it. For what is long, a PING finds out
+    /// A short packet is simply sent again: a peer waits for it. For a long one, a PING finds out
     /// first whether it has arrived; and it is answered even on a path that swallows long packets.
     fn plan_probes(&self) -> Probes {
         let oldest = self.sent.iter().find(|p| p.purpose == Purpose::Data).map_or(0, |p| p.len as usize);
