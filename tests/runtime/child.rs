@@ -18,19 +18,8 @@ use system_tests::rig;
 /// Marks the lines that are for the parent among those of the test harness.
 const MARK: &str = "@ ";
 const ROLE: &str = "RUNTIME_TEST_ROLE";
-const SETTINGS: [&str; 11] = [
-    "join",
-    "bind",
-    "key_file",
-    "program",
-    "rank",
-    "ranks",
-    "nearest",
-    "fault",
-    "arena_size",
-    "memory_max",
-    "rpc_workers",
-];
+/// Before the name of a setting, in capitals: the variable that has its value.
+const SETTING: &str = "RUNTIME_TEST_SETTING_";
 
 /// What a child is to do.
 pub(crate) type Role = fn(Settings);
@@ -51,7 +40,7 @@ impl Child {
         command.args(["child::the_child_plays_its_role", "--exact", "--nocapture", "--test-threads=1"]);
         command.env(ROLE, role);
         for (key, value) in exported(settings) {
-            command.env(format!("RUNTIME_TEST_{}", key.to_uppercase()), value);
+            command.env(format!("{SETTING}{}", key.to_uppercase()), value);
         }
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut process = command.spawn().expect("a child starts");
@@ -191,34 +180,32 @@ pub(crate) fn resident_kib() -> u64 {
     line.trim().trim_end_matches(" kB").parse().expect("a number")
 }
 
-/// Settings as text, for the environment.
+/// Settings as text, for the environment. The child refuses a name that is none of a setting.
 fn exported(settings: &Settings) -> Vec<(&'static str, String)> {
-    let join = settings.join.map(|addr: SocketAddr| addr.to_string());
-    let nearest = settings.nearest.map(|node| node.0.to_string());
-    let values = [
-        join,
-        Some(settings.bind.to_string()),
-        settings.key_file.as_ref().map(|file| file.display().to_string()),
+    let settings = [
+        ("join", settings.join.map(|addr: SocketAddr| addr.to_string())),
+        ("bind", Some(settings.bind.to_string())),
+        ("key_file", settings.key_file.as_ref().map(|file| file.display().to_string())),
         // Ids are hexadecimal.
-        Some(format!("{:x}", settings.program)),
-        Some(settings.rank.to_string()),
-        Some(settings.ranks.to_string()),
-        nearest,
-        settings.fault.clone(),
-        Some(settings.arena_size.to_string()),
-        Some(settings.memory_max.to_string()),
-        Some(settings.rpc_workers.to_string()),
+        ("program", Some(format!("{:x}", settings.program))),
+        ("rank", Some(settings.rank.to_string())),
+        ("ranks", Some(settings.ranks.to_string())),
+        ("nearest", settings.nearest.map(|node| node.0.to_string())),
+        ("fault", settings.fault.clone()),
+        ("arena_size", Some(settings.arena_size.to_string())),
+        ("memory_max", Some(settings.memory_max.to_string())),
+        ("rpc_workers", Some(settings.rpc_workers.to_string())),
     ];
-    SETTINGS.into_iter().zip(values).filter_map(|(key, value)| Some((key, value?))).collect()
+    settings.into_iter().filter_map(|(key, value)| Some((key, value?))).collect()
 }
 
 #[test]
 fn the_child_plays_its_role() {
     let Ok(role) = std::env::var(ROLE) else { return };
     let mut settings = rig::small();
-    for key in SETTINGS {
-        if let Ok(value) = std::env::var(format!("RUNTIME_TEST_{}", key.to_uppercase())) {
-            settings.apply(key, &value).expect("exported by the parent");
+    for (name, value) in std::env::vars() {
+        if let Some(key) = name.strip_prefix(SETTING) {
+            settings.apply(&key.to_lowercase(), &value).expect("exported by the parent");
         }
     }
     let play: Role = match role.as_str() {
