@@ -71,6 +71,18 @@ mod sealed {
 ///
 /// let ready = dsm.alloc::<bool>("ready", 1)?;
 /// assert!(!ready.swap(0, true));
+///
+/// // The rank that finds 0 there is the owner; the others get its number.
+/// let owner = dsm.alloc::<u32>("owner", 1)?;
+/// assert_eq!(owner.compare_exchange(0, 0, 7), Ok(0));
+/// assert_eq!(owner.compare_exchange(0, 0, 8), Err(7));
+///
+/// let bits = dsm.alloc::<u8>("bits", 1)?;
+/// bits.store(0, 0b0110);
+/// bits.fetch_or(0, 0b1000);
+/// bits.fetch_and(0, 0b1100);
+/// assert_eq!(bits.fetch_xor(0, 0b0100), 0b1100); // the value before
+/// assert_eq!(bits.load(0), 0b1000);
 /// # dsm.leave()
 /// # }
 /// ```
@@ -146,6 +158,22 @@ impl<T: Atomic> SharedSlice<T> {
 }
 
 /// Atomic arithmetic in place, on a region of integers; see above for what it costs and promises.
+///
+/// ```
+/// # use pagemesh::prelude::*;
+/// # fn main() -> pagemesh::Result<()> {
+/// # let dsm = Dsm::builder().join()?;
+/// let range = dsm.alloc::<i64>("least, most, sum", 3)?;
+/// for value in [3, -8, 5] {
+///     range.fetch_min(0, value);
+///     range.fetch_max(1, value);
+///     range.fetch_add(2, value);
+/// }
+/// assert_eq!(range.to_vec(), [-8, 5, 0]);
+/// assert_eq!(range.fetch_sub(2, 1), 0); // the value before
+/// # dsm.leave()
+/// # }
+/// ```
 impl<T: AtomicInteger> SharedSlice<T> {
     /// Adds to the element at `index`, and wraps around at the type's limits; returns the value before.
     pub fn fetch_add(&self, index: usize, value: T) -> T {

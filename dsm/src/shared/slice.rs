@@ -39,6 +39,15 @@ use crate::page::{Access, GlobalAddr, PageId};
 /// }
 /// dsm.barrier()?;
 /// assert_eq!(squares.get(30), 900.0);
+///
+/// squares.copy_in(10, &[1.0, 2.0])?;
+/// let mut values = [0.0; 3];
+/// squares.copy_out(9, &mut values)?;
+/// assert_eq!(values, [81.0, 1.0, 2.0]);
+/// squares.prefetch(500..600); // read soon; there is prefetch_mut for what is written soon
+/// // SAFETY: no other rank or thread writes it while the slice lives.
+/// let slice = unsafe { squares.as_slice() };
+/// assert_eq!((slice.len(), slice.as_ptr()), (squares.len(), squares.as_ptr()));
 /// # dsm.leave()
 /// # }
 /// ```
