@@ -454,6 +454,16 @@ impl Coherence {
         self.barriers.missing(barrier)
     }
 
+    /// How many barriers of this name have ended for this node.
+    pub fn barriers_passed(&self, barrier: BarrierId) -> u64 {
+        self.barriers.passed(barrier)
+    }
+
+    /// The barriers that a thread of this node waits at.
+    pub fn barriers_waited_at(&self) -> Vec<BarrierId> {
+        self.barriers.waited_at()
+    }
+
     fn react<M: Memory>(&mut self, now: Time, input: Input<'_>, memory: &mut M) {
         match input {
             Input::Message { from, message, page } => {

@@ -34,6 +34,15 @@ pub enum Error {
         /// Its name: kind, process and address.
         name: String,
     },
+    /// A node that the call depended on has left the cluster: it has called `leave`, or its process has ended in
+    /// another way than by being killed. The call had no effect, or an unknown part of it.
+    #[error("{name} has left the cluster (it called `leave`, or its process ended)")]
+    NodeLeft {
+        /// The node that has left.
+        node: NodeId,
+        /// Its name: kind, process and address.
+        name: String,
+    },
     /// Nobody answered in time. Nothing was changed here.
     #[error("{what}: no answer within {after_ms} ms")]
     Timeout {

@@ -55,7 +55,7 @@
 //! error, so the process writes one line to standard error and ends with code 70. Pages whose last copy was in
 //! the dead process are lost, and never read as zero or as old bytes. Other programs and the daemons go on.
 //! The death of a daemon ends the cluster. A rank that panics, or exits without [`Dsm::leave`], writes its pages
-//! back first. A wait for another rank ends with the answer, with the deadline that was given, or with that
+//! back first; ranks that wait for it get [`Error::NodeLeft`]. A wait for another rank ends with the answer, with the deadline that was given, or with that
 //! rank's death; after 5 s one line on standard error says which rank is waited for.
 //!
 //! # Threads and signals

@@ -602,16 +602,24 @@ impl Inner {
         self.settle(&mut locked, now);
     }
 
+    /// The error that a node has died, or has left; with what that matters for.
+    fn gone(&self, node: NodeId, had: Option<&str>) -> Error {
+        let (known, has_died) =
+            self.with_core(|core| (core.brain.known_name(node), core.brain.has_died(node)));
+        let name = known.unwrap_or_else(|| "of which nothing more is known".into());
+        match (has_died, had) {
+            (true, Some(had)) => Error::NodeDied { node, name: format!("{name}, {had}") },
+            (true, None) => Error::NodeDied { node, name },
+            (false, Some(had)) => Error::NodeLeft { node, name: format!("{name}, {had},") },
+            (false, None) => Error::NodeLeft { node, name },
+        }
+    }
+
     fn failure(&self, failure: Failure) -> Error {
-        let name = |node: NodeId| self.with_core(|core| core.brain.name(node));
         match failure {
-            Failure::NodeDied(node) => Error::NodeDied { node, name: name(node) },
-            Failure::PageLost(node) => {
-                Error::NodeDied { node, name: format!("{}, which had the page's only copy", name(node)) }
-            }
-            Failure::LockBroken(node) => {
-                Error::NodeDied { node, name: format!("{}, which had the lock", name(node)) }
-            }
+            Failure::NodeDied(node) => self.gone(node, None),
+            Failure::PageLost(node) => self.gone(node, Some("which had the page's only copy")),
+            Failure::LockBroken(node) => self.gone(node, Some("which had the lock")),
             Failure::NoRegion => Error::Invalid("the address is in no region".into()),
             Failure::Leaving => Error::Left,
             Failure::Abandoned | Failure::LockBusy => {
@@ -641,7 +649,21 @@ impl Started<'_> {
 impl self::core::Brain {
     /// For messages to people: which process a node was that is gone. Its id may be another process's by now.
     fn name(&self, node: NodeId) -> String {
-        self.last_dead(node).map_or_else(|| node.to_string(), Member::describe)
+        self.known_name(node).unwrap_or_else(|| node.to_string())
+    }
+
+    /// Whether a node on which a wait depended has died. Else it has left, or is leaving: that node is a member
+    /// still when it gives back a lock in the middle of a critical section.
+    fn has_died(&self, node: NodeId) -> bool {
+        let is_member = || self.membership.as_ref().is_some_and(|m| m.view().member(node).is_some());
+        !self.left.contains_key(&node) && (self.last_dead(node).is_some() || !is_member())
+    }
+
+    /// The last process that had this node id and has died or left; else the member that has it.
+    fn known_name(&self, node: NodeId) -> Option<String> {
+        let gone = self.left.get(&node).or_else(|| self.last_dead(node));
+        let member = || self.membership.as_ref()?.view().member(node);
+        gone.or_else(member).map(Member::describe)
     }
 
     fn intro_name(&self) -> String {

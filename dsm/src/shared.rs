@@ -246,7 +246,7 @@ impl Dsm {
     /// Waits until every rank has called it. What a rank wrote before is seen by all ranks after.
     ///
     /// Costs 2(n - 1) messages between n ranks, in two hops. Fails with [`Error::NodeDied`] if a rank has
-    /// died, or has left and will never come. After 5 s one line on standard error says which ranks are
+    /// died, with [`Error::NodeLeft`] if one has left and will never come. After 5 s one line on standard error says which ranks are
     /// missing; the wait goes on.
     ///
     /// ```

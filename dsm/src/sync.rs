@@ -21,7 +21,8 @@ use crate::shared::{Pod, SharedSlice};
 /// rank does; a thread that has the lock and takes it again gets an error at once. A thread that has waited
 /// for 5 s writes one line to standard error that says which rank has the lock, and for how long; it goes on
 /// waiting. A lock whose holder died is of no use any more: every call fails with
-/// [`Error::NodeDied`](crate::Error::NodeDied).
+/// [`Error::NodeDied`](crate::Error::NodeDied), or [`Error::NodeLeft`](crate::Error::NodeLeft) if it has left
+/// with the lock.
 ///
 /// ```
 /// use pagemesh::prelude::*;

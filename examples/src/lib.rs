@@ -40,7 +40,9 @@ pub fn main(name: &str, example: impl FnOnce() -> Outcome) -> ExitCode {
     let (line, code) = match example() {
         Ok(()) => return ExitCode::SUCCESS,
         Err(Failure::Wrong(what)) => (format!("wrong result: {what}"), 1),
-        Err(Failure::Dsm(error @ Error::NodeDied { .. })) => (error.to_string(), 70),
+        Err(Failure::Dsm(error @ (Error::NodeDied { .. } | Error::NodeLeft { .. }))) => {
+            (error.to_string(), 70)
+        }
         Err(Failure::Dsm(error)) => (error.to_string(), 2),
     };
     eprintln!("{name}: {line}");

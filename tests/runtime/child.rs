@@ -229,6 +229,9 @@ fn the_child_plays_its_role() {
         "server" => crate::hard_calls::server,
         "attacked" => crate::hostile::attacked,
         "waits" => crate::waiting::waits,
+        "waits at a barrier" => crate::waiting::waits_at_a_barrier,
+        "broadcasts" => crate::waiting::broadcasts,
+        "ends with an error" => crate::waiting::end_with_an_error,
         _ => panic!("no such role: {role}"),
     };
     play(settings);

@@ -99,7 +99,9 @@ fn a_lock_that_its_holder_took_along_is_broken_for_the_others() {
         }
         dsm.barrier().unwrap();
         match mutex.lock() {
-            Err(Error::NodeDied { name, .. }) => assert!(name.contains("lock"), "{name}"),
+            Err(Error::NodeLeft { name, .. }) => {
+                assert!(name.contains("rank 1 of") && name.contains("lock"), "{name}");
+            }
             Err(error) => panic!("{error}"),
             Ok(_) => panic!("the lock was given back"),
         }
@@ -136,8 +138,8 @@ fn a_barrier_that_a_rank_left_before_anybody_came_is_broken() {
     let dsm = rig::join(rig.rank(program, 0, join));
     leaves.join().expect("leaves");
     // Whether this rank has heard of it or not.
-    assert!(matches!(dsm.barrier(), Err(Error::NodeDied { .. })));
-    assert!(matches!(dsm.barrier(), Err(Error::NodeDied { .. })));
+    assert!(matches!(dsm.barrier(), Err(Error::NodeLeft { .. })));
+    assert!(matches!(dsm.barrier(), Err(Error::NodeLeft { .. })));
     dsm.leave().unwrap();
     rig::stop(daemons);
 }
@@ -148,7 +150,8 @@ fn a_rank_that_waits_at_a_barrier_hears_that_another_has_left() {
         if dsm.rank() == 1 {
             return dsm.leave().unwrap();
         }
-        assert!(matches!(dsm.barrier(), Err(Error::NodeDied { .. })));
+        let error = dsm.barrier().unwrap_err().to_string();
+        assert!(error.starts_with("rank 1 of ") && error.contains("has left"), "{error}");
         dsm.leave().unwrap();
     });
 }

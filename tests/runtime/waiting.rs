@@ -131,7 +131,7 @@ fn after_five_seconds_one_line_says_which_rank_is_waited_for() {
     child.tell("wait");
     let waits = [
         &["rank 1 of", "waited for 5 s for the lock `held`, held by rank 0 of"][..],
-        &["rank 1 of", "waited for 5 s for the barrier, where rank 0 of", "is missing"],
+        &["rank 1 of", "waited for 5 s for barrier 1, where rank 0 of", "is missing"],
         &["rank 1 of", "waited for 5 s for all_reduce of u64, where rank 0 of", "is missing"],
     ];
     for words in waits {
@@ -160,6 +160,74 @@ pub(crate) fn waits(settings: Settings) {
         scope.spawn(|| assert_eq!(dsm.all_reduce(6_u64, |a, b| a + b).unwrap(), 11));
     });
     dsm.leave().unwrap();
+}
+
+/// A mistake of the program: they wait for ever.
+#[test]
+fn a_rank_at_a_barrier_and_one_in_a_broadcast_say_after_five_seconds_where_the_other_waits() {
+    let rig = Rig::with_daemons(1, 2);
+    let daemons = rig.start_daemons();
+    let (program, join) = (rig::new_program() + 4_000_000, daemons.first().map(Node::local_addr));
+    let [first, second] = [("waits at a barrier", 0), ("broadcasts", 1)]
+        .map(|(role, rank)| Child::start(role, &rig.rank(program, rank, join)));
+    let lines = [
+        (
+            &first,
+            [
+                "rank 0 of",
+                "waited for 5 s for barrier 2, where rank 1 of",
+                "rank 1 waits in broadcast from rank 0 of u64",
+            ],
+        ),
+        (
+            &second,
+            [
+                "rank 1 of",
+                "waited for 5 s for broadcast from rank 0 of u64, where rank 0 of",
+                "rank 0 waits in barrier 2",
+            ],
+        ),
+    ];
+    for (child, words) in lines {
+        until("a line on standard error", || !child.lines_with(&words).is_empty());
+    }
+    drop([first, second]);
+    rig::stop(daemons);
+}
+
+pub(crate) fn waits_at_a_barrier(settings: Settings) {
+    let dsm = child::join(settings);
+    dsm.barrier().unwrap();
+    let _ = dsm.barrier();
+}
+
+pub(crate) fn broadcasts(settings: Settings) {
+    let dsm = child::join(settings);
+    dsm.barrier().unwrap();
+    let _ = dsm.broadcast(0, 1_u64);
+}
+
+/// As a `main` that returns an error does.
+#[test]
+fn a_rank_that_ends_with_an_error_is_named_to_the_ranks_that_wait_for_it() {
+    let rig = Rig::with_daemons(1, 2);
+    let daemons = rig.start_daemons();
+    let (program, join) = (rig::new_program() + 5_000_000, daemons.first().map(Node::local_addr));
+    let mut child = Child::start("ends with an error", &rig.rank(program, 1, join));
+    let pid = child.pid();
+    let dsm = rig::join(rig.rank(program, 0, join));
+    let error = dsm.barrier().unwrap_err().to_string();
+    assert!(error.starts_with("rank 1 of ") && error.contains(&format!("process {pid} ")), "{error}");
+    assert!(error.contains("has left") && !error.contains("node"), "{error}");
+    let (status, errors) = child.end_within(LONG);
+    assert_eq!(status.code(), Some(1), "{errors}");
+    dsm.leave().unwrap();
+    rig::stop(daemons);
+}
+
+pub(crate) fn end_with_an_error(settings: Settings) {
+    let _dsm = child::join(settings);
+    std::process::exit(1);
 }
 
 #[test]
@@ -253,7 +321,10 @@ fn a_collective_operation_without_a_rank_that_has_left_or_died_fails() {
                 return dsm.leave().unwrap();
             }
             let error = dsm.all_reduce(1_u8, |a, b| a + b).unwrap_err();
-            assert!(matches!(error, Error::NodeDied { .. }), "{error}");
+            assert!(matches!(error, Error::NodeLeft { .. }), "{error}");
+            let error = error.to_string();
+            assert!(error.starts_with(&format!("rank {} of ", 1 - stays)), "{error}");
+            assert!(error.contains("has left") && !error.contains("died"), "{error}");
             dsm.leave().unwrap();
         });
     }

@@ -12,7 +12,7 @@ use rustc_hash::FxHashMap;
 use smallvec::SmallVec;
 
 use super::copyset::NodeSet;
-use super::fingerprint::hash_map;
+use super::fingerprint::{hash_map, sorted_keys};
 use super::message::{BarrierId, BarrierMessage};
 use super::plant::{Plant, Planted};
 use super::{Failure, OpId, Outbox};
@@ -50,7 +50,7 @@ struct Home {
     dead: Option<NodeId>,
 }
 
-/// What names one arrival of a member.
+/// The name of one arrival of a member.
 #[derive(Clone, Copy)]
 struct Arrival {
     barrier: BarrierId,
@@ -118,6 +118,17 @@ impl Barriers {
             return NodeSet::EMPTY;
         };
         home.members.iter().filter(|member| !home.arrived.contains(*member)).collect()
+    }
+
+    /// Generations that have ended here.
+    pub(super) fn passed(&self, barrier: BarrierId) -> u64 {
+        self.members.get(&barrier).map_or(0, |member| member.generation)
+    }
+
+    /// The barriers at which this node's arrival waits.
+    pub(super) fn waited_at(&self) -> Vec<BarrierId> {
+        let waits = |barrier: &BarrierId| self.members[barrier].waiting.is_some();
+        sorted_keys(&self.members).into_iter().filter(waits).collect()
     }
 
     pub(super) fn on_message(
@@ -250,9 +261,7 @@ impl Barriers {
     pub(super) fn on_node_gone(&mut self, me: NodeId, home: NodeId, outbox: &mut Outbox, dead: NodeId) {
         self.dead.insert(dead);
         self.break_kept(me, outbox, dead);
-        let mut met: Vec<BarrierId> = self.members.keys().copied().collect();
-        met.sort_unstable();
-        for barrier in met {
+        for barrier in sorted_keys(&self.members) {
             let Some(member) = self.members.get_mut(&barrier) else { continue };
             if dead == home {
                 if let Some(op) = member.waiting.take() {
@@ -270,9 +279,7 @@ impl Barriers {
 
     /// Breaks the barriers that are kept here.
     fn break_kept(&mut self, me: NodeId, outbox: &mut Outbox, dead: NodeId) {
-        let mut kept: Vec<BarrierId> = self.homes.keys().copied().collect();
-        kept.sort_unstable();
-        for barrier in kept {
+        for barrier in sorted_keys(&self.homes) {
             if self.homes.get(&barrier).is_some_and(|home| home.members.contains(dead)) {
                 self.break_barrier(me, outbox, barrier, dead);
             }

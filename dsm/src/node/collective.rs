@@ -36,7 +36,8 @@ pub(super) struct Mailbox {
 struct State {
     /// Operations that have begun here; the number of the present one, if there is one.
     number: u64,
-    is_busy: bool,
+    /// The present operation as this rank called it.
+    present: Option<String>,
     /// By operation and rank.
     letters: BTreeMap<(u64, u32), Letter>,
     /// How many members have died or left.
@@ -106,20 +107,26 @@ impl Mailbox {
         self.state.lock().departures
     }
 
-    fn begin(&self) -> Option<u64> {
+    /// The operation that this rank is in, as it called it.
+    pub(super) fn present(&self) -> Option<String> {
+        let _section = CallSection::enter();
+        self.state.lock().present.clone()
+    }
+
+    fn begin(&self, what: &str) -> Option<u64> {
         let _section = CallSection::enter();
         let mut state = self.state.lock();
-        if state.is_busy {
+        if state.present.is_some() {
             return None;
         }
-        (state.is_busy, state.number) = (true, state.number + 1);
+        (state.present, state.number) = (Some(what.to_owned()), state.number + 1);
         Some(state.number)
     }
 
     fn finish(&self, number: u64) {
         let _section = CallSection::enter();
         let mut state = self.state.lock();
-        state.is_busy = false;
+        state.present = None;
         state.letters.retain(|&(of, _), _| of > number);
     }
 
@@ -223,7 +230,7 @@ impl Inner {
             )));
         }
         let mailbox = &self.calls.mailbox;
-        let number = mailbox.begin().ok_or_else(|| {
+        let number = mailbox.begin(what).ok_or_else(|| {
             Error::Invalid(format!(
                 "rank {rank}: {what}: another thread of this rank is in a collective operation"
             ))
@@ -319,7 +326,8 @@ impl Inner {
                 Progress::Late => {
                     let who = self.with_core(|core| core.brain.intro_name());
                     let seconds = LONG_WAIT.0 / 1_000_000_000;
-                    let whom = self.describe_ranks(self.missing_letters(number, all));
+                    let missing = self.missing_letters(number, all);
+                    let whom = self.describe_ranks(missing, self.now() + QUESTION_MAX);
                     exit::tell(format_args!("{who} has waited for {seconds} s for {what}, {whom}"));
                     until = None;
                 }
@@ -409,15 +417,17 @@ mod tests {
         let mailbox = Mailbox::default();
         assert_eq!(mailbox.put(1, 3, "sum", Ok(&[7])), Ok(()), "rank 3 is ahead");
         assert!(mailbox.put(2, 3, "sum", Ok(&[7])).is_err(), "but nobody is two ahead");
-        assert_eq!(mailbox.begin(), Some(1));
-        assert_eq!(mailbox.begin(), None, "one operation at a time");
+        assert_eq!(mailbox.begin("sum"), Some(1));
+        assert_eq!(mailbox.present().as_deref(), Some("sum"));
+        assert_eq!(mailbox.begin("sum"), None, "one operation at a time");
         assert_eq!(mailbox.missing(1, 1..4), [1, 2]);
         let peer = |node| PeerId { node: NodeId(node), incarnation: Incarnation(1) };
         let all = [1, 2, 3].map(|rank| (rank, peer(rank as u16)));
         assert_eq!(mailbox.wait(1, &all[2..], (&[], 0), None), Progress::Complete);
         assert_eq!(mailbox.take(1, 3).and_then(|letter| letter.value.ok()), Some(vec![7]));
         mailbox.finish(1);
-        assert_eq!(mailbox.begin(), Some(2));
+        assert_eq!(mailbox.present(), None);
+        assert_eq!(mailbox.begin("sum"), Some(2));
         assert!(mailbox.put(1, 2, "sum", Ok(&[7])).is_err(), "that one has ended");
         mailbox.note_departure();
         assert_eq!(mailbox.wait(2, &all, (&[], 0), None), Progress::Departed, "who it was must be found out");

@@ -82,6 +82,10 @@ impl Node for Of {
         let missing = self.inner()?.barrier_missing(BarrierId { program, index });
         Ok(missing.iter().map(|node| node.0).collect())
     }
+
+    fn waits_in(&self, _: &Context<'_>) -> std::result::Result<Vec<String>, rpc::Error> {
+        Ok(self.inner()?.waits_in())
+    }
 }
 
 impl Rank for Of {

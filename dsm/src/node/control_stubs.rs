@@ -247,6 +247,8 @@ pub trait Node: Send + Sync + 'static {
         program: u64,
         index: u32,
     ) -> Result<Vec<u16>, rpc::Error>;
+    /// At a rank: the barriers and collective operations that its threads wait in, in words.
+    fn waits_in(&self, context: &rpc::Context<'_>) -> Result<Vec<String>, rpc::Error>;
 }
 
 /// Serves `Node` with an implementation of its trait.
@@ -298,6 +300,10 @@ impl<S: Node> rpc::Service for NodeServer<S> {
                 let index = rpc::Wire::decode(__from)?;
                 __from.finish()?;
                 __reply.answer(self.0.barrier_missing(__context, program, index));
+            }
+            6 => {
+                __from.finish()?;
+                __reply.answer(self.0.waits_in(__context));
             }
             _ => return Err(rpc::DecodeError::Bad("method")),
         }
@@ -360,6 +366,11 @@ impl NodeCalls {
         rpc::Wire::encode(&index, __call.arguments());
         __call.start()
     }
+    /// At a rank: the barriers and collective operations that its threads wait in, in words.
+    pub fn waits_in(&self) -> rpc::Call<Vec<String>> {
+        let __call = self.channel.prepare(&NODE.methods[6]);
+        __call.start()
+    }
 }
 
 /// Calls `Node` and waits for the answers.
@@ -411,6 +422,10 @@ impl NodeClient {
     ) -> Result<Vec<u16>, rpc::Error> {
         self.calls.barrier_missing(program, index).wait()
     }
+    /// At a rank: the barriers and collective operations that its threads wait in, in words.
+    pub fn waits_in(&self) -> Result<Vec<String>, rpc::Error> {
+        self.calls.waits_in().wait()
+    }
 }
 
 /// `Node`, version 1, as the runtime knows it.
@@ -419,7 +434,7 @@ impl NodeClient {
 pub static NODE: rpc::Interface = rpc::Interface {
     name: "Node",
     version: 1,
-    hash: 0x3b628d3b81184669,
+    hash: 0x8e6be268f23a5eea,
     methods: &[
         rpc::Method {
             interface: "Node",
@@ -481,8 +496,18 @@ pub static NODE: rpc::Interface = rpc::Interface {
             idempotent: true,
             longrunning: false,
         },
+        rpc::Method {
+            interface: "Node",
+            version: 1,
+            name: "waits_in",
+            id: 0xb44baa4b4988eb55,
+            kind: rpc::Kind::Unary,
+            deadline_us: None,
+            idempotent: true,
+            longrunning: false,
+        },
     ],
-    description: "{\"name\":\"Node\",\"version\":1,\"methods\":[{\"id\":\"0xb44baa4b967a16e1\",\"name\":\"status\",\"kind\":\"unary\",\"arguments\":[],\"returns\":\"string\",\"throws\":[],\"idempotent\":true,\"longrunning\":false},{\"id\":\"0xb44baa4b51aab11e\",\"name\":\"region\",\"kind\":\"unary\",\"arguments\":[{\"id\":1,\"name\":\"name\",\"type\":\"string\"}],\"returns\":{\"optional\":{\"named\":\"RegionPlace\"}},\"throws\":[],\"idempotent\":true,\"longrunning\":false},{\"id\":\"0xb44baa4b94e70dd4\",\"name\":\"take_directory\",\"kind\":\"unary\",\"arguments\":[{\"id\":1,\"name\":\"directory\",\"type\":{\"named\":\"Directory\"}}],\"returns\":\"void\",\"throws\":[],\"idempotent\":true,\"longrunning\":false},{\"id\":\"0xb44baa4b2f298cb8\",\"name\":\"lock_queue\",\"kind\":\"unary\",\"arguments\":[{\"id\":1,\"name\":\"page\",\"type\":\"u64\"}],\"returns\":{\"list\":\"u16\"},\"throws\":[],\"idempotent\":true,\"longrunning\":false},{\"id\":\"0xb44baa4bd2aecfaa\",\"name\":\"lock_held_ms\",\"kind\":\"unary\",\"arguments\":[{\"id\":1,\"name\":\"page\",\"type\":\"u64\"}],\"returns\":{\"optional\":\"u64\"},\"throws\":[],\"idempotent\":true,\"longrunning\":false},{\"id\":\"0xb44baa4bccf0b1a8\",\"name\":\"barrier_missing\",\"kind\":\"unary\",\"arguments\":[{\"id\":1,\"name\":\"program\",\"type\":\"u64\"},{\"id\":2,\"name\":\"index\",\"type\":\"u32\"}],\"returns\":{\"list\":\"u16\"},\"throws\":[],\"idempotent\":true,\"longrunning\":false}],\"types\":{\"Directory\":{\"struct\":[{\"id\":1,\"name\":\"number\",\"type\":\"u64\"},{\"id\":2,\"name\":\"services\",\"type\":{\"list\":{\"named\":\"Served\"}}}]},\"RegionPlace\":{\"struct\":[{\"id\":1,\"name\":\"name\",\"type\":\"string\"},{\"id\":2,\"name\":\"addr\",\"type\":\"u64\"},{\"id\":3,\"name\":\"len\",\"type\":\"u64\"},{\"id\":4,\"name\":\"element\",\"type\":\"u64\"}]},\"Served\":{\"struct\":[{\"id\":1,\"name\":\"name\",\"type\":\"string\"},{\"id\":2,\"name\":\"servers\",\"type\":{\"list\":{\"named\":\"Start\"}}}]},\"Start\":{\"struct\":[{\"id\":1,\"name\":\"node\",\"type\":\"u16\"},{\"id\":2,\"name\":\"incarnation\",\"type\":\"u64\"}]}}}",
+    description: "{\"name\":\"Node\",\"version\":1,\"methods\":[{\"id\":\"0xb44baa4b967a16e1\",\"name\":\"status\",\"kind\":\"unary\",\"arguments\":[],\"returns\":\"string\",\"throws\":[],\"idempotent\":true,\"longrunning\":false},{\"id\":\"0xb44baa4b51aab11e\",\"name\":\"region\",\"kind\":\"unary\",\"arguments\":[{\"id\":1,\"name\":\"name\",\"type\":\"string\"}],\"returns\":{\"optional\":{\"named\":\"RegionPlace\"}},\"throws\":[],\"idempotent\":true,\"longrunning\":false},{\"id\":\"0xb44baa4b94e70dd4\",\"name\":\"take_directory\",\"kind\":\"unary\",\"arguments\":[{\"id\":1,\"name\":\"directory\",\"type\":{\"named\":\"Directory\"}}],\"returns\":\"void\",\"throws\":[],\"idempotent\":true,\"longrunning\":false},{\"id\":\"0xb44baa4b2f298cb8\",\"name\":\"lock_queue\",\"kind\":\"unary\",\"arguments\":[{\"id\":1,\"name\":\"page\",\"type\":\"u64\"}],\"returns\":{\"list\":\"u16\"},\"throws\":[],\"idempotent\":true,\"longrunning\":false},{\"id\":\"0xb44baa4bd2aecfaa\",\"name\":\"lock_held_ms\",\"kind\":\"unary\",\"arguments\":[{\"id\":1,\"name\":\"page\",\"type\":\"u64\"}],\"returns\":{\"optional\":\"u64\"},\"throws\":[],\"idempotent\":true,\"longrunning\":false},{\"id\":\"0xb44baa4bccf0b1a8\",\"name\":\"barrier_missing\",\"kind\":\"unary\",\"arguments\":[{\"id\":1,\"name\":\"program\",\"type\":\"u64\"},{\"id\":2,\"name\":\"index\",\"type\":\"u32\"}],\"returns\":{\"list\":\"u16\"},\"throws\":[],\"idempotent\":true,\"longrunning\":false},{\"id\":\"0xb44baa4b4988eb55\",\"name\":\"waits_in\",\"kind\":\"unary\",\"arguments\":[],\"returns\":{\"list\":\"string\"},\"throws\":[],\"idempotent\":true,\"longrunning\":false}],\"types\":{\"Directory\":{\"struct\":[{\"id\":1,\"name\":\"number\",\"type\":\"u64\"},{\"id\":2,\"name\":\"services\",\"type\":{\"list\":{\"named\":\"Served\"}}}]},\"RegionPlace\":{\"struct\":[{\"id\":1,\"name\":\"name\",\"type\":\"string\"},{\"id\":2,\"name\":\"addr\",\"type\":\"u64\"},{\"id\":3,\"name\":\"len\",\"type\":\"u64\"},{\"id\":4,\"name\":\"element\",\"type\":\"u64\"}]},\"Served\":{\"struct\":[{\"id\":1,\"name\":\"name\",\"type\":\"string\"},{\"id\":2,\"name\":\"servers\",\"type\":{\"list\":{\"named\":\"Start\"}}}]},\"Start\":{\"struct\":[{\"id\":1,\"name\":\"node\",\"type\":\"u16\"},{\"id\":2,\"name\":\"incarnation\",\"type\":\"u64\"}]}}}",
 };
 
 /// Served by every rank, for the ranks of its program.

@@ -103,6 +103,8 @@ pub(super) struct Brain {
     /// Their processes, by rank.
     pub(super) ranks_in_order: Vec<PeerId>,
     pub(super) nearest: Option<NodeId>,
+    /// By node id, the last member that has left; none if one with that id has died since.
+    pub(super) left: BTreeMap<NodeId, Member>,
     pub(super) view_changes: u64,
     /// How long threads of this node waited.
     pub(super) wait_clock: WaitClock,
@@ -173,6 +175,7 @@ impl Core {
             ranks: NodeSet::EMPTY,
             ranks_in_order: Vec::new(),
             nearest,
+            left: BTreeMap::new(),
             view_changes: 0,
             wait_clock: WaitClock::default(),
             resident_peak: 0,
@@ -469,6 +472,7 @@ impl Core {
         self.brain.view_changes += 1;
         for member in left {
             self.brain.input(now, Input::NodeLeft(member.id), arena);
+            self.brain.left.insert(member.id, member.clone());
             self.brain.call_events.push(CallEvent::Ended(member.into()));
             if let Some(session) = self.brain.peers.forget(member.id) {
                 self.brain.departing.push((session, now + FLUSH_MAX));
@@ -478,6 +482,7 @@ impl Core {
             let id = death.member.id;
             self.brain.notes.add(Level::WARN, format!("{} died: {}", death.member.describe(), death.how));
             self.brain.input(now, Input::NodeDied(id), arena);
+            self.brain.left.remove(&id);
             self.brain.record_losses(&death);
             self.brain.call_events.push(CallEvent::Ended((&death.member).into()));
             if let Some(session) = self.brain.peers.forget(id) {

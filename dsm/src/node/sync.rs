@@ -109,7 +109,7 @@ impl Inner {
         .map(drop)
     }
 
-    fn time_of(&self, at: Instant) -> Time {
+    pub(super) fn time_of(&self, at: Instant) -> Time {
         self.now() + Span::from(at.saturating_duration_since(Instant::now()))
     }
 
@@ -222,10 +222,18 @@ impl Inner {
         match goal {
             Goal::Lock(lock) => format!("{}, {}", self.lock_name(lock), self.describe_holder(lock, time)),
             Goal::Barrier(barrier) => {
-                let what = if barrier.index == LAST_BARRIER { "the end of all ranks" } else { "the barrier" };
-                format!("{what}, {}", self.describe_missing(barrier, time))
+                format!("{}, {}", self.barrier_name(barrier), self.describe_missing(barrier, time))
             }
         }
+    }
+
+    /// Barriers of a program are counted from 1, as each rank has come to them.
+    fn barrier_name(&self, barrier: BarrierId) -> String {
+        if barrier.index == LAST_BARRIER {
+            return "the end of all ranks".into();
+        }
+        let passed = self.with_coherence(|core| core.barriers_passed(barrier)).unwrap_or(0);
+        format!("barrier {}", passed + 1)
     }
 
     fn lock_name(&self, lock: LockId) -> String {
@@ -278,6 +286,7 @@ impl Inner {
     }
 
     fn describe_missing(&self, barrier: BarrierId, time: Span) -> String {
+        let until = self.now() + time;
         let Some(home) = self.with_coherence(Coherence::barrier_home) else { return "which is gone".into() };
         let missing = match self.client_of(home, time) {
             None => self.barrier_missing(barrier),
@@ -286,14 +295,15 @@ impl Inner {
                 Err(_) => return format!("of which {} says nothing", self.name(home)),
             },
         };
-        self.describe_ranks(missing)
+        self.describe_ranks(missing, until)
     }
 
-    /// Which ranks have not come.
-    pub(super) fn describe_ranks(&self, missing: NodeSet) -> String {
+    /// Which ranks have not come, and in what else they wait, as far as that can be found out until `until`.
+    pub(super) fn describe_ranks(&self, missing: NodeSet, until: Time) -> String {
         let nodes: Vec<NodeId> = missing.iter().collect();
+        let elsewhere = self.describe_elsewhere(&nodes, until);
         if let [node] = nodes[..] {
-            return format!("where {} is missing", self.name(node));
+            return format!("where {} is missing{elsewhere}", self.name(node));
         }
         let (ranks, of) = self.with_core(|core| {
             let ranks = (0_u32..).zip(&core.brain.ranks_in_order);
@@ -302,8 +312,29 @@ impl Inner {
         });
         match ranks[..] {
             [] => "for which all ranks have come by now".into(),
-            _ => format!("where ranks {ranks:?} of {of} are missing"),
+            _ => format!("where ranks {ranks:?} of {of} are missing{elsewhere}"),
         }
+    }
+
+    /// The first of these ranks that waits in a barrier or a collective operation, and in which; empty if none does
+    /// as far as is known. Ranks that wait in different ones wait for ever: that is a mistake of the program.
+    fn describe_elsewhere(&self, nodes: &[NodeId], until: Time) -> String {
+        for &node in nodes {
+            let waits = match self.client_of(node, until.since(self.now())) {
+                None => self.waits_in(),
+                Some(client) => client.waits_in().unwrap_or_default(),
+            };
+            if !waits.is_empty() {
+                let rank = self
+                    .with_core(|core| core.brain.ranks_in_order.iter().position(|peer| peer.node == node));
+                let rank = rank.map_or_else(|| node.to_string(), |rank| format!("rank {rank}"));
+                return format!("; {rank} waits in {}", waits.join(" and "));
+            }
+            if self.now() >= until {
+                break;
+            }
+        }
+        String::new()
     }
 
     fn name(&self, node: NodeId) -> String {
@@ -337,6 +368,13 @@ impl Inner {
     /// How long a thread of this node has had a lock.
     pub(super) fn lock_held_for(&self, lock: PageId) -> Option<Span> {
         self.with_core(|core| core.brain.words.held_for(lock))
+    }
+
+    /// The barriers and collective operations that this rank's threads wait in, in words.
+    pub(super) fn waits_in(&self) -> Vec<String> {
+        let barriers = self.with_coherence(Coherence::barriers_waited_at).unwrap_or_default();
+        let barriers = barriers.into_iter().map(|barrier| self.barrier_name(barrier));
+        barriers.chain(self.calls.mailbox.present()).collect()
     }
 
     /// As [`Coherence::barrier_missing`].
