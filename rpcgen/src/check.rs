@@ -289,6 +289,11 @@ impl Checker<'_> {
             for annotation in &member.annotations {
                 match (annotation.name.text.as_str(), &annotation.value) {
                     ("id", Some(value)) => {
+                        if is_given {
+                            let message = format!("`{}` has two ids", member.name.text);
+                            self.problem(&annotation.name.span, message, "second id");
+                            continue;
+                        }
                         let wanted = self.integer(value, &Type::U16).unwrap_or(i128::from(next));
                         id = u16::try_from(wanted).unwrap_or(0);
                         is_given = true;
