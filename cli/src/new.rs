@@ -70,10 +70,15 @@ pub(crate) fn make(new: &New) -> Result<i32, Trouble> {
 
 /// The last part of the path, if a crate may be called so.
 fn crate_name(path: &Path) -> Result<&str, Trouble> {
-    let shown = path.display();
+    let shown = path.display().to_string();
+    // Quoted: it would break the line, or move the cursor of a terminal.
+    let shown = if shown.contains(char::is_control) { format!("{shown:?}") } else { shown };
     let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
     let bad = |why: &str| Err(Trouble::start(format!("new {shown}: a crate cannot have this name: {why}")));
     let odd = |c: char| !(c.is_ascii_alphanumeric() || c == '-' || c == '_');
+    if path.to_string_lossy().contains(char::is_control) {
+        return bad("there are control characters in the path");
+    }
     if name.is_empty() {
         return bad("it is empty, or the path does not end with a name");
     }
@@ -215,6 +220,19 @@ mod tests {
         }
         for name in ["a", "my-program", "My_Program2", "some/where/heat"] {
             assert!(crate_name(Path::new(name)).is_ok(), "{name}");
+        }
+    }
+
+    #[test]
+    fn a_name_with_control_characters_is_refused_in_one_line_that_shows_them() {
+        for (name, shown) in [
+            ("two\nlines", r#""two\nlines""#),
+            ("two\nlines/heat", r#""two\nlines/heat""#),
+            ("\u{1b}[2Jheat", r#""\u{1b}[2Jheat""#),
+        ] {
+            let line = crate_name(Path::new(name)).expect_err(name).to_string();
+            assert!(line.starts_with(&format!("new {shown}: ")), "{line}");
+            assert!(!line.contains(char::is_control), "{line:?}");
         }
     }
 
