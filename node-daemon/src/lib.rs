@@ -159,11 +159,23 @@ fn settings(arguments: &Arguments) -> Result<Settings, Error> {
     Ok(settings)
 }
 
+/// Whether `PAGEMESH_LOG` is a filter as `--log` takes it: a command says so before it starts daemons. Nothing is
+/// changed.
+pub fn check_log_variable() -> Result<(), Error> {
+    let Some(filter) = std::env::var_os("PAGEMESH_LOG") else { return Ok(()) };
+    let filter = filter.to_string_lossy();
+    log_filter(&filter).map(drop).map_err(|why| Error::Invalid(format!("PAGEMESH_LOG: {why}")))
+}
+
+fn log_filter(filter: &str) -> Result<EnvFilter, String> {
+    EnvFilter::builder()
+        .parse(filter)
+        .map_err(|error| format!("`{filter}` is not a filter like info or pagemesh::net=debug: {error}"))
+}
+
 /// Log lines go to standard error, which whoever started us has pointed at a file.
 fn start_logging(filter: &str) -> Result<(), Error> {
-    let filter = EnvFilter::builder()
-        .parse(filter)
-        .map_err(|error| Error::Invalid(format!("--log {filter}: {error}")))?;
+    let filter = log_filter(filter).map_err(|why| Error::Invalid(format!("--log: {why}")))?;
     tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)

@@ -70,6 +70,7 @@ const BEFORE: &[(&str, &[&str])] = &[
     ("run /tmp", &["/tmp", "directory"]),
     ("run ./plain", &["./plain", "not executable"]),
     ("regions rm two\u{1}lines", &["control characters"]),
+    ("new two\u{1}lines", &[r#"new "two\u{1}lines""#, "control characters"]),
     ("logs 3", &["no log", "node 3"]),
     // Hosts.
     ("up --hosts nowhere", &["hosts file nowhere", "No such file"]),
@@ -100,13 +101,33 @@ fn what_is_wrong_before_anything_starts_is_one_line_and_nothing_is_started() {
     }
 }
 
-/// Variables and settings files, which hold for `up` and `run` alike.
+/// Variables and settings files, which hold for `up` and `run` alike. Each setting that can have a wrong value stands
+/// here: all but the name of a key's file, which the commands give themselves.
 #[test]
 fn a_wrong_setting_is_one_line_and_nothing_is_started() {
     for (name, value, words) in [
         ("PAGEMESH_NET_LOS", "5%", ["PAGEMESH_NET_LOS", "did you mean `net_loss`"]),
+        ("PAGEMESH_JOIN", "here", ["PAGEMESH_JOIN", "`here` is not an address"]),
+        ("PAGEMESH_BIND", "here", ["PAGEMESH_BIND", "`here` is not an address"]),
+        ("PAGEMESH_PROGRAM", "0x1", ["PAGEMESH_PROGRAM", "`0x1` is not an id"]),
+        ("PAGEMESH_RANK", "first", ["PAGEMESH_RANK", "`first` is not a number"]),
+        ("PAGEMESH_RANKS", "-2", ["PAGEMESH_RANKS", "`-2` is not a number"]),
+        ("PAGEMESH_NEAREST", "70000", ["PAGEMESH_NEAREST", "`70000` is not a number"]),
+        ("PAGEMESH_SOCKET_FD", "none", ["PAGEMESH_SOCKET_FD", "`none` is not a number"]),
+        ("PAGEMESH_FAULT", "x", ["PAGEMESH_FAULT", "auto, signal, thread, mprotect or none"]),
+        ("PAGEMESH_ARENA_BASE", "here", ["PAGEMESH_ARENA_BASE", "`here` is not an address for the arena"]),
         ("PAGEMESH_ARENA_SIZE", "large", ["PAGEMESH_ARENA_SIZE", "`large` is not a length for the arena"]),
+        ("PAGEMESH_MEMORY_MAX", "lots", ["PAGEMESH_MEMORY_MAX", "`lots` is not a size"]),
+        ("PAGEMESH_SOCKET_BUFFER", "lots", ["PAGEMESH_SOCKET_BUFFER", "`lots` is not a size"]),
         ("PAGEMESH_RPC_WORKERS", "-1", ["PAGEMESH_RPC_WORKERS", "`-1` is not a number"]),
+        ("PAGEMESH_NET_LOSS", "101%", ["PAGEMESH_NET_LOSS", "`101%` is not a share such as 5% or 0.05"]),
+        ("PAGEMESH_NET_DUP", "-1%", ["PAGEMESH_NET_DUP", "`-1%` is not a share"]),
+        ("PAGEMESH_NET_REORDER", "often", ["PAGEMESH_NET_REORDER", "`often` is not a share"]),
+        ("PAGEMESH_NET_CORRUPT", "2", ["PAGEMESH_NET_CORRUPT", "`2` is not a share"]),
+        ("PAGEMESH_NET_DELAY", "5", ["PAGEMESH_NET_DELAY", "`5` is not a time such as 2ms or 500us"]),
+        ("PAGEMESH_NET_SEED", "x", ["PAGEMESH_NET_SEED", "`x` is not a whole number"]),
+        ("PAGEMESH_LOG", "pagemesh=loud", ["PAGEMESH_LOG", "`pagemesh=loud` is not a filter"]),
+        ("PAGEMESH_HOST_NODES", "many", ["PAGEMESH_HOST_NODES", "`many` is not a number"]),
         ("PAGEMESH_CONFIG", "nowhere", ["nowhere", "No such file"]),
         ("PAGEMESH_CONFIG", "not-toml", ["not-toml: line 2", "this is no toml"]),
         ("PAGEMESH_CONFIG", "unknown-key", ["unknown-key: net_los", "did you mean `net_loss`"]),
