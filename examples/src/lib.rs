@@ -6,6 +6,7 @@ mod progress;
 mod traffic;
 
 use std::fmt::Display;
+use std::io::Write;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
@@ -24,6 +25,8 @@ pub enum Failure {
     Dsm(Error),
     /// The result is not what it must be.
     Wrong(String),
+    /// Standard output takes no more: a full disk, a reader that has gone.
+    Unwritten(std::io::Error),
 }
 
 /// What an example gives.
@@ -35,11 +38,15 @@ impl From<Error> for Failure {
     }
 }
 
+/// Exit code when standard output takes no more: EX_IOERR of sysexits.h, as of the `pagemesh` command.
+const OUTPUT_FAILED: u8 = 74;
+
 /// Runs an example: one line and an exit code if it fails.
 pub fn main(name: &str, example: impl FnOnce() -> Outcome) -> ExitCode {
     let (line, code) = match example() {
         Ok(()) => return ExitCode::SUCCESS,
         Err(Failure::Wrong(what)) => (format!("wrong result: {what}"), 1),
+        Err(Failure::Unwritten(error)) => (format!("standard output: {error}"), OUTPUT_FAILED),
         Err(Failure::Dsm(error @ (Error::NodeDied { .. } | Error::NodeLeft { .. }))) => {
             (error.to_string(), 70)
         }
@@ -58,6 +65,12 @@ pub fn arguments<A: Parser>() -> std::result::Result<A, Failure> {
         }
         Failure::Dsm(Error::Invalid(one_line(&error.to_string())))
     })
+}
+
+/// Writes text to standard output. `println!` panics where that fails.
+pub fn say(text: impl Display) -> Outcome {
+    let mut out = std::io::stdout().lock();
+    out.write_all(format!("{text}\n").as_bytes()).and_then(|()| out.flush()).map_err(Failure::Unwritten)
 }
 
 /// A result that must hold.
@@ -107,14 +120,12 @@ impl Table {
     }
 
     /// Prints it under a title.
-    pub fn print(&self, title: &str) {
+    pub fn print(&self, title: &str) -> Outcome {
         let left = self.rows.iter().map(|(what, _)| what.chars().count()).max().unwrap_or(0);
         let right = self.rows.iter().map(|(_, value)| value.chars().count()).max().unwrap_or(0);
         let rule = "-".repeat((left + right + 4).max(title.chars().count()));
-        println!("{title}\n{rule}");
-        for (what, value) in &self.rows {
-            println!("{what:<left$}    {value:>right$}");
-        }
-        println!("{rule}");
+        let row = |(what, value): &(String, String)| format!("{what:<left$}    {value:>right$}\n");
+        let rows: String = self.rows.iter().map(row).collect();
+        say(format_args!("{title}\n{rule}\n{rows}{rule}"))
     }
 }

@@ -109,7 +109,7 @@ fn run() -> Outcome {
         table.row("one call after the other, each", each(one_by_one));
         table.row("64 in flight, each", each(together));
         table.row("verified", "yes");
-        table.print(&format!("A calculator at rank 0, called by {} ranks", dsm.ranks()));
+        table.print(&format!("A calculator at rank 0, called by {} ranks", dsm.ranks()))?;
     }
     dsm.barrier()?;
     Ok(dsm.leave()?)

@@ -50,7 +50,7 @@ fn counter() -> Outcome {
         table.row("each", format!("{:.1} us", time.as_secs_f64() * 1e6 / expected as f64));
         traffic.rows(&mut table);
         table.row("verified", "yes");
-        table.print(&format!("{} increments under one lock, {} ranks", expected, dsm.ranks()));
+        table.print(&format!("{} increments under one lock, {} ranks", expected, dsm.ranks()))?;
     }
     Ok(dsm.leave()?)
 }

@@ -52,7 +52,7 @@ fn histogram() -> Outcome {
         table.time("private bins, added up at the end", merged_time);
         table.time("one process alone", alone_time);
         table.row("verified", "yes");
-        table.print(&format!("{items} items in {BINS} bins, {} ranks", dsm.ranks()));
+        table.print(&format!("{items} items in {BINS} bins, {} ranks", dsm.ranks()))?;
         dsm.remove("histogram")?; // with daemons, regions stay until a program or a user removes them
     }
     Ok(dsm.leave()?)

@@ -82,7 +82,7 @@ fn jacobi() -> Outcome {
             table.row("verified", "yes");
         }
         let ranks = dsm.ranks();
-        table.print(&format!("heat, {n} x {n} f64, {} steps, {ranks} ranks", arguments.iterations));
+        table.print(&format!("heat, {n} x {n} f64, {} steps, {ranks} ranks", arguments.iterations))?;
         // With daemons, regions stay until somebody removes them.
         dsm.remove(&format!("jacobi.{n}.0"))?;
         dsm.remove(&format!("jacobi.{n}.1"))?;

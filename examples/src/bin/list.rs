@@ -82,7 +82,7 @@ fn list() -> Outcome {
         table.time("time", time);
         traffic.rows(&mut table);
         table.row("verified", "yes");
-        table.print(&format!("a list through plain pointers, {ranks} ranks"));
+        table.print(&format!("a list through plain pointers, {ranks} ranks"))?;
         // With daemons, regions stay until somebody removes them.
         dsm.remove(&format!("list.{capacity}"))?;
     }

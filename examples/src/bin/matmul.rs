@@ -131,7 +131,7 @@ fn matmul() -> Outcome {
             verify(&result, &alone.c, n)?;
             table.row("verified", "yes");
         }
-        table.print(&format!("C = A x B, {n} x {n} f64, {} ranks", dsm.ranks()));
+        table.print(&format!("C = A x B, {n} x {n} f64, {} ranks", dsm.ranks()))?;
         // With daemons, regions stay until somebody removes them.
         for name in ["A", "B", "C"] {
             dsm.remove(&format!("matmul.{n}.{name}"))?;

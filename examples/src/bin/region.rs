@@ -4,7 +4,7 @@
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use examples::{Outcome, arguments, check};
+use examples::{Outcome, arguments, check, say};
 use pagemesh::prelude::*;
 
 /// Write a named region, or check one that an earlier program wrote
@@ -50,7 +50,7 @@ fn region() -> Outcome {
             }
             dsm.barrier()?;
             if dsm.is_root() {
-                println!("wrote {len} numbers to region {name}");
+                say(format_args!("wrote {len} numbers to region {name}"))?;
             }
             if wait {
                 // The library writes the pages back when a signal ends the process.
@@ -69,7 +69,7 @@ fn region() -> Outcome {
             }
             dsm.barrier()?;
             if dsm.is_root() {
-                println!("region {name} holds the {} numbers that were written", numbers.len());
+                say(format_args!("region {name} holds the {} numbers that were written", numbers.len()))?;
             }
         }
     }

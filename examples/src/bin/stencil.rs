@@ -52,7 +52,7 @@ fn stencil() -> Outcome {
         let mut table = Table::default();
         table.time("time", time);
         table.row("verified", "yes");
-        table.print(&format!("a rod of {n} points, {steps} steps, {} ranks", dsm.ranks()));
+        table.print(&format!("a rod of {n} points, {steps} steps, {} ranks", dsm.ranks()))?;
         dsm.remove("stencil.0").and(dsm.remove("stencil.1"))?; // with daemons, regions stay until then
     }
     Ok(dsm.leave()?)

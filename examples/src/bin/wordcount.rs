@@ -104,7 +104,7 @@ fn run() -> Outcome {
         table.time("time", time);
         traffic.rows(&mut table);
         table.row("verified", "yes");
-        table.print(&format!("Words counted by {} ranks", dsm.ranks()));
+        table.print(&format!("Words counted by {} ranks", dsm.ranks()))?;
     }
     dsm.barrier()?;
     Ok(dsm.leave()?)

@@ -42,7 +42,7 @@ fn work_queue() -> Outcome {
         table.time("time", time);
         table.time("one process alone", alone_time);
         table.row("verified", "yes");
-        table.print(&format!("{tasks} tasks, {} ranks", dsm.ranks()));
+        table.print(&format!("{tasks} tasks, {} ranks", dsm.ranks()))?;
         // With daemons, regions stay until somebody removes them.
         dsm.remove("workqueue.next")?;
         dsm.remove(&format!("workqueue.{tasks}"))?;
