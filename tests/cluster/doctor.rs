@@ -81,6 +81,22 @@ fn other_hosts_are_reached_by_ssh_and_by_datagrams_both_ways() {
     bed.assert_nothing_left();
 }
 
+/// As with `ControlPersist`: a process stays in the background, and holds the pipes open.
+#[test]
+fn an_ssh_that_leaves_a_process_behind_is_not_waited_for() {
+    let behind = "exec tail -f /dev/null";
+    let bed = with_ssh(&format!("({behind}) &\necho 'Permission denied (publickey).' >&2; exit 255"));
+    let hosts = bed.file("hosts", "127.0.0.2\n");
+    let done = bed.pagemesh(&format!("doctor --hosts {hosts}"));
+    assert_eq!(done.code, 1, "{done:#?}");
+    assert!(done.out.starts_with("will not work: 127.0.0.2: ssh: Permission denied"), "{done:#?}");
+    // One that holds standard error alone.
+    let bed = with_ssh(&format!("({behind}) > /dev/null &\necho 'Connection refused' >&2; exit 255"));
+    let hosts = bed.file("hosts", "127.0.0.2\n");
+    let done = bed.pagemesh(&format!("doctor --hosts {hosts}"));
+    assert!(done.out.starts_with("will not work: 127.0.0.2: ssh: Connection refused"), "{done:#?}");
+}
+
 #[test]
 fn a_host_that_ssh_does_not_reach_will_not_work_and_the_mend_is_said() {
     let bed = with_ssh("echo 'Permission denied (publickey).' >&2; exit 255");

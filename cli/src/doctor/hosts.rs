@@ -3,12 +3,13 @@
 
 use std::io::{Read, Write};
 use std::net::{IpAddr, SocketAddr, ToSocketAddrs, UdpSocket};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::process::{Child, ChildStdout, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use pagemesh::net::udp::probe_mtu;
 use pagemesh::{Check, Health};
+use rustix::process::{PidfdFlags, pidfd_open};
 
 use super::peer::Hello;
 use super::{Report, good, ill};
@@ -29,9 +30,12 @@ const SIZES: [usize; 2] = [pagemesh::config::net::MTU_BASE, pagemesh::config::ne
 /// The mend for datagrams that do not arrive.
 const MEND_UDP: &str = "let UDP through between the hosts, in both directions and on all ports from 1024 on";
 
-/// The other side of an examination, killed when it is dropped.
+/// The other side of an examination, killed when it is dropped. Its pipes do not end with the process: a master
+/// connection that ssh leaves in the background (`ControlPersist`) has inherited them.
 struct Remote {
     child: Child,
+    /// Readable when the process has ended.
+    pidfd: OwnedFd,
     stdout: ChildStdout,
 }
 
@@ -112,6 +116,13 @@ fn version(theirs: &Hello) -> Result<Check, Check> {
     ))
 }
 
+/// What is waited for while the other side has not said its first line.
+#[derive(Clone, Copy, PartialEq)]
+enum Event {
+    Said,
+    Ended,
+}
+
 impl Remote {
     fn start(host: &str, ip: IpAddr) -> Result<Remote, Trouble> {
         let words = [this_executable()?.into(), "doctor-peer".into(), "--bind".into(), ip.to_string().into()];
@@ -120,7 +131,9 @@ impl Remote {
         command.args(&words[1..]).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.spawn().map_err(|error| Trouble::os("run ssh", error))?;
         let stdout = child.stdout.take().ok_or_else(|| Trouble::start("ssh: no pipe"))?;
-        Ok(Remote { child, stdout })
+        let pidfd = pidfd_open(rustix::process::Pid::from_child(&child), PidfdFlags::empty())
+            .map_err(|error| Trouble::os("watch ssh", error))?;
+        Ok(Remote { child, pidfd, stdout })
     }
 
     /// Its first line, or why there is none.
@@ -131,10 +144,18 @@ impl Remote {
             if let Some(end) = heard.iter().position(|byte| *byte == b'\n') {
                 return serde_json::from_slice(&heard[..end]).map_err(|_| self.not_a_hello(&heard[..end]));
             }
-            let ready = wait(&[((), self.stdout.as_fd(), Interest::Read)], Some(deadline));
-            if !ready.is_ok_and(|ready| !ready.is_empty()) {
+            let sources = [
+                (Event::Said, self.stdout.as_fd(), Interest::Read),
+                (Event::Ended, self.pidfd.as_fd(), Interest::Read),
+            ];
+            let ready = wait(&sources, Some(deadline)).unwrap_or_default();
+            if ready.is_empty() {
                 let found = format!("no answer within {} s", HELLO_TIMEOUT.as_secs());
                 return Err(ill(Health::Bad, "ssh", found, mend_ssh(host)));
+            }
+            // What it said before its end comes first.
+            if !ready.contains(&Event::Said) {
+                return Err(self.ended(host));
             }
             let mut bytes = [0; 4096];
             match self.stdout.read(&mut bytes) {
@@ -152,12 +173,10 @@ impl Remote {
 
     /// Why it has ended before it said anything.
     fn ended(&mut self, host: &str) -> Check {
-        let mut text = String::new();
-        if let Some(stderr) = &mut self.child.stderr {
-            // Its end is near: the process has ended, or has closed its output.
-            let _ = stderr.read_to_string(&mut text);
-        }
+        // Its end is near: the process has ended, or has closed its output.
+        self.end_by(Instant::now() + END_TIMEOUT);
         let code = self.child.wait().ok().and_then(|status| status.code());
+        let text = self.child.stderr.as_mut().map(what_is_there).unwrap_or_default();
         let said =
             text.lines().rev().find(|line| !line.trim().is_empty()).unwrap_or("it says nothing").trim();
         match code {
@@ -173,20 +192,36 @@ impl Remote {
     }
 }
 
+impl Remote {
+    /// Waits for the end of the process; kills it when the deadline has come.
+    fn end_by(&mut self, deadline: Instant) {
+        let ended = ((), self.pidfd.as_fd(), Interest::Read);
+        if wait(&[ended], Some(deadline)).is_ok_and(|ready| !ready.is_empty()) {
+            return;
+        }
+        let _ = self.child.kill();
+    }
+}
+
 impl Drop for Remote {
     fn drop(&mut self) {
-        // The end of its input ends the other side; the connection follows.
+        // The end of its input ends the other side; the connection follows. What it has still to say fits its pipe.
         drop(self.child.stdin.take());
-        let deadline = Instant::now() + END_TIMEOUT;
-        let mut bytes = [0; 4096];
-        while wait(&[((), self.stdout.as_fd(), Interest::Read)], Some(deadline))
-            .is_ok_and(|ready| !ready.is_empty())
-            && self.stdout.read(&mut bytes).is_ok_and(|len| len > 0)
-        {}
-        // It has ended, or has had its time.
-        let _ = self.child.kill();
+        self.end_by(Instant::now() + END_TIMEOUT);
         let _ = self.child.wait();
     }
+}
+
+/// The text that a pipe holds, without waiting for more.
+fn what_is_there(pipe: &mut (impl Read + AsFd)) -> String {
+    let (mut text, mut bytes) = (Vec::new(), [0; 4096]);
+    while wait(&[((), pipe.as_fd(), Interest::Read)], Some(Instant::now()))
+        .is_ok_and(|ready| !ready.is_empty())
+        && let Ok(len @ 1..) = pipe.read(&mut bytes)
+    {
+        text.extend_from_slice(&bytes[..len]);
+    }
+    String::from_utf8_lossy(&text).into_owned()
 }
 
 fn mend_ssh(host: &str) -> String {
