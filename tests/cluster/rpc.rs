@@ -67,3 +67,48 @@ fn interfaces_are_listed_described_and_called() {
     bed.pagemesh("down").ok();
     bed.assert_nothing_left();
 }
+
+/// Numbers above which a reader of JSON that has doubles alone gives another number.
+const EXACT_MAX: u64 = 1 << 53;
+
+/// Fails if a number in this JSON, or in a text of JSON in it, is beyond what every reader holds exactly.
+fn assert_exact(line: &str, value: &serde_json::Value) {
+    match value {
+        serde_json::Value::Number(number) => {
+            assert!(number.as_u64().is_none_or(|number| number <= EXACT_MAX), "{line}: {number}");
+        }
+        serde_json::Value::String(text) => {
+            if let Ok(value @ serde_json::Value::Object(_)) = serde_json::from_str(text) {
+                assert_exact(line, &value);
+            }
+        }
+        serde_json::Value::Array(values) => values.iter().for_each(|value| assert_exact(line, value)),
+        serde_json::Value::Object(fields) => fields.values().for_each(|value| assert_exact(line, value)),
+        serde_json::Value::Null | serde_json::Value::Bool(_) => {}
+    }
+}
+
+#[test]
+fn hashes_and_incarnations_are_texts_wherever_they_are_shown() {
+    let bed = Bed::new();
+    bed.pagemesh("up --daemons 2").ok();
+    bed.pagemesh("run --ranks 2 region write data").ok();
+    for (line, id) in [
+        ("rpc ls --json", "hash"),
+        ("rpc call 0 Meta.list", "hash"),
+        ("rpc call 0 Cluster.directory", ""),
+        ("rpc call 0 Cluster.status", ""),
+        ("rpc call 0 Node.status", ""),
+        ("rpc describe Meta --json", ""),
+        ("status --json --interval 0", ""),
+        ("regions ls --json", "program"),
+    ] {
+        let done = bed.pagemesh(line).ok();
+        assert_exact(line, &serde_json::from_str(&done.out).expect("JSON"));
+        let ids = done.out.lines().filter(|shown| shown.contains(&format!("\"{id}\": ")));
+        let texts = ids.filter(|shown| shown.contains(&format!("\"{id}\": \""))).count();
+        assert!(id.is_empty() || texts > 0, "{line} shows no {id} as a text: {done:#?}");
+    }
+    bed.pagemesh("down").ok();
+    bed.assert_nothing_left();
+}
