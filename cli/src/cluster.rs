@@ -61,10 +61,12 @@ pub(crate) fn up(state_dir: Option<PathBuf>, up: &Up) -> Result<i32, Trouble> {
     // From here on the file accounts for them, not this process.
     daemons.iter_mut().for_each(Running::say_recorded);
     daemons.into_iter().try_for_each(|daemon| daemon.release(STOP_GRACE))?;
-    if up.json {
-        out::json(&cluster)?;
-        return Ok(0);
-    }
+    let shown = if up.json { out::json(&cluster) } else { show(&cluster, &plan) };
+    shown.map_err(|trouble| trouble.and("the cluster is up; stop it with `pagemesh down`"))?;
+    Ok(0)
+}
+
+fn show(cluster: &ClusterFile, plan: &Plan) -> Result<(), Trouble> {
     for node in &cluster.nodes {
         out::line(format_args!(
             "node {} ready at {} on {} (pid {})",
@@ -74,8 +76,7 @@ pub(crate) fn up(state_dir: Option<PathBuf>, up: &Up) -> Result<i32, Trouble> {
             node.pid
         ))?;
     }
-    out::line(format_args!("logs in {}", plan.log_dir().display()))?;
-    Ok(0)
+    out::line(format_args!("logs in {}", plan.log_dir().display()))
 }
 
 /// Stops the daemons of the state directory, politely first.
@@ -96,6 +97,7 @@ pub(crate) fn down(state_dir: Option<PathBuf>) -> Result<i32, Trouble> {
     };
     // Opened before anything is told to stop: after that a number may belong to somebody else.
     let local = watch_local(&cluster);
+    state.say_ending();
     let asked = ask_to_stop(&state, &cluster);
     if let Err(error) = &asked {
         out::warn(format_args!("the cluster does not answer ({error}); stopping its processes"));

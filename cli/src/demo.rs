@@ -46,36 +46,37 @@ pub(crate) fn run(demo: &Demo) -> Result<i32, Trouble> {
     guardian::run(None, run, &words)
 }
 
+/// Why the demo ends before its end.
+enum Stop {
+    /// A line could not be written; rank 0 knows why.
+    Unwritten(Option<Trouble>),
+    /// An operation of the library failed.
+    Failed(pagemesh::Error),
+}
+
+impl From<pagemesh::Error> for Stop {
+    fn from(error: pagemesh::Error) -> Stop {
+        Stop::Failed(error)
+    }
+}
+
 /// One of the ranks.
 pub(crate) fn rank(demo: &Demo) -> Result<i32, Trouble> {
     let dsm = Dsm::builder().from_env()?.join()?;
     if dsm.ranks() != RANKS {
         return Err(Trouble::start(format!("demo-rank: one of {RANKS} ranks that `pagemesh demo` starts")));
     }
-    let notes = Notes::new(&dsm)?;
-    let mut screen = Screen::new(&dsm, demo.json);
-    let cores = std::thread::available_parallelism().map_or(1, usize::from);
-    screen.line(&figures::title(RANKS, cores));
-
-    let counter = screen.during("a counter behind a lock", |_| counter::count(&dsm))?;
-    screen.line(&counter);
-    let list = screen.during("a linked list", |_| list::build_and_walk(&dsm, &notes))?;
-    screen.line(&list);
-    let product = screen.during("a matrix product", |_| product::multiply_together(&dsm, &notes))?;
-    screen.line(&product);
-    let fault = screen.during("the cost of a page fault", |_| fault::measure(&dsm, &notes))?;
-    screen.line(&figures::Costs { fault: &fault, product: &product });
-    let speed_up = screen.during("2 processes beside one", |step| {
-        speed_up::measure(&dsm, &notes, product.alone_s, cores, step)
-    })?;
-    screen.line(&speed_up);
-
-    let figures = Figures::new(cores, counter, list, product, fault, speed_up);
-    let root = dsm.is_root();
-    dsm.leave()?;
-    if !root {
-        return Ok(0);
+    let played = play(&dsm, demo);
+    if matches!(played, Ok(_) | Err(Stop::Unwritten(_))) {
+        // All ranks are here: none ends as if it had died.
+        dsm.leave()?;
     }
+    let figures = match played {
+        Ok(Some(figures)) => figures,
+        Ok(None) | Err(Stop::Unwritten(None)) => return Ok(0),
+        Err(Stop::Unwritten(Some(trouble))) => return Err(trouble),
+        Err(Stop::Failed(error)) => return Err(error.into()),
+    };
     let shown = if demo.json { out::json(&figures) } else { out::line(figures::next_steps()?) };
     match shown {
         // Nobody reads any more, as after `demo | head -1`: no reason to call the run a failure.
@@ -83,4 +84,27 @@ pub(crate) fn rank(demo: &Demo) -> Result<i32, Trouble> {
         shown => shown?,
     }
     Ok(figures.code())
+}
+
+/// All steps, and their figures at rank 0. Collective.
+fn play(dsm: &Dsm, demo: &Demo) -> Result<Option<Figures>, Stop> {
+    let notes = Notes::new(dsm)?;
+    let screen = Screen::new(dsm, &notes, demo.json);
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    screen.line(&figures::title(RANKS, cores))?;
+
+    let counter = screen.during("a counter behind a lock", |_| counter::count(dsm))?;
+    screen.line(&counter)?;
+    let list = screen.during("a linked list", |_| list::build_and_walk(dsm, &notes))?;
+    screen.line(&list)?;
+    let product = screen.during("a matrix product", |_| product::multiply_together(dsm, &notes))?;
+    screen.line(&product)?;
+    let fault = screen.during("the cost of a page fault", |_| fault::measure(dsm, &notes))?;
+    screen.line(&figures::Costs { fault: &fault, product: &product })?;
+    let speed_up = screen.during("2 processes beside one", |step| {
+        speed_up::measure(dsm, &notes, product.alone_s, cores, step)
+    })?;
+    screen.line(&speed_up)?;
+    let figures = Figures::new(cores, counter, list, product, fault, speed_up);
+    Ok(dsm.is_root().then_some(figures))
 }

@@ -14,6 +14,8 @@ pub(crate) const PEER_DIED: i32 = 70;
 pub(crate) struct Endings {
     /// The first ending that is not a consequence was told.
     cause_told: bool,
+    /// The cause is that the cluster was taken down.
+    taken_down: bool,
     /// Endings that were not told yet.
     others: BTreeMap<Ending, BTreeSet<u32>>,
 }
@@ -35,6 +37,13 @@ impl Endings {
         None
     }
 
+    /// The cluster of the program was taken down; gives the line to show now, once.
+    pub(crate) fn cluster_taken_down(&mut self) -> Option<&'static str> {
+        self.cause_told = true;
+        let told = std::mem::replace(&mut self.taken_down, true);
+        (!told).then_some("the cluster was taken down (`pagemesh down`)")
+    }
+
     /// One line for all endings that were not shown; `None` if there are none.
     pub(crate) fn summary(&self) -> Option<String> {
         let of = |(ending, ranks): (&Ending, &BTreeSet<u32>)| {
@@ -44,7 +53,7 @@ impl Endings {
             } else {
                 ending.to_string()
             };
-            let why = if *ending == Ending::Code(PEER_DIED) {
+            let why = if *ending == Ending::Code(PEER_DIED) && !self.taken_down {
                 " (another process of the cluster died)"
             } else {
                 ""
@@ -71,6 +80,17 @@ mod tests {
         assert_eq!(endings.add(4, Ending::Code(0)), None);
         let line = "then ranks 0-1 exited with code 70 (another process of the cluster died); \
                     rank 3 was killed by SIGTERM";
+        assert_eq!(endings.summary().as_deref(), Some(line));
+    }
+
+    #[test]
+    fn no_process_has_died_when_the_cluster_was_taken_down() {
+        let mut endings = Endings::default();
+        assert_eq!(endings.cluster_taken_down(), Some("the cluster was taken down (`pagemesh down`)"));
+        assert_eq!(endings.add(0, Ending::Code(70)), None);
+        assert_eq!(endings.cluster_taken_down(), None, "once");
+        assert_eq!(endings.add(1, Ending::Code(2)), None);
+        let line = "then rank 1 exited with code 2; rank 0 exited with code 70";
         assert_eq!(endings.summary().as_deref(), Some(line));
     }
 

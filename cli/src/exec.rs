@@ -89,6 +89,8 @@ fn guard(setup: &ExecChild, cannot: impl Fn(std::io::Error) -> Trouble) -> Resul
         // Whatever is sent down a lifeline is ignored; only its end counts.
         if matches!(nix::unistd::read(&stdin, &mut [0; 512]), Ok(0) | Err(_)) {
             let _ = killpg(group, Signal::SIGTERM);
+            // A stopped program handles no signal.
+            let _ = killpg(group, Signal::SIGCONT);
             cut = true;
             deadline = Some(Instant::now() + LIFELINE_GRACE);
         }

@@ -14,6 +14,7 @@ use std::process::Command;
 
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, FdFlag, OFlag, fcntl};
+use nix::sys::prctl::set_pdeathsig;
 use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::waitpid;
 use nix::unistd::{Pid, pipe2, write};
@@ -53,8 +54,9 @@ pub(crate) fn run(state_dir: Option<PathBuf>, run: Run, words: &[OsString]) -> R
             break;
         }
         if let Some(signal) = signals.next() {
-            // It may have ended: no matter.
+            // It may have ended: no matter. A stopped guardian would not read it.
             let _ = write(&to_guardian, &[signal as i32 as u8]);
+            let _ = kill(Pid::from_raw(guardian.id() as i32), Signal::SIGCONT);
         }
     }
     let ending = guardian.wait().map(Ending::from).map_err(|e| Trouble::os("wait for the guardian", e))?;
@@ -68,6 +70,8 @@ pub(crate) fn run(state_dir: Option<PathBuf>, run: Run, words: &[OsString]) -> R
 /// The guardian: does what the front was told, and ends everything if the front is killed.
 pub(crate) fn guard(guardian: &Guardian) -> Result<i32, Trouble> {
     let signals = Signals::of_front(guardian.front)?;
+    // The end of the pipe wakes no stopped guardian: the kernel lets it go on when the front is gone.
+    set_pdeathsig(Signal::SIGCONT).map_err(|e| Trouble::os("hear of the end of the process in front", e))?;
     adopt_orphans()?;
     let arguments = args::parse_from(&guardian.words)?;
     let Words::Run(run) = arguments.command else {

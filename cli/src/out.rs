@@ -5,7 +5,7 @@
 //! code of its own. The lints of this crate refuse `println!` and `eprintln!` everywhere else.
 
 use std::fmt::Display;
-use std::io::{Error, ErrorKind, Write};
+use std::io::{Error, ErrorKind, IsTerminal, Write};
 
 use nix::sys::signal::Signal;
 use serde::Serialize;
@@ -40,6 +40,21 @@ pub(crate) fn bytes(bytes: &[u8]) -> Result<(), Trouble> {
 /// Says something on standard error, behind the command's name.
 pub(crate) fn warn(line: impl Display) {
     note(format_args!("pagemesh: {line}"));
+}
+
+/// Says something on standard error about a program that may have drawn a bar on the terminal: in the bar's place.
+pub(crate) fn warn_over_bar(line: impl Display) {
+    note(format_args!("{}pagemesh: {line}", clear()));
+}
+
+/// Clears what a program that was interrupted has left of its bar.
+pub(crate) fn clear_bar() {
+    let _ = std::io::stderr().write_all(clear().as_bytes());
+}
+
+/// Clears the line of the cursor, on a terminal.
+fn clear() -> &'static str {
+    if std::io::stderr().is_terminal() { "\r\x1b[K" } else { "" }
 }
 
 /// Writes a line on standard error. Nothing can be done if nobody reads it.

@@ -177,12 +177,30 @@ impl Running {
         Running::start(name, command, Place::There)
     }
 
-    /// Sends a signal to the process and all in its group; nothing if it has ended. A process of another
-    /// host is asked to end by whatever signal, through its lifeline: signals do not travel over ssh.
+    /// Sends a signal to the process and all in its group; nothing if it has ended. A stopped process (SIGSTOP)
+    /// goes on, so that it can handle the signal. A process of another host is asked to end by whatever signal,
+    /// through its lifeline: signals do not travel over ssh.
     pub(crate) fn signal(&mut self, signal: Signal) {
         if self.place == Place::There && signal != Signal::SIGKILL {
             drop(self.child.stdin.take());
-        } else if self.ending.is_none() {
+            return;
+        }
+        self.send(signal);
+        // After the signal: the process must not run before it is pending. SIGKILL ends a stopped process too.
+        if signal != Signal::SIGKILL {
+            self.resume();
+        }
+    }
+
+    /// Lets the processes of the group go on that are stopped (SIGSTOP). Nothing happens on another host.
+    pub(crate) fn resume(&mut self) {
+        if self.place == Place::Here {
+            self.send(Signal::SIGCONT);
+        }
+    }
+
+    fn send(&mut self, signal: Signal) {
+        if self.ending.is_none() {
             // The process is not reaped yet, so its number is still its own. It may have ended: no matter.
             let pid = Pid::from_raw(self.child.id() as i32);
             if killpg(pid, signal).is_err() {
@@ -330,6 +348,8 @@ pub(crate) fn beside(name: &str) -> Result<PathBuf, Trouble> {
 
 #[cfg(test)]
 mod tests {
+    use nix::sys::wait::{WaitPidFlag, WaitStatus};
+
     use super::*;
 
     #[test]
@@ -352,6 +372,23 @@ mod tests {
         assert!(line.starts_with("ssh -T -o BatchMode=yes red 'cd "), "{line}");
         assert!(line.contains("exec env PAGEMESH_RANK=1"), "{line}");
         assert!(line.contains("--lifeline -- /bin/echo"), "{line}");
+    }
+
+    #[test]
+    fn a_stopped_process_goes_on_to_handle_its_signal() {
+        let mut command = Command::new("sleep");
+        command.arg("1000").process_group(0);
+        let start = Running::start("sleep".into(), command, Place::Here);
+        let mut running = start.unwrap_or_else(|trouble| panic!("{trouble}"));
+        let pid = Pid::from_raw(running.child.id() as i32);
+        kill(pid, Signal::SIGSTOP).expect("it runs");
+        let stopped = waitpid(pid, Some(WaitPidFlag::WUNTRACED));
+        assert_eq!(stopped, Ok(WaitStatus::Stopped(pid, Signal::SIGSTOP)));
+        running.signal(Signal::SIGTERM);
+        let ended = ((), running.as_fd(), crate::wait::Interest::Read);
+        let ready = crate::wait::wait(&[ended], Some(Instant::now() + Duration::from_secs(20)));
+        assert!(ready.is_ok_and(|ready| !ready.is_empty()), "it is stopped, and does not end");
+        assert_eq!(running.try_end(), Some(Ending::Signal(Signal::SIGTERM as i32)));
     }
 
     #[test]

@@ -135,7 +135,9 @@ fn run_on(
         return Ok(0);
     }
     let started = job.start_on(&cluster)?;
-    Supervisor::new(started, &mut Vec::new(), signals, job.output()).run()
+    let mut no_daemons = Vec::new();
+    let supervisor = Supervisor::new(started, &mut no_daemons, signals, job.output());
+    supervisor.on_cluster(state, &cluster).run()
 }
 
 /// On a cluster that is made for this run and ends with it.

@@ -18,6 +18,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::trouble::Trouble;
 
+/// The file that is there while `down` ends the cluster.
+const ENDING: &str = "ending";
 /// Clusters whose logs are kept, the present one included.
 const LOG_DIRS_MAX: usize = 5;
 
@@ -151,7 +153,25 @@ impl State {
     pub(crate) fn write_cluster(&self, cluster: &ClusterFile) -> Result<(), Trouble> {
         let text = serde_json::to_string_pretty(cluster)
             .map_err(|e| Trouble::failed(format!("cluster.json: {e}")))?;
+        // A `down` that was killed may have left it.
+        let _ = std::fs::remove_file(self.dir.join(ENDING));
         self.replace("cluster.json", text.as_bytes())
+    }
+
+    /// Records that the cluster is about to be taken down, for the programs that run on it.
+    pub(crate) fn say_ending(&self) {
+        // Without it they take it for a crash: no reason not to take it down.
+        let _ = self.replace(ENDING, b"");
+    }
+
+    /// Whether a cluster that was recorded here is being taken down, or has been.
+    pub(crate) fn is_taken_down(&self, cluster: &ClusterFile) -> bool {
+        // The mark first: it is removed last.
+        let is_ending = self.dir.join(ENDING).exists();
+        let text = pagemesh::settings::short_text(&self.dir.join("cluster.json")).unwrap_or_default();
+        let recorded = serde_json::from_str::<ClusterFile>(&text);
+        let founder = |cluster: &ClusterFile| cluster.nodes.first().map(|n| (n.addr, n.pid, n.started));
+        is_ending || recorded.map_or(true, |now| founder(&now) != founder(cluster))
     }
 
     /// Forgets the cluster, its key too.
@@ -159,6 +179,8 @@ impl State {
         // Gone already is as good.
         let _ = std::fs::remove_file(self.dir.join("cluster.json"));
         let _ = std::fs::remove_file(self.key_file());
+        // Last, so that at no time the cluster looks as if it stayed.
+        let _ = std::fs::remove_file(self.dir.join(ENDING));
     }
 
     /// Reads `cluster.json` and looks which of its daemons run.

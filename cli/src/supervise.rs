@@ -20,6 +20,7 @@ use crate::out;
 use crate::output::{Flow, Lines, Output};
 use crate::process::{Ending, Running};
 use crate::signals::Signals;
+use crate::state::{ClusterFile, State};
 use crate::trouble::{SIGNALLED, Trouble};
 use crate::wait::{Interest, wait};
 
@@ -71,6 +72,8 @@ pub(crate) struct Supervisor<'a> {
     relay: Option<Relay>,
     output: Output,
     endings: Endings,
+    /// Where the cluster is recorded that the program runs on, if it was up before.
+    recorded: Option<(&'a State, &'a ClusterFile)>,
     phase: Phase,
     /// The signal by which the user stopped the program, and when it came.
     stopped: Option<(Signal, Instant)>,
@@ -120,10 +123,16 @@ impl<'a> Supervisor<'a> {
             relay,
             output,
             endings: Endings::default(),
+            recorded: None,
             phase: Phase::Running,
             stopped: None,
             unwritten: None,
         }
+    }
+
+    /// Watches ranks of a cluster that is recorded there: another command may take it down.
+    pub(crate) fn on_cluster(self, state: &'a State, cluster: &'a ClusterFile) -> Self {
+        Supervisor { recorded: Some((state, cluster)), ..self }
     }
 
     /// Returns when all ranks have ended, with the exit code of the worst.
@@ -141,8 +150,11 @@ impl<'a> Supervisor<'a> {
         }
         let written = self.output.flush();
         self.check(written);
+        if self.stopped.is_some() {
+            out::clear_bar();
+        }
         if let Some(line) = self.endings.summary() {
-            out::warn(line);
+            out::warn_over_bar(line);
         }
         match self.unwritten.take() {
             // A signal is the user's wish, which counts before what it leads to.
@@ -232,7 +244,7 @@ impl<'a> Supervisor<'a> {
     fn say(&mut self, line: impl std::fmt::Display) {
         let written = self.output.flush();
         self.check(written);
-        out::warn(line);
+        out::warn_over_bar(line);
     }
 
     /// The first wish to stop is passed on, the second kills.
@@ -279,11 +291,24 @@ impl<'a> Supervisor<'a> {
         stdout.into_iter().for_each(|stream| stream.drain(&mut lines));
         self.show(now, place, Stream::Stderr, &errors);
         self.show(now, place, Stream::Stdout, &lines);
-        if tell && let Some(line) = self.endings.add(place as u32, ending) {
-            self.say(line);
+        if tell {
+            self.tell_of_end(place, ending);
         }
         if ending != Ending::Code(0) {
             self.begin_grace();
+        }
+    }
+
+    fn tell_of_end(&mut self, place: usize, ending: Ending) {
+        let taken_down = self.recorded.is_some_and(|(state, cluster)| state.is_taken_down(cluster));
+        if ending != Ending::Code(0)
+            && taken_down
+            && let Some(line) = self.endings.cluster_taken_down()
+        {
+            self.say(line);
+        }
+        if let Some(line) = self.endings.add(place as u32, ending) {
+            self.say(line);
         }
     }
 
@@ -299,6 +324,8 @@ impl<'a> Supervisor<'a> {
             // Ranks that the user has interrupted write their pages back.
             let grace = if self.stopped.is_some() { TERM_GRACE } else { STOP_GRACE };
             self.phase = Phase::Grace(Instant::now() + grace);
+            // A stopped rank cannot end by itself.
+            self.ranks.iter_mut().for_each(|rank| rank.running.resume());
         }
     }
 

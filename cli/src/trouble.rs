@@ -46,6 +46,19 @@ impl Trouble {
         Trouble { line: String::new(), code }
     }
 
+    /// Adds what else the user must know, unless nothing is said at all.
+    pub(crate) fn and(mut self, more: &str) -> Trouble {
+        if !self.line.is_empty() {
+            self.line = format!("{}; {more}", self.line);
+        }
+        self
+    }
+
+    /// Whether nothing is said.
+    pub(crate) fn is_silent(&self) -> bool {
+        self.line.is_empty()
+    }
+
     /// Says it on standard error, if there is something to say.
     pub(crate) fn tell(&self) {
         if !self.line.is_empty() {

@@ -135,6 +135,115 @@ fn no_process_of_a_run_survives_the_end_of_the_command() {
     }
 }
 
+/// Stops a process, and waits until it is stopped.
+fn stop(bed: &Bed, pid: i32) {
+    kill(Pid::from_raw(pid), Signal::SIGSTOP).expect("it runs");
+    bed.until("the process is stopped", || {
+        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+        stat.rsplit_once(") ").is_some_and(|(_, rest)| rest.starts_with('T'))
+    });
+}
+
+#[test]
+fn a_stopped_rank_heeds_the_wish_to_stop_its_run() {
+    let bed = Bed::new();
+    let (started, never) = (bed.pipe("started"), bed.pipe("never"));
+    let told = bed.dir().join("told");
+    let program = bed.file(
+        "wait.sh",
+        &format!(
+            "trap 'echo > {}; exit' TERM\necho $$ > {}\nread word < {}\n",
+            told.display(),
+            started.path(),
+            never.path()
+        ),
+    );
+    let going = bed.start("pagemesh", &format!("run --no-daemons --ranks 1 sh {program}"));
+    stop(&bed, started.line("the rank runs").trim().parse().expect("a process"));
+    going.signal(Signal::SIGTERM);
+    let done = going.wait();
+    assert_eq!(done.code, 143, "{done:#?}");
+    assert!(told.exists(), "killed before it could handle the signal: {done:#?}");
+    bed.assert_nothing_left();
+}
+
+#[test]
+fn a_stopped_rank_goes_on_when_another_one_has_failed() {
+    let bed = Bed::new();
+    let (started, go) = (bed.pipe("started"), bed.pipe("go"));
+    let program = bed.file(
+        "fail.sh",
+        &format!(
+            "if [ $PAGEMESH_RANK = 1 ]; then read word < {}; exit 3; fi\necho $$ > {}\nkill -STOP $$\n",
+            go.path(),
+            started.path()
+        ),
+    );
+    let going = bed.start("pagemesh", &format!("run --no-daemons --ranks 2 sh {program}"));
+    stop(&bed, started.line("rank 0 runs").trim().parse().expect("a process"));
+    go.say("fail");
+    let done = going.wait();
+    assert_eq!(done.code, 3, "{done:#?}");
+    assert!(!done.err.contains("do not end by themselves"), "rank 0 stays stopped: {done:#?}");
+    bed.assert_nothing_left();
+}
+
+#[test]
+fn a_stopped_guardian_goes_on_to_end_its_run() {
+    for signal in [Signal::SIGTERM, Signal::SIGKILL] {
+        let bed = Bed::new();
+        let started = bed.pipe("started");
+        let line = format!("echo > {}; exec tail -f /dev/null\n", started.path());
+        let program = bed.file("wait.sh", &line);
+        let going = bed.start("pagemesh", &format!("run --no-daemons --ranks 1 sh {program}"));
+        started.hear("the rank runs");
+        stop(&bed, child_of(going.pid));
+        going.signal(signal);
+        assert_eq!(going.wait().code, 128 + signal as i32);
+        bed.until("its processes end", || bed.processes().is_empty());
+    }
+}
+
+/// What a program shows on a terminal that draws a bar there, and is interrupted.
+#[test]
+fn an_interrupt_is_shown_in_place_of_a_programs_bar() {
+    let bed = Bed::new();
+    let (started, never) = (bed.pipe("started"), bed.pipe("never"));
+    let line = format!("printf 'a bar' >&2\necho > {}\nread word < {}\n", started.path(), never.path());
+    let program = bed.file("bar.sh", &line);
+    let terminal = nix::pty::openpty(None, None).expect("a terminal");
+    let side = || Stdio::from(terminal.slave.try_clone().expect("a descriptor"));
+    let going = bed.start_with(&format!("run --no-daemons --ranks 1 sh {program}"), side(), side());
+    drop(terminal.slave);
+    started.hear("the bar is drawn");
+    going.signal(Signal::SIGINT);
+    assert_eq!(going.wait().code, 130);
+    let mut shown = Vec::new();
+    // The end of a terminal is an error; what came before it stays.
+    let _ = File::from(terminal.master).read_to_end(&mut shown);
+    let shown = String::from_utf8_lossy(&shown);
+    assert!(shown.contains("a bar\r\u{1b}[Kpagemesh: interrupted\r\n"), "{shown:?}");
+    bed.assert_nothing_left();
+}
+
+#[test]
+fn a_run_says_that_its_cluster_was_taken_down() {
+    let bed = Bed::new();
+    bed.pagemesh("up --nodes 1").ok();
+    let going = bed.start("pagemesh", "run --ranks 2 jacobi --n 256 --iterations 1000000");
+    bed.status_until(|status| (status["regions"].as_array()?.len() == 2).then_some(()));
+    bed.pagemesh("down").ok();
+    let done = going.wait();
+    assert!([2, 70].contains(&done.code), "{done:#?}");
+    let own = own_lines(&done.err);
+    let down = "pagemesh: the cluster was taken down (`pagemesh down`)";
+    let position = own.iter().position(|line| *line == down);
+    let last = position.unwrap_or_else(|| panic!("it is not said: {done:#?}")) + 1;
+    assert!(last == own.len() || own[last].starts_with("pagemesh: then rank"), "{done:#?}");
+    assert!(!done.err.contains("another process"), "{done:#?}");
+    bed.assert_nothing_left();
+}
+
 #[test]
 fn each_cluster_has_logs_of_its_own_and_few_are_kept() {
     let bed = Bed::new();

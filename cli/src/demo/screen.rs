@@ -10,6 +10,8 @@ use std::time::{Duration, Instant};
 use indicatif::{ProgressBar, ProgressStyle};
 use pagemesh::Dsm;
 
+use super::Stop;
+use super::notes::Notes;
 use crate::out;
 
 /// Where no bar is seen, something is said after each such time without a result.
@@ -18,7 +20,8 @@ const SILENCE_MAX: Duration = Duration::from_secs(5);
 const TICK: Duration = Duration::from_millis(100);
 
 /// What this rank shows: at rank 0 everything, at the others nothing.
-pub(super) struct Screen {
+pub(super) struct Screen<'a> {
+    notes: &'a Notes<'a>,
     is_root: bool,
     json: bool,
 }
@@ -31,16 +34,21 @@ pub(super) struct Step<'a> {
     pulse: Option<(Sender<()>, JoinHandle<()>)>,
 }
 
-impl Screen {
-    pub(super) fn new(dsm: &Dsm, json: bool) -> Screen {
-        Screen { is_root: dsm.is_root(), json }
+impl<'a> Screen<'a> {
+    pub(super) fn new(dsm: &Dsm, notes: &'a Notes<'a>, json: bool) -> Screen<'a> {
+        Screen { notes, is_root: dsm.is_root(), json }
     }
 
-    /// Shows a line of the result, unless the result is asked for as JSON.
-    pub(super) fn line(&mut self, line: &impl Display) {
-        if self.is_root && !self.json {
-            // A reader that has gone does not keep the other ranks from their end.
-            let _ = out::line(line);
+    /// Shows a line of the result, unless the result is asked for as JSON. An error at every rank if it cannot be
+    /// written. Collective.
+    pub(super) fn line(&self, line: &impl Display) -> Result<(), Stop> {
+        let shown = if self.is_root && !self.json { out::line(line) } else { Ok(()) };
+        let trouble = shown.err().filter(|trouble| !trouble.is_silent());
+        // A reader that has gone, as after `demo | head -1`, has seen what it wanted.
+        if self.notes.decide(u64::from(trouble.is_some()))? == 0 {
+            Ok(())
+        } else {
+            Err(Stop::Unwritten(trouble))
         }
     }
 
