@@ -1,7 +1,7 @@
 //! Waits for other ranks: with a deadline, for ever, and in vain.
 
 use std::sync::mpsc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use pagemesh::{Dsm, Error, Node, Settings};
 
@@ -74,10 +74,12 @@ fn a_lock_that_another_rank_has_is_tried_in_vain_and_waited_for_up_to_a_deadline
                     assert!(timeout < LONG, "{error}");
                     timeout *= 2;
                 }
+                let late = mutex.lock_deadline(Instant::now() + SOON).map(|_| ()).unwrap_err();
+                assert!(matches!(late, Error::Timeout { .. }), "{late}");
                 dsm.barrier().unwrap();
             }
             // Nobody is in the way of those that wait now.
-            *mutex.lock_timeout(LONG).unwrap() += 1;
+            *mutex.lock_deadline(Instant::now() + LONG).unwrap() += 1;
             dsm.barrier().unwrap();
             assert_eq!(*mutex.lock().unwrap(), 3);
             dsm.barrier().unwrap();
@@ -104,12 +106,14 @@ fn a_rank_whose_deadline_has_passed_is_waited_for_at_the_barrier() {
                     let error = dsm.barrier_timeout(SOON).unwrap_err();
                     assert!(matches!(error, Error::Timeout { .. }), "{error}");
                     assert!(error.to_string().contains("missing"), "{error}");
+                    let error = dsm.barrier_deadline(Instant::now() + SOON).unwrap_err();
+                    assert!(matches!(error, Error::Timeout { .. }), "{error}");
                     drop(sender.lock().unwrap().take());
                 }
                 _ => {}
             }
             data.set(dsm.rank() as usize, 1);
-            dsm.barrier_timeout(LONG).unwrap();
+            dsm.barrier_deadline(Instant::now() + LONG).unwrap();
             let all: Vec<u64> = (0..3).map(|rank| data.get(rank)).collect();
             assert_eq!(all, [1, 1, 1], "nobody has gone on without rank {}", dsm.rank());
             dsm.leave().unwrap();
