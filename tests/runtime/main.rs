@@ -26,7 +26,6 @@ mod loss;
 mod memory;
 mod process;
 mod regions;
-mod surface;
 mod tearing;
 mod types;
 mod waiting;

@@ -121,6 +121,32 @@ fn a_rank_whose_deadline_has_passed_is_waited_for_at_the_barrier() {
     }
 }
 
+#[test]
+fn a_wait_ends_at_the_instant_that_is_its_deadline() {
+    let apart = std::sync::Barrier::new(2);
+    Rig::with_daemons(1, 2).run(move |dsm| {
+        let later = || Instant::now() + LONG;
+        let mutex = dsm.mutex::<u64>("held").unwrap();
+        let guard = dsm.is_root().then(|| mutex.lock().unwrap());
+        dsm.barrier().unwrap();
+        if !dsm.is_root() {
+            let error = mutex.lock_deadline(Instant::now()).map(drop).unwrap_err();
+            assert!(matches!(error, Error::Timeout { .. }), "{error}");
+            let error = dsm.barrier_deadline(Instant::now()).unwrap_err();
+            assert!(matches!(error, Error::Timeout { .. }), "{error}");
+        }
+        // Rank 0 comes to the barrier when rank 1 has given up.
+        apart.wait();
+        drop(guard);
+        dsm.barrier_deadline(later()).unwrap();
+        *mutex.lock_deadline(later()).unwrap() += 1;
+        dsm.barrier_deadline(later()).unwrap();
+        assert_eq!(*mutex.lock().unwrap(), 2);
+        dsm.barrier().unwrap();
+        dsm.leave().unwrap();
+    });
+}
+
 /// A lock, a barrier and a collective operation, each in a thread of its own; what they wait for is this process.
 #[test]
 fn after_five_seconds_one_line_says_which_rank_is_waited_for() {
