@@ -58,8 +58,7 @@ fn dispatch(arguments: Arguments) -> Result<i32, Trouble> {
     let state_dir = arguments.state_dir;
     if matches!(&arguments.command, Command::Run(_) | Command::Up(_)) {
         // Daemons and ranks would say the same, each of them, once they run.
-        pagemesh::Settings::from_env()?;
-        node_daemon::check_log_variable()?;
+        run::check_settings()?;
     }
     match arguments.command {
         Command::Run(run) => guardian::run(state_dir, run, &std::env::args_os().skip(1).collect::<Vec<_>>()),

@@ -11,6 +11,7 @@ use std::time::Instant;
 
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use nix::sys::signal::Signal;
+use pagemesh::NodeConfig;
 use pagemesh::settings::Settings;
 
 use crate::args::Run;
@@ -55,12 +56,18 @@ pub(crate) fn check(state_dir: Option<PathBuf>, run: &Run) -> Result<(), Trouble
     if let Some(ranks) = run.ranks {
         check_ranks(ranks)?;
     }
-    Settings::from_env()?;
+    check_settings()?;
     let apart = run.no_daemons || run.private;
     if apart || running_cluster(state_dir, run)?.is_none() {
         hosts_of(&run.shape)?;
     }
     Ok(())
+}
+
+/// Finds a wrong variable, or a wrong line of the settings file, of those that daemons and ranks read.
+pub(crate) fn check_settings() -> Result<(), Trouble> {
+    NodeConfig::check(&Settings::from_env()?)?;
+    Ok(node_daemon::check_log_variable()?)
 }
 
 /// Runs a program and gives the exit code of its worst rank.

@@ -5,6 +5,7 @@
 //! and every thread that waits for something. This is the only module that names coherence, fault
 //! and net together.
 
+mod choices;
 mod collective;
 mod control;
 #[rustfmt::skip]
@@ -53,10 +54,10 @@ use crate::coherence::{Failure, Input, OpId, Placement};
 use crate::config::membership::JOIN_TIMEOUT;
 use crate::config::node::{FLUSH_MAX, PAGE_POOL_MAX};
 use crate::error::{Error, Result};
-use crate::fault::{Arena, ArenaOptions, Backend, BackendChoice, CoreSection, check_thread_mask};
+use crate::fault::{Arena, ArenaOptions, Backend, CoreSection, check_thread_mask};
 use crate::fork;
 use crate::membership::{ElementType, Introduction, Kind, Member, RegionRecord, Want};
-use crate::net::inject::{Injector, InjectorConfig};
+use crate::net::inject::Injector;
 use crate::net::udp::{DATAGRAM_MAX, Outlet, UdpSocket};
 use crate::net::{ClusterKey, Endpoint, EndpointConfig, TransmitBuf, Version};
 use crate::page::{Access, GlobalAddr, Incarnation, NodeId, PageId, PagePool, Span, Time};
@@ -326,7 +327,7 @@ impl Inner {
         let arena = Arena::reserve(&ArenaOptions {
             len: settings.arena_size as u64,
             base: config.arena_base,
-            backend: backend_of(config)?,
+            backend: choices::backend(config)?,
             mappings_max: None,
             pool,
         })?;
@@ -335,10 +336,7 @@ impl Inner {
         endpoint.mtu_max = crate::config::net::MTU_LIMIT;
         let endpoint = Endpoint::new(endpoint, random()?);
         let intro = introduction(config, incarnation, addr);
-        let injector = InjectorConfig::from_settings(|name| {
-            settings.inject.get(name.strip_prefix("PAGEMESH_NET_")?).cloned()
-        })
-        .map_err(|error| Error::Invalid(error.to_string()))?;
+        let injector = choices::injector(settings)?;
         let locked = Locked {
             core: Core::new(endpoint, intro, settings.nearest),
             outlet: Outlet::new(injector.map(Injector::new)),
@@ -750,14 +748,6 @@ fn open_socket(settings: &Settings) -> Result<UdpSocket> {
     match &settings.socket {
         None => UdpSocket::bind(settings.bind, buffer),
         Some(socket) => UdpSocket::adopt(socket.take().map_err(Error::Invalid)?, buffer),
-    }
-}
-
-fn backend_of(config: &NodeConfig) -> Result<BackendChoice> {
-    match (config.kind, &config.settings.fault) {
-        (Kind::Daemon, _) => Ok(BackendChoice::Only(Backend::None)),
-        (Kind::Rank { .. }, Some(name)) => name.parse(),
-        (Kind::Rank { .. }, None) => Ok(BackendChoice::Auto),
     }
 }
 

@@ -15,8 +15,6 @@ use std::path::{Path, PathBuf};
 
 use crate::config::coherence::CACHE_PAGES_MIN;
 use crate::error::{Error, Result};
-use crate::fault::BackendChoice;
-use crate::net::inject::InjectorConfig;
 use crate::page::{NodeId, PAGE_SIZE};
 pub use inherited::InheritedSocket;
 pub use memory::host_memory;
@@ -226,10 +224,7 @@ impl Settings {
             "nearest" => self.nearest = Some(NodeId(number(value)?)),
             // A number in a file or in code may be that of any descriptor.
             "socket_fd" => return Err("only PAGEMESH_SOCKET_FD passes a socket on".to_owned()),
-            "fault" => {
-                value.parse::<BackendChoice>().map_err(|error| error.to_string())?;
-                self.fault = Some(value.to_owned());
-            }
+            "fault" => self.fault = Some(value.to_owned()),
             "arena_base" => self.arena_base = arena_base(value)? as usize,
             "arena_size" => self.arena_size = arena_size(value)? as usize,
             "memory_max" => self.memory_max = memory(value)?,
@@ -237,9 +232,6 @@ impl Settings {
             "rpc_workers" => self.rpc_workers = number(value)?,
             "net_loss" | "net_dup" | "net_reorder" | "net_corrupt" | "net_delay" | "net_seed" => {
                 let kind = key.trim_start_matches("net_").to_uppercase();
-                let lookup = |name: &str| name.ends_with(&kind).then(|| value.to_owned());
-                InjectorConfig::from_settings(lookup)
-                    .map_err(|error| format!("`{value}` is not {}", error.expected()))?;
                 self.inject.insert(kind, value.to_owned());
             }
             // Read by the commands and programs, not by the library.

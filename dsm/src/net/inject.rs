@@ -52,13 +52,6 @@ pub struct InjectorSettingError {
     expected: &'static str,
 }
 
-impl InjectorSettingError {
-    /// What the value must be: `a share such as 5% or 0.05`.
-    pub fn expected(&self) -> &'static str {
-        self.expected
-    }
-}
-
 impl InjectorConfig {
     /// Reads `PAGEMESH_NET_LOSS`, `PAGEMESH_NET_DUP`, `PAGEMESH_NET_REORDER`, `PAGEMESH_NET_CORRUPT` (as in `5%` or
     /// `0.05`), `PAGEMESH_NET_DELAY` (as in `2ms` or `500us`) and `PAGEMESH_NET_SEED` through `lookup`. `None` if
