@@ -43,7 +43,7 @@ fn interfaces_are_listed_described_and_called() {
 
     let described = answer(bed.pagemesh("rpc describe Node --json"));
     assert_eq!(described["name"], "Node");
-    assert!(described["methods"].as_array().is_some_and(|methods| methods.len() == 6), "{described:#}");
+    assert!(described["methods"].as_array().is_some_and(|methods| methods.len() == 7), "{described:#}");
 
     let region = answer(bed.pagemesh(r#"rpc call 1 Node.region {"name":"data"}"#));
     assert_eq!((&region["name"], &region["len"]), (&json!("data"), &json!(8000)));
