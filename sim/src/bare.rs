@@ -72,8 +72,13 @@ impl World {
     fn accepts(&mut self, parcel: &Parcel) -> bool {
         let (from, incarnation) = parcel.from;
         let cut = self.nodes[from.0 as usize].is_dead(incarnation) && self.shared.rng.bool();
+        let is_about_pages = matches!(parcel.message, Message::ToHome(_) | Message::ToNode(_));
+        let sender = &self.nodes[from.0 as usize];
+        let has_left = sender.phase == Phase::Left && sender.incarnation == incarnation;
+        let vanished = has_left && is_about_pages && self.shared.plan.vanishes;
         let receiver = &self.nodes[parcel.to.0.0 as usize];
-        !cut && matches!(receiver.phase, Phase::Up | Phase::Leaving)
+        !cut && !vanished
+            && matches!(receiver.phase, Phase::Up | Phase::Leaving)
             && receiver.incarnation == parcel.to.1
             && receiver.view[from.0 as usize] == Some(incarnation)
     }

@@ -1,6 +1,7 @@
 //! Nodes that leave, crash and join, as membership orders it: a message counts only while its receiver
 //! regards the sender's incarnation as a member. A node that leaves is a member until its last
-//! messages have arrived, as the session layer sees to; a dead one is cut off at each survivor when
+//! messages have arrived, as the session layer sees to. In half of the runs of the bare rig what it had
+//! sent about pages is gone when its core says that no page depends on it; a dead one is cut off at each survivor when
 //! that survivor learns of the death, each at its own time.
 
 use pagemesh::coherence::Input;

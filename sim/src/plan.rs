@@ -55,6 +55,8 @@ pub(crate) struct Plan {
     pub(crate) tries: bool,
     pub(crate) withdraws: bool,
     pub(crate) departures: Vec<Departure>,
+    /// Whether what a node has sent about pages is gone as soon as its core says that it has left.
+    pub(crate) vanishes: bool,
 }
 
 /// How quickly threads go on.
@@ -166,6 +168,7 @@ impl Plan {
             tries: rng.u32(..3) == 0,
             withdraws: rng.bool(),
             departures,
+            vanishes: rng.bool(),
         }
     }
 
@@ -202,6 +205,7 @@ impl Plan {
             tries: false,
             withdraws: false,
             departures: Vec::new(),
+            vanishes: false,
         }
     }
 

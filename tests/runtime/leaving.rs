@@ -1,10 +1,74 @@
 //! Joins and leaves while others compute, in every order.
 
+use std::time::Duration;
+
+use nix::sys::signal::Signal;
 use pagemesh::membership::ElementType;
 use pagemesh::{Error, Node, Settings};
 
 use crate::child::{self, Child, listen, say};
-use system_tests::rig::{self, Rig};
+use system_tests::rig::{self, Rig, until};
+
+/// Pages that change their owner while the first one leaves: more than the transport sends to a node that does
+/// not answer, and fewer than a node requests ahead of need.
+const GIVEN_AWAY: usize = 400;
+/// Elements of a page.
+const PER_PAGE: usize = 512;
+
+/// Owns pages, and leaves when told to.
+pub(crate) fn giver(settings: Settings) {
+    let dsm = child::join(settings);
+    let data = dsm.alloc::<u64>("given away", GIVEN_AWAY * PER_PAGE).unwrap();
+    (0..GIVEN_AWAY).for_each(|page| data.set(page * PER_PAGE, page as u64 + 1));
+    say("owns");
+    listen();
+    dsm.leave().unwrap();
+    say("left");
+    listen();
+}
+
+/// Requests these pages for writing when told to, and sums them up when told to.
+pub(crate) fn taker(settings: Settings) {
+    let dsm = child::join(settings);
+    let data = dsm.alloc::<u64>("given away", GIVEN_AWAY * PER_PAGE).unwrap();
+    say("ready");
+    listen();
+    data.prefetch_mut(0..data.len());
+    say("asked");
+    listen();
+    let sum: u64 = (0..GIVEN_AWAY).map(|page| data.get(page * PER_PAGE)).sum();
+    say(&sum.to_string());
+    listen();
+}
+
+/// The requester does not run while the owner leaves: what it was given lies in the owner's queue.
+#[test]
+fn a_node_leaves_when_the_pages_that_it_gave_away_have_arrived() {
+    let rig = Rig::with_daemons(1, 2);
+    let daemons = rig.start_daemons();
+    let (program, join) = (rig::new_program() + 1_000_000, Some(daemons[0].local_addr()));
+    let mut giver = Child::start("giver", &rig.rank(program, 1, join));
+    let mut taker = Child::start("taker", &rig.rank(program, 0, join));
+    giver.expect("owns");
+    taker.expect("ready");
+    giver.stop();
+    let before = daemons[0].status().faults_served;
+    taker.tell("ask");
+    taker.expect("asked");
+    let all = before + GIVEN_AWAY as u64;
+    until("the home has forwarded all requests", || daemons[0].status().faults_served >= all);
+    taker.stop();
+    giver.signal(Signal::SIGCONT);
+    giver.tell("leave");
+    // Longer than any clock in the way of leaving once was.
+    giver.says_nothing_for(Duration::from_millis(2_500));
+    taker.signal(Signal::SIGCONT);
+    giver.expect("left");
+    taker.tell("sum");
+    let sum = (1..=GIVEN_AWAY as u64).sum::<u64>();
+    taker.expect(&sum.to_string());
+    rig::stop(daemons);
+}
 
 #[test]
 fn programs_come_and_go_while_another_computes() {

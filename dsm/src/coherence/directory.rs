@@ -14,7 +14,7 @@ use super::copyset::NodeSet;
 use super::fingerprint::hash_map;
 use super::message::{Answer, Body, Req, ToHome, ToNode, Txn, Version};
 use super::placement::RegionInfo;
-use super::plant::Plant;
+use super::plant::{Plant, Planted};
 use super::table::PageTable;
 use crate::config::coherence::WANTED_GRANTS;
 use crate::page::{Access, Contents, EXTENT_PAGES, Memory, NodeId, PageBuf, PageId};
@@ -400,14 +400,18 @@ impl Directory {
         }
         // One more than the pages, so that the count cannot end before the loop does.
         self.leaving.insert(from, 1);
+        self.await_transactions_of(ctx.planted, from);
         for page in self.table.pages() {
             if !self.table.entry(page).copyset.contains(from) {
                 continue;
             }
             match self.busy.get_mut(&page) {
+                // Queued already if its transaction awaits this node.
                 Some(busy) => {
-                    busy.queue.push(Queued::Leave { from });
-                    *self.leaving.entry(from).or_default() += 1;
+                    if !busy.has_leave_of(from) {
+                        busy.queue.push(Queued::Leave { from });
+                        *self.leaving.entry(from).or_default() += 1;
+                    }
                 }
                 // Not its request number: a late duplicate must not ask on behalf of a node that left.
                 None => {
@@ -416,6 +420,19 @@ impl Directory {
             }
         }
         self.left_one(ctx, from);
+    }
+
+    /// A transaction that needs a message of the leaving node ends before it goes: its bytes on the way to a
+    /// requester, its copy for the home, its INV_ACK or INSTALLED. With the node they would be lost.
+    fn await_transactions_of(&mut self, planted: Planted, from: NodeId) {
+        let awaits = |busy: &Busy| busy.open.as_ref().is_some_and(|open| open.awaits(from));
+        if planted.has(Plant::HomeLetsGoOfWhoIsAwaited) {
+            return;
+        }
+        for busy in self.busy.values_mut().filter(|busy| awaits(busy)) {
+            busy.queue.push(Queued::Leave { from });
+            *self.leaving.entry(from).or_default() += 1;
+        }
     }
 
     fn left_one<M: Memory>(&mut self, ctx: &mut Context<'_, M>, from: NodeId) {
@@ -548,6 +565,10 @@ impl Entry {
 }
 
 impl Busy {
+    fn has_leave_of(&self, node: NodeId) -> bool {
+        self.queue.iter().any(|queued| matches!(queued, Queued::Leave { from } if *from == node))
+    }
+
     /// Something waits for the open transaction to end: its INSTALLED may be waiting for an occasion. Returns
     /// for which access it was asked for just now.
     fn hurry<M: Memory>(&mut self, ctx: &mut Context<'_, M>, page: PageId) -> Option<Access> {
@@ -584,6 +605,14 @@ impl Open {
 
     fn has_ended(&self) -> bool {
         !self.unanswered && self.copy.is_none() && self.installs.is_empty()
+    }
+
+    /// Whether the transaction needs a message of this node.
+    fn awaits(&self, node: NodeId) -> bool {
+        self.acks.contains(node)
+            || self.copy == Some(node)
+            || self.forwarded == Some(node)
+            || self.awaits_install(node)
     }
 
     fn awaits_install(&self, node: NodeId) -> bool {

@@ -20,6 +20,7 @@ pub enum Plant {
     HomeIgnoresDataHomeTxn,
     HomeIgnoresInstalledTxn,
     HomePunchesItsPage,
+    HomeLetsGoOfWhoIsAwaited,
     OwnerSendsNoDataHome,
     OwnerReadsBeforeProtect,
     OwnerLowersOnPaperOnly,
@@ -57,7 +58,7 @@ pub enum Plant {
 
 impl Plant {
     /// Every fault.
-    pub const ALL: [Plant; 48] = [
+    pub const ALL: [Plant; 49] = [
         Plant::HomeDoesNotAwaitInstalled,
         Plant::HomeDoesNotAwaitDataHome,
         Plant::HomeReadsBeforeDataHome,
@@ -73,6 +74,7 @@ impl Plant {
         Plant::HomeIgnoresDataHomeTxn,
         Plant::HomeIgnoresInstalledTxn,
         Plant::HomePunchesItsPage,
+        Plant::HomeLetsGoOfWhoIsAwaited,
         Plant::OwnerSendsNoDataHome,
         Plant::OwnerReadsBeforeProtect,
         Plant::OwnerLowersOnPaperOnly,
