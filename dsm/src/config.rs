@@ -205,7 +205,7 @@ pub mod node {
     pub const EARLY_MESSAGES_MAX: usize = 4096;
     /// Bytes of them.
     pub const EARLY_BYTES_MAX: usize = 16 << 20;
-    /// Messages kept for a member whose session has not come yet.
+    /// Messages of calls kept for a member whose session has not come yet.
     pub const UNSENT_MESSAGES_MAX: usize = 4096;
     /// Datagrams that the progress thread takes in before it looks at the timers again.
     pub const RECEIVE_BURST: usize = 64;
@@ -264,9 +264,13 @@ pub mod node {
     pub const COMPANY_AGAIN_MIN: Span = Span::from_ms(50);
     /// The same after they were found there again and again.
     pub const COMPANY_AGAIN_MAX: Span = Span::from_ms(800);
+    /// Datagrams that lie in the socket for so long, and nobody comes for them: the thread that receives gets no
+    /// core, and the progress thread takes its place.
+    pub const UNREAD_MAX: Span = Span::from_ms(10);
     /// Longest sleep of the progress thread.
     pub const SLEEP_MAX: Span = Span::from_ms(250);
-    /// Longest wait for methods that run, and for the acknowledgement of the last messages, when a node stops.
+    /// Longest wait for methods that run, and for the acknowledgement of the last messages by guests, when a node
+    /// stops.
     pub const FLUSH_MAX: Span = Span::from_ms(1_000);
     /// Messages to the operator that wait for the progress thread.
     pub const NOTES_MAX: usize = 64;
@@ -279,8 +283,9 @@ pub mod node {
     /// A node that was told to end by a signal, or that exits, gives its pages up when no home has
     /// acknowledged one for so long.
     pub const WRITE_BACK_STALL_MAX: Span = Span::from_ms(2_000);
-    /// Longest that a node tries to leave.
-    pub const LEAVE_MAX: Span = Span::from_ms(20_000);
+    /// A node that leaves gives up when it could give nothing back for so long. A home that is dead is found out
+    /// earlier.
+    pub const LEAVE_STALL_MAX: Span = Span::from_ms(60_000);
 }
 
 /// Times of the membership protocol.
@@ -297,8 +302,31 @@ pub mod membership {
     pub const DEATHS_MAX: usize = 32;
     /// Between two looks at who has been silent. Signs of life are at most one and a half of these apart.
     pub const HEARTBEAT: Span = Span::from_ms(250);
-    /// Silence after which a node is declared dead. A stop of 1.5 s must not kill.
-    pub const DEAD_AFTER: Span = Span::from_ms(3_000);
+    /// Silence after which a member is suspected, in time that the judge has listened.
+    pub const SILENCE_MAX: Span = Span::from_ms(3_000);
+    /// The same for a process of the judge's host whose end the kernel reports: it lives, and is starved or
+    /// stopped.
+    pub const SILENCE_MAX_WATCHED: Span = Span::from_ms(30_000);
+    /// Silence after which a process of this host is looked at: somebody may be debugging it.
+    pub const INSPECT_AFTER: Span = Span::from_ms(5_000);
+    /// Most that counts as listened between two moments at which the socket was found empty. One that does not
+    /// run for longer has not listened.
+    pub const LISTENED_MAX: Span = Span::from_ms(250);
+    /// How long a suspected member, and those that are asked about it, have time to answer.
+    pub const ANSWER_MAX: Span = Span::from_ms(2_000);
+    /// The same for one whose process has ended, as a member of its host says.
+    pub const ENDED_ANSWER_MAX: Span = Span::from_ms(100);
+    /// Between two questions about a suspected member.
+    pub const ASK_EVERY: Span = Span::from_ms(250);
+    /// Members that are asked about another one at a time.
+    pub const HELPERS: usize = 2;
+    /// How long two members may be unable to reach each other while others reach both.
+    pub const CUT_MAX: Span = Span::from_ms(10_000);
+    /// Of two such members one goes only if the other has said so again within this time; it does every
+    /// [`SILENCE_MAX`].
+    pub const CONFIRMED_MAX: Span = Span::from_ms(5_000);
+    /// Questions about others that a member answers at one time.
+    pub const ERRANDS_MAX: usize = super::NODES_MAX;
     /// Longest wait for the other ranks of a program to join.
     pub const JOIN_TIMEOUT: Span = Span::from_ms(30_000);
 }
@@ -376,13 +404,15 @@ pub mod rpc {
     pub const ALIVE_EVERY: Span = Span::from_ms(1_000);
     /// Silence after which a client gives a long call up.
     pub const SILENCE_MAX: Span = Span::from_ms(10_000);
+    /// Bytes of a peer's send queue that calls may take: pages and control messages have the other half.
+    pub const CALLS_QUEUE_BYTES_MAX: usize = super::net::SEND_QUEUE_BYTES_MAX / 2;
     /// Longest message of the calls: a byte that says whom it is for goes in front.
     pub const CALL_LEN_MAX: usize = super::MESSAGE_LEN_MAX - 1;
     /// A message for which the queue to its peer has no room is offered again after so long.
     pub const ROOM_AGAIN: Span = Span::from_ms(1);
     /// Of a peer whose queue is full and who acknowledges nothing for so long, no worker expects anything: as
     /// long as a member may be silent.
-    pub const ROOM_WAIT_MAX: Span = super::membership::DEAD_AFTER;
+    pub const ROOM_WAIT_MAX: Span = super::membership::SILENCE_MAX;
     /// Messages of the calls' own that wait for room in the queues to their peers. Each answers a message of
     /// a peer, so a flood of those can fill it; what comes then is dropped, and counted.
     pub const DELAYED_MAX: usize = 16_384;

@@ -43,6 +43,12 @@ pub enum Error {
         /// Its name: kind, process and address.
         name: String,
     },
+    /// The cluster has taken this node out: the others go on without it, and what it owned alone is lost.
+    #[error("this node was taken out of the cluster: {why}")]
+    Evicted {
+        /// What the cluster, or this node itself, knows of the cause.
+        why: String,
+    },
     /// Nobody answered in time. Nothing was changed here.
     #[error("{what}: no answer within {after_ms} ms")]
     Timeout {

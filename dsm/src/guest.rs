@@ -20,7 +20,7 @@ use parking_lot::{Mutex, MutexGuard};
 use smallvec::SmallVec;
 
 use self::attendant::Attendant;
-use crate::config::membership::{DEAD_AFTER, HEARTBEAT};
+use crate::config::membership::{HEARTBEAT, SILENCE_MAX};
 use crate::config::rpc::{UNSENT_BYTES_MAX, UNSENT_MAX};
 use crate::error::{Error, Result};
 use crate::fork;
@@ -576,7 +576,7 @@ impl Shared {
             let session = server.session;
             let heard = if was_away { Some(now) } else { self.net.last_heard(session) };
             server.heard = server.heard.max(heard.unwrap_or(server.heard));
-            let silent = now.since(server.heard) > DEAD_AFTER;
+            let silent = now.since(server.heard) > SILENCE_MAX;
             self.net.ping(session);
             if silent {
                 self.renew(now, at, "silent for too long");

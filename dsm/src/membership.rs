@@ -6,8 +6,12 @@
 //! protocol, and it moves no pages.
 
 mod coordinator;
+mod detector;
+mod mutation;
+mod observe;
 mod regions;
 mod sound;
+mod suspicion;
 #[cfg(test)]
 mod tests;
 mod type_tag;
@@ -21,9 +25,13 @@ use serde::{Deserialize, Serialize};
 use crate::coherence::{NodeSet, Placement, RegionInfo};
 use crate::config::coherence::CACHE_PAGES_MIN;
 use crate::config::membership::{DEATHS_MAX, EARLY_MAX};
-use crate::page::{EXTENT_PAGES, Epoch, GlobalAddr, Incarnation, NodeId, PAGE_SIZE, PageId};
+use crate::page::{EXTENT_PAGES, Epoch, GlobalAddr, Incarnation, NodeId, PAGE_SIZE, PageId, Time};
 use coordinator::Coordinator;
+use detector::Detector;
+pub use mutation::{Mutation, Rules};
+pub use observe::Observation;
 pub use regions::check_name;
+use suspicion::{Errands, Suspicions};
 pub use type_tag::{ElementType, TypeTag};
 use uses::Uses;
 pub use uses::{RegionUse, Returned};
@@ -208,14 +216,36 @@ pub enum Control {
     Leave,
     /// Coordinator to member: you are out.
     LeaveAck,
-    /// Member to coordinator: a process of my host has ended without leaving.
-    Died {
-        /// Who.
-        node: NodeId,
-        /// Which start of it.
-        incarnation: Incarnation,
-        /// How that is known.
-        how: String,
+    /// Member to coordinator: I reach every member of my view. Who has not said so accuses nobody.
+    Met,
+    /// Member to coordinator: I have not heard of this member for too long. A question, no more.
+    Suspect {
+        /// The member.
+        of: Incarnation,
+    },
+    /// Member to coordinator: I hear it again.
+    Unsuspect {
+        /// The member.
+        of: Incarnation,
+    },
+    /// Member to coordinator: the kernel of our host says that the process of this member has ended.
+    ProcessEnded {
+        /// The member.
+        of: Incarnation,
+    },
+    /// Who decides to another member: do you hear of this one?
+    Probe {
+        /// The suspected member.
+        of: Incarnation,
+        /// Number of the question.
+        question: u64,
+    },
+    /// The answer, given when something has come of the suspected member since the question.
+    Alive {
+        /// The suspected member.
+        of: Incarnation,
+        /// Number of the question.
+        question: u64,
     },
     /// Coordinator to members: everybody stops.
     Shutdown {
@@ -317,6 +347,27 @@ pub enum Action {
         /// Why.
         reason: String,
     },
+    /// Ask a member for a sign of life.
+    Ping(NodeId),
+    /// See whether somebody has stopped this process of this host to look at it; then
+    /// [`Observation::Traced`].
+    Inspect {
+        /// The member.
+        of: Incarnation,
+        /// Its process.
+        pid: u32,
+    },
+    /// The coordinator is dead: the cluster has ended.
+    CoordinatorDied {
+        /// How that is known.
+        how: String,
+    },
+    /// This node and the coordinator cannot reach each other, and others reach the coordinator: this node is
+    /// out.
+    CutOff {
+        /// How that is known.
+        how: String,
+    },
 }
 
 /// One node's knowledge of the cluster; the coordinator's part too where it runs.
@@ -328,6 +379,12 @@ pub struct Membership {
     regions: BTreeMap<PageId, RegionRecord>,
     uses: Uses,
     coordinator: Option<Coordinator>,
+    detector: Detector,
+    suspicions: Suspicions,
+    errands: Errands,
+    /// This node reaches all members, and may say of others that it does not.
+    has_met: bool,
+    rules: Rules,
     /// What overtook the coordinator's welcome.
     early: Vec<Control>,
     actions: VecDeque<Action>,
@@ -344,6 +401,11 @@ impl Membership {
             regions: BTreeMap::new(),
             uses: Uses::default(),
             coordinator: Some(Coordinator::default()),
+            detector: Detector::default(),
+            suspicions: Suspicions::default(),
+            errands: Errands::default(),
+            has_met: true,
+            rules: Rules::default(),
             early: Vec::new(),
             actions: VecDeque::from([Action::Joined]),
         }
@@ -359,6 +421,11 @@ impl Membership {
             regions: BTreeMap::new(),
             uses: Uses::default(),
             coordinator: None,
+            detector: Detector::default(),
+            suspicions: Suspicions::default(),
+            errands: Errands::default(),
+            has_met: false,
+            rules: Rules::default(),
             early: Vec::new(),
             actions: VecDeque::from([Action::SendLink { link: coordinator, control }]),
         }
@@ -395,10 +462,10 @@ impl Membership {
     }
 
     /// A control message; `from` is the member that the session belongs to, if it is one.
-    pub fn handle(&mut self, link: LinkId, from: Option<NodeId>, control: Control) {
+    pub fn handle(&mut self, now: Time, link: LinkId, from: Option<NodeId>, control: Control) {
         match control {
             Control::Joined { id, view, regions } if self.me.is_none() && from == Some(COORDINATOR) => {
-                self.on_joined(id, view, regions);
+                self.on_joined(now, id, view, regions);
             }
             Control::JoinRefused(reason) if self.me.is_none() && from == Some(COORDINATOR) => {
                 self.actions.push_back(Action::JoinRefused(reason));
@@ -430,8 +497,13 @@ impl Membership {
             | Control::Use { .. }
             | Control::Unuse(_)
             | Control::RegionAck { .. }
-            | Control::Leave
-            | Control::Died { .. } => self.handle_as_coordinator(link, from, control),
+            | Control::Leave => self.handle_as_coordinator(link, from, control),
+            Control::Met
+            | Control::Suspect { .. }
+            | Control::Unsuspect { .. }
+            | Control::ProcessEnded { .. } => self.on_word(now, from, control),
+            Control::Probe { of, question } => self.on_probe(now, from, of, question),
+            Control::Alive { of, question } => self.on_alive(from, of, question),
             // From nobody who may say so, or too late.
             Control::Joined { .. }
             | Control::JoinRefused(_)
@@ -527,11 +599,6 @@ impl Membership {
         }
     }
 
-    /// A member's process is known to have ended, or it has been silent for too long.
-    pub fn suspect(&mut self, node: NodeId, incarnation: Incarnation, how: String) {
-        self.ask(Control::Died { node, incarnation, how });
-    }
-
     /// Tells everybody to stop. Only the coordinator can.
     pub fn shut_down(&mut self, reason: &str) {
         if self.is_coordinator() {
@@ -567,26 +634,27 @@ impl Membership {
         }
     }
 
-    fn on_joined(&mut self, id: NodeId, view: View, regions: Vec<RegionRecord>) {
+    fn on_joined(&mut self, now: Time, id: NodeId, view: View, regions: Vec<RegionRecord>) {
         let ours = view.member(id).is_some_and(|member| member.intro.incarnation == self.intro.incarnation);
         if !ours {
             return;
         }
         self.me = Some(id);
         self.view = view;
+        self.follow_view();
         self.actions.push_back(Action::Joined);
         for record in regions {
             self.regions.insert(record.info.start, record.clone());
             self.actions.push_back(Action::MapRegion(record));
         }
         for control in std::mem::take(&mut self.early) {
-            self.handle(LinkId(0), Some(COORDINATOR), control);
+            self.handle(now, LinkId(0), Some(COORDINATOR), control);
         }
     }
 
     /// Takes a newer view; an older one arrived late and says nothing new.
     fn install(&mut self, view: View) {
-        if view.epoch <= self.view.epoch {
+        if view.epoch <= self.view.epoch && self.rules.views_grow() {
             return;
         }
         let old = std::mem::replace(&mut self.view, view);
@@ -598,6 +666,7 @@ impl Membership {
         let joined = self.view.members.iter().filter(is_new).cloned().collect();
         let is_gone = |member: &&Member| !is_here(member) && !is_dead(member);
         let left = old.members.iter().filter(is_gone).cloned().collect();
+        self.follow_view();
         self.actions.push_back(Action::ViewChanged { joined, left, died });
     }
 

@@ -136,6 +136,8 @@ struct Locked {
     progress_until: Time,
     /// Until then the progress thread looks at the timers often.
     active_until: Time,
+    /// Turns at the socket that threads other than the progress thread have ended.
+    visits: u64,
 }
 
 impl NodeConfig {
@@ -271,7 +273,9 @@ impl Node {
         fork::check()?;
         match self.inner.wait_for_end() {
             Fatal::Stopped(_) => Ok(()),
-            fatal @ (Fatal::Died { .. } | Fatal::NotJoined(_) | Fatal::Broken(_)) => Err(to_error(&fatal)),
+            fatal @ (Fatal::Died { .. } | Fatal::NotJoined(_) | Fatal::Evicted(_) | Fatal::Broken(_)) => {
+                Err(to_error(&fatal))
+            }
         }
     }
 
@@ -337,8 +341,10 @@ impl Inner {
         let endpoint = Endpoint::new(endpoint, random()?);
         let intro = introduction(config, incarnation, addr);
         let injector = choices::injector(settings)?;
+        let mut core = Core::new(endpoint, intro, settings.nearest);
+        core.brain.silence_max = settings.silence_max_ms.map(Span::from_ms);
         let locked = Locked {
-            core: Core::new(endpoint, intro, settings.nearest),
+            core,
             outlet: Outlet::new(injector.map(Injector::new)),
             transmit: TransmitBuf::default(),
             receiver: Receiver::Progress,
@@ -349,6 +355,7 @@ impl Inner {
             waited_until: Time(0),
             sleep_until: Time(0),
             progress_until: Time(0),
+            visits: 0,
             active_until: Time(0),
         };
         let (poller, receiver_wake, clock) = (Poller::new(&socket)?, poller::wake_event()?, Instant::now());
@@ -433,7 +440,9 @@ impl Inner {
                     Fatal::NotJoined(reason) => {
                         Error::Refused(format!("cannot join the cluster at {with}: {reason}"))
                     }
-                    Fatal::Died { .. } | Fatal::Stopped(_) | Fatal::Broken(_) => to_error(fatal),
+                    Fatal::Died { .. } | Fatal::Evicted(_) | Fatal::Stopped(_) | Fatal::Broken(_) => {
+                        to_error(fatal)
+                    }
                 });
             }
             ended.map(drop).ok_or_else(|| Error::Timeout {
@@ -454,19 +463,16 @@ impl Inner {
     }
 
     /// Starts something and waits for it. The error names the dead node if it fails because of one.
-    fn call(&self, deadline: Option<Span>, start: impl FnOnce(&mut Started<'_>, OpId)) -> Result<u64> {
-        match self.call_raw(deadline, start)? {
+    /// Starts an operation and waits for it; gives up when it gets no further for `stall`.
+    fn call(&self, stall: Option<Span>, start: impl FnOnce(&mut Started<'_>, OpId)) -> Result<u64> {
+        match self.call_raw(stall, start)? {
             Outcome::Coherence(Ok(value)) => Ok(value),
             Outcome::Coherence(Err(failure)) => Err(self.failure(failure)),
             Outcome::Region(_) | Outcome::Membership => Ok(0),
         }
     }
 
-    fn call_raw(
-        &self,
-        deadline: Option<Span>,
-        start: impl FnOnce(&mut Started<'_>, OpId),
-    ) -> Result<Outcome> {
+    fn call_raw(&self, stall: Option<Span>, start: impl FnOnce(&mut Started<'_>, OpId)) -> Result<Outcome> {
         fork::check()?;
         self.sleep_if_ending(current_thread);
         let _section = CoreSection::enter();
@@ -481,7 +487,10 @@ impl Inner {
         let (op, bell) = locked.core.brain.waits.begin();
         start(&mut Started { now, core: &mut locked.core, arena: &self.arena }, op);
         self.settle(&mut locked, now);
-        let outcome = self.wait(&mut locked, (op, &bell), deadline.map(|span| now + span));
+        let outcome = match stall {
+            None => self.wait(&mut locked, (op, &bell), None),
+            Some(stall) => self.wait_while_leaving_progresses(&mut locked, (op, &bell), stall),
+        };
         if self.is_ending() {
             // What it failed of may be that other ranks end too.
             MutexGuard::unlocked(&mut locked, || self.sleep_if_ending(current_thread));
@@ -494,7 +503,7 @@ impl Inner {
         }
         outcome.ok_or_else(|| Error::Timeout {
             what: "an operation of the cluster".into(),
-            after_ms: deadline.map_or(0, |span| span.0 / 1_000_000),
+            after_ms: stall.map_or(0, |span| span.0 / 1_000_000),
         })
     }
 
@@ -552,22 +561,6 @@ impl Inner {
         self.calls.mailbox.end();
     }
 
-    /// Waits until everything sent has been acknowledged, for a bounded time.
-    fn flush(&self) {
-        self.flush_while(|locked| locked.core.has_pending(self.now()));
-    }
-
-    fn flush_while(&self, unfinished: impl Fn(&Locked) -> bool) {
-        let until = self.now() + FLUSH_MAX;
-        let _section = CoreSection::enter();
-        let mut locked = self.lock();
-        while unfinished(&locked) && self.now() < until {
-            let (op, bell) = locked.core.brain.waits.begin();
-            let soon = self.now() + crate::config::node::ACTIVE_TICK;
-            let _ = self.wait(&mut locked, (op, &bell), Some(soon.min(until)));
-        }
-    }
-
     fn wait_for_end(&self) -> Fatal {
         let fatal = {
             let _section = CoreSection::enter();
@@ -584,7 +577,11 @@ impl Inner {
             }
         };
         // The last word must arrive before this node goes, and the answer to who asked it to.
-        self.flush_while(|locked| self.calls.endpoint.is_serving() || locked.core.has_pending(self.now()));
+        let until = self.now() + FLUSH_MAX;
+        self.flush_while(|locked| {
+            let now = self.now();
+            now < until && (self.calls.endpoint.is_serving() || locked.core.has_pending(now))
+        });
         fatal
     }
 
@@ -706,6 +703,7 @@ fn describe(fatal: &Fatal) -> String {
     match fatal {
         Fatal::Died { node, name } => format!("{node} died ({name})"),
         Fatal::NotJoined(reason) => format!("not a member of the cluster: {reason}"),
+        Fatal::Evicted(why) => Error::Evicted { why: why.clone() }.to_string(),
         Fatal::Stopped(reason) => format!("the cluster stops: {reason}"),
         Fatal::Broken(reason) => reason.clone(),
     }
@@ -714,6 +712,7 @@ fn describe(fatal: &Fatal) -> String {
 fn to_error(fatal: &Fatal) -> Error {
     match fatal {
         Fatal::Died { node, name } => Error::NodeDied { node: *node, name: name.clone() },
+        Fatal::Evicted(why) => Error::Evicted { why: why.clone() },
         Fatal::NotJoined(_) | Fatal::Stopped(_) | Fatal::Broken(_) => Error::Refused(describe(fatal)),
     }
 }

@@ -52,6 +52,9 @@ pub struct Settings {
     pub socket_buffer: Option<usize>,
     /// Threads that run calls from other nodes.
     pub rpc_workers: usize,
+    /// Longest silence of a member that raises no suspicion, in milliseconds, at least 500; where it is longer than
+    /// the usual 3 s, or 30 s for a process of this host, those hold. None: those.
+    pub silence_max_ms: Option<u64>,
     /// `PAGEMESH_NET_LOSS` and its kin, for the loss injector, without the prefix.
     pub inject: BTreeMap<String, String>,
 }
@@ -78,6 +81,7 @@ impl Default for Settings {
             memory_max: memory::default_max(1),
             socket_buffer: None,
             rpc_workers: crate::config::rpc::WORKERS,
+            silence_max_ms: None,
             inject: BTreeMap::new(),
         }
     }
@@ -86,6 +90,9 @@ impl Default for Settings {
 /// Least memory in which a node can hold pages, in bytes.
 pub const MEMORY_MIN: u64 = CACHE_PAGES_MIN * PAGE_SIZE as u64;
 
+/// Least `silence_max_ms`: signs of life are up to 375 ms apart.
+pub const SILENCE_MIN_MS: u64 = 500;
+
 /// Longest file that is read as a whole because people write it, in bytes.
 pub const TEXT_LEN_MAX: u64 = 1 << 20;
 
@@ -93,7 +100,7 @@ pub const TEXT_LEN_MAX: u64 = 1 << 20;
 pub const TYPING_ERRORS_MAX: usize = 3;
 
 /// The settings by their name in `pagemesh.toml`; the variable is the same in capitals after `PAGEMESH_`.
-const KEYS: [&str; 22] = [
+const KEYS: [&str; 23] = [
     "join",
     "bind",
     "key_file",
@@ -108,6 +115,7 @@ const KEYS: [&str; 22] = [
     "memory_max",
     "socket_buffer",
     "rpc_workers",
+    "silence_max_ms",
     "net_loss",
     "net_dup",
     "net_reorder",
@@ -230,6 +238,13 @@ impl Settings {
             "memory_max" => self.memory_max = memory(value)?,
             "socket_buffer" => self.socket_buffer = Some(size(value)? as usize),
             "rpc_workers" => self.rpc_workers = number(value)?,
+            "silence_max_ms" => {
+                let least = SILENCE_MIN_MS;
+                let given = number(value)?;
+                let few =
+                    || format!("{given} ms are too few: a busy node is silent for longer; at least {least}");
+                self.silence_max_ms = Some(if given < least { return Err(few()) } else { given });
+            }
             "net_loss" | "net_dup" | "net_reorder" | "net_corrupt" | "net_delay" | "net_seed" => {
                 let kind = key.trim_start_matches("net_").to_uppercase();
                 self.inject.insert(kind, value.to_owned());

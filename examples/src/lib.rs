@@ -47,9 +47,9 @@ pub fn main(name: &str, example: impl FnOnce() -> Outcome) -> ExitCode {
         Ok(()) => return ExitCode::SUCCESS,
         Err(Failure::Wrong(what)) => (format!("wrong result: {what}"), 1),
         Err(Failure::Unwritten(error)) => (format!("standard output: {error}"), OUTPUT_FAILED),
-        Err(Failure::Dsm(error @ (Error::NodeDied { .. } | Error::NodeLeft { .. }))) => {
-            (error.to_string(), 70)
-        }
+        Err(Failure::Dsm(
+            error @ (Error::NodeDied { .. } | Error::NodeLeft { .. } | Error::Evicted { .. }),
+        )) => (error.to_string(), 70),
         Err(Failure::Dsm(error)) => (error.to_string(), 2),
     };
     eprintln!("{name}: {line}");

@@ -5,6 +5,7 @@
 //! al., SIGMOD 2021.)
 
 mod bare;
+mod cluster;
 mod explore;
 mod local;
 mod members;
@@ -22,6 +23,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use fastrand::Rng;
 use pagemesh::page::Time;
 
+pub use cluster::ClusterWork;
 pub use explore::{Bounds, Explored, explore};
 use plan::Plan;
 pub use plan::Rig;
@@ -97,6 +99,46 @@ pub fn run_seed(seed: u64, options: Options) -> Result<Report, Box<Violation>> {
         let mut rng = Rng::with_seed(seed);
         let plan = Plan::draw(options.rig, &mut rng);
         World::new(plan, rng, options).run()
+    })
+}
+
+/// What a seed of the membership protocol did.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct ClusterReport {
+    /// How much.
+    pub work: ClusterWork,
+    /// The trace, if it was to be kept.
+    pub lines: Vec<String>,
+}
+
+/// A rule that a seed of the membership protocol broke.
+#[derive(Clone, Debug)]
+pub struct ClusterViolation {
+    /// The rule, and who broke it.
+    pub what: String,
+    /// The trace, if it was to be kept.
+    pub lines: Vec<String>,
+}
+
+/// Runs one seed of the membership protocol: a cluster's processes, whole but for their memory.
+pub fn run_cluster(
+    seed: u64,
+    trace: bool,
+    #[cfg(feature = "planted")] mutation: Option<pagemesh::membership::Mutation>,
+) -> Result<ClusterReport, ClusterViolation> {
+    let run = || {
+        let mut rng = Rng::with_seed(seed);
+        let plan = cluster::Plan::draw(&mut rng);
+        let cluster = cluster::Cluster::new(plan, rng, trace);
+        #[cfg(feature = "planted")]
+        let cluster = cluster.with_mutation(mutation);
+        cluster.run()
+    };
+    // A core that panics breaks a rule of its own; the seed is reported like any other.
+    catch_unwind(AssertUnwindSafe(run)).unwrap_or_else(|panic| {
+        let text = panic.downcast_ref::<String>().map(String::as_str);
+        let text = text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("a panic");
+        Err(ClusterViolation { what: format!("no assertion fails: {text}"), lines: Vec::new() })
     })
 }
 

@@ -4,7 +4,7 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use clap::{Parser, ValueEnum};
-use sim::{Bounds, Keep, Options, Report, Rig, Violation, explore, run_seed};
+use sim::{Bounds, ClusterWork, Keep, Options, Report, Rig, Violation, explore, run_cluster, run_seed};
 
 /// Deterministic simulator of the coherence protocol: every seed is one schedule, checked event by event.
 #[derive(Parser)]
@@ -44,6 +44,8 @@ enum RigArg {
     Stacked,
     /// Coherence alone on a network without order.
     Bare,
+    /// Membership: processes that join, leave, crash, starve and are cut off.
+    Members,
 }
 
 fn main() -> ExitCode {
@@ -54,6 +56,7 @@ fn main() -> ExitCode {
     let rig = match args.rig {
         RigArg::Stacked => Rig::Stacked,
         RigArg::Bare => Rig::Bare,
+        RigArg::Members => return run_members(&args),
     };
     let keep = if args.trace { Keep::All } else { Keep::Tail };
     let options = match with_plant(Options { keep, ..Options::of(rig) }, args.plant.as_deref()) {
@@ -70,6 +73,62 @@ fn main() -> ExitCode {
     // A panic of a core is reported with its seed, below.
     std::panic::set_hook(Box::new(|_| {}));
     run(seeds, options, &args)
+}
+
+/// Seeds of the membership protocol.
+fn run_members(args: &Args) -> ExitCode {
+    #[cfg(feature = "planted")]
+    let mutation = {
+        use pagemesh::membership::Mutation;
+        let named = |name: &str| Mutation::ALL.into_iter().find(|known| format!("{known:?}") == name);
+        match args.plant.as_deref().map(named) {
+            Some(None) => {
+                eprintln!("{}", Mutation::ALL.map(|known| format!("{known:?}")).join("\n"));
+                return ExitCode::from(2);
+            }
+            Some(mutation) => mutation,
+            None => None,
+        }
+    };
+    let run = |seed: u64, trace: bool| {
+        run_cluster(
+            seed,
+            trace,
+            #[cfg(feature = "planted")]
+            mutation,
+        )
+    };
+    std::panic::set_hook(Box::new(|_| {}));
+    let seeds = match args.seed {
+        Some(seed) => seed..seed + 1,
+        None => args.from..args.from + args.seeds,
+    };
+    let (started, mut work, mut broken) = (Instant::now(), ClusterWork::default(), 0);
+    let count = seeds.end - seeds.start;
+    for seed in seeds {
+        match run(seed, args.trace) {
+            Ok(report) => {
+                report.lines.iter().for_each(|line| println!("{line}"));
+                work.add(&report.work);
+            }
+            Err(violation) => {
+                broken += 1;
+                if !args.keep_going {
+                    violation.lines.iter().for_each(|line| println!("{line}"));
+                }
+                println!("seed {seed} (Members): {}", violation.what);
+                if !args.keep_going {
+                    return ExitCode::FAILURE;
+                }
+            }
+        }
+    }
+    let seconds = started.elapsed().as_secs_f64();
+    println!(
+        "{count} seeds in {seconds:.1} s ({:.0} seeds/s): {work}; {broken} seeds broke a rule",
+        count as f64 / seconds
+    );
+    if broken == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
 /// Minutes of search: what the tests leave out.

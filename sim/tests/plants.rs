@@ -5,7 +5,8 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use pagemesh::coherence::Plant;
-use sim::{Options, Rig, run_seed};
+use pagemesh::membership::Mutation;
+use sim::{Options, Rig, run_cluster, run_seed};
 
 /// Ten times the seeds that the best hidden fault needs (`NodeHoldsWhileItWaitsForRoom`, 1,664), and more.
 const SEEDS_MAX: u64 = 17_000;
@@ -32,4 +33,24 @@ fn every_planted_fault_is_found() {
     let _ = std::panic::take_hook();
     let hidden = hidden.into_inner().expect("no search panics");
     assert!(hidden.is_empty(), "not found within {SEEDS_MAX} seeds: {hidden:?}");
+}
+
+/// More than ten times the seeds that the best hidden mutation needs.
+const CLUSTER_SEEDS_MAX: u64 = 20_000;
+
+#[test]
+fn every_mutation_of_the_membership_is_found() {
+    std::panic::set_hook(Box::new(|_| {}));
+    let mut hidden = Vec::new();
+    for mutation in Mutation::ALL {
+        let found = (0..CLUSTER_SEEDS_MAX).find_map(|seed| {
+            run_cluster(seed, false, Some(mutation)).err().map(|violation| (seed, violation.what))
+        });
+        match found {
+            Some((seed, what)) => println!("{mutation:?}: seed {seed}, {what}"),
+            None => hidden.push(mutation),
+        }
+    }
+    let _ = std::panic::take_hook();
+    assert!(hidden.is_empty(), "not found within {CLUSTER_SEEDS_MAX} seeds: {hidden:?}");
 }

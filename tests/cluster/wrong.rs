@@ -120,6 +120,8 @@ fn a_wrong_setting_is_one_line_and_nothing_is_started() {
         ("PAGEMESH_MEMORY_MAX", "lots", ["PAGEMESH_MEMORY_MAX", "`lots` is not a size"]),
         ("PAGEMESH_SOCKET_BUFFER", "lots", ["PAGEMESH_SOCKET_BUFFER", "`lots` is not a size"]),
         ("PAGEMESH_RPC_WORKERS", "-1", ["PAGEMESH_RPC_WORKERS", "`-1` is not a number"]),
+        ("PAGEMESH_SILENCE_MAX_MS", "soon", ["PAGEMESH_SILENCE_MAX_MS", "`soon` is not a number"]),
+        ("PAGEMESH_SILENCE_MAX_MS", "100", ["PAGEMESH_SILENCE_MAX_MS", "100 ms are too few"]),
         ("PAGEMESH_NET_LOSS", "101%", ["PAGEMESH_NET_LOSS=101%", "a share such as 5% or 0.05"]),
         ("PAGEMESH_NET_DUP", "-1%", ["PAGEMESH_NET_DUP=-1%", "a share such as"]),
         ("PAGEMESH_NET_REORDER", "often", ["PAGEMESH_NET_REORDER=often", "a share such as"]),

@@ -87,6 +87,12 @@ impl Child {
             .unwrap_or_else(|_| panic!("the child says nothing: {}", self.complaint()))
     }
 
+    /// Waits for so long; panics if the child says anything.
+    pub(crate) fn says_nothing_for(&self, time: Duration) {
+        let told = self.lines.recv_timeout(time);
+        assert_eq!(told, Err(mpsc::RecvTimeoutError::Timeout), "{}", self.complaint());
+    }
+
     /// The lines that the child has written to standard error so far and that hold all of `words`.
     pub(crate) fn lines_with(&self, words: &[&str]) -> Vec<String> {
         let said = self.said.lock().expect("no panic").clone();
@@ -195,6 +201,7 @@ fn exported(settings: &Settings) -> Vec<(&'static str, String)> {
         ("arena_size", Some(settings.arena_size.to_string())),
         ("memory_max", Some(settings.memory_max.to_string())),
         ("rpc_workers", Some(settings.rpc_workers.to_string())),
+        ("silence_max_ms", settings.silence_max_ms.map(|ms| ms.to_string())),
     ];
     settings.into_iter().filter_map(|(key, value)| Some((key, value?))).collect()
 }
@@ -214,6 +221,9 @@ fn the_child_plays_its_role() {
         "reader" => crate::death::reader,
         "locker" => crate::death::locker,
         "joiner" => crate::death::joiner,
+        "waiter" => crate::starved::waiter,
+        "giver" => crate::leaving::giver,
+        "taker" => crate::leaving::taker,
         "panicker" => crate::leaving::panicker,
         "forker" => crate::process::forker,
         "member_that_forks" => crate::forks::member_that_forks,

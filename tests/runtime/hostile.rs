@@ -501,7 +501,11 @@ fn who_is_no_member_commands_nobody() {
         Control::RegionGone { start: PageId(64) },
         Control::RegionAck { start: PageId(64) },
         Control::JoinRefused("no".into()),
-        Control::Died { node: NodeId(0), incarnation: Incarnation(1), how: "I say so".into() },
+        Control::Suspect { of: Incarnation(1) },
+        Control::Unsuspect { of: Incarnation(1) },
+        Control::ProcessEnded { of: Incarnation(1) },
+        Control::Probe { of: Incarnation(1), question: 1 },
+        Control::Alive { of: Incarnation(1), question: 1 },
         Control::View(pagemesh::membership::View::default()),
     ] {
         rogue.send_control(session, &control);

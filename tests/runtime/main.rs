@@ -26,6 +26,7 @@ mod loss;
 mod memory;
 mod process;
 mod regions;
+mod starved;
 mod tearing;
 mod types;
 mod waiting;

@@ -74,9 +74,6 @@ impl Coordinator {
             }
             (Control::RegionAck { start }, Some(from)) => self.on_region_ack(shared, from, start),
             (Control::Leave, Some(from)) => self.on_leave(shared, from),
-            (Control::Died { node, incarnation, how }, Some(_)) => {
-                self.on_died(shared, node, incarnation, how);
-            }
             // A member that joins again, or a stranger that asks for what only members may.
             (
                 Control::Join(_)
@@ -86,7 +83,12 @@ impl Coordinator {
                 | Control::Unuse(_)
                 | Control::RegionAck { .. }
                 | Control::Leave
-                | Control::Died { .. }
+                | Control::Met
+                | Control::Suspect { .. }
+                | Control::Unsuspect { .. }
+                | Control::ProcessEnded { .. }
+                | Control::Probe { .. }
+                | Control::Alive { .. }
                 | Control::Joined { .. }
                 | Control::JoinRefused(_)
                 | Control::View(_)
@@ -114,6 +116,7 @@ impl Coordinator {
         let member = Member { id, intro };
         shared.view.members.insert(at, member.clone());
         shared.view.epoch.0 += 1;
+        shared.follow_view();
         // A region on its way in must be mapped by the newcomer too; on its way out it is gone for it.
         let removed = |start: &PageId| self.changing.get(start).is_some_and(|change| change.way == Way::Out);
         let regions = shared.regions.iter().filter(|(start, _)| !removed(start));
@@ -190,14 +193,18 @@ impl Coordinator {
         }
     }
 
-    fn on_died(&mut self, shared: &mut Membership, node: NodeId, incarnation: Incarnation, how: String) {
-        let known = shared.view.member(node).is_some_and(|member| member.intro.incarnation == incarnation);
-        if !known || node == COORDINATOR {
+    /// A member is dead, or out for good.
+    pub(super) fn on_died(&mut self, shared: &mut Membership, of: Incarnation, how: String) {
+        let Some(node) = shared.view.incarnation(of).map(|member| member.id) else { return };
+        if node == COORDINATOR {
             return;
         }
         if let Some(member) = self.take_out(shared, node) {
             let death = Death { member: member.clone(), how };
             let died = vec![death.clone()];
+            if !shared.rules.deaths_stay() {
+                shared.view.deaths.clear();
+            }
             shared.view.deaths.push_back((shared.view.epoch, death));
             if shared.view.deaths.len() > DEATHS_MAX {
                 shared.view.deaths.pop_front();
@@ -211,7 +218,9 @@ impl Coordinator {
     fn take_out(&mut self, shared: &mut Membership, node: NodeId) -> Option<Member> {
         let at = shared.view.members.iter().position(|member| member.id == node)?;
         shared.view.epoch.0 += 1;
-        Some(shared.view.members.remove(at))
+        let member = shared.view.members.remove(at);
+        shared.follow_view();
+        Some(member)
     }
 
     fn after_departure(&mut self, shared: &mut Membership, member: &Member) {

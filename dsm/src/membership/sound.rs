@@ -31,7 +31,12 @@ impl Control {
             | Control::RegionAck { .. }
             | Control::Leave
             | Control::LeaveAck
-            | Control::Died { .. }
+            | Control::Met
+            | Control::Suspect { .. }
+            | Control::Unsuspect { .. }
+            | Control::ProcessEnded { .. }
+            | Control::Probe { .. }
+            | Control::Alive { .. }
             | Control::Shutdown { .. } => true,
         }
     }

@@ -74,11 +74,11 @@ impl Cluster {
                 Action::SendLink { link, control } => {
                     let to = link.0 as usize;
                     let known = if from == 0 { sender } else { None };
-                    self.nodes[to].handle(LinkId(from as u64), known, control);
+                    self.nodes[to].handle(Time(0), LinkId(from as u64), known, control);
                 }
                 Action::Send { to, control } => {
                     if let Some(to) = self.at(to) {
-                        self.nodes[to].handle(LinkId(from as u64), sender, control);
+                        self.nodes[to].handle(Time(0), LinkId(from as u64), sender, control);
                     }
                 }
                 Action::MapRegion(record) | Action::UnmapRegion(record) => {
@@ -90,7 +90,11 @@ impl Cluster {
                 | Action::ProgramEnded { .. }
                 | Action::Done { .. }
                 | Action::Left
-                | Action::Shutdown { .. } => {}
+                | Action::Shutdown { .. }
+                | Action::Ping(_)
+                | Action::Inspect { .. }
+                | Action::CoordinatorDied { .. }
+                | Action::CutOff { .. } => {}
             }
             self.seen[from].push(action);
         }
@@ -308,8 +312,7 @@ fn a_region_goes_when_the_node_that_opened_a_reference_dies() {
     cluster.nodes[a].leave();
     cluster.settle();
     assert!(!cluster.seen[0].contains(&Action::UnmapRegion(region.clone())));
-    let id = cluster.nodes[b].me().unwrap();
-    cluster.nodes[0].suspect(id, Incarnation(b as u64 + 1), "killed".into());
+    cluster.nodes[0].observe(Time(0), Observation::ProcessEnded(Incarnation(b as u64 + 1)));
     cluster.settle();
     assert!(cluster.seen[0].contains(&Action::UnmapRegion(region)));
 }
@@ -357,7 +360,7 @@ fn a_use_counts_that_overtakes_the_return_of_an_earlier_one() {
     };
     let share = use_first(&mut cluster, b, &region);
     let id = cluster.nodes[b].me();
-    cluster.nodes[0].handle(LinkId(b as u64), id, late);
+    cluster.nodes[0].handle(Time(0), LinkId(b as u64), id, late);
     cluster.nodes[a].remove(6, "x".into());
     cluster.nodes[a].leave();
     cluster.settle();
@@ -395,10 +398,10 @@ fn a_death_is_told_to_all_with_its_cause() {
     let a = cluster.join(rank(0));
     let b = cluster.join(rank(1));
     let (id, incarnation) = (cluster.nodes[a].me().unwrap(), Incarnation(a as u64 + 1));
-    cluster.nodes[0].suspect(id, incarnation, "killed".into());
+    cluster.nodes[0].observe(Time(0), Observation::ProcessEnded(incarnation));
     cluster.settle();
     let told = cluster.seen[b].iter().any(|action| {
-        matches!(action, Action::ViewChanged { died, .. } if died.len() == 1 && died[0].how == "killed")
+        matches!(action, Action::ViewChanged { died, .. } if died.len() == 1 && died[0].how == "its process has ended")
     });
     assert!(told);
     assert!(cluster.nodes[b].view().member(id).is_none());
@@ -409,7 +412,7 @@ fn a_death_of_an_earlier_incarnation_changes_nothing() {
     let mut cluster = Cluster::new();
     let a = cluster.join(rank(0));
     let id = cluster.nodes[a].me().unwrap();
-    cluster.nodes[0].suspect(id, Incarnation(99), "late news".into());
+    cluster.nodes[0].observe(Time(0), Observation::ProcessEnded(Incarnation(99)));
     cluster.settle();
     assert!(cluster.nodes[0].view().member(id).is_some());
 }
@@ -421,7 +424,7 @@ fn a_removal_does_not_take_the_acknowledgements_of_an_allocation() {
     let mut coordinator = Membership::coordinator(in_arena(3, intro(1, Kind::Daemon)));
     for node in [1, 2] {
         let newcomer = in_arena(3, intro(node + 1, rank(node as u32 - 1)));
-        coordinator.handle(LinkId(node), None, Control::Join(newcomer));
+        coordinator.handle(Time(0), LinkId(node), None, Control::Join(newcomer));
     }
     let (one, two) = (NodeId(1), NodeId(2));
     let told = |coordinator: &mut Membership| {
@@ -437,23 +440,27 @@ fn a_removal_does_not_take_the_acknowledgements_of_an_allocation() {
     };
     let want = any(5000, ElementType::untagged(8));
     let x = Control::Alloc { op: 5, name: "x".into(), want: want.clone() };
-    coordinator.handle(LinkId(1), Some(one), x);
+    coordinator.handle(Time(0), LinkId(1), Some(one), x);
     let told_of = told(&mut coordinator);
     let Some(Control::RegionAdded(record)) = told_of.last() else { panic!("{told_of:?}") };
     let start = record.info.start;
     coordinator.region_done(start);
     coordinator.remove_now("x").expect("it is there");
-    let died = Control::Died { node: one, incarnation: Incarnation(2), how: "killed".into() };
-    coordinator.handle(LinkId(2), Some(two), died);
+    coordinator.observe(Time(0), Observation::ProcessEnded(Incarnation(2)));
     let gone = |controls: &[Control]| controls.contains(&Control::RegionGone { start });
     assert!(!gone(&told(&mut coordinator)), "node 2 may still be mapping it");
-    coordinator.handle(LinkId(2), Some(two), Control::RegionAck { start });
+    coordinator.handle(Time(0), LinkId(2), Some(two), Control::RegionAck { start });
     assert!(gone(&told(&mut coordinator)));
     // Only now is the place free.
     coordinator.region_done(start);
-    coordinator.handle(LinkId(2), Some(two), Control::Alloc { op: 6, name: "y".into(), want: want.clone() });
+    coordinator.handle(
+        Time(0),
+        LinkId(2),
+        Some(two),
+        Control::Alloc { op: 6, name: "y".into(), want: want.clone() },
+    );
     assert!(matches!(&told(&mut coordinator)[..], [Control::RegionAdded(y)] if y.info.start != start));
-    coordinator.handle(LinkId(2), Some(two), Control::RegionAck { start });
-    coordinator.handle(LinkId(2), Some(two), Control::Alloc { op: 7, name: "z".into(), want });
+    coordinator.handle(Time(0), LinkId(2), Some(two), Control::RegionAck { start });
+    coordinator.handle(Time(0), LinkId(2), Some(two), Control::Alloc { op: 7, name: "z".into(), want });
     assert!(matches!(&told(&mut coordinator)[..], [Control::RegionAdded(z)] if z.info.start == start));
 }

@@ -225,6 +225,17 @@ impl Endpoint {
         Ok(())
     }
 
+    /// Whether a message finds room in a session's queue. A session that is over has room: what is sent to it
+    /// is gone.
+    pub fn has_room(&self, session: SessionHandle, message: &OutMessage, priority: Priority) -> bool {
+        self.table.live(session).is_none_or(|live| live.has_room(message, priority))
+    }
+
+    /// Bytes of a session's queue that are taken, of [`crate::config::net::SEND_QUEUE_BYTES_MAX`].
+    pub fn queued(&self, session: SessionHandle) -> usize {
+        self.table.live(session).map_or(0, Session::queued)
+    }
+
     /// Takes in a datagram. Calls `deliver` for every message that became complete: a slice of
     /// `datagram` itself if it came whole.
     ///

@@ -236,6 +236,16 @@ impl Session {
         self.ping = Owed::Now;
     }
 
+    /// Whether a message finds room in the queue.
+    pub(crate) fn has_room(&self, message: &OutMessage, priority: Priority) -> bool {
+        self.outbox.has_room(message, priority)
+    }
+
+    /// Bytes of the queue that are taken.
+    pub(crate) fn queued(&self) -> usize {
+        self.outbox.charged()
+    }
+
     /// Queues a message.
     pub(crate) fn send(&mut self, message: OutMessage, priority: Priority) -> Result<(), SendError> {
         self.outbox.push(message, priority)?;

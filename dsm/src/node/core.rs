@@ -1,6 +1,7 @@
 //! Everything of a node that lives under its lock: the three cores, and the glue that carries each
 //! one's outputs to the next. Nothing here waits; the caller moves the datagrams.
 
+mod members;
 #[cfg(test)]
 mod tests;
 
@@ -15,7 +16,7 @@ use super::local::{Local, LockWords};
 use super::losses::Losses;
 use super::notes::Notes;
 use super::patience::Awaited;
-use super::peers::{Peers, Unreachable, link};
+use super::peers::{Peers, link};
 use super::rpc::CallEvent;
 use super::wait_times::WaitClock;
 use super::waits::{Audience, Outcome, Waits};
@@ -23,12 +24,12 @@ use crate::codec::{decode_control, encode_control};
 use crate::coherence::{
     BATCH_MESSAGES_MAX, Batch, Coherence, Failure, Input, Message, NodeSet, OpId, Output, encode_batch_head,
 };
-use crate::config::membership::{DEAD_AFTER, HEARTBEAT};
+use crate::config::membership::HEARTBEAT;
 use crate::config::net::SESSIONS_CROWD;
 use crate::config::node::{BATCH_PAGES_MAX, FLUSH_MAX, STREAMING_MIN};
 use crate::config::rpc::SILENCE_MAX;
 use crate::fault::Arena;
-use crate::membership::{Action, COORDINATOR, Control, Death, Introduction, Kind, Member, Membership};
+use crate::membership::{Action, Control, Introduction, Member, Membership, Observation};
 use crate::net::{Endpoint, Event, OutMessage, Priority, SessionHandle};
 use crate::page::{Incarnation, NodeId, PageBuf, PageId, Span, Time};
 use crate::rpc::PeerId;
@@ -43,6 +44,16 @@ pub(crate) mod channel {
     pub(in crate::node) const LOSS: u8 = 5;
 }
 
+/// Why a node ends a session, for the peer's program.
+pub(crate) mod close {
+    /// No more is to be said: a guest's session, or one whose node has left.
+    pub(crate) const DONE: u16 = 0;
+    /// The node that closes ends without leaving: its last words.
+    pub(crate) const ENDS: u16 = 1;
+    /// The peer was taken out of the cluster, because.
+    pub(crate) const EVICTED: u16 = 2;
+}
+
 /// Why a node cannot go on.
 #[derive(Clone, Debug)]
 pub(super) enum Fatal {
@@ -55,6 +66,8 @@ pub(super) enum Fatal {
     },
     /// It never became a member.
     NotJoined(String),
+    /// It was taken out of the cluster.
+    Evicted(String),
     /// The cluster stops because somebody asked it to.
     Stopped(String),
     /// The memory of this node failed.
@@ -103,6 +116,8 @@ pub(super) struct Brain {
     /// Their processes, by rank.
     pub(super) ranks_in_order: Vec<PeerId>,
     pub(super) nearest: Option<NodeId>,
+    /// From the settings.
+    pub(super) silence_max: Option<Span>,
     /// By node id, the last member that has left; none if one with that id has died since.
     pub(super) left: BTreeMap<NodeId, Member>,
     pub(super) view_changes: u64,
@@ -121,9 +136,13 @@ pub(super) struct Brain {
     /// Sessions of members that have left; they end them, or we do when the time has come.
     departing: Vec<(SessionHandle, Time)>,
     pub(super) violators: Vec<SessionHandle>,
+    /// Processes of this host that are silent, to be looked at without the lock.
+    pub(super) inspections: Vec<(Incarnation, u32)>,
     /// For the calls, which are handled without the lock.
     pub(super) call_events: SmallVec<[CallEvent; 2]>,
     next_heartbeat: Time,
+    /// The last moment at which the socket was empty, if the detector has not been told.
+    drained_at: Option<Time>,
     /// No silence counts before this moment: this process itself may have been stopped.
     listening_since: Time,
 }
@@ -175,6 +194,7 @@ impl Core {
             ranks: NodeSet::EMPTY,
             ranks_in_order: Vec::new(),
             nearest,
+            silence_max: None,
             left: BTreeMap::new(),
             view_changes: 0,
             wait_clock: WaitClock::default(),
@@ -186,8 +206,10 @@ impl Core {
             connecting: FxHashMap::default(),
             departing: Vec::new(),
             violators: Vec::new(),
+            inspections: Vec::new(),
             call_events: SmallVec::new(),
             next_heartbeat: Time(0),
+            drained_at: None,
             listening_since: Time(0),
         };
         Core { endpoint, brain, sends: Vec::new() }
@@ -197,7 +219,10 @@ impl Core {
     pub(super) fn start(&mut self, now: Time, join: Option<SocketAddr>) {
         self.brain.listening_since = now;
         match join {
-            None => self.brain.membership = Some(Membership::coordinator(self.brain.intro.clone())),
+            None => {
+                let founder = Membership::coordinator(self.brain.intro.clone());
+                self.brain.membership = Some(self.brain.with_silence_max(founder));
+            }
             Some(addr) => match self.endpoint.connect(now, addr) {
                 Ok(session) => self.brain.coordinator_session = Some(session),
                 Err(error) => self.brain.fatal(Fatal::NotJoined(error.to_string())),
@@ -229,6 +254,7 @@ impl Core {
             }
             moved |= self.brain.admit_regions();
             moved |= self.send_outputs(now);
+            moved |= self.brain.peers.send_waiting(now, &mut self.endpoint);
             for session in std::mem::take(&mut self.brain.violators) {
                 self.endpoint.close(
                     now,
@@ -236,7 +262,7 @@ impl Core {
                     crate::net::CLOSE_VIOLATION,
                     "message that does not decode",
                 );
-                self.on_closed(session, "it sent a message that does not decode");
+                self.on_closed(session, None);
                 moved = true;
             }
             any |= moved;
@@ -269,26 +295,14 @@ impl Core {
         brain.departing = kept;
         let expired: Vec<(SessionHandle, Time)> = expired;
         for (session, _) in expired {
-            self.endpoint.close(now, session, 0, "you have left");
+            self.endpoint.close(now, session, close::DONE, "you have left");
             brain.peers.closed(session);
         }
         self.close_silent_guests(now);
         if let Some(membership) = &mut self.brain.membership {
             membership.return_idle_uses();
         }
-        let brain = &mut self.brain;
-        let members: SmallVec<[(NodeId, SessionHandle); 8]> = brain.peers.members().collect();
-        for (node, session) in members {
-            let heard = self.endpoint.last_heard(session).unwrap_or(now);
-            // A ping and its acknowledgement are signs of life of both: one of the two pings.
-            if now.since(heard) > Span(HEARTBEAT.0 / 2) {
-                self.endpoint.ping(session);
-            }
-            let heard = heard.max(brain.listening_since);
-            if now.since(heard) > DEAD_AFTER {
-                brain.suspect(node, format!("silent for {} ms", now.since(heard).0 / 1_000_000));
-            }
-        }
+        self.observe_members(now);
     }
 
     /// Ends the session with a guest. It may come back and ask again.
@@ -300,9 +314,9 @@ impl Core {
 
     fn end_guest(&mut self, now: Time, session: SessionHandle) {
         let reason = "you are silent, or take no answers";
-        self.endpoint.close(now, session, 0, reason);
+        self.endpoint.close(now, session, close::DONE, reason);
         // No event tells of an end that comes from here.
-        self.on_closed(session, reason);
+        self.on_closed(session, None);
     }
 
     /// Who is no member and silent need not be dead: a guest says nothing while nobody waits in it. But the
@@ -327,6 +341,13 @@ impl Core {
         due.map_or(self.brain.next_heartbeat, |due| due.min(self.brain.next_heartbeat))
     }
 
+    /// Whether a member has yet to acknowledge something.
+    pub(super) fn has_pending_members(&self) -> bool {
+        let unsent = |node| self.brain.peers.unsent(node) > 0;
+        let pending = |session| self.endpoint.pending(session).is_some_and(|count| count > 0);
+        self.brain.peers.members().any(|(node, session)| pending(session) || unsent(node))
+    }
+
     /// Whether a member has yet to acknowledge something, or a guest that was heard of lately.
     pub(super) fn has_pending(&self, now: Time) -> bool {
         let pending = |session| self.endpoint.pending(session).is_some_and(|count| count > 0);
@@ -339,8 +360,9 @@ impl Core {
     pub(super) fn close_all(&mut self, now: Time, reason: &str) {
         self.brain.closed = true;
         self.brain.end_waits();
+        let code = if self.brain.leaving == Leaving::LetGo { close::DONE } else { close::ENDS };
         for session in self.brain.peers.sessions().collect::<Vec<_>>() {
-            self.endpoint.close(now, session, 0, reason);
+            self.endpoint.close(now, session, code, reason);
         }
     }
 
@@ -351,7 +373,7 @@ impl Core {
                 if self.brain.coordinator_session == Some(session) {
                     self.brain.peers.is_coordinator(session);
                     let newcomer = Membership::newcomer(self.brain.intro.clone(), link(session));
-                    self.brain.membership = Some(newcomer);
+                    self.brain.membership = Some(self.brain.with_silence_max(newcomer));
                 }
                 self.brain.connecting.remove(&session);
                 self.on_new_view(now, arena);
@@ -360,22 +382,21 @@ impl Core {
                 if self.brain.coordinator_session == Some(session) {
                     self.brain.fatal(Fatal::NotJoined(error.to_string()));
                 } else if let Some(node) = self.brain.connecting.remove(&session) {
-                    self.brain.suspect(node, error.to_string());
+                    // A busy host may answer too late; the deadline of the join ends this.
+                    self.connect_to(now, node);
                 }
             }
-            Event::Closed { session, reason } => self.on_closed(session, &reason.to_string()),
+            Event::Closed { session, reason } => {
+                let (peer, observation) =
+                    (self.brain.peers.peer(session), self.on_closed(session, Some(reason)));
+                if let (Some(peer), Some(why), Some(membership)) =
+                    (peer, observation, self.brain.membership.as_mut())
+                {
+                    membership.observe(now, Observation::SaidEnd(peer.incarnation, why));
+                }
+            }
             // A hint that anybody can forge; the heartbeat decides.
             Event::Refused { .. } => {}
-        }
-    }
-
-    fn on_closed(&mut self, session: SessionHandle, reason: &str) {
-        self.brain.departing.retain(|&(departing, _)| departing != session);
-        self.brain.guest_closed(session);
-        if let Some(node) = self.brain.peers.closed(session) {
-            self.brain.suspect(node, format!("its session ended: {reason}"));
-        } else if self.brain.coordinator_session == Some(session) {
-            self.brain.fatal(Fatal::NotJoined(reason.to_owned()));
         }
     }
 
@@ -420,81 +441,15 @@ impl Core {
             }
             Action::Left => self.brain.let_go(),
             Action::Shutdown { reason } => self.brain.fatal(Fatal::Stopped(reason)),
-        }
-    }
-
-    fn on_joined(&mut self, now: Time, arena: &Arena) {
-        let Some(membership) = &self.brain.membership else { return };
-        let me = membership.me().expect("joined");
-        // Whoever was there before us hears of us by our hello; whoever comes later says hello to us.
-        let others: Vec<(NodeId, SocketAddr)> = membership
-            .view()
-            .members
-            .iter()
-            .filter(|member| member.id != me && member.id != COORDINATOR)
-            .map(|member| (member.id, member.intro.addr))
-            .collect();
-        let joined = membership.view().epoch;
-        let nearest = self.brain.nearest.filter(|id| membership.view().member(*id).is_some()).unwrap_or(me);
-        let limit = super::limit::of(&self.brain.intro);
-        self.brain.coherence = Some(Coherence::new(me, joined, nearest, COORDINATOR).with_limit(limit));
-        for (node, addr) in others {
-            match self.endpoint.connect(now, addr) {
-                Ok(session) => {
-                    self.brain.connecting.insert(session, node);
-                }
-                Err(error) => self.brain.suspect(node, error.to_string()),
-            }
-        }
-        self.on_new_view(now, arena);
-    }
-
-    /// Sessions may have found their member, and messages that came too early their explanation.
-    fn on_new_view(&mut self, now: Time, arena: &Arena) {
-        if let Some(membership) = &self.brain.membership {
-            for node in self.brain.peers.map(membership.view()) {
-                for (message, priority) in self.brain.peers.take_unsent(node) {
-                    self.send(now, node, message, priority);
+            Action::Ping(node) => {
+                if let Some(session) = self.brain.peers.session(node) {
+                    self.endpoint.ping(session);
                 }
             }
+            Action::Inspect { of, pid } => self.brain.inspections.push((of, pid)),
+            Action::CoordinatorDied { how } => self.brain.coordinator_died(how),
+            Action::CutOff { how } => self.brain.fatal(Fatal::Evicted(how)),
         }
-        for (session, bytes) in self.brain.peers.take_early() {
-            self.brain.deliver(now, session, &bytes, arena);
-        }
-    }
-
-    fn on_view_changed(
-        &mut self,
-        now: Time,
-        (joined, left, died): (&[Member], &[Member], Vec<Death>),
-        arena: &Arena,
-    ) {
-        self.brain.view_changes += 1;
-        for member in left {
-            self.brain.input(now, Input::NodeLeft(member.id), arena);
-            self.brain.left.insert(member.id, member.clone());
-            self.brain.call_events.push(CallEvent::Ended(member.into()));
-            if let Some(session) = self.brain.peers.forget(member.id) {
-                self.brain.departing.push((session, now + FLUSH_MAX));
-            }
-        }
-        for death in died {
-            let id = death.member.id;
-            self.brain.notes.add(Level::WARN, format!("{} died: {}", death.member.describe(), death.how));
-            self.brain.input(now, Input::NodeDied(id), arena);
-            self.brain.left.remove(&id);
-            self.brain.record_losses(&death);
-            self.brain.call_events.push(CallEvent::Ended((&death.member).into()));
-            if let Some(session) = self.brain.peers.forget(id) {
-                self.endpoint.close(now, session, 0, "you were declared dead");
-            }
-            self.brain.on_death(&death);
-        }
-        // A newcomer may have the slot of somebody who went in the same change.
-        for member in joined {
-            self.brain.input(now, Input::NodeJoined(member.id), arena);
-        }
-        self.on_new_view(now, arena);
     }
 
     /// Sends what the coherence core has put out, in batches; true if there was something.
@@ -562,10 +517,7 @@ impl Core {
             // It has gone, and whoever gets its slot next must not get its mail.
             return;
         }
-        match self.brain.peers.send(now, &mut self.endpoint, to, message, priority) {
-            Ok(()) => {}
-            Err(Unreachable) => self.brain.suspect(to, "it takes no messages any more".into()),
-        }
+        self.brain.peers.send(now, &mut self.endpoint, to, message, priority);
     }
 
     fn send_to_session<T: serde::Serialize>(
@@ -587,7 +539,7 @@ impl Brain {
         let understood = match bytes.split_first() {
             Some((&channel::COHERENCE, rest)) => self.deliver_batch(now, session, bytes, rest, arena),
             Some((&channel::CALLS, rest)) => self.deliver_calls(session, bytes, rest),
-            Some((&channel::CONTROL, rest)) => self.deliver_control(session, rest),
+            Some((&channel::CONTROL, rest)) => self.deliver_control(now, session, rest),
             Some((&channel::GUEST, rest)) => self.deliver_guest(session, rest),
             Some((&channel::LOSS, rest)) => self.deliver_loss(self.peers.node(session), rest),
             Some(_) | None => false,
@@ -597,14 +549,14 @@ impl Brain {
         }
     }
 
-    fn deliver_control(&mut self, session: SessionHandle, rest: &[u8]) -> bool {
+    fn deliver_control(&mut self, now: Time, session: SessionHandle, rest: &[u8]) -> bool {
         let Ok(control) = decode_control::<Control>(rest) else { return false };
         if !control.is_sound(self.intro.arena_size) {
             return false;
         }
         let from = self.peers.node(session);
         if let Some(membership) = &mut self.membership {
-            membership.handle(link(session), from, control);
+            membership.handle(now, link(session), from, control);
         }
         true
     }
@@ -680,37 +632,6 @@ impl Brain {
         }
     }
 
-    /// A member seems to be dead: the coordinator decides; nobody decides about the coordinator.
-    pub(super) fn suspect(&mut self, node: NodeId, how: String) {
-        let Some(membership) = &mut self.membership else { return };
-        let Some(member) = membership.view().member(node) else { return };
-        if node == COORDINATOR && !membership.is_coordinator() {
-            let name = format!("{}: {how}", member.describe());
-            match self.leaving {
-                Leaving::No => self.fatal(Fatal::Died { node, name }),
-                // It has nobody left to let go.
-                Leaving::Asked(_) | Leaving::LetGo => self.let_go(),
-            }
-        } else {
-            let incarnation = member.intro.incarnation;
-            membership.suspect(node, incarnation, how);
-        }
-    }
-
-    /// What a death means for this node: a dead daemon ends all, a dead rank the ranks of its program.
-    fn on_death(&mut self, death: &Death) {
-        let ours = match (death.member.intro.kind, self.intro.kind) {
-            (Kind::Daemon, Kind::Daemon | Kind::Rank { .. }) => true,
-            (Kind::Rank { program: dead, .. }, Kind::Rank { program, .. }) => dead == program,
-            (Kind::Rank { .. }, Kind::Daemon) => false,
-        };
-        let it_is_us = death.member.intro.incarnation == self.intro.incarnation;
-        if ours || it_is_us {
-            let name = format!("{}: {}", death.member.describe(), death.how);
-            self.fatal(Fatal::Died { node: death.member.id, name });
-        }
-    }
-
     /// The node cannot go on: everybody who waits is told. The first reason stands.
     pub(super) fn fatal(&mut self, fatal: Fatal) {
         if self.leaving == Leaving::LetGo {
@@ -720,7 +641,7 @@ impl Brain {
             let level = match &fatal {
                 // Who joins is told so, and says it.
                 Fatal::NotJoined(_) => Level::DEBUG,
-                Fatal::Died { .. } | Fatal::Stopped(_) | Fatal::Broken(_) => Level::ERROR,
+                Fatal::Died { .. } | Fatal::Evicted(_) | Fatal::Stopped(_) | Fatal::Broken(_) => Level::ERROR,
             };
             self.notes.add(level, super::describe(&fatal));
             self.fatal = Some(fatal);
@@ -743,29 +664,6 @@ impl Brain {
     /// before the thread that leaves has run again, is nothing to tell.
     fn let_go(&mut self) {
         if let Leaving::Asked(op) = std::mem::replace(&mut self.leaving, Leaving::LetGo) {
-            self.waits.end(op, Outcome::Membership);
-        }
-    }
-
-    /// Ends the join when all members have a session and all ranks of the program are there.
-    fn check_joined(&mut self) {
-        let (Some(op), Some(membership)) = (self.joining, &self.membership) else { return };
-        let Some(me) = membership.me() else { return };
-        let view = membership.view();
-        let connected = view.members.iter().all(|m| m.id == me || self.peers.session(m.id).is_some());
-        let complete = match self.intro.kind {
-            Kind::Daemon => true,
-            Kind::Rank { program, ranks, .. } => view.ranks(program).count() == ranks as usize,
-        };
-        if connected && complete {
-            if let Kind::Rank { program, .. } = self.intro.kind {
-                self.ranks = view.ranks(program).map(|member| member.id).collect();
-                let ranked =
-                    view.ranks(program).filter_map(|member| Some((member.intro.kind.rank()?, member.into())));
-                let ranked: BTreeMap<u32, PeerId> = ranked.collect();
-                self.ranks_in_order = ranked.into_values().collect();
-            }
-            self.joining = None;
             self.waits.end(op, Outcome::Membership);
         }
     }

@@ -1,12 +1,16 @@
 //! How a node goes: by its program's wish, at the exit of its process, or because a signal ends it.
 
 use std::fmt;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use parking_lot::MutexGuard;
+
 use super::core::{Brain, Fatal, Leaving};
-use super::{Inner, LAST_BARRIER, Started, describe, interrupt};
-use crate::coherence::{Coherence, Input};
-use crate::config::node::{ACTIVE_TICK, LEAVE_MAX, WRITE_BACK_STALL_MAX};
+use super::waits::{Bell, Outcome};
+use super::{Inner, LAST_BARRIER, Locked, Started, describe, interrupt};
+use crate::coherence::{Coherence, Input, OpId};
+use crate::config::node::{ACTIVE_TICK, FLUSH_MAX, LEAVE_STALL_MAX, WRITE_BACK_STALL_MAX};
 use crate::error::{Error, Result};
 use crate::fault::CoreSection;
 use crate::membership::Kind;
@@ -37,10 +41,10 @@ impl Inner {
             self.sleep_if_ending(current_thread);
             return Ok(());
         }
-        let (result, longest) = match (self.kind, departure) {
+        let (result, stall) = match (self.kind, departure) {
             (Kind::Rank { .. }, Departure::Leave) if self.is_without_daemons() => {
                 // The memory is in the ranks: no rank may go while another one needs it.
-                (self.barrier(LAST_BARRIER, None), LEAVE_MAX)
+                (self.barrier(LAST_BARRIER, None), None)
             }
             // Its memory goes with it, so the others cannot go on.
             (Kind::Rank { .. }, Departure::Exit) if self.is_without_daemons() => {
@@ -49,20 +53,21 @@ impl Inner {
             }
             (Kind::Rank { .. }, Departure::Leave) => {
                 let leave = |core: &mut Started<'_>, op| core.input(Input::Leave { op });
-                (self.call(Some(LEAVE_MAX), leave).map(drop), LEAVE_MAX)
+                (self.call(Some(LEAVE_STALL_MAX), leave).map(drop), None)
             }
             (Kind::Rank { .. }, Departure::Exit) => {
                 let written = self.write_back().map_err(|unsaved| Error::Timeout {
                     what: unsaved.to_string(),
                     after_ms: WRITE_BACK_STALL_MAX.0 / 1_000_000,
                 });
-                (written, WRITE_BACK_STALL_MAX)
+                (written, Some(WRITE_BACK_STALL_MAX))
             }
-            (Kind::Daemon, Departure::Leave | Departure::Exit) => (Ok(()), LEAVE_MAX),
+            (Kind::Daemon, Departure::Leave | Departure::Exit) => (Ok(()), None),
         };
         // What others wait for must have arrived before the coordinator tells them that we are gone.
+        self.flush_to_members();
         self.flush();
-        let result = result.and_then(|()| self.take_leave(longest));
+        let result = result.and_then(|()| self.take_leave(stall));
         self.flush();
         self.close("left");
         result
@@ -83,7 +88,7 @@ impl Inner {
         let unsaved = self.write_back().err();
         self.flush();
         // Without an answer the peers take the end of the process for a death; nothing is lost by that.
-        let _ = self.take_leave(WRITE_BACK_STALL_MAX);
+        let _ = self.take_leave(Some(WRITE_BACK_STALL_MAX));
         self.flush();
         unsaved
     }
@@ -109,15 +114,65 @@ impl Inner {
         self.with_core(|core| core.brain.membership.as_ref().is_some_and(|m| m.view().daemons().count() == 0))
     }
 
-    /// Tells the coordinator, and waits for its consent.
-    fn take_leave(&self, longest: Span) -> Result<()> {
-        self.call(Some(longest), |core, op| {
+    /// Tells the coordinator, and waits for its consent, or for its end.
+    fn take_leave(&self, stall: Option<Span>) -> Result<()> {
+        self.call(stall, |core, op| {
             core.core.brain.leaving = Leaving::Asked(op);
             if let Some(membership) = &mut core.core.brain.membership {
                 membership.leave();
             }
         })
         .map(drop)
+    }
+
+    /// Waits for an operation as long as this node gives back more of what it has; forgets it when nothing was
+    /// given back for `stall`.
+    pub(super) fn wait_while_leaving_progresses(
+        &self,
+        locked: &mut MutexGuard<'_, Locked>,
+        (op, bell): (OpId, &Arc<Bell>),
+        stall: Span,
+    ) -> Option<Outcome> {
+        let steps = |locked: &Locked| locked.core.brain.coherence.as_ref().and_then(Coherence::leave_steps);
+        let mut left = steps(locked);
+        loop {
+            let until = self.now() + stall;
+            let outcome = self.wait_until(locked, (op, bell), Some(until));
+            let now_left = steps(locked);
+            if outcome.is_some() || now_left == left {
+                if outcome.is_none() {
+                    locked.core.brain.waits.end(op, Outcome::Membership);
+                    locked.core.brain.waits.take(op);
+                }
+                return outcome;
+            }
+            left = now_left;
+        }
+    }
+
+    /// Waits until everything sent has been acknowledged, for a bounded time.
+    pub(super) fn flush(&self) {
+        let until = self.now() + FLUSH_MAX;
+        self.flush_while(|locked| self.now() < until && locked.core.has_pending(self.now()));
+    }
+
+    /// Waits until all members have acknowledged what this node has sent them: one that lives takes its time, and
+    /// one that does not is found dead. Ends with the cluster.
+    pub(super) fn flush_to_members(&self) {
+        self.flush_while(|locked| {
+            let core = &locked.core;
+            core.brain.fatal.is_none() && !core.brain.closed && core.has_pending_members()
+        });
+    }
+
+    pub(super) fn flush_while(&self, unfinished: impl Fn(&Locked) -> bool) {
+        let _section = CoreSection::enter();
+        let mut locked = self.lock();
+        while unfinished(&locked) {
+            let (op, bell) = locked.core.brain.waits.begin();
+            let soon = self.now() + ACTIVE_TICK;
+            let _ = self.wait(&mut locked, (op, &bell), Some(soon));
+        }
     }
 
     /// Writes back all that this node owns and gives its locks back, for as long as that progresses. Goes on
@@ -181,7 +236,7 @@ impl Brain {
                 let rank = |kind| matches!(kind, Kind::Rank { .. });
                 self.closed || !self.last_dead(*node).is_some_and(|member| rank(member.intro.kind))
             }
-            Some(Fatal::NotJoined(_) | Fatal::Stopped(_) | Fatal::Broken(_)) => true,
+            Some(Fatal::NotJoined(_) | Fatal::Evicted(_) | Fatal::Stopped(_) | Fatal::Broken(_)) => true,
         }
     }
 

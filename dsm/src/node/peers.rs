@@ -1,11 +1,13 @@
 //! Which session leads to which member, and what waits for a session that has not come yet.
 
+use std::collections::VecDeque;
+
 use rustc_hash::FxHashMap;
 
 use crate::config::NODES_MAX;
-use crate::config::node::{EARLY_BYTES_MAX, EARLY_MESSAGES_MAX, UNSENT_MESSAGES_MAX};
+use crate::config::node::{EARLY_BYTES_MAX, EARLY_MESSAGES_MAX};
 use crate::membership::{COORDINATOR, LinkId, View};
-use crate::net::{Endpoint, OutMessage, Priority, SendError, SessionHandle};
+use crate::net::{Endpoint, OutMessage, Priority, SessionHandle};
 use crate::page::{Incarnation, NodeId, Time};
 use crate::rpc::PeerId;
 
@@ -20,16 +22,12 @@ pub(super) struct Peers {
     of_node: Vec<Option<SessionHandle>>,
     /// Who calls without being a member.
     guests: FxHashMap<Incarnation, SessionHandle>,
-    /// Messages to members whose session has not come yet.
-    unsent: FxHashMap<NodeId, Vec<(OutMessage, Priority)>>,
+    /// Messages to members whose session has not come yet, or whose queue is full.
+    unsent: FxHashMap<NodeId, VecDeque<(OutMessage, Priority)>>,
     /// Messages of sessions that are no member's yet, or of an epoch that is not known here yet.
     early: Vec<(SessionHandle, Vec<u8>)>,
     early_bytes: usize,
 }
-
-/// A message could not be queued: the member is to be given up.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) struct Unreachable;
 
 impl Peers {
     pub(super) fn new() -> Self {
@@ -67,19 +65,15 @@ impl Peers {
         Some(node)
     }
 
-    /// Brings the map up to date with the view; returns the members that have a session since now.
-    pub(super) fn map(&mut self, view: &View) -> Vec<NodeId> {
-        let mut mapped = Vec::new();
+    /// Brings the map up to date with the view.
+    pub(super) fn map(&mut self, view: &View) {
         for (&session, peer) in &mut self.sessions {
             let member = view.incarnation(peer.incarnation);
             if let (None, Some(member)) = (peer.node, member) {
                 peer.node = Some(member.id);
                 self.of_node[member.id.0 as usize] = Some(session);
-                mapped.push(member.id);
             }
         }
-        mapped.sort_unstable();
-        mapped
     }
 
     /// A member is gone; returns the session that led to it.
@@ -146,7 +140,8 @@ impl Peers {
         self.guests.values().copied()
     }
 
-    /// Sends to a member, or keeps the message until its session has come.
+    /// Sends to a member, or keeps the message until its session has come or its queue has room. What the
+    /// cores say answers a request or makes one, and those are bounded; so is what waits here.
     pub(super) fn send(
         &mut self,
         now: Time,
@@ -154,26 +149,40 @@ impl Peers {
         to: NodeId,
         message: OutMessage,
         priority: Priority,
-    ) -> Result<(), Unreachable> {
-        let Some(session) = self.session(to) else {
-            let unsent = self.unsent.entry(to).or_default();
-            if unsent.len() >= UNSENT_MESSAGES_MAX {
-                return Err(Unreachable);
+    ) {
+        let waits = self.unsent.get(&to).is_some_and(|unsent| !unsent.is_empty());
+        match self.session(to) {
+            Some(session) if !waits && endpoint.has_room(session, &message, priority) => {
+                // Closed: the event that says so is on its way.
+                let _ = endpoint.send(now, session, message, priority);
             }
-            unsent.push((message, priority));
-            return Ok(());
-        };
-        match endpoint.send(now, session, message, priority) {
-            Ok(()) => Ok(()),
-            // Closed: the event that says so is on its way, and with it the member's end.
-            Err(SendError::Closed | SendError::NotConnected) => Ok(()),
-            Err(SendError::Full | SendError::TooLong) => Err(Unreachable),
+            Some(_) | None => self.unsent.entry(to).or_default().push_back((message, priority)),
         }
     }
 
-    /// The messages that were kept for a member whose session has come.
-    pub(super) fn take_unsent(&mut self, node: NodeId) -> Vec<(OutMessage, Priority)> {
-        self.unsent.remove(&node).unwrap_or_default()
+    /// Sends what waited for room or for a session; true if there was anything.
+    pub(super) fn send_waiting(&mut self, now: Time, endpoint: &mut Endpoint) -> bool {
+        let mut any = false;
+        if self.unsent.is_empty() {
+            return any;
+        }
+        for (node, unsent) in &mut self.unsent {
+            let Some(session) = self.of_node[node.0 as usize] else { continue };
+            while let Some((message, priority)) = unsent.front()
+                && endpoint.has_room(session, message, *priority)
+                && let Some((message, priority)) = unsent.pop_front()
+            {
+                let _ = endpoint.send(now, session, message, priority);
+                any = true;
+            }
+        }
+        self.unsent.retain(|_, unsent| !unsent.is_empty());
+        any
+    }
+
+    /// Messages that wait for a member's session, or for room in its queue.
+    pub(super) fn unsent(&self, node: NodeId) -> usize {
+        self.unsent.get(&node).map_or(0, VecDeque::len)
     }
 
     /// Keeps a message until the view is known that explains it; false if there is no room.

@@ -139,6 +139,13 @@ pub(super) fn wait_for_datagram(socket: &impl AsFd, wake: &EventFd, timeout: Dur
     fds[0].revents().is_some_and(|seen| seen.contains(PollFlags::POLLERR))
 }
 
+/// Whether a datagram lies in the socket.
+pub(super) fn has_datagram(socket: &impl AsFd) -> bool {
+    let mut fds = [PollFd::new(socket.as_fd(), PollFlags::POLLIN)];
+    let _ = ppoll(&mut fds, Some(TimeSpec::from_duration(Duration::ZERO)), None);
+    fds[0].revents().is_some_and(|seen| seen.contains(PollFlags::POLLIN))
+}
+
 /// A descriptor that becomes readable when the process ends. `ESRCH`, and no other error, says that there is
 /// no such process.
 pub(super) fn open_process(pid: u32) -> std::result::Result<OwnedFd, Errno> {

@@ -14,12 +14,14 @@ use nix::sys::eventfd::EventFd;
 use parking_lot::MutexGuard;
 
 use super::patience::{Awaited, Choice, Look, Looked, Others, Patience};
-use super::poller::{Woken, wait_for_datagram};
+use super::poller::{Woken, has_datagram, wait_for_datagram};
 use super::waits::{Bell, Outcome, Parked};
 use super::{Inner, Locked, exit, receive_buffer, time_slice};
 use crate::coherence::OpId;
 use crate::config::net::ERRORS_IN_A_ROW;
-use crate::config::node::{ABSENCE_MAX, ACTIVE_FOR, ACTIVE_TICK, ANSWER_LATE, RECEIVE_BURST, SLEEP_MAX};
+use crate::config::node::{
+    ABSENCE_MAX, ACTIVE_FOR, ACTIVE_TICK, ANSWER_LATE, RECEIVE_BURST, SLEEP_MAX, UNREAD_MAX,
+};
 use crate::fault::CoreSection;
 use crate::net::udp::{Received, datagrams};
 use crate::page::Time;
@@ -56,6 +58,22 @@ pub(super) enum Found {
     Nothing,
 }
 
+/// What a thread's turn at the socket came to.
+pub(super) struct Turn {
+    pub(super) found: Found,
+    pub(super) looked: Looked,
+    /// The last moment at which the socket was empty.
+    pub(super) drained_at: Option<Time>,
+}
+
+/// Datagrams that lie in the socket while the thread whose part it is to take them does not come.
+#[derive(Clone, Copy)]
+struct Unread {
+    /// Visits to the lock by who receives, when they were first seen.
+    visits: u64,
+    since: Time,
+}
+
 impl Locked {
     /// Whether the progress thread will look at the socket soon, whoever receives.
     pub(super) fn is_looked_after(&self, now: Time) -> bool {
@@ -89,7 +107,7 @@ impl Inner {
                 break;
             }
         }
-        self.follow_view(locked);
+        self.follow_view(locked, now);
         if !locked.core.brain.notes.is_empty() {
             self.poller.wake();
         }
@@ -167,6 +185,17 @@ impl Inner {
         }
     }
 
+    /// Takes in what a thread has found at the socket.
+    pub(super) fn end_turn(&self, locked: &mut MutexGuard<'_, Locked>, turn: &Turn, buffer: &[u8]) {
+        let now = self.now();
+        locked.visits += 1;
+        locked.patience.company.note(now, turn.looked);
+        if let Some(at) = turn.drained_at {
+            locked.core.drained(at);
+        }
+        self.handle(locked, now, &turn.found, buffer);
+    }
+
     /// Between two looks.
     fn pause(&self, patience: &Patience, now: Time) {
         match patience.company.others(now) {
@@ -233,27 +262,24 @@ impl Inner {
     }
 
     /// Looks for a datagram while that promises something, then sleeps, until `is_over`. Without the lock.
-    pub(super) fn search(
-        &self,
-        search: &Search<'_>,
-        buffer: &mut [u8],
-        is_over: impl Fn() -> bool,
-    ) -> (Found, Looked) {
+    pub(super) fn search(&self, search: &Search<'_>, buffer: &mut [u8], is_over: impl Fn() -> bool) -> Turn {
         let Search { patience, look, due, elsewhere, wake } = search;
         if *elsewhere {
             self.seat.change();
         }
         let begun = self.now();
         let (mut looked, mut last) = (Looked::default(), begun);
+        let mut drained_at = None;
         loop {
             if let Some(found) = self.receive_or_pause(buffer).or_else(|| is_over().then_some(Found::Nothing))
             {
                 if last > begun && matches!(found, Found::Datagrams { .. }) {
                     self.seat.answered();
                 }
-                return (found, looked);
+                return Turn { found, looked, drained_at };
             }
             let now = self.now();
+            drained_at = Some(now);
             looked.add(now.since(last));
             last = now;
             let goes_on = look.is_some_and(|look| look.lasts(now)) || patience.lasts(now);
@@ -270,8 +296,14 @@ impl Inner {
         let error = wait_for_datagram(&self.socket, wake, timeout);
         self.seat.slept();
         let refusal = if error { self.socket.take_refusal() } else { None };
-        let found = refusal.map(Found::Refused).or_else(|| self.receive_or_pause(buffer));
-        (found.unwrap_or(Found::Nothing), looked)
+        let found = match refusal {
+            Some(addr) => Found::Refused(addr),
+            None => self.receive_or_pause(buffer).unwrap_or_else(|| {
+                drained_at = Some(self.now());
+                Found::Nothing
+            }),
+        };
+        Turn { found, looked, drained_at }
     }
 
     /// Waits until the operation ends, receiving for the node if nobody else who waits does. `None`
@@ -390,13 +422,12 @@ impl Inner {
         buffer: &mut [u8],
     ) {
         let search = self.begin_search(locked, Some(look), deadline, &self.receiver_wake);
-        let (found, looked) =
-            MutexGuard::unlocked(locked, || self.search(&search, buffer, || bell.is_done()));
-        locked.sleep_until = Time(0);
-        let now = self.now();
-        locked.patience.company.note(now, looked);
-        debug_assert_eq!(locked.receiver, Receiver::Waiter(op), "only the receiver itself gives its part up");
-        self.handle(locked, now, &found, buffer);
+        let turn = MutexGuard::unlocked(locked, || self.search(&search, buffer, || bell.is_done()));
+        // It has another receiver if this thread did not run for so long that it was relieved.
+        if locked.receiver == Receiver::Waiter(op) {
+            locked.sleep_until = Time(0);
+        }
+        self.end_turn(locked, &turn, buffer);
     }
 
     /// Sleeps until the operation has ended, this thread must receive, or `deadline` has come.
@@ -447,6 +478,7 @@ impl Inner {
         let mut buffer = receive_buffer();
         let mut section = CoreSection::enter();
         let (mut woken, mut last_look, mut polled_at) = (Woken::default(), None, self.now());
+        let mut unread = None;
         while !self.stopping.load(Ordering::Acquire) {
             let looked_at = self.now();
             if looked_at >= polled_at + ACTIVE_TICK {
@@ -458,10 +490,14 @@ impl Inner {
             let now = self.now();
             self.take_in(&mut locked, &mut woken, now);
             self.tell_notes(&mut locked);
+            self.inspect_processes(&mut locked);
             if let Receiver::Nobody(since) = locked.receiver
                 && now >= since + ABSENCE_MAX
             {
                 self.take_from_nobody(&mut locked);
+            }
+            if self.relieve_starved(&mut locked, now, &mut unread) {
+                continue;
             }
             if self.receive_burst(&mut locked, &mut buffer) {
                 if last_look.take().is_some() {
@@ -501,7 +537,7 @@ impl Inner {
             if self.looks_on(&locked, now) {
                 continue;
             }
-            let timeout = self.plan_sleep(&mut locked, now);
+            let timeout = self.plan_sleep(&mut locked, now, unread);
             let receives = locked.receiver == Receiver::Progress;
             drop(locked);
             woken = section.asleep(|mask| self.poller.wait(timeout, mask));
@@ -529,8 +565,8 @@ impl Inner {
     /// What the poller reported: ended processes, errors of the socket.
     fn take_in(&self, locked: &mut MutexGuard<'_, Locked>, woken: &mut Woken, now: Time) {
         for token in std::mem::take(&mut woken.ended) {
-            if let Some((node, incarnation)) = locked.watch.ended(token) {
-                self.process_ended(locked, node, incarnation);
+            if let Some(incarnation) = locked.watch.ended(token) {
+                self.process_ended(locked, incarnation);
             }
         }
         if std::mem::take(&mut woken.socket_error) {
@@ -554,14 +590,43 @@ impl Inner {
                     }
                     self.handle(locked, self.now(), &found, buffer);
                 }
-                None => return count > 0,
+                None => {
+                    locked.core.drained(self.now());
+                    return count > 0;
+                }
             }
         }
         true
     }
 
-    fn plan_sleep(&self, locked: &mut Locked, now: Time) -> Duration {
+    /// Takes the socket from a thread that does not come for its datagrams: it gets no core, and the node must
+    /// answer. What it has in hand it brings later. Whether the progress thread receives now.
+    fn relieve_starved(&self, locked: &mut Locked, now: Time, unread: &mut Option<Unread>) -> bool {
+        let is_another = matches!(locked.receiver, Receiver::Waiter(_) | Receiver::Worker(_));
+        if !is_another || !has_datagram(&self.socket) {
+            *unread = None;
+            return false;
+        }
+        let Unread { visits, since } = *unread.get_or_insert(Unread { visits: locked.visits, since: now });
+        if visits != locked.visits {
+            *unread = Some(Unread { visits: locked.visits, since: now });
+            return false;
+        }
+        let starved = now.since(since) >= UNREAD_MAX;
+        if starved {
+            *unread = None;
+            locked.sleep_until = Time(0);
+            locked.receiver = Receiver::Progress;
+            self.poller.arm(&self.socket);
+        }
+        starved
+    }
+
+    fn plan_sleep(&self, locked: &mut Locked, now: Time, unread: Option<Unread>) -> Duration {
         let mut until = now + SLEEP_MAX;
+        if let Some(unread) = unread {
+            until = until.min(unread.since + UNREAD_MAX);
+        }
         // Another receiver looks at the timers itself.
         match locked.receiver {
             Receiver::Progress => until = until.min(self.due(locked)),

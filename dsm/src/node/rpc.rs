@@ -25,12 +25,13 @@ use super::collective::Mailbox;
 use super::core::{Brain, Core, channel, typed};
 use super::directory::Directory;
 use super::leaving::current_thread;
-use super::peers::Unreachable;
 use super::poller::drain;
 use super::pump::Receiver;
 use super::waits::Outcome;
 use super::{Inner, Locked, Node, receive_buffer, time_since, time_slice};
 use crate::coherence::OpId;
+use crate::config::node::UNSENT_MESSAGES_MAX;
+use crate::config::rpc::CALLS_QUEUE_BYTES_MAX;
 use crate::error::{Error, Result};
 use crate::fault::{CoreSection, asynchronous};
 use crate::fork;
@@ -165,6 +166,10 @@ impl Core {
         };
         let channel = if to.node == GUEST { channel::GUEST } else { channel::CALLS };
         let message = typed(channel, message);
+        if self.endpoint.queued(session) + message.total_len() > CALLS_QUEUE_BYTES_MAX {
+            // The other half is for pages and control messages.
+            return Err(SendError::Full);
+        }
         self.endpoint.send(now, session, message, priority).map_err(|error| match error {
             net::SendError::Full => SendError::Full,
             net::SendError::TooLong => SendError::TooLong,
@@ -187,9 +192,12 @@ impl Core {
             self.brain.call_events.push(CallEvent::Message(to, message.to_vec()));
             return Ok(());
         }
+        if self.brain.peers.unsent(to.node) >= UNSENT_MESSAGES_MAX {
+            return Err(SendError::Full);
+        }
         let message = typed(channel::CALLS, message);
-        let kept = self.brain.peers.send(now, &mut self.endpoint, to.node, message, priority);
-        kept.map_err(|Unreachable| SendError::Full)
+        self.brain.peers.send(now, &mut self.endpoint, to.node, message, priority);
+        Ok(())
     }
 }
 
@@ -408,7 +416,7 @@ impl Inner {
     fn receive_as_worker(&self, locked: &mut MutexGuard<'_, Locked>, number: usize, buffer: &mut [u8]) {
         let Worker { wake, interrupted } = &self.calls.workers[number];
         let search = self.begin_search(locked, None, None, wake);
-        let (found, looked) = MutexGuard::unlocked(locked, || {
+        let turn = MutexGuard::unlocked(locked, || {
             self.search(&search, buffer, || interrupted.load(Ordering::Acquire))
         });
         if interrupted.load(Ordering::Acquire) {
@@ -417,9 +425,7 @@ impl Inner {
         if locked.receiver == Receiver::Worker(number) {
             locked.sleep_until = Time(0);
         }
-        let now = self.now();
-        locked.patience.company.note(now, looked);
-        self.handle(locked, now, &found, buffer);
+        self.end_turn(locked, &turn, buffer);
     }
 
     pub(super) fn spawn_workers(self: &Arc<Self>) -> Result<Vec<JoinHandle<()>>> {

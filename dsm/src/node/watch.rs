@@ -8,24 +8,24 @@ use parking_lot::MutexGuard;
 use tracing::Level;
 
 use super::{Inner, Locked, Node, poller};
-use crate::membership::{Kind, Member};
-use crate::page::{Incarnation, NodeId};
+use crate::membership::{Kind, Member, Observation};
+use crate::page::{Incarnation, Time};
 
 /// The processes that are watched, and as which nodes.
 #[derive(Default)]
 pub(super) struct Watch {
-    processes: Vec<(u64, NodeId, Incarnation, OwnedFd)>,
+    processes: Vec<(u64, Incarnation, OwnedFd)>,
     next_token: u64,
     /// The view that `processes` belongs to.
     view_changes: Option<u64>,
 }
 
 impl Watch {
-    /// The node whose process has ended.
-    pub(super) fn ended(&mut self, token: u64) -> Option<(NodeId, Incarnation)> {
+    /// The start of a node whose process has ended.
+    pub(super) fn ended(&mut self, token: u64) -> Option<Incarnation> {
         let at = self.processes.iter().position(|watched| watched.0 == token)?;
-        let (_, node, incarnation, _) = self.processes.swap_remove(at);
-        Some((node, incarnation))
+        let (_, incarnation, _) = self.processes.swap_remove(at);
+        Some(incarnation)
     }
 }
 
@@ -52,7 +52,7 @@ impl Node {
 
 impl Inner {
     /// Watches the processes of the present view that run on this host.
-    pub(super) fn follow_view(&self, locked: &mut Locked) {
+    pub(super) fn follow_view(&self, locked: &mut Locked, now: Time) {
         let Locked { core, watch, .. } = locked;
         let Some(membership) = core.brain.membership.as_ref().filter(|m| m.me().is_some()) else { return };
         if watch.view_changes == Some(core.brain.view_changes) {
@@ -60,13 +60,13 @@ impl Inner {
         }
         watch.view_changes = Some(core.brain.view_changes);
         let view = membership.view();
-        watch.processes.retain(|(_, _, incarnation, _)| view.incarnation(*incarnation).is_some());
+        watch.processes.retain(|(_, incarnation, _)| view.incarnation(*incarnation).is_some());
         let own = &core.brain.intro;
+        let mut watched = Vec::new();
         let here = |member: &&Member| member.intro.host == own.host && member.intro.pid != own.pid;
-        let mut ended = Vec::new();
         for member in view.members.iter().filter(here) {
             let incarnation = member.intro.incarnation;
-            if watch.processes.iter().any(|watched| watched.2 == incarnation) {
+            if watch.processes.iter().any(|watched| watched.1 == incarnation) {
                 continue;
             }
             match poller::open_process(member.intro.pid) {
@@ -74,10 +74,12 @@ impl Inner {
                     watch.next_token += 1;
                     // Without a watch the member's silence will tell.
                     if self.poller.watch(&process, watch.next_token).is_ok() {
-                        watch.processes.push((watch.next_token, member.id, incarnation, process));
+                        watch.processes.push((watch.next_token, incarnation, process));
+                        watched.push(incarnation);
                     }
                 }
-                Err(Errno::ESRCH) => ended.push(member.id),
+                // It has ended, or this host only looks like its own (a cloned machine): its silence will tell.
+                Err(Errno::ESRCH) => {}
                 // Of this process's limits, or the machine's, and not of that process.
                 Err(errno) => {
                     let text = format!("{} is not watched: {errno}", member.describe());
@@ -85,26 +87,44 @@ impl Inner {
                 }
             }
         }
-        for node in ended {
-            core.brain.suspect(node, PROCESS_ENDED.into());
+        for incarnation in watched {
+            core.brain.observe(now, Observation::Watched(incarnation, true));
         }
     }
 
-    pub(super) fn process_ended(
-        &self,
-        locked: &mut MutexGuard<'_, Locked>,
-        node: NodeId,
-        incarnation: Incarnation,
-    ) {
-        let brain = &mut locked.core.brain;
-        let still = brain.membership.as_ref().and_then(|m| m.view().member(node));
-        if still.is_some_and(|member| member.intro.incarnation == incarnation) {
-            brain.suspect(node, PROCESS_ENDED.into());
+    /// Looks at processes of this host that have been silent for long: one that a debugger has stopped is
+    /// waited for, and a line says so.
+    pub(super) fn inspect_processes(&self, locked: &mut MutexGuard<'_, Locked>) {
+        let inspections = std::mem::take(&mut locked.core.brain.inspections);
+        if inspections.is_empty() {
+            return;
         }
+        let is_traced = |pid: u32| {
+            let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+            // The state follows the name, which may itself have parentheses.
+            stat.rsplit_once(')').is_some_and(|(_, rest)| rest.trim_start().starts_with('t'))
+        };
+        let traced: Vec<Incarnation> = MutexGuard::unlocked(locked, || {
+            inspections.into_iter().filter(|(_, pid)| is_traced(*pid)).map(|(of, _)| of).collect()
+        });
+        let now = self.now();
+        for of in traced {
+            let brain = &mut locked.core.brain;
+            let member = brain.membership.as_ref().and_then(|m| m.view().incarnation(of));
+            let text = member
+                .map(|member| format!("{} is stopped by a debugger: waiting for it", member.describe()));
+            if let Some(text) = text {
+                brain.notes.add(Level::WARN, text);
+            }
+            brain.observe(now, Observation::Traced(of));
+        }
+    }
+
+    pub(super) fn process_ended(&self, locked: &mut MutexGuard<'_, Locked>, incarnation: Incarnation) {
+        let now = self.now();
+        locked.core.brain.observe(now, Observation::ProcessEnded(incarnation));
     }
 }
-
-const PROCESS_ENDED: &str = "its process has ended";
 
 /// A text that is equal exactly for processes whose ids mean the same: the machine's boot and the
 /// namespace of process ids.

@@ -138,6 +138,20 @@ impl Outbox {
         }
     }
 
+    /// Whether a message finds room. One that is too long finds it, and is refused.
+    pub(super) fn has_room(&self, message: &OutMessage, priority: Priority) -> bool {
+        let limit = match priority {
+            Priority::Control => SEND_QUEUE_BYTES_MAX + SEND_QUEUE_BYTES_MAX / CONTROL_QUEUE_SHARE,
+            Priority::Bulk => SEND_QUEUE_BYTES_MAX,
+        };
+        self.charged + message.total_len() + MESSAGE_OVERHEAD <= limit
+    }
+
+    /// Bytes of the queue that are taken.
+    pub(super) fn charged(&self) -> usize {
+        self.charged
+    }
+
     /// Queues a message. On an error nothing was queued, and the message is gone.
     pub(super) fn push(&mut self, message: OutMessage, priority: Priority) -> Result<(), SendError> {
         let total = message.total_len();
@@ -145,11 +159,7 @@ impl Outbox {
             return Err(SendError::TooLong);
         }
         let charge = total + MESSAGE_OVERHEAD;
-        let limit = match priority {
-            Priority::Control => SEND_QUEUE_BYTES_MAX + SEND_QUEUE_BYTES_MAX / CONTROL_QUEUE_SHARE,
-            Priority::Bulk => SEND_QUEUE_BYTES_MAX,
-        };
-        if self.charged + charge > limit {
+        if !self.has_room(&message, priority) {
             return Err(SendError::Full);
         }
         self.charged += charge;

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::fault::{ArenaOptions, Backend, BackendChoice};
-use crate::membership::{LinkId, View};
+use crate::membership::{COORDINATOR, Kind, LinkId, View};
 use crate::net::{ClusterKey, EndpointConfig, TransmitBuf, Version};
 use crate::page::{Epoch, PagePool};
 
@@ -42,7 +42,7 @@ fn joined() -> Core {
     let members = [0, 1].map(|id| Member { id: NodeId(id), intro: intro(u64::from(id)) });
     let view = View { epoch: Epoch(2), members: members.into(), ..View::default() };
     let welcome = Control::Joined { id: NodeId(1), view, regions: Vec::new() };
-    membership.handle(coordinator, Some(COORDINATOR), welcome);
+    membership.handle(Time(0), coordinator, Some(COORDINATOR), welcome);
     while membership.poll_action().is_some() {}
     core.brain.membership = Some(membership);
     core
@@ -50,7 +50,7 @@ fn joined() -> Core {
 
 fn let_go(core: &mut Core, arena: &Arena) {
     let membership = core.brain.membership.as_mut().expect("joined");
-    membership.handle(LinkId(7), Some(COORDINATOR), Control::LeaveAck);
+    membership.handle(Time(0), LinkId(7), Some(COORDINATOR), Control::LeaveAck);
     core.settle(Time(0), arena);
 }
 
@@ -63,7 +63,7 @@ fn an_end_of_the_coordinator_right_after_it_has_let_this_node_go_is_no_death() {
     core.brain.leaving = Leaving::Asked(op);
     let_go(&mut core, &arena);
     assert!(core.brain.waits.has_ended(op));
-    core.brain.suspect(COORDINATOR, "its process has ended".into());
+    core.brain.coordinator_died("its process has ended".into());
     core.brain.fatal(Fatal::Stopped("the cluster stops".into()));
     assert!(core.brain.fatal.is_none(), "{:?}", core.brain.fatal);
 }
@@ -73,10 +73,10 @@ fn a_node_that_leaves_needs_no_answer_of_a_coordinator_that_has_ended() {
     let mut core = joined();
     let (op, _) = core.brain.waits.begin();
     core.brain.leaving = Leaving::Asked(op);
-    core.brain.suspect(COORDINATOR, "its process has ended".into());
+    core.brain.coordinator_died("its process has ended".into());
     assert!(core.brain.waits.has_ended(op) && core.brain.fatal.is_none());
     let mut stays = joined();
-    stays.brain.suspect(COORDINATOR, "its process has ended".into());
+    stays.brain.coordinator_died("its process has ended".into());
     assert!(matches!(stays.brain.fatal, Some(Fatal::Died { node: COORDINATOR, .. })));
 }
 

@@ -1,0 +1,146 @@
+//! Faults planted on purpose in the membership protocol, one rule each, chosen at run time: the check
+//! on the simulator's oracles. Outside the `planted` feature every rule holds, and its test is a
+//! constant.
+
+/// A rule of membership that a mutated node breaks.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
+#[allow(missing_docs)] // The name is the rule that is broken; docs/failure.md has the rules.
+pub enum Mutation {
+    DetectorCountsTimeNotListened,
+    DetectorJudgesBeforeDrained,
+    DetectorForgetsThatItListened,
+    VerdictWithoutQuestions,
+    VerdictAgainstOwnHearing,
+    VerdictIgnoresHelpers,
+    AcquittalByOldSigns,
+    AcquittalForgetsTheCut,
+    CutLastsForEver,
+    CutNeedsNoConfirmation,
+    CutEvictsTheBetterConnected,
+    JoinerAccuses,
+    EndedByAnybodysWord,
+    OlderViewReplacesNewer,
+    DeathIsToldInOneViewOnly,
+}
+
+impl Mutation {
+    /// Every mutation.
+    pub const ALL: [Mutation; 15] = [
+        Mutation::DetectorCountsTimeNotListened,
+        Mutation::DetectorJudgesBeforeDrained,
+        Mutation::DetectorForgetsThatItListened,
+        Mutation::VerdictWithoutQuestions,
+        Mutation::VerdictAgainstOwnHearing,
+        Mutation::VerdictIgnoresHelpers,
+        Mutation::AcquittalByOldSigns,
+        Mutation::AcquittalForgetsTheCut,
+        Mutation::CutLastsForEver,
+        Mutation::CutNeedsNoConfirmation,
+        Mutation::CutEvictsTheBetterConnected,
+        Mutation::JoinerAccuses,
+        Mutation::EndedByAnybodysWord,
+        Mutation::OlderViewReplacesNewer,
+        Mutation::DeathIsToldInOneViewOnly,
+    ];
+}
+
+/// The rules that a membership value keeps: all of them, or all but one.
+#[derive(Clone, Copy, Default, Debug)]
+pub struct Rules {
+    #[cfg(feature = "planted")]
+    broken: Option<Mutation>,
+}
+
+impl Rules {
+    /// All rules but one.
+    #[cfg(feature = "planted")]
+    pub fn without(mutation: Mutation) -> Self {
+        Rules { broken: Some(mutation) }
+    }
+
+    #[cfg(feature = "planted")]
+    fn keeps(&self, mutation: Mutation) -> bool {
+        self.broken != Some(mutation)
+    }
+
+    #[cfg(not(feature = "planted"))]
+    #[inline(always)]
+    fn keeps(&self, _mutation: Mutation) -> bool {
+        true
+    }
+
+    /// Time in which this node did not run is not silence of others.
+    pub(super) fn counts_listened_time_only(&self) -> bool {
+        self.keeps(Mutation::DetectorCountsTimeNotListened)
+    }
+
+    /// Only a node that has just emptied its socket judges.
+    pub(super) fn judges_when_drained_only(&self) -> bool {
+        self.keeps(Mutation::DetectorJudgesBeforeDrained)
+    }
+
+    /// Listened time goes on.
+    pub(super) fn listened_time_goes_on(&self) -> bool {
+        self.keeps(Mutation::DetectorForgetsThatItListened)
+    }
+
+    /// Before a verdict the accused and others are asked.
+    pub(super) fn must_ask(&self) -> bool {
+        self.keeps(Mutation::VerdictWithoutQuestions)
+    }
+
+    /// Who decides must not have heard of the accused either.
+    pub(super) fn must_be_silent_here(&self) -> bool {
+        self.keeps(Mutation::VerdictAgainstOwnHearing)
+    }
+
+    /// Another node's answer acquits.
+    pub(super) fn helpers_count(&self) -> bool {
+        self.keeps(Mutation::VerdictIgnoresHelpers)
+    }
+
+    /// A sign of life from before the question is no answer.
+    pub(super) fn answers_are_newer(&self) -> bool {
+        self.keeps(Mutation::AcquittalByOldSigns)
+    }
+
+    /// Who was acquitted and still cannot be heard by the accuser is half of a cut pair.
+    pub(super) fn keeps_cuts(&self) -> bool {
+        self.keeps(Mutation::AcquittalForgetsTheCut)
+    }
+
+    /// A cut that lasts is decided.
+    pub(super) fn cuts_end(&self) -> bool {
+        self.keeps(Mutation::CutLastsForEver)
+    }
+
+    /// Of a cut pair the one that reaches fewer members goes.
+    pub(super) fn better_connected_stays(&self) -> bool {
+        self.keeps(Mutation::CutEvictsTheBetterConnected)
+    }
+
+    /// Who is still joining accuses nobody.
+    pub(super) fn joiner_is_quiet(&self) -> bool {
+        self.keeps(Mutation::JoinerAccuses)
+    }
+
+    /// A cut lasts only while its accuser says so: messages overtake each other.
+    pub(super) fn cuts_are_confirmed(&self) -> bool {
+        self.keeps(Mutation::CutNeedsNoConfirmation)
+    }
+
+    /// Only a member of the same host can say that a process has ended.
+    pub(super) fn ends_are_local(&self) -> bool {
+        self.keeps(Mutation::EndedByAnybodysWord)
+    }
+
+    /// Views only grow.
+    pub(super) fn views_grow(&self) -> bool {
+        self.keeps(Mutation::OlderViewReplacesNewer)
+    }
+
+    /// A death stays in the views that follow.
+    pub(super) fn deaths_stay(&self) -> bool {
+        self.keeps(Mutation::DeathIsToldInOneViewOnly)
+    }
+}
