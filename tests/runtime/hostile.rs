@@ -91,7 +91,8 @@ pub(crate) fn attacked(settings: Settings) {
     say(&net.bad_crc.to_string());
     say(&net.duplicate_packets.to_string());
     let sockets = daemons.iter().map(|daemon| daemon.status().socket);
-    say(&sockets.map(|socket| socket.receive_errors + socket.send_errors).sum::<u64>().to_string());
+    let errors = sockets.map(|socket| socket.receive_errors + socket.error_reports + socket.send_errors);
+    say(&errors.sum::<u64>().to_string());
     rig::stop(daemons);
 }
 

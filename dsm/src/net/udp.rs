@@ -94,6 +94,8 @@ pub struct SocketCounters {
     pub send_blocked: u64,
     /// Receives that gave an error instead of a datagram: what ICMP says of earlier datagrams.
     pub receive_errors: u64,
+    /// Reports in the error queue that were read before a receive gave them.
+    pub error_reports: u64,
     /// Sends that gave an error, those included that were tried again with success.
     pub send_errors: u64,
 }
@@ -108,6 +110,7 @@ struct Counts {
     bytes_in: AtomicU64,
     send_blocked: AtomicU64,
     receive_errors: AtomicU64,
+    error_reports: AtomicU64,
     send_errors: AtomicU64,
 }
 
@@ -343,6 +346,8 @@ impl UdpSocket {
             let mut slices = [IoSliceMut::new(&mut byte)];
             let fd = self.socket.as_raw_fd();
             let report = recvmsg::<SockaddrStorage>(fd, &mut slices, Some(&mut control), flags).ok()?;
+            // With the last report the error goes that the next receive would have given.
+            self.counts.error_reports.fetch_add(1, Ordering::Relaxed);
             // The address of a report is where the datagram that caused it went.
             if report.cmsgs().is_ok_and(|mut all| all.any(|one| is_refusal(&one))) {
                 return report.address.and_then(to_std);
@@ -454,6 +459,7 @@ impl UdpSocket {
             bytes_in: load(&self.counts.bytes_in),
             send_blocked: load(&self.counts.send_blocked),
             receive_errors: load(&self.counts.receive_errors),
+            error_reports: load(&self.counts.error_reports),
             send_errors: load(&self.counts.send_errors),
         }
     }
