@@ -13,6 +13,7 @@ mod view;
 use std::net::{Ipv4Addr, UdpSocket};
 use std::os::fd::RawFd;
 
+use nix::sys::socket::{setsockopt, sockopt};
 use serde::{Deserialize, Serialize};
 
 use crate::Result;
@@ -23,6 +24,9 @@ pub(crate) use echo::{Echo, Wire, echo};
 pub(crate) use meet::{Meeting, meet};
 pub(crate) use server::{ServerCommand, serve_faults};
 pub(crate) use tcp::{TcpCommand, tcp};
+
+/// Receive buffer to ask for: what Linux gives every user by default.
+const SOCKET_BUFFER: usize = 212_992;
 
 /// How a load or store to a page that is not here is noticed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize, clap::ValueEnum)]
@@ -73,7 +77,13 @@ const REQUEST: usize = 64;
 
 /// Two connected UDP sockets with the buffers that every user gets.
 pub(crate) fn connected_pair() -> Result<(UdpSocket, UdpSocket)> {
-    let bind = || UdpSocket::bind((Ipv4Addr::LOCALHOST, 0));
+    // As large as every user gets it, as a node asks for too: in half of it a burst of long datagrams was lost
+    // now and then, and nothing here sends one again.
+    let bind = || -> Result<UdpSocket> {
+        let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0))?;
+        setsockopt(&socket, sockopt::RcvBuf, &SOCKET_BUFFER)?;
+        Ok(socket)
+    };
     let (a, b) = (bind()?, bind()?);
     a.connect(b.local_addr()?)?;
     b.connect(a.local_addr()?)?;
