@@ -283,6 +283,8 @@ pub mod node {
     /// A node that was told to end by a signal, or that exits, gives its pages up when no home has
     /// acknowledged one for so long.
     pub const WRITE_BACK_STALL_MAX: Span = Span::from_ms(2_000);
+    /// Longest wait for the coordinator's consent to a departure, when everything has been given back.
+    pub const CONSENT_MAX: Span = Span::from_ms(20_000);
     /// A node that leaves gives up when it could give nothing back for so long. A home that is dead is found out
     /// earlier.
     pub const LEAVE_STALL_MAX: Span = Span::from_ms(60_000);

@@ -10,7 +10,7 @@ use super::core::{Brain, Fatal, Leaving};
 use super::waits::{Bell, Outcome};
 use super::{Inner, LAST_BARRIER, Locked, Started, describe, interrupt};
 use crate::coherence::{Coherence, Input, OpId};
-use crate::config::node::{ACTIVE_TICK, FLUSH_MAX, LEAVE_STALL_MAX, WRITE_BACK_STALL_MAX};
+use crate::config::node::{ACTIVE_TICK, CONSENT_MAX, FLUSH_MAX, LEAVE_STALL_MAX, WRITE_BACK_STALL_MAX};
 use crate::error::{Error, Result};
 use crate::fault::CoreSection;
 use crate::membership::Kind;
@@ -41,10 +41,10 @@ impl Inner {
             self.sleep_if_ending(current_thread);
             return Ok(());
         }
-        let (result, stall) = match (self.kind, departure) {
+        let (result, longest) = match (self.kind, departure) {
             (Kind::Rank { .. }, Departure::Leave) if self.is_without_daemons() => {
                 // The memory is in the ranks: no rank may go while another one needs it.
-                (self.barrier(LAST_BARRIER, None), None)
+                (self.barrier(LAST_BARRIER, None), CONSENT_MAX)
             }
             // Its memory goes with it, so the others cannot go on.
             (Kind::Rank { .. }, Departure::Exit) if self.is_without_daemons() => {
@@ -53,21 +53,21 @@ impl Inner {
             }
             (Kind::Rank { .. }, Departure::Leave) => {
                 let leave = |core: &mut Started<'_>, op| core.input(Input::Leave { op });
-                (self.call(Some(LEAVE_STALL_MAX), leave).map(drop), None)
+                (self.call(Some(LEAVE_STALL_MAX), leave).map(drop), CONSENT_MAX)
             }
             (Kind::Rank { .. }, Departure::Exit) => {
                 let written = self.write_back().map_err(|unsaved| Error::Timeout {
                     what: unsaved.to_string(),
                     after_ms: WRITE_BACK_STALL_MAX.0 / 1_000_000,
                 });
-                (written, Some(WRITE_BACK_STALL_MAX))
+                (written, WRITE_BACK_STALL_MAX)
             }
-            (Kind::Daemon, Departure::Leave | Departure::Exit) => (Ok(()), None),
+            (Kind::Daemon, Departure::Leave | Departure::Exit) => (Ok(()), CONSENT_MAX),
         };
         // What others wait for must have arrived before the coordinator tells them that we are gone.
         self.flush_to_members();
         self.flush();
-        let result = result.and_then(|()| self.take_leave(stall));
+        let result = result.and_then(|()| self.take_leave(longest));
         self.flush();
         self.close("left");
         result
@@ -88,7 +88,7 @@ impl Inner {
         let unsaved = self.write_back().err();
         self.flush();
         // Without an answer the peers take the end of the process for a death; nothing is lost by that.
-        let _ = self.take_leave(Some(WRITE_BACK_STALL_MAX));
+        let _ = self.take_leave(WRITE_BACK_STALL_MAX);
         self.flush();
         unsaved
     }
@@ -114,9 +114,9 @@ impl Inner {
         self.with_core(|core| core.brain.membership.as_ref().is_some_and(|m| m.view().daemons().count() == 0))
     }
 
-    /// Tells the coordinator, and waits for its consent, or for its end.
-    fn take_leave(&self, stall: Option<Span>) -> Result<()> {
-        self.call(stall, |core, op| {
+    /// Tells the coordinator, and waits for its consent, or for its end. By then nothing is left to lose.
+    fn take_leave(&self, longest: Span) -> Result<()> {
+        self.call(Some(longest), |core, op| {
             core.core.brain.leaving = Leaving::Asked(op);
             if let Some(membership) = &mut core.core.brain.membership {
                 membership.leave();
