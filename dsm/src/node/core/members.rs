@@ -59,6 +59,12 @@ impl Core {
             (Some(COORDINATOR), Some(CloseReason::Peer { code: close::EVICTED, reason })) => {
                 self.brain.fatal(Fatal::Evicted(reason));
             }
+            // Its word that this node may go was lost; this one came instead.
+            (Some(COORDINATOR), Some(CloseReason::Peer { code: close::DONE, .. }))
+                if matches!(self.brain.leaving, Leaving::Asked(_)) =>
+            {
+                self.brain.let_go();
+            }
             (None, reason) if self.brain.coordinator_session == Some(session) => {
                 let text = reason.map_or_else(|| "it broke the protocol".into(), |reason| reason.to_string());
                 self.brain.fatal(Fatal::NotJoined(text));

@@ -80,6 +80,20 @@ fn a_node_that_leaves_needs_no_answer_of_a_coordinator_that_has_ended() {
     assert!(matches!(stays.brain.fatal, Some(Fatal::Died { node: COORDINATOR, .. })));
 }
 
+/// The coordinator keeps the session of who has left for a second, in which its consent may not arrive.
+#[test]
+fn a_node_that_leaves_takes_the_end_of_its_session_for_the_coordinators_consent() {
+    let mut core = joined();
+    let (op, _) = core.brain.waits.begin();
+    core.brain.leaving = Leaving::Asked(op);
+    let session = SessionHandle::from_bits(1);
+    core.brain.peers.connected(session, Incarnation(0));
+    core.brain.peers.is_coordinator(session);
+    let reason = crate::net::CloseReason::Peer { code: close::DONE, reason: "you have left".into() };
+    assert_eq!(core.on_closed(session, Some(reason)), None);
+    assert!(core.brain.waits.has_ended(op) && core.brain.fatal.is_none());
+}
+
 #[test]
 fn what_is_waited_for_when_a_node_leaves_ends() {
     let mut core = joined();
