@@ -81,7 +81,7 @@ pub struct Introduction {
     pub name: String,
     /// Where it listens.
     pub addr: SocketAddr,
-    /// The machine, a space, and the process namespace; equal where process ids mean the same.
+    /// The machine and process namespace; equal exactly where process ids mean the same.
     pub host: String,
     /// Its process.
     pub pid: u32,

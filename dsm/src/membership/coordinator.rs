@@ -139,9 +139,6 @@ impl Coordinator {
                 own.arena_size, own.arena_base, intro.arena_size, intro.arena_base,
             ));
         }
-        if let Some(reason) = unreachable(shared, intro) {
-            return Err(reason);
-        }
         if let Kind::Rank { program, rank, ranks } = intro.kind {
             if rank >= ranks {
                 return Err(format!("rank {rank} of {ranks} ranks: ranks count from 0"));
@@ -345,32 +342,4 @@ impl Coordinator {
             shared.actions.push_back(Action::Send { to, control: Control::UseReply { op, result } });
         }
     }
-}
-
-/// Why some member could not send to a newcomer at the address that it names, or the newcomer to a member.
-fn unreachable(shared: &Membership, intro: &Introduction) -> Option<String> {
-    let addr = intro.addr;
-    if addr.ip().is_unspecified() {
-        return Some(format!(
-            "it listens at {addr}, where nobody can send to: bind it to an address of its host"
-        ));
-    }
-    // Containers of one machine may share a loopback interface, though not their process ids.
-    let machine =
-        |intro: &Introduction| intro.host.rsplit_once(' ').map_or("", |(machine, _)| machine).to_owned();
-    let elsewhere = shared.view.members.iter().filter(|member| machine(&member.intro) != machine(intro));
-    for member in elsewhere {
-        let who = member.describe();
-        if addr.ip().is_loopback() {
-            return Some(format!(
-                "it listens at {addr}, where {who} on another host cannot send to: bind it to an address of its host"
-            ));
-        }
-        if member.intro.addr.ip().is_loopback() {
-            return Some(format!(
-                "{who} listens at a loopback address, where it cannot send to from another host: start the cluster with addresses of its hosts"
-            ));
-        }
-    }
-    None
 }

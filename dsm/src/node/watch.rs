@@ -126,12 +126,10 @@ impl Inner {
     }
 }
 
-/// A text that is equal for processes whose ids mean the same: the machine, its boot and the namespace of
-/// process ids. A copy of a running machine has the same; that only means that no process of the other one is
-/// found here.
+/// A text that is equal exactly for processes whose ids mean the same: the machine's boot and the
+/// namespace of process ids.
 pub(super) fn host() -> String {
-    let machine = std::fs::read_to_string("/etc/machine-id").unwrap_or_default();
     let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
     let namespace = std::fs::read_link("/proc/self/ns/pid").unwrap_or_default();
-    format!("{} {} {}", machine.trim(), boot.trim(), namespace.display())
+    format!("{} {}", boot.trim(), namespace.display())
 }
