@@ -46,7 +46,7 @@ pub enum Error {
     /// The cluster has taken this node out: the others go on without it, and what it owned alone is lost.
     #[error("this node was taken out of the cluster: {why}")]
     Evicted {
-        /// What the cluster, or this node itself, knows of the cause.
+        /// The cause, as the cluster or this node itself knows it.
         why: String,
     },
     /// Nobody answered in time. Nothing was changed here.

@@ -233,7 +233,7 @@ pub enum Control {
         /// The member.
         of: Incarnation,
     },
-    /// Who decides to another member: do you hear of this one?
+    /// From the node that decides to another member: do you hear of this one?
     Probe {
         /// The suspected member.
         of: Incarnation,

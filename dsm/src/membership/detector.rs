@@ -10,7 +10,7 @@ use super::mutation::Rules;
 use crate::config::membership::{HEARTBEAT, INSPECT_AFTER, LISTENED_MAX, SILENCE_MAX, SILENCE_MAX_WATCHED};
 use crate::page::{Incarnation, Span, Time};
 
-/// What this node has heard of every other member.
+/// The last sign of life of every other member, and the time that this node has listened.
 #[derive(Clone, Default)]
 pub(super) struct Detector {
     listened: Span,
@@ -34,7 +34,7 @@ struct Peer {
     inspected: Span,
 }
 
-/// What has changed about a member.
+/// A change in what this node knows of a member.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Finding {
     /// It has been silent for longer than a node may be. Told again from time to time while that lasts.

@@ -89,7 +89,7 @@ impl Rules {
         self.keeps(Mutation::VerdictWithoutQuestions)
     }
 
-    /// Who decides must not have heard of the accused either.
+    /// The node that decides must not have heard of the accused either.
     pub(super) fn must_be_silent_here(&self) -> bool {
         self.keeps(Mutation::VerdictAgainstOwnHearing)
     }
@@ -104,7 +104,7 @@ impl Rules {
         self.keeps(Mutation::AcquittalByOldSigns)
     }
 
-    /// Who was acquitted and still cannot be heard by the accuser is half of a cut pair.
+    /// A member that was acquitted, and that the accuser still cannot hear, is half of a cut pair.
     pub(super) fn keeps_cuts(&self) -> bool {
         self.keeps(Mutation::AcquittalForgetsTheCut)
     }
