@@ -39,7 +39,7 @@ pub use plant::{Plant, Planted};
 pub use resident::{MemoryLimit, Occupancy};
 
 use crate::config::coherence::{INSTRUCTION_PAGES_MAX, LAZY_MESSAGES_MAX};
-use crate::page::{Access, EXTENT_PAGES, Epoch, ExtentId, Memory, NodeId, PageBuf, PageId, Time};
+use crate::page::{Access, EXTENT_PAGES, Epoch, ExtentId, LockWords, Memory, NodeId, PageBuf, PageId, Time};
 use barrier::Barriers;
 use cache::Cache;
 use directory::Directory;
@@ -329,7 +329,7 @@ impl Coherence {
 
     /// Takes one event. Effects on memory have happened when it returns; messages and finished
     /// operations wait in [`Coherence::poll_output`].
-    pub fn handle<M: Memory>(&mut self, now: Time, input: Input<'_>, memory: &mut M) {
+    pub fn handle<M: Memory + LockWords>(&mut self, now: Time, input: Input<'_>, memory: &mut M) {
         self.cache.settle_postponed(memory);
         self.react(now, input, memory);
         // What this node says to itself arrives at once and in order; held-up messages run as soon
@@ -464,7 +464,7 @@ impl Coherence {
         self.barriers.waited_at()
     }
 
-    fn react<M: Memory>(&mut self, now: Time, input: Input<'_>, memory: &mut M) {
+    fn react<M: Memory + LockWords>(&mut self, now: Time, input: Input<'_>, memory: &mut M) {
         match input {
             Input::Message { from, message, page } => {
                 self.counters.messages_in += 1;
@@ -538,7 +538,7 @@ impl Coherence {
         }
     }
 
-    fn on_message<M: Memory>(
+    fn on_message<M: Memory + LockWords>(
         &mut self,
         now: Time,
         from: NodeId,
@@ -577,7 +577,7 @@ impl Coherence {
 
     /// Reacts to something that concerns a lock. Before, the core recalls it from the node's threads if
     /// they have it among themselves; afterwards they may have it again.
-    fn with_lock<M: Memory>(&mut self, lock: LockId, memory: &mut M, react: impl FnOnce(&mut Self)) {
+    fn with_lock<M: LockWords>(&mut self, lock: LockId, memory: &mut M, react: impl FnOnce(&mut Self)) {
         self.locks.recall(self.planted, lock, memory);
         react(self);
         self.locks.lend(lock, memory);

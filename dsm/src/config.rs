@@ -201,10 +201,15 @@ pub mod node {
     pub const LONG_WAIT: Span = Span::from_ms(5_000);
     /// Longest that it takes to find that out.
     pub const QUESTION_MAX: Span = Span::from_ms(1_000);
-    /// Messages kept that a later view must explain, or whose sender is no member yet.
+    /// Messages of members kept that a later view must explain.
     pub const EARLY_MESSAGES_MAX: usize = 4096;
     /// Bytes of them.
     pub const EARLY_BYTES_MAX: usize = 16 << 20;
+    /// Messages kept of one session that leads to no member yet: what a node that joins says before its welcome
+    /// is known here.
+    pub const EARLY_STRANGER_MESSAGES_MAX: usize = 256;
+    /// Bytes of them: one message of the longest kind, and short ones.
+    pub const EARLY_STRANGER_BYTES_MAX: usize = super::MESSAGE_LEN_MAX + (256 << 10);
     /// Messages of calls kept for a member whose session has not come yet.
     pub const UNSENT_MESSAGES_MAX: usize = 4096;
     /// Datagrams that the progress thread takes in before it looks at the timers again.

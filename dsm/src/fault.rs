@@ -11,7 +11,7 @@ use std::sync::{Arc, OnceLock, Weak};
 
 use crate::error::{Error, Result};
 use crate::fork;
-use crate::page::{Access, Contents, GlobalAddr, Lent, Memory, PAGE_SIZE, PageBuf, PageId, PagePool};
+use crate::page::{Access, Contents, GlobalAddr, Memory, PAGE_SIZE, PageBuf, PageId, PagePool};
 
 mod access;
 #[allow(unsafe_code)]
@@ -370,14 +370,6 @@ impl Memory for &Arena {
         assert_eq!(self.access(page), Access::None, "{page:?} is in use");
         expect(self.store.punch(bytes(&run_of(page))), "giving memory back");
         self.shared.access.set_backed(page, Backing::Hole);
-    }
-
-    fn lend_lock(&mut self, _page: PageId, _token: u64) -> bool {
-        false // an arena has no locks; the node puts them beside it
-    }
-
-    fn recall_lock(&mut self, page: PageId) -> Lent {
-        unreachable!("the lock of {page:?} was not lent")
     }
 }
 

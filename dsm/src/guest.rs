@@ -24,13 +24,13 @@ use crate::config::membership::{HEARTBEAT, SILENCE_MAX};
 use crate::config::rpc::{UNSENT_BYTES_MAX, UNSENT_MAX};
 use crate::error::{Error, Result};
 use crate::fork;
+use crate::machine::channel::GUEST as GUEST_CHANNEL;
 use crate::net::inject::{Injector, InjectorConfig};
 use crate::net::udp::{DATAGRAM_MAX, Outlet, Received, UdpSocket, datagrams};
 use crate::net::{
     self, ClusterKey, ConnectRefused, Endpoint, EndpointConfig, Event, OutMessage, Priority, SessionHandle,
     TransmitBuf, Version,
 };
-use crate::node::GUEST_CHANNEL;
 use crate::page::{Incarnation, NodeId, Span, Time};
 use crate::rpc::{self, Channel, PeerId, SendError, Signal, Transport};
 

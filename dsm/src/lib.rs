@@ -102,6 +102,8 @@ pub mod guest;
 pub mod io;
 mod key;
 #[doc(hidden)]
+pub mod machine;
+#[doc(hidden)]
 pub mod membership;
 #[doc(hidden)]
 pub mod net;

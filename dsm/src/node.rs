@@ -10,7 +10,6 @@ mod collective;
 mod control;
 #[rustfmt::skip]
 pub(crate) mod control_stubs;
-mod core;
 mod directory;
 #[allow(unsafe_code)]
 mod exit;
@@ -21,10 +20,8 @@ mod leaving;
 mod limit;
 mod local;
 mod lock_word;
-mod losses;
 mod notes;
 mod patience;
-mod peers;
 #[allow(unsafe_code)]
 mod poller;
 mod pump;
@@ -49,29 +46,30 @@ use nix::sys::eventfd::EventFd;
 use nix::sys::signal::{SigSet, SigmaskHow, Signal};
 use parking_lot::{Mutex, MutexGuard};
 
-use self::core::{Core, Fatal};
 use crate::coherence::{Failure, Input, OpId, Placement};
 use crate::config::membership::JOIN_TIMEOUT;
 use crate::config::node::{FLUSH_MAX, PAGE_POOL_MAX};
 use crate::error::{Error, Result};
 use crate::fault::{Arena, ArenaOptions, Backend, CoreSection, check_thread_mask};
 use crate::fork;
-use crate::membership::{ElementType, Introduction, Kind, Member, RegionRecord, Want};
+use crate::machine::{Command, Departure, Event, Machine, MachineConfig, Outcome, Rules, Why, describe};
+use crate::membership::{ElementType, Introduction, Kind, RegionRecord, Want};
 use crate::net::inject::Injector;
 use crate::net::udp::{DATAGRAM_MAX, Outlet, UdpSocket};
 use crate::net::{ClusterKey, Endpoint, EndpointConfig, TransmitBuf, Version};
 use crate::page::{Access, GlobalAddr, Incarnation, NodeId, PageId, PagePool, Span, Time};
 use crate::settings::Settings;
-use leaving::{Departure, current_thread};
+use leaving::current_thread;
 pub use local::LockHandle;
+use local::LockTable;
+use notes::Notes;
 use patience::Patience;
 use poller::Poller;
 use pump::Receiver;
 use seat::Seat;
-use waits::Outcome;
+use wait_times::WaitClock;
+use waits::Waits;
 use watch::Watch;
-
-pub(crate) use self::core::channel::GUEST as GUEST_CHANNEL;
 
 /// A node of the cluster. Dropping it leaves the cluster.
 pub struct Node {
@@ -118,7 +116,17 @@ struct Inner {
 }
 
 struct Locked {
-    core: Core,
+    machine: Machine,
+    /// The words of locks.
+    words: LockTable,
+    waits: Waits,
+    /// How long threads of this node waited.
+    wait_clock: WaitClock,
+    notes: Notes,
+    /// Processes of this host that are silent, to be looked at without the lock.
+    inspections: Vec<(Incarnation, u32)>,
+    /// A page fault that no thread waits for has failed.
+    failed_fault: Option<Failure>,
     outlet: Outlet,
     transmit: TransmitBuf,
     receiver: Receiver,
@@ -190,7 +198,7 @@ impl Node {
 
     /// Its id.
     pub fn id(&self) -> NodeId {
-        self.inner.with_core(|core| core.brain.membership.as_ref().and_then(|m| m.me())).expect("joined")
+        self.inner.with_machine(|machine| machine.membership().and_then(|m| m.me())).expect("joined")
     }
 
     /// Its status now.
@@ -200,7 +208,7 @@ impl Node {
 
     /// The same without what takes longer: its host's name, and its part of each region.
     pub(crate) fn counts(&self) -> status::NodeStatus {
-        self.inner.with_core(|core| status::node_status(core, &self.inner))
+        self.inner.with_locked(|locked| status::node_status(locked, &self.inner))
     }
 
     /// The members on this host that the node knows of, their limits and the host's memory.
@@ -263,7 +271,7 @@ impl Node {
     /// where the ranks hold the memory, it waits until all ranks leave.
     pub fn leave(&self) -> Result<()> {
         fork::check()?;
-        let result = self.inner.leave(Departure::Leave);
+        let result = self.inner.leave(Departure::Wish);
         self.calls().stop_serving();
         result
     }
@@ -272,8 +280,8 @@ impl Node {
     pub fn wait_for_shutdown(&self) -> Result<()> {
         fork::check()?;
         match self.inner.wait_for_end() {
-            Fatal::Stopped(_) => Ok(()),
-            fatal @ (Fatal::Died { .. } | Fatal::NotJoined(_) | Fatal::Evicted(_) | Fatal::Broken(_)) => {
+            Why::Stopped(_) | Why::Left => Ok(()),
+            fatal @ (Why::Died { .. } | Why::NotJoined(_) | Why::Evicted(_) | Why::Broken(_)) => {
                 Err(to_error(&fatal))
             }
         }
@@ -311,7 +319,7 @@ impl Drop for Node {
             return self.abandon();
         }
         if self.progress.is_some() {
-            let departure = if std::thread::panicking() { Departure::Exit } else { Departure::Leave };
+            let departure = if std::thread::panicking() { Departure::Exit } else { Departure::Wish };
             if let Err(error) = self.inner.leave(departure) {
                 tracing::warn!("leaving: {error}");
             }
@@ -339,12 +347,22 @@ impl Inner {
         let mut endpoint = EndpointConfig::new(key, incarnation, Version::ours(), socket.receive_buffer());
         endpoint.mtu_max = crate::config::net::MTU_LIMIT;
         let endpoint = Endpoint::new(endpoint, random()?);
-        let intro = introduction(config, incarnation, addr);
         let injector = choices::injector(settings)?;
-        let mut core = Core::new(endpoint, intro, settings.nearest);
-        core.brain.silence_max = settings.silence_max_ms.map(Span::from_ms);
+        let machine = MachineConfig {
+            intro: introduction(config, incarnation, addr),
+            nearest: settings.nearest,
+            silence_max: settings.silence_max_ms.map(Span::from_ms),
+            rules: Rules::default(),
+            membership_rules: crate::membership::Rules::default(),
+        };
         let locked = Locked {
-            core,
+            machine: Machine::new(endpoint, machine),
+            words: LockTable::default(),
+            waits: Waits::default(),
+            wait_clock: WaitClock::default(),
+            notes: Notes::default(),
+            inspections: Vec::new(),
+            failed_fault: None,
             outlet: Outlet::new(injector.map(Injector::new)),
             transmit: TransmitBuf::default(),
             receiver: Receiver::Progress,
@@ -398,7 +416,7 @@ impl Inner {
         thread.map_err(|error| Error::os("starting the progress thread", error))
     }
 
-    /// The lock of the core. Nobody may touch shared memory, or sleep, while it is held. Panics in a forked
+    /// The lock of the node. Nobody may touch shared memory, or sleep, while it is held. Panics in a forked
     /// child, where a thread of the parent may have left it locked.
     fn lock(&self) -> MutexGuard<'_, Locked> {
         fork::assert_not_child();
@@ -409,14 +427,19 @@ impl Inner {
         time_since(self.clock)
     }
 
-    fn with_core<T>(&self, look: impl FnOnce(&mut Core) -> T) -> T {
+    fn with_machine<T>(&self, look: impl FnOnce(&mut Machine) -> T) -> T {
         let _section = CoreSection::enter();
-        look(&mut self.lock().core)
+        look(&mut self.lock().machine)
+    }
+
+    fn with_locked<T>(&self, look: impl FnOnce(&mut Locked) -> T) -> T {
+        let _section = CoreSection::enter();
+        look(&mut self.lock())
     }
 
     fn begin(&self, join: Option<SocketAddr>) {
         let _section = CoreSection::enter();
-        self.lock().core.start(self.now(), join);
+        self.lock().machine.start(self.now(), join);
     }
 
     fn join(&self, config: &NodeConfig) -> Result<()> {
@@ -425,28 +448,28 @@ impl Inner {
             let _section = CoreSection::enter();
             let mut locked = self.lock();
             let now = self.now();
-            let (op, bell) = locked.core.brain.waits.begin();
-            locked.core.brain.joining = Some(op);
+            let (op, bell) = locked.waits.begin();
+            self.give(&mut locked, now, Event::Command { op, command: Command::Join });
             self.settle(&mut locked, now);
-            if locked.core.brain.fatal.is_some() {
-                locked.core.brain.waits.end(op, Outcome::Membership);
+            if locked.machine.lifecycle().why().is_some() {
+                locked.waits.end(op, Outcome::Membership);
             }
             self.wait(&mut locked, (op, &bell), Some(now + JOIN_TIMEOUT))
         };
         let with = join.map_or_else(|| self.addr.to_string(), |addr| addr.to_string());
-        self.with_core(|core| {
-            if let Some(fatal) = &core.brain.fatal {
+        self.with_machine(|machine| {
+            if let Some(fatal) = machine.lifecycle().why() {
                 return Err(match fatal {
-                    Fatal::NotJoined(reason) => {
+                    Why::NotJoined(reason) => {
                         Error::Refused(format!("cannot join the cluster at {with}: {reason}"))
                     }
-                    Fatal::Died { .. } | Fatal::Evicted(_) | Fatal::Stopped(_) | Fatal::Broken(_) => {
+                    Why::Left | Why::Died { .. } | Why::Evicted(_) | Why::Stopped(_) | Why::Broken(_) => {
                         to_error(fatal)
                     }
                 });
             }
             ended.map(drop).ok_or_else(|| Error::Timeout {
-                what: format!("joining the cluster at {with}: {}", core.brain.missing()),
+                what: format!("joining the cluster at {with}: {}", machine.missing()),
                 after_ms: JOIN_TIMEOUT.0 / 1_000_000,
             })
         })
@@ -462,65 +485,47 @@ impl Inner {
         })
     }
 
-    /// Starts something and waits for it. The error names the dead node if it fails because of one.
-    /// Starts an operation and waits for it; gives up when it gets no further for `stall`.
-    fn call(&self, stall: Option<Span>, start: impl FnOnce(&mut Started<'_>, OpId)) -> Result<u64> {
-        match self.call_raw(stall, start)? {
-            Outcome::Coherence(Ok(value)) => Ok(value),
-            Outcome::Coherence(Err(failure)) => Err(self.failure(failure)),
-            Outcome::Region(_) | Outcome::Membership => Ok(0),
-        }
-    }
-
-    fn call_raw(&self, stall: Option<Span>, start: impl FnOnce(&mut Started<'_>, OpId)) -> Result<Outcome> {
+    /// Starts an operation and waits for it. The error names the dead node if it fails because of one.
+    fn call(&self, event: impl FnOnce(OpId) -> Event<'static>) -> Result<Outcome> {
         fork::check()?;
         self.sleep_if_ending(current_thread);
         let _section = CoreSection::enter();
         let mut locked = self.lock();
-        if let Some(fatal) = &locked.core.brain.fatal {
+        if let Some(fatal) = locked.machine.lifecycle().why() {
             return Err(to_error(fatal));
         }
-        if locked.core.brain.closed {
+        if locked.machine.lifecycle().is_closed() {
             return Err(Error::Left);
         }
         let now = self.now();
-        let (op, bell) = locked.core.brain.waits.begin();
-        start(&mut Started { now, core: &mut locked.core, arena: &self.arena }, op);
+        let (op, bell) = locked.waits.begin();
+        self.give(&mut locked, now, event(op));
         self.settle(&mut locked, now);
-        let outcome = match stall {
-            None => self.wait(&mut locked, (op, &bell), None),
-            Some(stall) => self.wait_while_leaving_progresses(&mut locked, (op, &bell), stall),
-        };
+        let outcome = self.wait(&mut locked, (op, &bell), None);
         if self.is_ending() {
             // What it failed of may be that other ranks end too.
             MutexGuard::unlocked(&mut locked, || self.sleep_if_ending(current_thread));
         }
-        if let Some(fatal) = &locked.core.brain.fatal {
+        if let Some(fatal) = locked.machine.lifecycle().why() {
             return Err(to_error(fatal));
         }
-        if locked.core.brain.closed && matches!(outcome, Some(Outcome::Membership)) {
+        if locked.machine.lifecycle().is_closed() && matches!(outcome, Some(Outcome::Membership)) {
             return Err(Error::Left);
         }
-        outcome.ok_or_else(|| Error::Timeout {
-            what: "an operation of the cluster".into(),
-            after_ms: stall.map_or(0, |span| span.0 / 1_000_000),
-        })
+        outcome.ok_or(Error::Left)
     }
 
     /// Asks the coordinator to count this node among a region's users.
     fn use_region(&self, start: PageId, generation: u64) -> Result<()> {
-        let outcome = self.call_raw(None, |core, op| {
-            if let Some(membership) = &mut core.core.brain.membership {
-                membership.ask_use(op.0, start, generation);
-            }
-        })?;
+        let command = Command::Use(start, generation);
+        let outcome = self.call(|op| Event::Command { op, command })?;
         match outcome {
             Outcome::Region(result) => result.map(drop).map_err(Error::Refused),
-            Outcome::Coherence(_) | Outcome::Membership => Err(Error::Left),
+            Outcome::Coherence(_) | Outcome::Membership | Outcome::Left(_) => Err(Error::Left),
         }
     }
 
-    /// Gives the coherence core an event that nobody waits for.
+    /// Gives the machine an event that nobody waits for.
     /// In a forked child it does nothing: such an event is a hint, or for the parent to give.
     fn cast(&self, input: Input<'_>) {
         if fork::is_child() {
@@ -529,21 +534,20 @@ impl Inner {
         let _section = CoreSection::enter();
         let mut locked = self.lock();
         let now = self.now();
-        locked.core.brain.input(now, input, &self.arena);
+        self.give(&mut locked, now, Event::Thread(input));
         self.settle(&mut locked, now);
     }
 
     fn region(&self, name: &str, want: Option<Want>) -> Result<Option<RegionRecord>> {
-        let outcome = self.call_raw(None, |core, op| {
-            let Some(membership) = &mut core.core.brain.membership else { return };
-            match want {
-                Some(want) => membership.alloc(op.0, name.to_owned(), want),
-                None => membership.remove(op.0, name.to_owned()),
-            }
-        })?;
+        let name = name.to_owned();
+        let command = match want {
+            Some(want) => Command::Region(name, want),
+            None => Command::Remove(name),
+        };
+        let outcome = self.call(|op| Event::Command { op, command })?;
         match outcome {
             Outcome::Region(result) => result.map_err(Error::Refused),
-            Outcome::Coherence(_) | Outcome::Membership => Err(Error::Left),
+            Outcome::Coherence(_) | Outcome::Membership | Outcome::Left(_) => Err(Error::Left),
         }
     }
 
@@ -552,7 +556,7 @@ impl Inner {
         let _section = CoreSection::enter();
         let mut locked = self.lock();
         let now = self.now();
-        locked.core.close_all(now, reason);
+        self.give(&mut locked, now, Event::Close(reason));
         self.settle(&mut locked, now);
         drop(locked);
         // No answer comes any more, and nobody takes one.
@@ -561,18 +565,18 @@ impl Inner {
         self.calls.mailbox.end();
     }
 
-    fn wait_for_end(&self) -> Fatal {
+    fn wait_for_end(&self) -> Why {
         let fatal = {
             let _section = CoreSection::enter();
             let mut locked = self.lock();
             loop {
-                if let Some(fatal) = locked.core.brain.fatal.clone() {
+                if let Some(fatal) = locked.machine.lifecycle().why().cloned() {
                     break fatal;
                 }
-                if locked.core.brain.closed {
-                    break Fatal::Stopped("this node has left".into());
+                if locked.machine.lifecycle().is_closed() {
+                    break Why::Left;
                 }
-                let (op, bell) = locked.core.brain.waits.begin();
+                let (op, bell) = locked.waits.begin();
                 let _ = self.wait(&mut locked, (op, &bell), None);
             }
         };
@@ -580,7 +584,7 @@ impl Inner {
         let until = self.now() + FLUSH_MAX;
         self.flush_while(|locked| {
             let now = self.now();
-            now < until && (self.calls.endpoint.is_serving() || locked.core.has_pending(now))
+            now < until && (self.calls.endpoint.is_serving() || locked.machine.has_pending(now))
         });
         fatal
     }
@@ -589,18 +593,14 @@ impl Inner {
         let _section = CoreSection::enter();
         let mut locked = self.lock();
         let now = self.now();
-        let brain = &mut locked.core.brain;
-        match &mut brain.membership {
-            Some(membership) if membership.is_coordinator() => membership.shut_down("the coordinator stops"),
-            Some(_) | None => brain.fatal(Fatal::Stopped("asked to stop".into())),
-        }
+        self.give(&mut locked, now, Event::Shutdown);
         self.settle(&mut locked, now);
     }
 
     /// The error that a node has died, or has left; with what that matters for.
     fn gone(&self, node: NodeId, had: Option<&str>) -> Error {
         let (known, has_died) =
-            self.with_core(|core| (core.brain.known_name(node), core.brain.has_died(node)));
+            self.with_machine(|machine| (machine.known_name(node), machine.has_died(node)));
         let name = known.unwrap_or_else(|| "of which nothing more is known".into());
         match (has_died, had) {
             (true, Some(had)) => Error::NodeDied { node, name: format!("{name}, {had}") },
@@ -628,92 +628,17 @@ impl Inner {
     }
 }
 
-/// An operation being started, under the lock.
-struct Started<'a> {
-    now: Time,
-    core: &'a mut Core,
-    arena: &'a Arena,
-}
-
-impl Started<'_> {
-    fn input(&mut self, input: Input<'_>) {
-        self.core.brain.input(self.now, input, self.arena);
-    }
-}
-
-impl self::core::Brain {
-    /// For messages to people: which process a node was that is gone. Its id may be another process's by now.
-    fn name(&self, node: NodeId) -> String {
-        self.known_name(node).unwrap_or_else(|| node.to_string())
-    }
-
-    /// Whether a node on which a wait depended has died. Else it has left, or is leaving: that node is a member
-    /// still when it gives back a lock in the middle of a critical section.
-    fn has_died(&self, node: NodeId) -> bool {
-        let is_member = || self.membership.as_ref().is_some_and(|m| m.view().member(node).is_some());
-        !self.left.contains_key(&node) && (self.last_dead(node).is_some() || !is_member())
-    }
-
-    /// The last process that had this node id and has died or left; else the member that has it.
-    fn known_name(&self, node: NodeId) -> Option<String> {
-        let gone = self.left.get(&node).or_else(|| self.last_dead(node));
-        let member = || self.membership.as_ref()?.view().member(node);
-        gone.or_else(member).map(Member::describe)
-    }
-
-    fn intro_name(&self) -> String {
-        match self.intro.kind {
-            Kind::Daemon => "daemon".into(),
-            Kind::Rank { rank, .. } => format!("rank {rank} of {}", self.intro.name),
-        }
-    }
-
-    /// What a join still waits for.
-    fn missing(&self) -> String {
-        let Some(membership) = self.membership.as_ref().filter(|m| m.me().is_some()) else {
-            return "the coordinator has not answered".into();
-        };
-        let view = membership.view();
-        if let Kind::Rank { program, ranks, .. } = self.intro.kind {
-            let here: Vec<u32> = view
-                .ranks(program)
-                .filter_map(|member| match member.intro.kind {
-                    Kind::Rank { rank, .. } => Some(rank),
-                    Kind::Daemon => None,
-                })
-                .collect();
-            let missing: Vec<u32> = (0..ranks).filter(|rank| !here.contains(rank)).collect();
-            if !missing.is_empty() {
-                return format!("ranks {missing:?} of {ranks} have not come");
-            }
-        }
-        let silent = view.members.iter().filter(|m| Some(m.id) != membership.me());
-        let silent: Vec<String> =
-            silent.filter(|m| self.peers.session(m.id).is_none()).map(Member::describe).collect();
-        format!("no session with {}", silent.join("; "))
-    }
-}
-
 /// Barrier of the ranks' common start.
 const FIRST_BARRIER: u32 = u32::MAX - 1;
 /// Barrier of the ranks' common end, where they hold the memory.
 const LAST_BARRIER: u32 = u32::MAX;
 
-fn describe(fatal: &Fatal) -> String {
+fn to_error(fatal: &Why) -> Error {
     match fatal {
-        Fatal::Died { node, name } => format!("{node} died ({name})"),
-        Fatal::NotJoined(reason) => format!("not a member of the cluster: {reason}"),
-        Fatal::Evicted(why) => Error::Evicted { why: why.clone() }.to_string(),
-        Fatal::Stopped(reason) => format!("the cluster stops: {reason}"),
-        Fatal::Broken(reason) => reason.clone(),
-    }
-}
-
-fn to_error(fatal: &Fatal) -> Error {
-    match fatal {
-        Fatal::Died { node, name } => Error::NodeDied { node: *node, name: name.clone() },
-        Fatal::Evicted(why) => Error::Evicted { why: why.clone() },
-        Fatal::NotJoined(_) | Fatal::Stopped(_) | Fatal::Broken(_) => Error::Refused(describe(fatal)),
+        Why::Died { node, name } => Error::NodeDied { node: *node, name: name.clone() },
+        Why::Evicted(why) => Error::Evicted { why: why.clone() },
+        Why::Left => Error::Left,
+        Why::NotJoined(_) | Why::Stopped(_) | Why::Broken(_) => Error::Refused(describe(fatal)),
     }
 }
 

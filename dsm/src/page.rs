@@ -83,6 +83,27 @@ pub enum Contents<'a> {
     InPlace,
 }
 
+/// One start of a node. A restarted node is another peer: nothing of the old one is taken for its own.
+///
+/// ```
+/// # use pagemesh::prelude::*;
+/// # let dsm = Dsm::builder().arena_anywhere().join()?;
+/// let me = dsm.peer(dsm.node_id()).expect("a member");
+/// assert_eq!(me.node, dsm.node_id());
+/// # dsm.leave()?;
+/// # Ok::<(), Error>(())
+/// ```
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct PeerId {
+    /// The node.
+    pub node: NodeId,
+    /// Which of its starts.
+    pub incarnation: Incarnation,
+}
+
+/// The node of every peer that is no member of the cluster; only its incarnation tells it from others.
+pub const GUEST: NodeId = NodeId(u16::MAX);
+
 /// What a core may do to local memory. Each call is complete when it returns.
 ///
 /// The application's view is what application threads load from and store to; the runtime's bytes
@@ -102,10 +123,14 @@ pub trait Memory {
     fn expect(&mut self, _first: PageId, _pages: u64) {}
     /// Gives the page's memory back; its access must be [`Access::None`]. A later read sees zeros.
     fn discard(&mut self, page: PageId);
+}
+
+/// What a core may do to the words by which the threads of its node take locks without it.
+pub trait LockWords {
     /// Lets the node's threads take the lock of this page and give it back among themselves, without the
     /// core: it is free, and `token` was its last. False if they cannot; then nothing has changed.
     fn lend_lock(&mut self, page: PageId, token: u64) -> bool;
-    /// Ends what a successful [`Memory::lend_lock`] began: when it returns, no thread takes the lock or
+    /// Ends what a successful [`LockWords::lend_lock`] began: when it returns, no thread takes the lock or
     /// gives it back but by the core.
     fn recall_lock(&mut self, page: PageId) -> Lent;
 }

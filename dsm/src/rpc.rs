@@ -50,6 +50,7 @@ mod transport;
 mod wire;
 mod workers;
 
+pub use crate::page::PeerId;
 pub use call::{Call, Streaming};
 pub use channel::{Channel, Policy};
 pub use client::Progress;
@@ -57,7 +58,6 @@ pub use context::{Context, Sink};
 pub use endpoint::{Batch, Endpoint};
 pub use error::{Error, ErrorKind, Result};
 pub use interface::Service;
-pub use transport::PeerId;
 pub use wire::Global;
 
 // For generated stubs.
@@ -79,6 +79,8 @@ pub use wire::{
 
 // For whoever carries calls: the node, guests, tests.
 #[doc(hidden)]
+pub use crate::page::GUEST;
+#[doc(hidden)]
 pub use frame::{is_asked_again, is_message};
 #[doc(hidden)]
 pub use meta::serve_meta;
@@ -92,8 +94,7 @@ pub(crate) use section::CallSection;
 pub use server::Counters;
 #[doc(hidden)]
 pub use stats::MethodReading;
-#[doc(hidden)]
-pub use transport::{GUEST, Registry, SendError, Signal, Transport};
+pub use transport::{Registry, SendError, Signal, Transport};
 #[doc(hidden)]
 pub use workers::Workers;
 

@@ -6,7 +6,9 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::rc::Rc;
 
 use pagemesh::coherence::{Coherence, Fault, Input, Message, OpId, Output, Placement, RegionInfo, Version};
-use pagemesh::page::{Access, Contents, EXTENT_PAGES, Epoch, Lent, Memory, NodeId, PageBuf, PageId, Time};
+use pagemesh::page::{
+    Access, Contents, EXTENT_PAGES, Epoch, Lent, LockWords, Memory, NodeId, PageBuf, PageId, Time,
+};
 use rustc_hash::{FxHashSet, FxHasher};
 use smallvec::SmallVec;
 
@@ -480,7 +482,9 @@ impl Memory for Frame {
         assert_eq!((page, self.access), (PAGE, Access::None));
         self.value = 0;
     }
+}
 
+impl LockWords for Frame {
     fn lend_lock(&mut self, _page: PageId, _token: u64) -> bool {
         false // no thread here takes locks
     }

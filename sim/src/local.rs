@@ -6,7 +6,9 @@ use std::collections::BTreeSet;
 
 use fastrand::Rng;
 use pagemesh::coherence::LockId;
-use pagemesh::page::{Access, Contents, Lent, Memory, NodeId, PAGE_SIZE, PageBuf, PageId, PagePool, Time};
+use pagemesh::page::{
+    Access, Contents, Lent, LockWords, Memory, NodeId, PAGE_SIZE, PageBuf, PageId, PagePool, Time,
+};
 use smallvec::SmallVec;
 
 use crate::oracle::Oracle;
@@ -261,7 +263,9 @@ impl Memory for NodeMemory<'_> {
             self.shared.oracle.fail(|| format!("only unmapped memory is given back: {me} {page:?}"));
         }
     }
+}
 
+impl LockWords for NodeMemory<'_> {
     fn lend_lock(&mut self, page: PageId, token: u64) -> bool {
         // Not every node has a handle of every lock.
         let lends = self.shared.rng.u32(..8) != 0;

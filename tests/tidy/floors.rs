@@ -4,7 +4,7 @@
 use crate::source::{Source, assert_none, sources};
 
 /// The modules of the library, each with the modules that it may import beside the words below.
-const MAY_IMPORT: [(&str, &[&str]); 19] = [
+const MAY_IMPORT: [(&str, &[&str]); 20] = [
     ("page", &[]),
     ("config", &[]),
     ("error", &[]),
@@ -13,15 +13,16 @@ const MAY_IMPORT: [(&str, &[&str]); 19] = [
     ("coherence", &[]),
     ("membership", &["coherence"]),
     ("net", &[]),
+    ("machine", &["coherence", "membership", "net", "rpc"]),
     ("key", &["net"]),
     ("io", &[]),
     ("fork", &[]),
     ("fault", &["fork", "io"]),
     ("rpc", &["fork"]),
-    ("node", &["coherence", "fault", "fork", "membership", "net", "rpc"]),
+    ("node", &["coherence", "fault", "fork", "machine", "membership", "net", "rpc"]),
     ("shared", &["coherence", "fork", "membership", "node", "rpc", "sync"]),
     ("sync", &["coherence", "fork", "node", "shared"]),
-    ("guest", &["fork", "net", "node", "rpc"]),
+    ("guest", &["fork", "machine", "net", "node", "rpc"]),
     ("admin", &["guest", "membership", "net", "node", "rpc"]),
     ("lib", &[]),
 ];
@@ -30,7 +31,7 @@ const MAY_IMPORT: [(&str, &[&str]); 19] = [
 const WORDS: [&str; 5] = ["page", "config", "error", "settings", "codec"];
 
 /// Modules that decide and do no IO.
-const CORES: [&str; 3] = ["coherence", "membership", "net"];
+const CORES: [&str; 4] = ["coherence", "machine", "membership", "net"];
 
 /// Files below the cores that do the IO.
 const SHELLS: [&str; 3] = ["dsm/src/net/udp.rs", "dsm/src/net/udp/outlet.rs", "dsm/src/net/udp/paths.rs"];
@@ -52,7 +53,7 @@ const OUTSIDE: [&str; 12] = [
 ];
 
 /// Modules of the library that no program names, be it a user's or an operator's.
-const INSIDE: [&str; 4] = ["coherence", "fault", "codec", "page"];
+const INSIDE: [&str; 5] = ["coherence", "fault", "codec", "machine", "page"];
 /// Those that the operator's command and the daemon name, and users' programs do not: documentation hides them.
 const OPERATORS: [&str; 6] = ["admin", "config", "guest", "membership", "net", "node"];
 

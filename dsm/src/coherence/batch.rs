@@ -8,7 +8,7 @@ use smallvec::SmallVec;
 
 use super::message::{Batch, Message, ToHome, ToNode};
 use super::{Coherence, Input};
-use crate::page::{Access, Memory, NodeId, PageId, Time};
+use crate::page::{Access, LockWords, Memory, NodeId, PageId, Time};
 
 /// Neighbouring pages of one region that are downgraded to one access.
 #[derive(Clone, Copy)]
@@ -21,7 +21,13 @@ struct Run {
 impl Coherence {
     /// Takes the messages of a batch as [`Coherence::handle`] takes each. Pages that nobody waits for
     /// come first: those that somebody waits for are then mapped together with them.
-    pub fn handle_batch<M: Memory>(&mut self, now: Time, from: NodeId, batch: &Batch<'_>, memory: &mut M) {
+    pub fn handle_batch<M: Memory + LockWords>(
+        &mut self,
+        now: Time,
+        from: NodeId,
+        batch: &Batch<'_>,
+        memory: &mut M,
+    ) {
         self.lower_runs(now, from, batch, memory);
         let awaited = |core: &Self, message: &Message| match *message {
             Message::ToNode(ToNode::Data { page, .. }) => core.cache.is_awaited(page),

@@ -27,7 +27,7 @@ use super::message::{Attempt, LockId, LockMessage, Req};
 use super::placement::{Places, RegionInfo};
 use super::plant::{Plant, Planted};
 use super::{Failure, OpId, Outbox};
-use crate::page::{Lent, Memory, NodeId};
+use crate::page::{Lent, LockWords, NodeId};
 
 /// Both sides of all locks of a node.
 #[derive(Clone)]
@@ -94,7 +94,7 @@ impl Locks {
     }
 
     /// The core decides about the lock again. Goes before everything else that concerns a lock.
-    pub(super) fn recall<M: Memory>(&mut self, planted: Planted, lock: LockId, memory: &mut M) {
+    pub(super) fn recall<M: LockWords>(&mut self, planted: Planted, lock: LockId, memory: &mut M) {
         let lent = |tenure: &&mut Tenure| tenure.phase == Phase::Lent;
         let Some(tenure) = self.tenures.get_mut(&lock).filter(lent) else { return };
         (tenure.phase, tenure.token) = match memory.recall_lock(lock.0) {
@@ -105,7 +105,7 @@ impl Locks {
     }
 
     /// Leaves an idle lock to this node's threads. Goes after everything else that concerns a lock.
-    pub(super) fn lend<M: Memory>(&mut self, lock: LockId, memory: &mut M) {
+    pub(super) fn lend<M: LockWords>(&mut self, lock: LockId, memory: &mut M) {
         let Some(tenure) = self.tenures.get_mut(&lock) else { return };
         let is_wanted = tenure.next.is_some() || !tenure.waiters.is_empty();
         if tenure.phase == Phase::Idle
@@ -336,7 +336,12 @@ impl Locks {
         (self.last_req, self.leaving, self.dead).hash(hasher);
     }
 
-    pub(super) fn forget_region<M: Memory>(&mut self, planted: Planted, region: &RegionInfo, memory: &mut M) {
+    pub(super) fn forget_region<M: LockWords>(
+        &mut self,
+        planted: Planted,
+        region: &RegionInfo,
+        memory: &mut M,
+    ) {
         for lock in sorted_keys(&self.tenures).into_iter().filter(|lock| region.contains(lock.0)) {
             self.recall(planted, lock, memory);
             self.tenures.remove(&lock);
@@ -454,7 +459,12 @@ impl Locks {
 /// Leaving.
 impl Locks {
     /// Threads that still wait give up: a lock that came to them now would have to be broken.
-    pub(super) fn start_leaving<M: Memory>(&mut self, planted: Planted, outbox: &mut Outbox, memory: &mut M) {
+    pub(super) fn start_leaving<M: LockWords>(
+        &mut self,
+        planted: Planted,
+        outbox: &mut Outbox,
+        memory: &mut M,
+    ) {
         self.leaving = true;
         for lock in sorted_keys(&self.tenures) {
             self.recall(planted, lock, memory);

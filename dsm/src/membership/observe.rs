@@ -28,8 +28,7 @@ pub enum Observation {
 }
 
 impl Membership {
-    /// The same value with a mutation, for the check of the simulator's oracles.
-    #[cfg(feature = "planted")]
+    /// The same value that keeps these rules: all, but in the check of the simulator's oracles.
     pub fn with_rules(mut self, rules: super::Rules) -> Self {
         self.rules = rules;
         self

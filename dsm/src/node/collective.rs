@@ -236,8 +236,8 @@ impl Inner {
             ))
         })?;
         let operation = Operation { mailbox, number };
-        let all =
-            self.with_core(|core| (0..).zip(core.brain.ranks_in_order.iter().copied()).collect::<Vec<Of>>());
+        let all = self
+            .with_machine(|machine| (0..).zip(machine.ranks_in_order().iter().copied()).collect::<Vec<Of>>());
         if rank != HUB {
             self.bring(&operation, what, &value)?;
             self.wait_for_letters(&operation, what, &all[..1])?;
@@ -304,11 +304,13 @@ impl Inner {
     fn unless_gone(&self, end: rpc::Result<()>) -> Result<()> {
         match end {
             Ok(()) => Ok(()),
-            Err(error) => match (self.with_core(|core| core.brain.fatal.clone()), &error.kind) {
-                (Some(fatal), _) => Err(to_error(&fatal)),
-                (None, rpc::ErrorKind::ServerDied { .. } | rpc::ErrorKind::Unreachable { .. }) => Ok(()),
-                (None, _) => Err(error.into()),
-            },
+            Err(error) => {
+                match (self.with_machine(|machine| machine.lifecycle().why().cloned()), &error.kind) {
+                    (Some(fatal), _) => Err(to_error(&fatal)),
+                    (None, rpc::ErrorKind::ServerDied { .. } | rpc::ErrorKind::Unreachable { .. }) => Ok(()),
+                    (None, _) => Err(error.into()),
+                }
+            }
         }
     }
 
@@ -324,7 +326,7 @@ impl Inner {
                 Progress::Complete => return Ok(()),
                 Progress::Departed => {}
                 Progress::Late => {
-                    let who = self.with_core(|core| core.brain.intro_name());
+                    let who = self.with_machine(|machine| machine.intro_name());
                     let seconds = LONG_WAIT.0 / 1_000_000_000;
                     let missing = self.missing_letters(number, all);
                     let whom = self.describe_ranks(missing, self.now() + QUESTION_MAX);
@@ -332,7 +334,7 @@ impl Inner {
                     until = None;
                 }
                 Progress::Gone(peer) => {
-                    return match self.with_core(|core| core.brain.fatal.clone()) {
+                    return match self.with_machine(|machine| machine.lifecycle().why().cloned()) {
                         Some(fatal) => Err(to_error(&fatal)),
                         None => Err(self.failure(Failure::NodeDied(peer.node))),
                     };
@@ -344,8 +346,8 @@ impl Inner {
 
     /// Those of these ranks whose processes are members no more.
     fn gone_of(&self, all: &[Of]) -> Vec<PeerId> {
-        self.with_core(|core| {
-            let is_gone = |peer: &PeerId| core.brain.peer(peer.node) != Some(*peer);
+        self.with_machine(|machine| {
+            let is_gone = |peer: &PeerId| machine.peer(peer.node) != Some(*peer);
             all.iter().map(|&(_, peer)| peer).filter(is_gone).collect()
         })
     }
@@ -365,7 +367,7 @@ impl Inner {
                 .and_then(std::result::Result::ok)
                 .unwrap_or_else(|| all.iter().map(|of| of.0).collect())
         };
-        let peers = self.with_core(|core| core.brain.ranks_in_order.clone());
+        let peers = self.with_machine(|machine| machine.ranks_in_order().to_vec());
         missing.into_iter().filter_map(|rank| peers.get(rank as usize)).map(|peer| peer.node).collect()
     }
 
@@ -378,9 +380,9 @@ impl Inner {
 
     /// A rank's process, while it is a member.
     fn rank_peer(&self, rank: u32) -> Result<PeerId> {
-        self.with_core(|core| {
-            let peer = *core.brain.ranks_in_order.get(rank as usize)?;
-            core.brain.peer(peer.node).filter(|member| *member == peer)
+        self.with_machine(|machine| {
+            let peer = *machine.ranks_in_order().get(rank as usize)?;
+            machine.peer(peer.node).filter(|member| *member == peer)
         })
         .ok_or_else(|| self.end_of_node())
     }
@@ -398,12 +400,14 @@ impl Inner {
     }
 
     fn rank_at(&self, peer: PeerId) -> Option<u32> {
-        let rank = self.with_core(|core| core.brain.ranks_in_order.iter().position(|rank| *rank == peer));
+        let rank =
+            self.with_machine(|machine| machine.ranks_in_order().iter().position(|rank| *rank == peer));
         rank.map(|rank| rank as u32)
     }
 
     fn end_of_node(&self) -> Error {
-        self.with_core(|core| core.brain.fatal.clone()).map_or(Error::Left, |fatal| to_error(&fatal))
+        self.with_machine(|machine| machine.lifecycle().why().cloned())
+            .map_or(Error::Left, |fatal| to_error(&fatal))
     }
 }
 

@@ -11,7 +11,6 @@ use super::control_stubs::{
     Cluster, ClusterClient, ClusterPublishError, ClusterRemoveRegionError, ClusterServer, Directory, Node,
     NodeCalls, NodeServer, Rank, RankServer, Refused, RegionPlace,
 };
-use super::core::Core;
 use super::directory::Servers;
 use super::status::{cluster_status, whole_status};
 use super::{Inner, Node as Handle};
@@ -19,6 +18,7 @@ use crate::coherence::BarrierId;
 use crate::config::rpc::{DIRECTORY_TELL_WAIT, DIRECTORY_WAIT};
 use crate::error::{Error, Result};
 use crate::fork;
+use crate::machine::Machine;
 use crate::membership::{COORDINATOR, Kind, Membership};
 use crate::page::{GlobalAddr, PageId};
 use crate::rpc::{self, CallSection, Channel, Context, PeerId, Policy, Service, serve_meta};
@@ -31,8 +31,8 @@ impl Of {
         self.0.upgrade().ok_or_else(|| rpc::Error::remote("the node is leaving"))
     }
 
-    /// Does something to the core and sends what follows of it.
-    fn command<T>(&self, command: impl FnOnce(&mut Core) -> T) -> std::result::Result<T, rpc::Error> {
+    /// Does something to the machine and sends what follows of it.
+    fn command<T>(&self, command: impl FnOnce(&mut Machine) -> T) -> std::result::Result<T, rpc::Error> {
         Ok(self.inner()?.command(command))
     }
 }
@@ -45,8 +45,8 @@ impl Node for Of {
     }
 
     fn region(&self, _: &Context<'_>, name: &str) -> std::result::Result<Option<RegionPlace>, rpc::Error> {
-        self.command(|core| {
-            let record = core.brain.membership.as_ref()?.regions().find(|record| record.name == name)?;
+        self.command(|machine| {
+            let record = machine.membership()?.regions().find(|record| record.name == name)?;
             let GlobalAddr(addr) = record.info.start.start();
             let (name, len, element) = (record.name.clone(), record.bytes, record.element.size);
             Some(RegionPlace { name, addr, len, element })
@@ -110,14 +110,14 @@ impl Rank for Of {
 
 impl Cluster for Of {
     fn status(&self, _: &Context<'_>) -> std::result::Result<String, rpc::Error> {
-        let status = self.command(|core| cluster_status(core))?;
+        let status = self.command(|machine| cluster_status(machine))?;
         serde_json::to_string(&status).map_err(rpc::Error::remote)
     }
 
     fn publish(&self, context: &Context<'_>, name: &str) -> std::result::Result<(), ClusterPublishError> {
         let peer = context.peer();
         let inner = self.inner()?;
-        if inner.with_core(|core| core.brain.peer(peer.node)) != Some(peer) {
+        if inner.with_machine(|machine| machine.peer(peer.node)) != Some(peer) {
             return Err(Refused { reason: "only a member can serve an interface".into() }.into());
         }
         inner.calls.directory.publish(name, peer);
@@ -134,7 +134,7 @@ impl Cluster for Of {
         _: &Context<'_>,
         name: &str,
     ) -> std::result::Result<(), ClusterRemoveRegionError> {
-        let removed = self.command(|core| core.brain.membership.as_mut().map(|m| m.remove_now(name)))?;
+        let removed = self.command(|machine| machine.membership_mut().map(|m| m.remove_now(name)))?;
         match removed {
             Some(Ok(())) => Ok(()),
             Some(Err(reason)) => Err(Refused { reason }.into()),
@@ -143,8 +143,8 @@ impl Cluster for Of {
     }
 
     fn shutdown(&self, _: &Context<'_>) -> std::result::Result<(), rpc::Error> {
-        self.command(|core| {
-            if let Some(membership) = &mut core.brain.membership {
+        self.command(|machine| {
+            if let Some(membership) = machine.membership_mut() {
                 membership.shut_down("it was asked to");
             }
         })
@@ -167,9 +167,9 @@ impl Inner {
 
     /// A new member learns who serves what.
     pub(super) fn fetch_directory(&self) -> Result<()> {
-        let coordinator = self.with_core(|core| {
-            let other = core.brain.membership.as_ref().and_then(Membership::me) != Some(COORDINATOR);
-            core.brain.peer(COORDINATOR).filter(|_| other)
+        let coordinator = self.with_machine(|machine| {
+            let other = machine.membership().and_then(Membership::me) != Some(COORDINATOR);
+            machine.peer(COORDINATOR).filter(|_| other)
         });
         let Some(coordinator) = coordinator else { return Ok(()) };
         let channel = Channel::to(&self.calls.endpoint, coordinator).with_deadline(DIRECTORY_WAIT);
@@ -181,8 +181,8 @@ impl Inner {
     /// Tells every member who serves what. Who does not answer in time learns it a little later.
     fn tell_directory(&self) {
         let directory = self.calls.directory.to_wire();
-        let others: Vec<PeerId> = self.with_core(|core| {
-            let Some(membership) = &core.brain.membership else { return Vec::new() };
+        let others: Vec<PeerId> = self.with_machine(|machine| {
+            let Some(membership) = machine.membership() else { return Vec::new() };
             let others = membership.view().members.iter().filter(|member| Some(member.id) != membership.me());
             others.map(PeerId::from).collect()
         });
@@ -230,7 +230,7 @@ impl Handle {
         if self.inner.calls.directory.wait_for(name, Instant::now().checked_add(timeout)) {
             return Ok(());
         }
-        if let Some(fatal) = self.inner.with_core(|core| core.brain.fatal.clone()) {
+        if let Some(fatal) = self.inner.with_machine(|machine| machine.lifecycle().why().cloned()) {
             return Err(super::to_error(&fatal));
         }
         Err(Error::Timeout { what: format!("a server of {name}"), after_ms: timeout.as_millis() as u64 })

@@ -138,7 +138,7 @@ impl Registry for Servers {
 
     fn home(&self, addr: GlobalAddr) -> Option<NodeId> {
         let inner = self.node.upgrade()?;
-        inner.with_core(|core| core.brain.coherence.as_ref()?.home(PageId::of(addr)))
+        inner.with_machine(|machine| machine.coherence()?.home(PageId::of(addr)))
     }
 }
 

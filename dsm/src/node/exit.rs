@@ -9,7 +9,8 @@ use std::sync::{Arc, Once, Weak};
 use parking_lot::Mutex;
 
 use super::Inner;
-use super::leaving::{Departure, current_thread};
+use super::leaving::current_thread;
+use crate::machine::Departure;
 
 /// Exit code of a process whose memory is gone (EX_SOFTWARE of sysexits.h).
 pub(super) const MEMORY_GONE: i32 = 70;

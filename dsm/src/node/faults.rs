@@ -5,14 +5,13 @@ use std::sync::Arc;
 
 use parking_lot::MutexGuard;
 
-use super::core::Brain;
 use super::pump::Receiver;
 use super::wait_times::WaitKind;
-use super::waits::Outcome;
-use super::{Inner, Locked, describe, exit};
+use super::{Inner, Locked, exit};
 use crate::coherence::{Failure, Input, OpId};
 use crate::config::node::{ACTIVE_TICK, ANSWER_SOON, LOSS_NOTICE_WAIT};
 use crate::fault::{CoreSection, FaultSink, PageFault};
+use crate::machine::{Event, Machine, Outcome, describe};
 use crate::page::{Access, PageId, Time};
 
 const HAS_LEFT: &str = "the node has left the cluster";
@@ -21,23 +20,23 @@ impl FaultSink for Inner {
     fn resolve(&self, fault: PageFault) {
         let _section = CoreSection::enter();
         let mut locked = self.lock();
-        if let Some(why) = locked.core.brain.why_ended() {
+        if let Some(why) = why_ended(&locked.machine) {
             drop(locked);
             self.die_in_fault(&fault, &why);
         }
         let now = self.now();
-        let (op, bell) = locked.core.brain.waits.begin();
-        locked.core.brain.wait_clock.begin(WaitKind::Page, now);
+        let (op, bell) = locked.waits.begin();
+        locked.wait_clock.begin(WaitKind::Page, now);
         self.start_fault(&mut locked, now, op, &fault);
-        if !locked.core.brain.waits.has_ended(op) {
+        if !locked.waits.has_ended(op) {
             self.arena.warm(fault.page);
         }
         let outcome = self.wait(&mut locked, (op, &bell), None);
-        let fatal = locked.core.brain.fatal.clone();
+        let fatal = locked.machine.lifecycle().why().cloned();
         let (thread, page, access) = (u64::from(fault.thread), fault.page, fault.access);
         let resumed = self.now();
-        locked.core.brain.wait_clock.end(WaitKind::Page, now, resumed);
-        locked.core.brain.input(resumed, Input::Resumed { thread, page, access }, &self.arena);
+        locked.wait_clock.end(WaitKind::Page, now, resumed);
+        self.give(&mut locked, resumed, Event::Thread(Input::Resumed { thread, page, access }));
         drop(locked);
         match (outcome, fatal) {
             (Some(Outcome::Coherence(Ok(_))), _) => {}
@@ -54,10 +53,10 @@ impl FaultSink for Inner {
         let _section = CoreSection::enter();
         let mut locked = self.lock();
         let now = self.now();
-        let op = locked.core.brain.waits.begin_detached();
+        let op = locked.waits.begin_detached();
         self.start_fault(&mut locked, now, op, &fault);
-        let failed = locked.core.brain.failed_fault.take();
-        let end = locked.core.brain.why_ended();
+        let failed = locked.failed_fault.take();
+        let end = why_ended(&locked.machine);
         drop(locked);
         if let Some(why) = end {
             self.die_in_fault(&fault, &why);
@@ -74,10 +73,10 @@ impl FaultSink for Inner {
         if matches!(locked.receiver, Receiver::Waiter(_)) {
             return; // another thread receives, and maps what comes
         }
-        if let Some((op, bell)) = locked.core.brain.waits.begin_attending() {
+        if let Some((op, bell)) = locked.waits.begin_attending() {
             let until = self.now() + ANSWER_SOON;
             let _ = self.wait(&mut locked, (op, &bell), Some(until));
-            locked.core.brain.waits.end_attending();
+            locked.waits.end_attending();
         }
     }
 }
@@ -87,8 +86,8 @@ impl Inner {
         let PageFault { page, access, instruction, thread } = *fault;
         let thread = u64::from(thread);
         let input = crate::coherence::Fault { op, thread, instruction, page, access };
-        let mapped = locked.core.brain.coherence.as_ref().map_or(Access::None, |core| core.mapped(page));
-        locked.core.brain.input(now, Input::Fault(input), &self.arena);
+        let mapped = locked.machine.coherence().map_or(Access::None, |core| core.mapped(page));
+        self.give(locked, now, Event::Thread(Input::Fault(input)));
         if mapped >= access {
             // Another thread's fault was answered first, or the kernel took the mapping: put it back.
             self.arena.settle(fault);
@@ -101,7 +100,7 @@ impl Inner {
         match failure {
             Failure::PageLost(_) => {
                 let process = self.await_notice_of_loss(page);
-                self.with_core(|core| core.brain.explain_loss(page, process.as_deref()))
+                self.with_machine(|machine| machine.explain_loss(page, process.as_deref()))
             }
             Failure::NodeDied(_)
             | Failure::LockBroken(_)
@@ -119,12 +118,12 @@ impl Inner {
         let _section = CoreSection::enter();
         let mut locked = self.lock();
         loop {
-            let process = locked.core.brain.losses.process(page);
-            let ended = locked.core.brain.why_ended().is_some();
+            let process = locked.machine.lost_with(page);
+            let ended = why_ended(&locked.machine).is_some();
             if process.is_some() || ended || self.now() >= until {
                 return process;
             }
-            let (op, bell) = locked.core.brain.waits.begin();
+            let (op, bell) = locked.waits.begin();
             let soon = self.now() + ACTIVE_TICK;
             let _ = self.wait(&mut locked, (op, &bell), Some(soon.min(until)));
         }
@@ -132,15 +131,14 @@ impl Inner {
 
     fn die_in_fault(&self, fault: &PageFault, why: &str) -> ! {
         self.sleep_if_ending(|| fault.thread);
-        let who = self.with_core(|core| core.brain.intro_name());
+        let who = self.with_machine(|machine| machine.intro_name());
         exit::die(format_args!("{who}: a page fault at {:?} cannot be resolved: {why}", fault.page.start()))
     }
 }
 
-impl Brain {
-    /// Why no page comes any more, if none does.
-    fn why_ended(&self) -> Option<String> {
-        let left = || self.closed.then(|| HAS_LEFT.to_owned());
-        self.fatal.as_ref().map(describe).or_else(left)
-    }
+/// Why no page comes any more, if none does.
+fn why_ended(machine: &Machine) -> Option<String> {
+    let lifecycle = machine.lifecycle();
+    let left = || lifecycle.is_closed().then(|| HAS_LEFT.to_owned());
+    lifecycle.why().map(describe).or_else(left)
 }

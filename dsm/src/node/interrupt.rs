@@ -71,7 +71,7 @@ fn end(number: i32) -> ! {
     let mut lost = String::new();
     for node in &nodes {
         if let Some(unsaved) = node.leave_for_signal() {
-            let who = node.with_core(|core| core.brain.intro_name());
+            let who = node.with_machine(|machine| machine.intro_name());
             let _ = writeln!(lost, "pagemesh: {who}: {unsaved}");
         }
     }

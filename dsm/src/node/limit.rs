@@ -1,16 +1,10 @@
-//! A node's memory limit, in the words of the core that keeps it.
+//! The least memory that a node needs.
 
 use super::NodeConfig;
-use crate::coherence::MemoryLimit;
 use crate::config::coherence::CACHE_PAGES_MIN;
 use crate::error::{Error, Result};
-use crate::membership::{Introduction, Kind};
+use crate::membership::Kind;
 use crate::page::PAGE_SIZE;
-
-/// The limit that the core keeps.
-pub(super) fn of(intro: &Introduction) -> MemoryLimit {
-    MemoryLimit { pages: intro.memory_max / PAGE_SIZE as u64, cache_min: CACHE_PAGES_MIN }
-}
 
 /// A rank that cannot hold what a few instructions need would never get on.
 pub(super) fn check(config: &NodeConfig) -> Result<()> {

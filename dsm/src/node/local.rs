@@ -8,8 +8,9 @@ use rustc_hash::FxHashMap;
 use super::Node;
 use super::lock_word::{Holder, LockWord};
 use crate::coherence::LockId;
-use crate::fault::Arena;
-use crate::page::{Access, Contents, Lent, Memory, PageBuf, PageId, Span};
+use crate::fault::{Arena, CoreSection};
+use crate::machine::Host;
+use crate::page::{Access, Contents, Lent, LockWords, Memory, PageBuf, PageId, Span};
 
 /// A lock, as the threads of one node know it. Of use only to the node that made it.
 #[derive(Debug)]
@@ -53,13 +54,16 @@ impl LockHandle {
 impl Node {
     /// A handle of a lock, by which this node's threads take it.
     pub fn lock_handle(&self, lock: LockId) -> LockHandle {
-        self.inner.with_core(|core| core.brain.words.handle(lock))
+        {
+            let _section = CoreSection::enter();
+            self.inner.lock().words.handle(lock)
+        }
     }
 }
 
 /// The words of the locks that this node's threads have handles of.
 #[derive(Default)]
-pub(super) struct LockWords {
+pub(super) struct LockTable {
     words: FxHashMap<PageId, Arc<LocalLock>>,
     lending: Lending,
 }
@@ -73,7 +77,7 @@ enum Lending {
     Ended,
 }
 
-impl LockWords {
+impl LockTable {
     /// A handle of a lock, which from now on can be lent.
     pub(super) fn handle(&mut self, lock: LockId) -> LockHandle {
         let local = self.words.entry(lock.0).or_default().clone();
@@ -85,32 +89,35 @@ impl LockWords {
         self.words.get(&lock)?.holder.held_for()
     }
 
-    /// From now on every thread that wants a lock, or gives one back, asks the core.
-    pub(super) fn end_lending(&mut self) {
+    /// See [`Host::end_lending`].
+    fn end_lending(&mut self) {
+        if self.lending == Lending::Ended {
+            return;
+        }
         self.lending = Lending::Ended;
         self.words.values().for_each(|local| local.word.close());
     }
 
     /// A region is gone. Handles of its locks are of no use; the core, who has recalled what it had
     /// lent, says so.
-    pub(super) fn forget(&mut self, start: PageId, pages: u64) {
+    fn forget(&mut self, start: PageId, pages: u64) {
         self.words.retain(|page, _| !(start.0..start.0 + pages).contains(&page.0));
     }
 }
 
-/// A node's memory as its core sees it.
-pub(super) struct Local<'a> {
+/// A node's memory as its machine sees it.
+pub(super) struct LocalMemory<'a> {
     pub(super) arena: &'a Arena,
-    pub(super) words: &'a LockWords,
+    pub(super) words: &'a mut LockTable,
 }
 
-impl<'a> Local<'a> {
+impl<'a> LocalMemory<'a> {
     fn arena(&self) -> impl Memory + 'a {
         self.arena
     }
 }
 
-impl Memory for Local<'_> {
+impl Memory for LocalMemory<'_> {
     fn protect(&mut self, page: PageId, access: Access) {
         self.arena().protect(page, access);
     }
@@ -134,7 +141,9 @@ impl Memory for Local<'_> {
     fn discard(&mut self, page: PageId) {
         self.arena().discard(page);
     }
+}
 
+impl LockWords for LocalMemory<'_> {
     fn lend_lock(&mut self, page: PageId, token: u64) -> bool {
         match (self.words.words.get(&page), self.words.lending) {
             (Some(local), Lending::On) => {
@@ -147,5 +156,24 @@ impl Memory for Local<'_> {
 
     fn recall_lock(&mut self, page: PageId) -> Lent {
         self.words.words.get(&page).expect("a lent lock has a word").word.recall()
+    }
+}
+
+impl Host for LocalMemory<'_> {
+    fn map_region(&mut self, start: PageId, pages: u64) -> Result<(), String> {
+        self.arena.map_region(start, pages).map_err(|error| error.to_string())
+    }
+
+    fn unmap_region(&mut self, start: PageId, pages: u64) -> Result<(), String> {
+        self.words.forget(start, pages);
+        self.arena.unmap_region(start, pages).map_err(|error| error.to_string())
+    }
+
+    fn backed_pages(&self) -> u64 {
+        self.arena.backed_pages()
+    }
+
+    fn end_lending(&mut self) {
+        self.words.end_lending();
     }
 }

@@ -13,16 +13,18 @@ use std::time::Duration;
 use nix::sys::eventfd::EventFd;
 use parking_lot::MutexGuard;
 
+use super::local::LocalMemory;
 use super::patience::{Awaited, Choice, Look, Looked, Others, Patience};
 use super::poller::{Woken, has_datagram, wait_for_datagram};
-use super::waits::{Bell, Outcome, Parked};
+use super::waits::{Audience, Bell, Parked};
 use super::{Inner, Locked, exit, receive_buffer, time_slice};
-use crate::coherence::OpId;
+use crate::coherence::{Failure, OpId};
 use crate::config::net::ERRORS_IN_A_ROW;
 use crate::config::node::{
     ABSENCE_MAX, ACTIVE_FOR, ACTIVE_TICK, ANSWER_LATE, RECEIVE_BURST, SLEEP_MAX, UNREAD_MAX,
 };
 use crate::fault::CoreSection;
+use crate::machine::{Event, Outcome, Output, describe};
 use crate::net::udp::{Received, datagrams};
 use crate::page::Time;
 use crate::rpc::CallSection;
@@ -86,9 +88,42 @@ impl Locked {
         self.receiver = Receiver::Nobody(now);
     }
 
+    /// What comes next to a thread that waits.
+    pub(super) fn awaited(&self) -> Awaited {
+        if self.machine.is_streaming() { Awaited::Stream } else { Awaited::Answer }
+    }
+
+    /// Does what the machine wants done, but for its datagrams.
+    fn perform(&mut self) {
+        while let Some(output) = self.machine.poll_output() {
+            match output {
+                Output::Done { op, outcome } => self.end(op, outcome),
+                Output::Note(level, text) => self.notes.add(level, text),
+                Output::Inspect { of, pid } => self.inspections.push((of, pid)),
+                Output::Ended { departure } => {
+                    for op in self.waits.open().into_iter().filter(|op| Some(*op) != departure) {
+                        if self.waits.end(op, Outcome::Membership) == Audience::Detached {
+                            self.failed_fault.get_or_insert(Failure::Leaving);
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    fn end(&mut self, op: OpId, outcome: Outcome) {
+        let failure = match outcome {
+            Outcome::Coherence(Err(failure)) => Some(failure),
+            Outcome::Coherence(Ok(_)) | Outcome::Region(_) | Outcome::Membership | Outcome::Left(_) => None,
+        };
+        if let (Audience::Detached, Some(failure)) = (self.waits.end(op, outcome), failure) {
+            self.failed_fault.get_or_insert(failure);
+        }
+    }
+
     /// Lets a thread receive that sleeps while it waits; false if there is none.
     fn hand_to_waiter(&mut self) -> bool {
-        let Some(next) = self.core.brain.waits.appoint() else { return false };
+        let Some(next) = self.waits.appoint() else { return false };
         self.sleep_until = Time(0);
         self.receiver = Receiver::Waiter(next);
         true
@@ -97,31 +132,39 @@ impl Locked {
 
 /// Under the lock.
 impl Inner {
+    /// Gives the machine an event.
+    pub(super) fn give(&self, locked: &mut Locked, now: Time, event: Event<'_>) {
+        let Locked { machine, words, .. } = locked;
+        machine.handle(now, event, &mut LocalMemory { arena: &self.arena, words });
+    }
+
     /// Carries the cores' outputs around, sends what they want sent, and wakes whom that concerns.
     pub(super) fn settle(&self, locked: &mut MutexGuard<'_, Locked>, now: Time) {
         let locked = &mut **locked;
         loop {
-            let moved = locked.core.settle(now, &self.arena);
+            let Locked { machine, words, .. } = &mut *locked;
+            let moved = machine.flush(now, &mut LocalMemory { arena: &self.arena, words });
+            locked.perform();
             self.transmit(locked, now);
             if !moved {
                 break;
             }
         }
         self.follow_view(locked, now);
-        if !locked.core.brain.notes.is_empty() {
+        if !locked.notes.is_empty() {
             self.poller.wake();
         }
         // Awake, and perhaps the very thread that is here, it looks by itself.
         let sleeps = locked.sleep_until > Time(0);
         if let Receiver::Waiter(op) = locked.receiver
             && sleeps
-            && locked.core.brain.waits.has_ended(op)
+            && locked.waits.has_ended(op)
         {
             self.wake_receiver(locked);
         }
         // A sleeping receiver that would look at the timers too late must look earlier.
         let due = self.due(locked);
-        if due + ACTIVE_TICK < locked.sleep_until || (sleeps && !locked.core.brain.call_events.is_empty()) {
+        if due + ACTIVE_TICK < locked.sleep_until || (sleeps && locked.machine.has_calls()) {
             self.wake_receiver(locked);
         }
     }
@@ -139,16 +182,16 @@ impl Inner {
     }
 
     fn transmit(&self, locked: &mut Locked, now: Time) {
-        let Locked { core, outlet, transmit, .. } = locked;
-        if let Err(error) = outlet.drain(&self.socket, now, &mut core.endpoint, transmit) {
-            core.brain.fatal(super::Fatal::Broken(error.to_string()));
+        let Locked { machine, outlet, transmit, .. } = locked;
+        if let Err(error) = outlet.drain(&self.socket, now, machine.endpoint_mut(), transmit) {
+            self.give(locked, now, Event::Broken(error.to_string()));
         }
     }
 
     /// When the timers must be looked at.
     pub(super) fn due(&self, locked: &Locked) -> Time {
         let outlet = locked.outlet.poll_timeout().unwrap_or(Time(u64::MAX));
-        locked.core.poll_timeout().min(outlet).min(self.calls.due())
+        locked.machine.poll_timeout().min(outlet).min(self.calls.due())
     }
 
     pub(super) fn handle(
@@ -158,23 +201,22 @@ impl Inner {
         found: &Found,
         buffer: &[u8],
     ) {
-        locked.core.brain.outputs.asker = None;
-        let before = locked.core.brain.outputs;
+        locked.machine.forget_asker();
+        let before = locked.machine.outputs();
         match *found {
             Found::Datagrams { len, segment, from } => {
                 for datagram in datagrams(&buffer[..len], segment) {
-                    locked.core.on_datagram(now, from, datagram, &self.arena);
+                    self.give(locked, now, Event::Datagram { from, bytes: datagram });
                 }
             }
-            Found::Refused(addr) => locked.core.endpoint.handle_refused(now, addr),
+            Found::Refused(addr) => self.give(locked, now, Event::Refused(addr)),
             Found::Failing { .. } | Found::Nothing => {}
         }
-        locked.core.tick(now, &self.arena);
+        self.give(locked, now, Event::Timer);
         self.settle(locked, now);
         if matches!(found, Found::Datagrams { .. }) {
-            let brain = &locked.core.brain;
-            let calls = !brain.call_events.is_empty();
-            let (served, moved) = (brain.outputs.served_since(&before), brain.outputs.moved_since(&before));
+            let (outputs, calls) = (locked.machine.outputs(), locked.machine.has_calls());
+            let (served, moved) = (outputs.served_since(&before), outputs.moved_since(&before));
             if served || calls {
                 locked.patience.vigil.served(now);
             }
@@ -191,7 +233,7 @@ impl Inner {
         locked.visits += 1;
         locked.patience.company.note(now, turn.looked);
         if let Some(at) = turn.drained_at {
-            locked.core.drained(at);
+            self.give(locked, now, Event::Drained(at));
         }
         self.handle(locked, now, &turn.found, buffer);
     }
@@ -316,8 +358,8 @@ impl Inner {
     ) -> Option<Outcome> {
         let outcome = self.wait_until(locked, (op, bell), deadline);
         if outcome.is_none() {
-            locked.core.brain.waits.end(op, Outcome::Membership);
-            locked.core.brain.waits.take(op);
+            locked.waits.end(op, Outcome::Membership);
+            locked.waits.take(op);
         }
         outcome
     }
@@ -337,7 +379,7 @@ impl Inner {
         locked.interrupted += interrupted;
         let outcome = loop {
             let served = self.serve_while_waiting(locked, op) > 0;
-            if let Some(outcome) = locked.core.brain.waits.take(op) {
+            if let Some(outcome) = locked.waits.take(op) {
                 break Some(outcome);
             }
             if deadline.is_some_and(|deadline| deadline <= self.now()) {
@@ -354,7 +396,7 @@ impl Inner {
             self.take_over(locked, op, now);
             if locked.receiver == Receiver::Waiter(op) {
                 let look = *look.get_or_insert_with(|| {
-                    let awaited = locked.core.brain.awaited();
+                    let awaited = locked.awaited();
                     let Choice { way, elsewhere } = locked.patience.choose(now, awaited);
                     if elsewhere {
                         // Without the lock: it may take until another thread's time slice is over.
@@ -433,15 +475,15 @@ impl Inner {
     /// Sleeps until the operation has ended, this thread must receive, or `deadline` has come.
     fn park(&self, locked: &mut MutexGuard<'_, Locked>, op: OpId, bell: &Arc<Bell>, deadline: Option<Time>) {
         let timeout = deadline.map(|deadline| deadline.since(self.now()).to_std());
-        locked.core.brain.waits.set_parked(op, Parked::Yes);
+        locked.waits.set_parked(op, Parked::Yes);
         MutexGuard::unlocked(locked, || bell.sleep(timeout));
-        locked.core.brain.waits.set_parked(op, Parked::No);
+        locked.waits.set_parked(op, Parked::No);
     }
 
     /// A thread that has waited goes on. If it comes back as soon as it usually does, or when it has used what
     /// has come of a stream, nobody need receive meanwhile; the progress thread sees to it that this is not for long.
     fn stop_receiving(&self, locked: &mut MutexGuard<'_, Locked>, now: Time) {
-        let is_short = locked.patience.absence.begins(now) || locked.core.brain.awaited() == Awaited::Stream;
+        let is_short = locked.patience.absence.begins(now) || locked.awaited() == Awaited::Stream;
         if locked.hand_to_waiter() {
             return;
         }
@@ -551,7 +593,7 @@ impl Inner {
 
     /// Tells what the cores have noted, in a thread that is in no fault and has no lock.
     pub(super) fn tell_notes(&self, locked: &mut MutexGuard<'_, Locked>) {
-        let notes = std::mem::take(&mut locked.core.brain.notes);
+        let notes = std::mem::take(&mut locked.notes);
         if !notes.is_empty() {
             MutexGuard::unlocked(locked, || notes.tell());
         }
@@ -571,7 +613,7 @@ impl Inner {
         }
         if std::mem::take(&mut woken.socket_error) {
             while let Some(addr) = self.socket.take_refusal() {
-                locked.core.endpoint.handle_refused(now, addr);
+                self.give(locked, now, Event::Refused(addr));
             }
         }
     }
@@ -591,7 +633,8 @@ impl Inner {
                     self.handle(locked, self.now(), &found, buffer);
                 }
                 None => {
-                    locked.core.drained(self.now());
+                    let now = self.now();
+                    self.give(locked, now, Event::Drained(now));
                     return count > 0;
                 }
             }
@@ -645,13 +688,13 @@ impl Inner {
 
     /// The `thread` backend's faults have no thread of ours that could be told.
     fn report_failed_fault(&self, locked: &mut MutexGuard<'_, Locked>) {
-        if let Some(failure) = locked.core.brain.failed_fault.take() {
+        if let Some(failure) = locked.failed_fault.take() {
             if self.is_ending() {
                 return; // the thread that waits for it ends with the process
             }
-            let fatal = locked.core.brain.fatal.clone();
+            let fatal = locked.machine.lifecycle().why().cloned();
             let why = MutexGuard::unlocked(locked, || match fatal {
-                Some(fatal) => super::describe(&fatal),
+                Some(fatal) => describe(&fatal),
                 None => self.failure(failure).to_string(),
             });
             exit::die(format_args!("a page fault cannot be resolved: {why}"));

@@ -22,39 +22,19 @@ use parking_lot::MutexGuard;
 use smallvec::SmallVec;
 
 use super::collective::Mailbox;
-use super::core::{Brain, Core, channel, typed};
 use super::directory::Directory;
 use super::leaving::current_thread;
 use super::poller::drain;
 use super::pump::Receiver;
-use super::waits::Outcome;
 use super::{Inner, Locked, Node, receive_buffer, time_since, time_slice};
 use crate::coherence::OpId;
-use crate::config::node::UNSENT_MESSAGES_MAX;
-use crate::config::rpc::CALLS_QUEUE_BYTES_MAX;
 use crate::error::{Error, Result};
 use crate::fault::{CoreSection, asynchronous};
 use crate::fork;
-use crate::membership::{ElementType, Member, Membership, Opened, RegionRecord, RegionUse};
-use crate::net::{self, Priority, SessionHandle};
+use crate::machine::{CallEvent, CallRefused, Machine, Outcome};
+use crate::membership::{ElementType, Opened, RegionRecord, RegionUse};
 use crate::page::{GlobalAddr, NodeId, Time};
-use crate::rpc::{CallSection, Channel, Endpoint, GUEST, PeerId, SendError, Signal, Transport, is_message};
-
-/// Longest message that travels ahead of pages.
-const CONTROL_LEN_MAX: usize = 1024;
-
-/// An event of the cores that concerns the calls.
-#[derive(Debug)]
-pub(super) enum CallEvent {
-    /// A message of a peer.
-    Message(PeerId, Vec<u8>),
-    /// This start of the peer is no member any more.
-    Ended(PeerId),
-    /// This guest has no session now, and may come back.
-    Away(PeerId),
-    /// This node cannot go on.
-    AllEnded,
-}
+use crate::rpc::{CallSection, Channel, Endpoint, GUEST, PeerId, SendError, Signal, Transport};
 
 /// The calls of a node.
 pub(super) struct Calls {
@@ -152,105 +132,6 @@ impl Calls {
     }
 }
 
-/// Under the lock.
-impl Core {
-    /// Sends a message of the calls; never waits, and gives up nobody.
-    fn send_call(&mut self, now: Time, to: PeerId, message: &[u8]) -> std::result::Result<(), SendError> {
-        // Calls to members have all ended. A guest may still wait for the answer to what ended this node.
-        if self.brain.closed || (self.brain.fatal.is_some() && to.node != GUEST) {
-            return Err(SendError::Unreachable);
-        }
-        let priority = if message.len() <= CONTROL_LEN_MAX { Priority::Control } else { Priority::Bulk };
-        let Some(session) = self.brain.session_of(to) else {
-            return self.send_without_session(now, to, message, priority);
-        };
-        let channel = if to.node == GUEST { channel::GUEST } else { channel::CALLS };
-        let message = typed(channel, message);
-        if self.endpoint.queued(session) + message.total_len() > CALLS_QUEUE_BYTES_MAX {
-            // The other half is for pages and control messages.
-            return Err(SendError::Full);
-        }
-        self.endpoint.send(now, session, message, priority).map_err(|error| match error {
-            net::SendError::Full => SendError::Full,
-            net::SendError::TooLong => SendError::TooLong,
-            net::SendError::Closed | net::SendError::NotConnected => SendError::Unreachable,
-        })
-    }
-
-    /// To this node itself, or to a member whose session is on its way.
-    fn send_without_session(
-        &mut self,
-        now: Time,
-        to: PeerId,
-        message: &[u8],
-        priority: Priority,
-    ) -> std::result::Result<(), SendError> {
-        if self.brain.peer(to.node) != Some(to) {
-            return Err(SendError::Unreachable);
-        }
-        if self.brain.membership.as_ref().and_then(Membership::me) == Some(to.node) {
-            self.brain.call_events.push(CallEvent::Message(to, message.to_vec()));
-            return Ok(());
-        }
-        if self.brain.peers.unsent(to.node) >= UNSENT_MESSAGES_MAX {
-            return Err(SendError::Full);
-        }
-        let message = typed(channel::CALLS, message);
-        self.brain.peers.send(now, &mut self.endpoint, to.node, message, priority);
-        Ok(())
-    }
-}
-
-impl Brain {
-    /// Puts a message of the calls aside; false if there is no room.
-    pub(super) fn deliver_calls(&mut self, session: SessionHandle, bytes: &[u8], rest: &[u8]) -> bool {
-        match self.peers.peer(session) {
-            Some(peer) => self.call_events.push(CallEvent::Message(peer, rest.to_vec())),
-            None => return is_message(rest) && self.peers.keep_early(session, bytes),
-        }
-        true
-    }
-
-    /// Puts a message of a guest aside; false if there is no such session.
-    pub(super) fn deliver_guest(&mut self, session: SessionHandle, rest: &[u8]) -> bool {
-        let Some(incarnation) = self.peers.guest(session) else { return false };
-        let peer = PeerId { node: GUEST, incarnation };
-        self.call_events.push(CallEvent::Message(peer, rest.to_vec()));
-        true
-    }
-
-    /// A session is over, which may have been a guest's.
-    pub(super) fn guest_closed(&mut self, session: SessionHandle) {
-        if let Some(incarnation) = self.peers.guest_closed(session) {
-            self.call_events.push(CallEvent::Away(PeerId { node: GUEST, incarnation }));
-        }
-    }
-
-    /// The present start of a member.
-    pub(super) fn peer(&self, node: NodeId) -> Option<PeerId> {
-        self.membership.as_ref()?.view().member(node).map(PeerId::from)
-    }
-
-    /// The session that leads to this start of a member or guest.
-    fn session_of(&self, peer: PeerId) -> Option<SessionHandle> {
-        match peer.node {
-            GUEST => self.peers.guest_session(peer.incarnation),
-            node => self.peers.session(node).filter(|session| self.peers.peer(*session) == Some(peer)),
-        }
-    }
-
-    fn call_violation(&mut self, peer: PeerId) {
-        let session = self.session_of(peer);
-        self.violators.extend(session);
-    }
-}
-
-impl From<&Member> for PeerId {
-    fn from(member: &Member) -> PeerId {
-        PeerId { node: member.id, incarnation: member.intro.incarnation }
-    }
-}
-
 impl Inner {
     /// Gives the calls what the cores found for them, and the time. Returns how many calls were queued for
     /// workers, of which none was woken.
@@ -262,16 +143,16 @@ impl Inner {
         }
         let mut queued = 0;
         loop {
-            let events = std::mem::take(&mut locked.core.brain.call_events);
+            let events = locked.machine.take_calls();
             if events.is_empty() && (self.calls.due() == Time(u64::MAX) || self.calls.due() > self.now()) {
                 return queued;
             }
             let now = self.now();
-            let is_here = |peer| self.with_core(|core| core.brain.session_of(peer).is_some());
+            let is_here = |peer| self.with_machine(|machine| machine.session_of(peer).is_some());
             let handled = MutexGuard::unlocked(locked, || self.calls.handle(events, now, is_here));
             queued += handled.queued;
             for peer in &handled.violators {
-                locked.core.brain.call_violation(*peer);
+                locked.machine.call_violation(*peer);
             }
             if !handled.violators.is_empty() {
                 self.settle(locked, now);
@@ -294,7 +175,7 @@ impl Inner {
 
     /// Leaves what has come for the calls to the progress thread.
     pub(super) fn leave_calls(&self, locked: &Locked) {
-        if !locked.core.brain.call_events.is_empty() {
+        if locked.machine.has_calls() {
             self.poller.wake();
         }
     }
@@ -316,11 +197,11 @@ impl Inner {
         self.calls.endpoint.rouse(self.calls.workers.len());
     }
 
-    /// Does something to the core and sends what follows of it.
-    pub(super) fn command<T>(&self, command: impl FnOnce(&mut Core) -> T) -> T {
+    /// Does something to the machine and sends what follows of it.
+    pub(super) fn command<T>(&self, command: impl FnOnce(&mut Machine) -> T) -> T {
         let _section = CoreSection::enter();
         let mut locked = self.lock();
-        let result = command(&mut locked.core);
+        let result = command(&mut locked.machine);
         let now = self.now();
         self.settle(&mut locked, now);
         result
@@ -329,14 +210,14 @@ impl Inner {
     fn wait_signal(&self, signal: &Signal, until: Option<Time>) {
         let _section = CoreSection::enter();
         let mut locked = self.lock();
-        let (op, bell) = locked.core.brain.waits.begin();
+        let (op, bell) = locked.waits.begin();
         signal.set_mark(op.0);
         // Whoever sets it from now on finds the mark under the lock. Nothing more comes for a node that is closed
         // or cannot go on; who waits until a time, for room for a last answer, does so all the same.
-        let brain = &locked.core.brain;
-        let is_over = brain.closed || (brain.fatal.is_some() && until.is_none());
+        let lifecycle = locked.machine.lifecycle();
+        let is_over = lifecycle.is_closed() || (lifecycle.why().is_some() && until.is_none());
         if signal.is_set() || is_over {
-            locked.core.brain.waits.end(op, Outcome::Membership);
+            locked.waits.end(op, Outcome::Membership);
         }
         let _ = self.wait(&mut locked, (op, &bell), until);
         signal.set_mark(0);
@@ -475,7 +356,7 @@ impl Node {
 
     /// The present start of a member.
     pub fn peer(&self, node: NodeId) -> Option<PeerId> {
-        self.inner.with_core(|core| core.brain.peer(node))
+        self.inner.with_machine(|machine| machine.peer(node))
     }
 
     /// Makes this node a user of the region `generation`, in which all of these bytes must lie; it uses the region
@@ -483,8 +364,9 @@ impl Node {
     pub(crate) fn open_region(&self, addr: GlobalAddr, bytes: u64, generation: u64) -> Result<RegionUse> {
         fork::check()?;
         loop {
-            let opened = self.inner.with_core(|core| {
-                let membership = core.brain.membership.as_mut().filter(|_| !core.brain.closed);
+            let opened = self.inner.with_machine(|machine| {
+                let is_closed = machine.lifecycle().is_closed();
+                let membership = machine.membership_mut().filter(|_| !is_closed);
                 let opened = membership.ok_or(Error::Left)?.open(addr, bytes, generation);
                 opened
                     .map_err(|why| Error::Invalid(format!("a reference to {bytes} bytes at {addr:?} {why}")))
@@ -499,13 +381,13 @@ impl Node {
 
     /// An error unless all of these bytes lie in one region, and it opens in such elements.
     pub fn check_elements(&self, addr: GlobalAddr, bytes: u64, element: &ElementType) -> Result<()> {
-        self.inner.with_core(|core| {
+        self.inner.with_machine(|machine| {
             let holds = |record: &&RegionRecord| {
                 let start = record.info.start.start().0;
                 let end = addr.0.checked_add(bytes);
                 addr.0 >= start && end.is_some_and(|end| end <= start + record.bytes)
             };
-            let Some(record) = core.brain.membership.as_ref().and_then(|m| m.regions().find(holds)) else {
+            let Some(record) = machine.membership().and_then(|m| m.regions().find(holds)) else {
                 return Err(Error::Invalid(format!(
                     "{bytes} bytes at {addr:?} are in no region of this node"
                 )));
@@ -542,7 +424,11 @@ impl Transport for Carrier {
         let _section = CoreSection::enter();
         let mut locked = inner.lock();
         let now = inner.now();
-        locked.core.send_call(now, to, message)?;
+        locked.machine.send_call(now, to, message).map_err(|refused| match refused {
+            CallRefused::Unreachable => SendError::Unreachable,
+            CallRefused::Full => SendError::Full,
+            CallRefused::TooLong => SendError::TooLong,
+        })?;
         inner.settle(&mut locked, now);
         Ok(())
     }
@@ -563,7 +449,7 @@ impl Transport for Carrier {
         let _section = CoreSection::enter();
         let mut locked = inner.lock();
         let op = OpId(signal.mark());
-        locked.core.brain.waits.end(op, Outcome::Membership);
+        locked.waits.end(op, Outcome::Membership);
         if locked.receiver == Receiver::Waiter(op) && locked.sleep_until > Time(0) {
             inner.wake_receiver(&mut locked);
         }
@@ -571,15 +457,14 @@ impl Transport for Carrier {
 
     fn taken(&self, peer: PeerId) -> u64 {
         let Some(inner) = self.node.upgrade() else { return 0 };
-        let acknowledged = |core: &mut Core| core.endpoint.acknowledged(core.brain.session_of(peer)?);
-        inner.with_core(acknowledged).unwrap_or(0)
+        inner.with_machine(|machine| machine.acknowledged(peer)).unwrap_or(0)
     }
 
     fn give_up(&self, peer: PeerId) {
         // A member that is silent is found out by its heartbeat.
         if let (GUEST, Some(inner)) = (peer.node, self.node.upgrade()) {
             let now = inner.now();
-            inner.command(|core| core.close_guest(now, peer.incarnation));
+            inner.command(|machine| machine.close_guest(now, peer.incarnation));
         }
     }
 
@@ -649,7 +534,7 @@ mod tests {
             locked.receiver == Receiver::Worker(0) && locked.sleep_until > Time(0)
         });
         let mut locked = inner.lock();
-        locked.core.brain.call_events.push(CallEvent::Message(me, call(2)));
+        locked.machine.push_call(CallEvent::Message(me, call(2)));
         assert_eq!(inner.hand_out_calls(&mut locked), 1);
         let told = inner.calls.workers[0].interrupted.load(Ordering::Acquire);
         assert!(told, "it would see the call when its next timer is due");
@@ -659,9 +544,9 @@ mod tests {
         // A signal handler that faults while its thread has a lock of the calls.
         let interrupted = CallSection::enter();
         let mut locked = inner.lock();
-        locked.core.brain.call_events.push(CallEvent::Message(me, call(3)));
+        locked.machine.push_call(CallEvent::Message(me, call(3)));
         assert_eq!(inner.hand_out_calls(&mut locked), 0);
-        assert_eq!(locked.core.brain.call_events.len(), 1, "it would wait for itself");
+        assert!(locked.machine.has_calls(), "it would wait for itself");
         drop(locked);
         until("another thread handles it", || ran() == 4);
         // Another thread receives, and may be waiting for that lock.

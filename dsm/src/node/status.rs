@@ -4,10 +4,10 @@ use std::net::SocketAddr;
 
 use serde::{Deserialize, Serialize};
 
-use super::Inner;
-use super::core::Core;
 pub use super::wait_times::{WaitTimes, Waits};
+use super::{Inner, Locked};
 use crate::coherence::{Coherence, Counters as CoherenceCounters, Placement};
+use crate::machine::Machine;
 use crate::membership::{Death, Kind, Member, Membership};
 use crate::net::Counters as NetCounters;
 use crate::net::udp::SocketCounters;
@@ -154,34 +154,35 @@ pub struct RegionStatus {
 }
 
 /// What the core and the socket have counted; without the host's name and memory, and the parts of regions.
-pub(super) fn node_status(core: &mut Core, inner: &Inner) -> NodeStatus {
+pub(super) fn node_status(locked: &mut Locked, inner: &Inner) -> NodeStatus {
+    let Locked { machine, wait_clock, .. } = locked;
     let faults = inner.arena.counts();
-    let coherence = core.brain.coherence.as_ref();
+    let coherence = machine.coherence();
     let lost = coherence.map(Coherence::lost_pages).unwrap_or_default();
     let counters = coherence.map(Coherence::counters).unwrap_or_default();
-    let peers = core.brain.peers.members().filter_map(|(node, session)| {
+    let peers = machine.sessions().filter_map(|(node, session)| {
         Some(PeerStatus {
             node,
-            rtt_us: core.endpoint.rtt(session)?.0 as f64 / 1e3,
-            mtu: core.endpoint.mtu(session)?,
-            retransmissions: core.endpoint.session_counters(session)?.fragments_retransmitted,
+            rtt_us: machine.endpoint().rtt(session)?.0 as f64 / 1e3,
+            mtu: machine.endpoint().mtu(session)?,
+            retransmissions: machine.endpoint().session_counters(session)?.fragments_retransmitted,
         })
     });
     NodeStatus {
-        id: core.brain.membership.as_ref().and_then(Membership::me),
+        id: machine.membership().and_then(Membership::me),
         host: String::new(),
         host_memory: HostMemory::default(),
         uptime_us: inner.clock.elapsed().as_micros() as u64,
         fault_backend: inner.arena.backend().to_string(),
         resident_pages: inner.arena.backed_pages() + coherence.map_or(0, Coherence::retained_pages),
-        resident_peak: core.brain.resident_peak,
-        resident_limit: core.brain.intro.memory_max / PAGE_SIZE as u64,
+        resident_peak: machine.resident_peak(),
+        resident_limit: machine.intro().memory_max / PAGE_SIZE as u64,
         read_faults: faults.reads,
         write_faults: faults.writes,
-        waits: core.brain.wait_clock.read(inner.now()),
+        waits: wait_clock.read(inner.now()),
         faults_served: counters.transactions,
         coherence: counters,
-        net: core.endpoint.counters(),
+        net: machine.endpoint().counters(),
         socket: inner.socket.counters(),
         // Where the kernel cannot tell, the sessions' losses still can.
         socket_drops: inner.socket.dropped().unwrap_or(0),
@@ -195,10 +196,10 @@ pub(super) fn node_status(core: &mut Core, inner: &Inner) -> NodeStatus {
 
 /// The node's status. Call it without the node's lock: regions are searched page by page.
 pub(super) fn whole_status(inner: &Inner) -> NodeStatus {
-    let (mut status, regions) = inner.with_core(|core| {
-        let regions = core.brain.membership.iter().flat_map(Membership::regions);
+    let (mut status, regions) = inner.with_locked(|locked| {
+        let regions = locked.machine.membership().into_iter().flat_map(Membership::regions);
         let ranges: Vec<_> = regions.map(|record| (record.info.start.0, record.info.used)).collect();
-        (node_status(core, inner), ranges)
+        (node_status(locked, inner), ranges)
     });
     let found = regions
         .into_iter()
@@ -211,9 +212,9 @@ pub(super) fn whole_status(inner: &Inner) -> NodeStatus {
 
 /// The members of this node's view that run on its host.
 pub(super) fn host_memory(inner: &Inner) -> HostMemory {
-    let limits: Vec<u64> = inner.with_core(|core| {
-        let members = core.brain.membership.iter().flat_map(|membership| &membership.view().members);
-        let here = members.filter(|member| member.intro.host == core.brain.intro.host);
+    let limits: Vec<u64> = inner.with_machine(|machine| {
+        let members = machine.membership().into_iter().flat_map(|membership| &membership.view().members);
+        let here = members.filter(|member| member.intro.host == machine.intro().host);
         here.map(|member| member.intro.memory_max).collect()
     });
     HostMemory {
@@ -228,8 +229,8 @@ fn host_name() -> String {
     std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default().trim().to_owned()
 }
 
-pub(super) fn cluster_status(core: &Core) -> ClusterStatus {
-    let Some(membership) = &core.brain.membership else {
+pub(super) fn cluster_status(machine: &Machine) -> ClusterStatus {
+    let Some(membership) = machine.membership() else {
         return ClusterStatus { epoch: 0, members: vec![], regions: vec![], deaths: vec![] };
     };
     let view = membership.view();

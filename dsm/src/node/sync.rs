@@ -12,13 +12,13 @@ use super::control_stubs::NodeClient;
 use super::leaving::current_thread;
 use super::local::LockHandle;
 use super::wait_times::WaitKind;
-use super::waits::Outcome;
-use super::{Inner, LAST_BARRIER, Locked, Node, Started, exit, to_error};
+use super::{Inner, LAST_BARRIER, Locked, Node, exit, to_error};
 use crate::coherence::{Attempt, BarrierId, Coherence, Failure, Input, LockId, NodeSet, OpId};
 use crate::config::node::{LONG_WAIT, QUESTION_MAX};
 use crate::error::{Error, Result};
 use crate::fault::CoreSection;
 use crate::fork;
+use crate::machine::{Command, Event, Outcome};
 use crate::membership::{Kind, Member};
 use crate::page::{NodeId, PageId, Span, Time};
 use crate::rpc::Channel;
@@ -52,8 +52,8 @@ impl Node {
         }
         let lock = handle.lock;
         let until = until.map(|until| self.inner.time_of(until));
-        let token = self.inner.wait_for_ranks(Goal::Lock(lock), until, |core, op| {
-            core.input(Input::Lock { op, lock, attempt: Attempt::Wait });
+        let token = self.inner.wait_for_ranks(Goal::Lock(lock), until, |op| {
+            Event::Thread(Input::Lock { op, lock, attempt: Attempt::Wait })
         })?;
         handle.taken();
         Ok(token)
@@ -67,14 +67,14 @@ impl Node {
         }
         let lock = handle.lock;
         let input = |op| Input::Lock { op, lock, attempt: Attempt::Try };
-        match self.inner.call_raw(None, |core, op| core.input(input(op)))? {
+        match self.inner.call(|op| Event::Thread(input(op)))? {
             Outcome::Coherence(Ok(token)) => {
                 handle.taken();
                 Ok(Some(token))
             }
             Outcome::Coherence(Err(Failure::LockBusy)) => Ok(None),
             Outcome::Coherence(Err(failure)) => Err(self.inner.failure(failure)),
-            Outcome::Region(_) | Outcome::Membership => Err(Error::Left),
+            Outcome::Region(_) | Outcome::Membership | Outcome::Left(_) => Err(Error::Left),
         }
     }
 
@@ -102,9 +102,9 @@ impl Inner {
             return Err(Error::Invalid("a daemon has no barrier".into()));
         };
         let barrier = BarrierId { program, index };
-        self.wait_for_ranks(Goal::Barrier(barrier), until, |core, op| {
-            let members = core.core.brain.ranks;
-            core.input(Input::Barrier { op, barrier, members });
+        self.wait_for_ranks(Goal::Barrier(barrier), until, |op| Event::Command {
+            op,
+            command: Command::Barrier(barrier),
         })
         .map(drop)
     }
@@ -119,7 +119,7 @@ impl Inner {
         &self,
         goal: Goal,
         until: Option<Time>,
-        start: impl FnOnce(&mut Started<'_>, OpId),
+        event: impl FnOnce(OpId) -> Event<'static>,
     ) -> Result<u64> {
         fork::check()?;
         let (op, bell, began, outcome) = {
@@ -128,9 +128,9 @@ impl Inner {
             let mut locked = self.lock();
             check(&locked)?;
             let began = self.now();
-            let (op, bell) = locked.core.brain.waits.begin();
-            locked.core.brain.wait_clock.begin(goal.kind(), began);
-            start(&mut Started { now: began, core: &mut locked.core, arena: &self.arena }, op);
+            let (op, bell) = locked.waits.begin();
+            locked.wait_clock.begin(goal.kind(), began);
+            self.give(&mut locked, began, event(op));
             self.settle(&mut locked, began);
             let first = until.map_or(began + LONG_WAIT, |until| until.min(began + LONG_WAIT));
             let outcome = self.wait_until(&mut locked, (op, &bell), Some(first));
@@ -141,7 +141,7 @@ impl Inner {
             return self.result(outcome);
         }
         if until.is_none_or(|until| self.now() < until) {
-            let who = self.with_core(|core| core.brain.intro_name());
+            let who = self.with_machine(|machine| machine.intro_name());
             let seconds = self.now().since(began).0 / 1_000_000_000;
             let whom = self.describe(goal, QUESTION_MAX);
             exit::tell(format_args!("{who} has waited for {seconds} s for {whom}"));
@@ -158,12 +158,12 @@ impl Inner {
             let mut locked = self.lock();
             let now = self.now();
             // It may have ended since; then nothing is withdrawn.
-            if !locked.core.brain.waits.has_ended(op) {
+            if !locked.waits.has_ended(op) {
                 let input = match goal {
                     Goal::Lock(lock) => Input::AbandonLock { op, lock },
                     Goal::Barrier(barrier) => Input::WithdrawBarrier { op, barrier },
                 };
-                locked.core.brain.input(now, input, &self.arena);
+                self.give(&mut locked, now, Event::Thread(input));
                 self.settle(&mut locked, now);
             }
             let outcome = self.wait(&mut locked, (op, &bell), None);
@@ -189,7 +189,7 @@ impl Inner {
         let until = locked.waited_until;
         let checked = self.check_end(locked);
         if has_ended || checked.is_err() {
-            locked.core.brain.wait_clock.end(goal.kind(), began, until);
+            locked.wait_clock.end(goal.kind(), began, until);
         }
         checked
     }
@@ -200,19 +200,19 @@ impl Inner {
         if self.is_ending() {
             MutexGuard::unlocked(locked, || self.sleep_if_ending(current_thread));
         }
-        locked.core.brain.fatal.as_ref().map_or(Ok(()), |fatal| Err(to_error(fatal)))
+        locked.machine.lifecycle().why().map_or(Ok(()), |why| Err(to_error(why)))
     }
 
     fn result(&self, outcome: Outcome) -> Result<u64> {
         match outcome {
             Outcome::Coherence(Ok(value)) => Ok(value),
             Outcome::Coherence(Err(failure)) => Err(self.failure(failure)),
-            Outcome::Region(_) | Outcome::Membership => Err(Error::Left),
+            Outcome::Region(_) | Outcome::Membership | Outcome::Left(_) => Err(Error::Left),
         }
     }
 
     fn relock(&self, lock: LockId) -> Error {
-        let who = self.with_core(|core| core.brain.intro_name());
+        let who = self.with_machine(|machine| machine.intro_name());
         let name = self.lock_name(lock);
         Error::Invalid(format!("{who}: this thread has {name} already, and would wait for itself for ever"))
     }
@@ -237,8 +237,8 @@ impl Inner {
     }
 
     fn lock_name(&self, lock: LockId) -> String {
-        let name = self.with_core(|core| {
-            let mut regions = core.brain.membership.as_ref()?.regions();
+        let name = self.with_machine(|machine| {
+            let mut regions = machine.membership()?.regions();
             regions.find(|record| record.info.contains(lock.0)).map(|record| record.name.clone())
         });
         name.map_or_else(
@@ -305,10 +305,10 @@ impl Inner {
         if let [node] = nodes[..] {
             return format!("where {} is missing{elsewhere}", self.name(node));
         }
-        let (ranks, of) = self.with_core(|core| {
-            let ranks = (0_u32..).zip(&core.brain.ranks_in_order);
+        let (ranks, of) = self.with_machine(|machine| {
+            let ranks = (0_u32..).zip(machine.ranks_in_order());
             let missing = ranks.filter(|(_, peer)| missing.contains(peer.node)).map(|(rank, _)| rank);
-            (missing.collect::<Vec<u32>>(), core.brain.ranks.len())
+            (missing.collect::<Vec<u32>>(), machine.ranks().len())
         });
         match ranks[..] {
             [] => "for which all ranks have come by now".into(),
@@ -325,8 +325,9 @@ impl Inner {
                 Some(client) => client.waits_in().unwrap_or_default(),
             };
             if !waits.is_empty() {
-                let rank = self
-                    .with_core(|core| core.brain.ranks_in_order.iter().position(|peer| peer.node == node));
+                let rank = self.with_machine(|machine| {
+                    machine.ranks_in_order().iter().position(|peer| peer.node == node)
+                });
                 let rank = rank.map_or_else(|| node.to_string(), |rank| format!("rank {rank}"));
                 return format!("; {rank} waits in {}", waits.join(" and "));
             }
@@ -338,21 +339,21 @@ impl Inner {
     }
 
     fn name(&self, node: NodeId) -> String {
-        self.with_core(|core| {
-            let member = core.brain.membership.as_ref().and_then(|membership| membership.view().member(node));
-            member.map_or_else(|| core.brain.name(node), Member::describe)
+        self.with_machine(|machine| {
+            let member = machine.membership().and_then(|membership| membership.view().member(node));
+            member.map_or_else(|| machine.name(node), Member::describe)
         })
     }
 
     fn with_coherence<T>(&self, look: impl FnOnce(&Coherence) -> T) -> Option<T> {
-        self.with_core(|core| core.brain.coherence.as_ref().map(look))
+        self.with_machine(|machine| machine.coherence().map(look))
     }
 
     /// The way to what another node knows; `None` for this node.
     fn client_of(&self, node: NodeId, deadline: Span) -> Option<NodeClient> {
-        let peer = self.with_core(|core| {
-            let other = core.brain.membership.as_ref()?.me() != Some(node);
-            core.brain.peer(node).filter(|_| other)
+        let peer = self.with_machine(|machine| {
+            let other = machine.membership()?.me() != Some(node);
+            machine.peer(node).filter(|_| other)
         })?;
         Some(NodeClient::new(Channel::to(&self.calls.endpoint, peer).with_deadline(deadline)))
     }
@@ -367,7 +368,7 @@ impl Inner {
 
     /// How long a thread of this node has had a lock.
     pub(super) fn lock_held_for(&self, lock: PageId) -> Option<Span> {
-        self.with_core(|core| core.brain.words.held_for(lock))
+        self.with_locked(|locked| locked.words.held_for(lock))
     }
 
     /// The barriers and collective operations that this rank's threads wait in, in words.
@@ -385,9 +386,9 @@ impl Inner {
 
 /// An error if the node cannot begin anything.
 fn check(locked: &Locked) -> Result<()> {
-    match &locked.core.brain.fatal {
+    match locked.machine.lifecycle().why() {
         Some(fatal) => Err(to_error(fatal)),
-        None if locked.core.brain.closed => Err(Error::Left),
+        None if locked.machine.lifecycle().is_closed() => Err(Error::Left),
         None => Ok(()),
     }
 }

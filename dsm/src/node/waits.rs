@@ -8,19 +8,8 @@ use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
 
-use crate::coherence::{Failure, OpId};
-use crate::membership::RegionRecord;
-
-/// How an operation ended.
-#[derive(Clone, Debug)]
-pub(super) enum Outcome {
-    /// A fault, lock, barrier or leave.
-    Coherence(Result<u64, Failure>),
-    /// An allocation or removal.
-    Region(Result<Option<RegionRecord>, String>),
-    /// The node became a member with all its peers, or left.
-    Membership,
-}
+use crate::coherence::OpId;
+use crate::machine::Outcome;
 
 /// Why a thread was woken.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

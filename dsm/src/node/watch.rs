@@ -8,7 +8,8 @@ use parking_lot::MutexGuard;
 use tracing::Level;
 
 use super::{Inner, Locked, Node, poller};
-use crate::membership::{Kind, Member, Observation};
+use crate::machine::Event;
+use crate::membership::{Kind, Member};
 use crate::page::{Incarnation, Time};
 
 /// The processes that are watched, and as which nodes.
@@ -32,8 +33,8 @@ impl Watch {
 impl Node {
     /// The ranks of this node's program whose processes run on its host, by ascending number.
     pub fn ranks_on_this_host(&self) -> Vec<u32> {
-        self.inner.with_core(|core| {
-            let (Some(membership), own) = (&core.brain.membership, &core.brain.intro) else {
+        self.inner.with_machine(|machine| {
+            let (Some(membership), own) = (machine.membership(), machine.intro()) else {
                 return Vec::new();
             };
             let Kind::Rank { program, .. } = own.kind else { return Vec::new() };
@@ -53,15 +54,15 @@ impl Node {
 impl Inner {
     /// Watches the processes of the present view that run on this host.
     pub(super) fn follow_view(&self, locked: &mut Locked, now: Time) {
-        let Locked { core, watch, .. } = locked;
-        let Some(membership) = core.brain.membership.as_ref().filter(|m| m.me().is_some()) else { return };
-        if watch.view_changes == Some(core.brain.view_changes) {
+        let Locked { machine, watch, notes, .. } = locked;
+        let Some(membership) = machine.membership().filter(|m| m.me().is_some()) else { return };
+        if watch.view_changes == Some(machine.view_changes()) {
             return;
         }
-        watch.view_changes = Some(core.brain.view_changes);
+        watch.view_changes = Some(machine.view_changes());
         let view = membership.view();
         watch.processes.retain(|(_, incarnation, _)| view.incarnation(*incarnation).is_some());
-        let own = &core.brain.intro;
+        let own = machine.intro();
         let mut watched = Vec::new();
         let here = |member: &&Member| member.intro.host == own.host && member.intro.pid != own.pid;
         for member in view.members.iter().filter(here) {
@@ -83,19 +84,19 @@ impl Inner {
                 // Of this process's limits, or the machine's, and not of that process.
                 Err(errno) => {
                     let text = format!("{} is not watched: {errno}", member.describe());
-                    core.brain.notes.add(Level::WARN, text);
+                    notes.add(Level::WARN, text);
                 }
             }
         }
         for incarnation in watched {
-            core.brain.observe(now, Observation::Watched(incarnation, true));
+            self.give(locked, now, Event::Watched(incarnation));
         }
     }
 
     /// Looks at processes of this host that have been silent for long: one that a debugger has stopped is
     /// waited for, and a line says so.
     pub(super) fn inspect_processes(&self, locked: &mut MutexGuard<'_, Locked>) {
-        let inspections = std::mem::take(&mut locked.core.brain.inspections);
+        let inspections = std::mem::take(&mut locked.inspections);
         if inspections.is_empty() {
             return;
         }
@@ -109,20 +110,13 @@ impl Inner {
         });
         let now = self.now();
         for of in traced {
-            let brain = &mut locked.core.brain;
-            let member = brain.membership.as_ref().and_then(|m| m.view().incarnation(of));
-            let text = member
-                .map(|member| format!("{} is stopped by a debugger: waiting for it", member.describe()));
-            if let Some(text) = text {
-                brain.notes.add(Level::WARN, text);
-            }
-            brain.observe(now, Observation::Traced(of));
+            self.give(locked, now, Event::Traced(of));
         }
     }
 
     pub(super) fn process_ended(&self, locked: &mut MutexGuard<'_, Locked>, incarnation: Incarnation) {
         let now = self.now();
-        locked.core.brain.observe(now, Observation::ProcessEnded(incarnation));
+        self.give(locked, now, Event::ProcessEnded(incarnation));
     }
 }
 

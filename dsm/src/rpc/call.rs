@@ -16,8 +16,8 @@ use super::endpoint::Endpoint;
 use super::error::{Error, ErrorKind, MethodError};
 use super::frame::Status;
 use super::interface::Method;
-use super::transport::PeerId;
 use super::wire::{Decoder, Wire};
+use crate::page::PeerId;
 
 /// What calls and streams have in common.
 struct Open {

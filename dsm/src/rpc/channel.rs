@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use crate::fork;
-use crate::page::{GlobalAddr, Span};
+use crate::page::{GlobalAddr, PeerId, Span};
 
 use super::call::{Call, Streaming};
 use super::client::Start;
@@ -15,7 +15,7 @@ use super::endpoint::Endpoint;
 use super::error::{Error, ErrorKind, MethodError};
 use super::frame::CALL_HEADER_LEN;
 use super::interface::Method;
-use super::transport::{PeerId, Registry};
+use super::transport::Registry;
 use super::wire::Wire;
 
 thread_local! {

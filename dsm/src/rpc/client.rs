@@ -14,12 +14,12 @@ use smallvec::SmallVec;
 
 use crate::codec::DecodeError;
 use crate::config::rpc::{ENDED_MAX, IN_FLIGHT_PEER_MAX, ROOM_AGAIN, SILENCE_MAX, STREAM_WINDOW};
-use crate::page::Time;
+use crate::page::{PeerId, Time};
 
 use super::error::{Error, ErrorKind};
 use super::frame::{CALL_HEADER_LEN, Frame, FrameKind, IDEMPOTENT, ONEWAY, RETRIED, Status};
 use super::interface::{Kind, Method};
-use super::transport::{PeerId, SendError, Signal};
+use super::transport::{SendError, Signal};
 
 /// Buffers kept for requests.
 const SPARE_MAX: usize = 128;

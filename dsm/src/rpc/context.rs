@@ -4,14 +4,14 @@
 use std::marker::PhantomData;
 
 use crate::fork;
-use crate::page::{Span, Time};
+use crate::page::{PeerId, Span, Time};
 
 use super::endpoint::Endpoint;
 use super::error::{Error, ErrorKind, MethodError};
 use super::frame::{Frame, FrameKind, ONEWAY, Status};
 use super::interface::Method;
 use super::server::{Job, Permit};
-use super::transport::{PeerId, SendError};
+use super::transport::SendError;
 use super::wire::Wire;
 
 /// The call that a method is running for.

@@ -16,7 +16,7 @@ use crate::config::rpc::{
     CALL_LEN_MAX, GATHER_LEN_MAX, GATHERED_MAX, ROOM_AGAIN, ROOM_WAIT_MAX, SYSTEM_CALLS_MAX,
 };
 use crate::fork;
-use crate::page::Time;
+use crate::page::{PeerId, Time};
 
 use super::client::{ClientCore, Effects, Start, Ticket, Waiter};
 use super::context::{Context, Reply};
@@ -26,7 +26,7 @@ use super::interface::{Method, Service};
 use super::section::CallSection;
 use super::server::{Counters, Job, Rank, ServerCore};
 use super::stats::MethodReading;
-use super::transport::{PeerId, SendError, Signal, Transport};
+use super::transport::{SendError, Signal, Transport};
 use super::wire::Decoder;
 
 thread_local! {

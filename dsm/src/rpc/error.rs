@@ -6,8 +6,8 @@ use crate::codec::DecodeError;
 use crate::page::Span;
 
 use super::interface::Method;
-use super::transport::PeerId;
 use super::wire::Decoder;
+use crate::page::PeerId;
 
 /// What a method without declared errors gives.
 ///

@@ -8,10 +8,10 @@ use parking_lot::Mutex;
 
 use crate::codec::DecodeError;
 use crate::config::rpc::CALL_LEN_MAX;
-use crate::page::{GlobalAddr, Incarnation, NodeId, Span, Time};
+use crate::page::{GlobalAddr, Incarnation, NodeId, PeerId, Span, Time};
 
 use super::endpoint::Endpoint;
-use super::transport::{PeerId, Registry, SendError, Signal, Transport};
+use super::transport::{Registry, SendError, Signal, Transport};
 
 /// A message on its way.
 #[derive(Clone, Debug)]

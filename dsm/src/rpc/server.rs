@@ -12,14 +12,14 @@ use crate::config::rpc::{
     QUEUE_LEN_MAX, REPLIES_MAX, REPLY_BYTES_MAX, REPLY_BYTES_NODE_MAX, ROOM_AGAIN, SILENCE_MAX,
     SYSTEM_BYTES_MAX,
 };
-use crate::page::{Span, Time};
+use crate::page::{GUEST, PeerId, Span, Time};
 
 use super::client::{Effects, Waiter};
 use super::frame::{Frame, FrameKind, IDEMPOTENT, ONEWAY, RETRIED, Status};
 use super::interface::{Interface, Kind, Method, Service};
 use super::seen::Seen;
 use super::stats::MethodStats;
-use super::transport::{GUEST, PeerId, Signal};
+use super::transport::Signal;
 
 /// Whose calls run first.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

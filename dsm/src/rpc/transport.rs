@@ -5,28 +5,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::Thread;
 use std::time::Duration;
 
-use crate::page::{GlobalAddr, Incarnation, NodeId, Time};
-
-/// One start of a node. A restarted node is another peer: nothing of the old one is taken for its own.
-///
-/// ```
-/// # use pagemesh::prelude::*;
-/// # let dsm = Dsm::builder().arena_anywhere().join()?;
-/// let me = dsm.peer(dsm.node_id()).expect("a member");
-/// assert_eq!(me.node, dsm.node_id());
-/// # dsm.leave()?;
-/// # Ok::<(), Error>(())
-/// ```
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
-pub struct PeerId {
-    /// The node.
-    pub node: NodeId,
-    /// Which of its starts.
-    pub incarnation: Incarnation,
-}
-
-/// The node of every peer that is no member of the cluster; only its incarnation tells it from others.
-pub const GUEST: NodeId = NodeId(u16::MAX);
+use crate::page::{GlobalAddr, NodeId, PeerId, Time};
 
 /// A message that was not queued. Nothing was sent.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]

@@ -6,7 +6,9 @@ use crate::coherence::{
     Batch, Coherence, Failure, Fault, Input, Message, OpId, Output, Placement, RegionInfo, ToHome, ToNode,
     encode_batch_head,
 };
-use crate::page::{Access, Contents, EXTENT_PAGES, Epoch, Lent, Memory, NodeId, PageBuf, PageId, Span, Time};
+use crate::page::{
+    Access, Contents, EXTENT_PAGES, Epoch, Lent, LockWords, Memory, NodeId, PageBuf, PageId, Span, Time,
+};
 
 /// The page that most tests are about.
 pub(super) const P: PageId = PageId(3);
@@ -298,7 +300,9 @@ impl Memory for Bytes {
         assert_eq!(entry.1.unwrap_or(Access::None), Access::None, "mapped memory is not given back");
         entry.0 = 0;
     }
+}
 
+impl LockWords for Bytes {
     fn lend_lock(&mut self, page: PageId, token: u64) -> bool {
         assert_eq!(self.lent.insert(page, Lent::Free { token }), None, "a lock is lent once");
         true

@@ -8,11 +8,11 @@ use rustc_hash::FxHashMap;
 use serde::{Deserialize, Serialize};
 use tracing::Level;
 
-use super::core::{Brain, channel, typed};
+use super::{Cores, channel, typed};
 use crate::codec::{decode_control, encode_control};
 use crate::coherence::{Message, ToNode};
 use crate::config::node::{LOSS_NAME_LEN_MAX, LOSS_NOTICES_MAX};
-use crate::membership::{Death, Member};
+use crate::membership::Death;
 use crate::net::OutMessage;
 use crate::page::{NodeId, PageId};
 
@@ -48,7 +48,7 @@ impl Losses {
     }
 }
 
-impl Brain {
+impl Cores {
     /// Records the pages that were lost with a process whose death the core has just heard of.
     pub(super) fn record_losses(&mut self, death: &Death) {
         let Some(coherence) = &self.coherence else { return };
@@ -65,7 +65,7 @@ impl Brain {
         }
         let pages = self.losses.recorded.len() - before;
         if pages > 0 {
-            self.notes.add(Level::WARN, format!("{pages} pages were lost with {process}"));
+            self.note(Level::WARN, format!("{pages} pages were lost with {process}"));
         }
     }
 
@@ -95,26 +95,5 @@ impl Brain {
         }
         self.losses.told.insert(page, process.into());
         true
-    }
-
-    /// The last process with this node id that died, as far as the view remembers.
-    pub(super) fn last_dead(&self, node: NodeId) -> Option<&Member> {
-        let deaths = &self.membership.as_ref()?.view().deaths;
-        deaths.iter().rev().map(|(_, death)| &death.member).find(|member| member.id == node)
-    }
-
-    /// Why a lost page cannot come, and what the user can do.
-    pub(super) fn explain_loss(&self, page: PageId, process: Option<&str>) -> String {
-        let with = process.unwrap_or("a process that has died");
-        let contains = |start: PageId, pages: u64| (start.0..start.0 + pages).contains(&page.0);
-        let mut regions = self.membership.iter().flat_map(|membership| membership.regions());
-        match regions.find(|record| contains(record.info.start, record.info.pages)) {
-            Some(record) => format!(
-                "the only copy of this page of region `{0}` was lost with {with}; \
-                 `pagemesh regions rm {0}` removes the region",
-                record.name
-            ),
-            None => format!("the only copy of this page was lost with {with}"),
-        }
     }
 }

@@ -1,0 +1,694 @@
+//! A node as one value: it takes an event and the time, changes local memory through [`Host`], and returns
+//! messages, ended operations and notes. It has no socket, clock, thread, lock or MMU, so the simulator runs
+//! whole nodes (`sim/src/machines.rs`).
+//!
+//! Duties of its owner: one lock around it; after its events [`Machine::flush`], then [`Machine::poll_output`]
+//! until there is none, then the datagrams of [`Machine::endpoint_mut`]; [`Event::Timer`] at
+//! [`Machine::poll_timeout`]; [`Event::Drained`] only for a moment at which a receive found nothing. Several
+//! events may come before one flush: what they cause for one peer then travels in one batch.
+
+mod calls;
+mod describe;
+mod egress;
+mod gate;
+mod lifecycle;
+mod losses;
+mod members;
+mod mutation;
+mod routes;
+#[cfg(test)]
+mod tests;
+
+use std::collections::{BTreeMap, VecDeque};
+use std::net::SocketAddr;
+
+use rustc_hash::FxHashMap;
+use smallvec::SmallVec;
+use tracing::Level;
+
+pub use calls::{CallEvent, CallRefused};
+pub use describe::describe;
+pub use egress::Outputs;
+pub use lifecycle::{Departing, Departure, LeaveFailure, Lifecycle, Why};
+pub use mutation::{Mutation, Rules};
+
+use crate::codec::{decode_control, encode_control};
+use crate::coherence::{
+    BarrierId, Batch, Coherence, Failure, Input, MemoryLimit, Message, NodeSet, OpId, Output as CoreOutput,
+};
+use crate::config::coherence::CACHE_PAGES_MIN;
+use crate::config::membership::HEARTBEAT;
+use crate::config::node::STREAMING_MIN;
+use crate::membership::{Action, Control, Introduction, Member, Membership, Observation, RegionRecord, Want};
+use crate::net::{Endpoint, OutMessage, Priority, SessionHandle};
+use crate::page::{Incarnation, LockWords, Memory, NodeId, PAGE_SIZE, PageBuf, PageId, PeerId, Span, Time};
+use egress::Egress;
+use gate::Gate;
+use losses::Losses;
+use routes::{Routes, link};
+
+/// First byte of every message: what it is for.
+pub(crate) mod channel {
+    pub(in crate::machine) const COHERENCE: u8 = 1;
+    pub(in crate::machine) const CONTROL: u8 = 2;
+    /// Calls to and from a client that is no member.
+    pub(crate) const GUEST: u8 = 3;
+    pub(in crate::machine) const CALLS: u8 = 4;
+    pub(in crate::machine) const LOSS: u8 = 5;
+}
+
+/// Why a node ends a session, for the peer's program.
+pub(crate) mod close {
+    /// No more is to be said: a guest's session, or one whose node has left.
+    pub(crate) const DONE: u16 = 0;
+    /// The node that closes ends without leaving: its last words.
+    pub(crate) const ENDS: u16 = 1;
+    /// The peer was taken out of the cluster, because.
+    pub(crate) const EVICTED: u16 = 2;
+}
+
+/// What a machine changes in its process: pages and lock words, called under the node's lock and complete on
+/// return.
+pub trait Host: Memory + LockWords {
+    /// Makes the addresses of a region usable; its pages have no memory yet. An error says why it cannot.
+    fn map_region(&mut self, start: PageId, pages: u64) -> Result<(), String>;
+    /// Ends the use of a region's addresses, and gives back its memory and its lock words.
+    fn unmap_region(&mut self, start: PageId, pages: u64) -> Result<(), String>;
+    /// Pages that have memory here.
+    fn backed_pages(&self) -> u64;
+    /// From now on no thread takes a lock, or gives one back, without the machine.
+    fn end_lending(&mut self);
+}
+
+/// What a machine is told.
+#[derive(Debug)]
+pub enum Event<'a> {
+    /// A datagram has come.
+    Datagram {
+        /// Its source address.
+        from: SocketAddr,
+        /// Its bytes.
+        bytes: &'a [u8],
+    },
+    /// The kernel reports that nobody listens at an address: a hint that anybody can forge.
+    Refused(SocketAddr),
+    /// The socket was empty at that moment, and all datagrams of before are handled.
+    Drained(Time),
+    /// Time has passed.
+    Timer,
+    /// The kernel says that the process of a member has ended.
+    ProcessEnded(Incarnation),
+    /// The kernel will say when the process of a member ends.
+    Watched(Incarnation),
+    /// A debugger has stopped the process of a member.
+    Traced(Incarnation),
+    /// What a thread of this node does with memory or wants of it: an [`Input`] that is neither a message
+    /// nor a change of the view.
+    Thread(Input<'a>),
+    /// What a thread of this node wants of the cluster. It ends with one [`Output::Done`].
+    Command {
+        /// The operation.
+        op: OpId,
+        /// What is wanted.
+        command: Command,
+    },
+    /// Somebody asks the cluster to stop.
+    Shutdown,
+    /// The memory or the socket of this node failed, because.
+    Broken(String),
+    /// All sessions end; the peers are told why.
+    Close(&'a str),
+}
+
+/// What a thread wants of the cluster.
+#[derive(Debug)]
+pub enum Command {
+    /// Ends when this node and all its peers are ready, and all ranks of its program have come.
+    Join,
+    /// Makes or finds a region by its name; ends with [`Outcome::Region`].
+    Region(String, Want),
+    /// Marks a region for removal.
+    Remove(String),
+    /// Counts this node among the users of the region with this first page and generation.
+    Use(PageId, u64),
+    /// Waits until all ranks of the program have come to this barrier.
+    Barrier(BarrierId),
+    /// Leaves the cluster; ends with [`Outcome::Left`].
+    Leave(Departing),
+}
+
+/// How an operation ended.
+#[derive(Clone, Debug)]
+pub enum Outcome {
+    /// A fault, lock or barrier.
+    Coherence(Result<u64, Failure>),
+    /// An allocation or removal.
+    Region(Result<Option<RegionRecord>, String>),
+    /// The node became a member with all its peers, or can answer nothing any more.
+    Membership,
+    /// The departure of this node.
+    Left(Result<(), LeaveFailure>),
+}
+
+/// What a machine tells its owner.
+#[derive(Debug)]
+pub enum Output {
+    /// An operation has ended.
+    Done {
+        /// The operation.
+        op: OpId,
+        /// How.
+        outcome: Outcome,
+    },
+    /// Text for the operator.
+    Note(Level, String),
+    /// Whether a debugger has stopped this process of this host is to be found out; then [`Event::Traced`].
+    Inspect {
+        /// The member.
+        of: Incarnation,
+        /// Its process.
+        pid: u32,
+    },
+    /// Nothing that anybody waits for will come: every operation ends with [`Outcome::Membership`].
+    Ended {
+        /// But the departure of this node: it has an end of its own.
+        departure: Option<OpId>,
+    },
+}
+
+/// The lengths of a machine's queues, for the simulator's oracles.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Audit {
+    /// Messages of members that a later view must explain.
+    pub early_members: usize,
+    /// Most messages kept of one session that leads to no member.
+    pub early_stranger: usize,
+    /// Most messages that wait for one member's session, or for room in its queue.
+    pub waiting: usize,
+    /// Suspicions that are open.
+    pub suspicions: usize,
+}
+
+/// What a machine is to be.
+pub struct MachineConfig {
+    /// What it says of itself.
+    pub intro: Introduction,
+    /// The daemon whose memory is nearest.
+    pub nearest: Option<NodeId>,
+    /// Silence after which members are suspected, if not the usual one.
+    pub silence_max: Option<Span>,
+    /// All rules, except in tests of the tests.
+    pub rules: Rules,
+    /// The same for membership.
+    pub membership_rules: crate::membership::Rules,
+}
+
+/// One process of the cluster.
+pub struct Machine {
+    endpoint: Endpoint,
+    cores: Cores,
+    sends: Vec<Send>,
+}
+
+/// A message of the coherence core, its receiver, and the page that it carries.
+type Send = (NodeId, Message, Option<PageBuf>);
+
+/// The part that reacts to messages; apart from the endpoint, which lends it their bytes.
+struct Cores {
+    intro: Introduction,
+    rules: Rules,
+    membership_rules: crate::membership::Rules,
+    membership: Option<Membership>,
+    coherence: Option<Coherence>,
+    lifecycle: Lifecycle,
+    routes: Routes,
+    gate: Gate,
+    egress: Egress,
+    losses: Losses,
+    /// The ranks of this node's program, once all have joined.
+    ranks: NodeSet,
+    /// Their processes, by rank.
+    ranks_in_order: Vec<PeerId>,
+    nearest: Option<NodeId>,
+    silence_max: Option<Span>,
+    /// By node id, the last member that has left; none if one with that id has died since.
+    left: BTreeMap<NodeId, Member>,
+    view_changes: u64,
+    /// Most pages that had memory here after any event.
+    resident_peak: u64,
+    /// Regions that are mapped, while what was held before still leaves them no room.
+    crowding: Vec<PageId>,
+    outputs: Outputs,
+    pending: VecDeque<Output>,
+    /// What has come for the calls.
+    call_events: SmallVec<[CallEvent; 2]>,
+    coordinator_session: Option<SessionHandle>,
+    /// Sessions under way to members.
+    connecting: FxHashMap<SessionHandle, NodeId>,
+    /// Sessions of members that have left; they end them, or we do when the time has come.
+    departing: Vec<(SessionHandle, Time)>,
+    violators: Vec<SessionHandle>,
+    next_heartbeat: Time,
+    /// The last moment at which the socket was empty, if the detector has not been told.
+    drained_at: Option<Time>,
+    /// No silence counts before this moment: this process itself may have been stopped.
+    listening_since: Time,
+}
+
+impl Machine {
+    /// A node that has not started.
+    pub fn new(endpoint: Endpoint, config: MachineConfig) -> Self {
+        let cores = Cores {
+            intro: config.intro,
+            rules: config.rules,
+            membership_rules: config.membership_rules,
+            membership: None,
+            coherence: None,
+            lifecycle: Lifecycle::Joining(None),
+            routes: Routes::new(),
+            gate: Gate::default(),
+            egress: Egress::default(),
+            losses: Losses::default(),
+            ranks: NodeSet::EMPTY,
+            ranks_in_order: Vec::new(),
+            nearest: config.nearest,
+            silence_max: config.silence_max,
+            left: BTreeMap::new(),
+            view_changes: 0,
+            resident_peak: 0,
+            crowding: Vec::new(),
+            outputs: Outputs::default(),
+            pending: VecDeque::new(),
+            call_events: SmallVec::new(),
+            coordinator_session: None,
+            connecting: FxHashMap::default(),
+            departing: Vec::new(),
+            violators: Vec::new(),
+            next_heartbeat: Time(0),
+            drained_at: None,
+            listening_since: Time(0),
+        };
+        Machine { endpoint, cores, sends: Vec::new() }
+    }
+
+    /// Starts to found a cluster (no address), or to join the one whose coordinator is at `join`.
+    pub fn start(&mut self, now: Time, join: Option<SocketAddr>) {
+        self.cores.listening_since = now;
+        match join {
+            None => {
+                let founder = Membership::coordinator(self.cores.intro.clone());
+                self.cores.membership = Some(self.cores.configured(founder));
+            }
+            Some(addr) => match self.endpoint.connect(now, addr) {
+                Ok(session) => self.cores.coordinator_session = Some(session),
+                Err(error) => self.cores.end_with(Why::NotJoined(error.to_string())),
+            },
+        }
+    }
+
+    /// Takes one event. Effects on memory have happened on return; the rest follows with [`Machine::flush`].
+    pub fn handle<H: Host>(&mut self, now: Time, event: Event<'_>, host: &mut H) {
+        match event {
+            Event::Datagram { from, bytes } => {
+                let cores = &mut self.cores;
+                self.endpoint.handle_datagram(now, from, bytes, &mut |session, message| {
+                    cores.deliver(now, session, message, host);
+                });
+            }
+            Event::Refused(addr) => self.endpoint.handle_refused(now, addr),
+            Event::Drained(at) => self.cores.drained_at = self.cores.drained_at.max(Some(at)),
+            Event::Timer => self.tick(now, host),
+            Event::ProcessEnded(of) => self.cores.observe(now, Observation::ProcessEnded(of)),
+            Event::Watched(of) => self.cores.observe(now, Observation::Watched(of, true)),
+            Event::Traced(of) => self.cores.on_traced(now, of),
+            Event::Thread(input) => self.cores.input(now, input, host),
+            Event::Command { op, command } => self.on_command(now, op, command, host),
+            Event::Shutdown => self.cores.shut_down(),
+            Event::Broken(why) => self.cores.end_with(Why::Broken(why)),
+            Event::Close(reason) => self.close_all(now, reason),
+        }
+    }
+
+    fn on_command<H: Host>(&mut self, now: Time, op: OpId, command: Command, host: &mut H) {
+        match command {
+            Command::Join => self.cores.join(op),
+            Command::Barrier(barrier) => {
+                let members = self.cores.ranks;
+                self.cores.input(now, Input::Barrier { op, barrier, members }, host);
+            }
+            Command::Leave(departing) => self.begin_leaving(now, op, departing, host),
+            Command::Region(name, want) => {
+                self.cores.ask(op, |membership| membership.alloc(op.0, name, want))
+            }
+            Command::Remove(name) => self.cores.ask(op, |membership| membership.remove(op.0, name)),
+            Command::Use(start, generation) => {
+                self.cores.ask(op, |membership| membership.ask_use(op.0, start, generation));
+            }
+        }
+    }
+
+    /// Carries outputs around until there are none: afterwards only outputs and datagrams are left. True if
+    /// there was anything.
+    pub fn flush<H: Host>(&mut self, now: Time, host: &mut H) -> bool {
+        let mut any = false;
+        loop {
+            let mut moved = false;
+            while let Some(event) = self.endpoint.poll_event() {
+                self.on_net_event(now, event, host);
+                moved = true;
+            }
+            while let Some(action) = self.cores.membership.as_mut().and_then(Membership::poll_action) {
+                self.on_action(now, action, host);
+                moved = true;
+            }
+            moved |= self.cores.admit_regions();
+            moved |= self.send_outputs(now);
+            moved |= self.send_waiting(now);
+            for session in std::mem::take(&mut self.cores.violators) {
+                let reason = "message that does not decode";
+                self.endpoint.close(now, session, crate::net::CLOSE_VIOLATION, reason);
+                let _ = self.on_closed(now, session, None);
+                moved = true;
+            }
+            moved |= self.continue_leaving(now);
+            any |= moved;
+            if !moved {
+                break;
+            }
+        }
+        self.cores.check_joined();
+        if self.cores.lifecycle.why().is_some() {
+            host.end_lending();
+        }
+        any
+    }
+
+    /// The next output.
+    pub fn poll_output(&mut self) -> Option<Output> {
+        self.cores.pending.pop_front()
+    }
+
+    /// What has come for the calls, in the order of arrival.
+    pub fn take_calls(&mut self) -> SmallVec<[CallEvent; 2]> {
+        std::mem::take(&mut self.cores.call_events)
+    }
+
+    /// Whether something has come for the calls.
+    pub fn has_calls(&self) -> bool {
+        !self.cores.call_events.is_empty()
+    }
+
+    /// The endpoint.
+    pub fn endpoint(&self) -> &Endpoint {
+        &self.endpoint
+    }
+
+    /// The same, whose datagrams the owner sends.
+    pub fn endpoint_mut(&mut self) -> &mut Endpoint {
+        &mut self.endpoint
+    }
+
+    /// When to give [`Event::Timer`], or to move datagrams, although nothing has happened.
+    pub fn poll_timeout(&self) -> Time {
+        let heartbeat =
+            if self.cores.rules.wakes_for_heartbeats() { self.cores.next_heartbeat } else { Time(u64::MAX) };
+        let coherence = self.cores.coherence.as_ref().and_then(Coherence::poll_timeout);
+        let leaving = self.cores.lifecycle.poll_timeout();
+        let due = [coherence, self.endpoint.poll_timeout(), leaving].into_iter().flatten().min();
+        due.map_or(heartbeat, |due| due.min(heartbeat))
+    }
+
+    /// How much was put out so far; `asker` is the member whose message came last.
+    pub fn outputs(&self) -> Outputs {
+        self.cores.outputs
+    }
+
+    /// What is handled from now on answers nobody yet.
+    pub fn forget_asker(&mut self) {
+        self.cores.outputs.asker = None;
+    }
+
+    /// Whether more pages are on their way than a thread's own instruction can wait for.
+    pub fn is_streaming(&self) -> bool {
+        self.cores.coherence.as_ref().is_some_and(|core| core.pages_asked_for() >= STREAMING_MIN)
+    }
+
+    /// The membership core, once there is one.
+    pub fn membership(&self) -> Option<&Membership> {
+        self.cores.membership.as_ref()
+    }
+
+    /// The same, for what this node's threads say to it.
+    pub(crate) fn membership_mut(&mut self) -> Option<&mut Membership> {
+        self.cores.membership.as_mut()
+    }
+
+    /// The coherence core, once this node is a member.
+    pub fn coherence(&self) -> Option<&Coherence> {
+        self.cores.coherence.as_ref()
+    }
+
+    /// Where this node is between its start and its end.
+    pub fn lifecycle(&self) -> &Lifecycle {
+        &self.cores.lifecycle
+    }
+
+    /// What this node says of itself.
+    pub fn intro(&self) -> &Introduction {
+        &self.cores.intro
+    }
+
+    /// The ranks of this node's program, once all have joined.
+    pub fn ranks(&self) -> NodeSet {
+        self.cores.ranks
+    }
+
+    /// Their processes, by rank.
+    pub fn ranks_in_order(&self) -> &[PeerId] {
+        &self.cores.ranks_in_order
+    }
+
+    /// Counts the views that were installed.
+    pub fn view_changes(&self) -> u64 {
+        self.cores.view_changes
+    }
+
+    /// Most pages that had memory here after any event.
+    pub fn resident_peak(&self) -> u64 {
+        self.cores.resident_peak
+    }
+
+    /// The sessions to members.
+    pub fn sessions(&self) -> impl Iterator<Item = (NodeId, SessionHandle)> {
+        self.cores.routes.members()
+    }
+
+    /// The lengths of its queues.
+    pub fn audit(&self) -> Audit {
+        let (early_members, early_stranger) = self.cores.gate.held();
+        Audit {
+            early_members,
+            early_stranger,
+            waiting: self.cores.egress.longest(),
+            suspicions: self.cores.membership.as_ref().map_or(0, Membership::open_suspicions),
+        }
+    }
+
+    /// Runs the coherence timers and the heartbeat.
+    fn tick<H: Host>(&mut self, now: Time, host: &mut H) {
+        if let Some(coherence) = &self.cores.coherence
+            && coherence.poll_timeout().is_some_and(|due| due <= now)
+        {
+            self.cores.input(now, Input::Timer, host);
+        }
+        if now < self.cores.next_heartbeat {
+            return;
+        }
+        if now > self.cores.next_heartbeat + HEARTBEAT + HEARTBEAT {
+            // This process did not run: everybody's silence starts now.
+            self.cores.listening_since = now;
+        }
+        self.cores.next_heartbeat = now + HEARTBEAT;
+        self.end_departed_sessions(now);
+        self.close_silent_guests(now);
+        if let Some(membership) = &mut self.cores.membership {
+            membership.return_idle_uses();
+        }
+        self.observe_members(now);
+    }
+
+    fn on_action<H: Host>(&mut self, now: Time, action: Action, host: &mut H) {
+        match action {
+            Action::SendLink { link, control } => {
+                let message = typed(channel::CONTROL, &encode_control(&control));
+                // A session that is gone needs no answer; its end is an event of its own.
+                let session = SessionHandle::from_bits(link.0);
+                let _ = self.endpoint.send(now, session, message, Priority::Control);
+            }
+            Action::Send { to, control } => {
+                let message = typed(channel::CONTROL, &encode_control(&control));
+                self.send(now, to, message, Priority::Control);
+            }
+            Action::Joined => self.on_joined(now, host),
+            Action::JoinRefused(reason) => self.cores.end_with(Why::NotJoined(reason)),
+            Action::ViewChanged { joined, left, died } => {
+                self.on_view_changed(now, (&joined, &left, died), host);
+            }
+            Action::MapRegion(record) => self.cores.map_region(now, record, host),
+            Action::UnmapRegion(record) => self.cores.unmap_region(now, &record, host),
+            Action::ProgramEnded { program } => {
+                self.cores.input(now, Input::ProgramEnded { program }, host);
+            }
+            Action::Done { op, result } => self.cores.done(OpId(op), Outcome::Region(result)),
+            Action::Left => self.cores.let_go(now),
+            Action::Shutdown { reason } => self.cores.end_with(Why::Stopped(reason)),
+            Action::Ping(node) => {
+                if let Some(session) = self.cores.routes.session(node) {
+                    self.endpoint.ping(session);
+                }
+            }
+            Action::Inspect { of, pid } => self.cores.pending.push_back(Output::Inspect { of, pid }),
+            Action::CoordinatorDied { how } => self.cores.coordinator_died(now, how),
+            Action::CutOff { how } => self.cores.end_with(Why::Evicted(how)),
+        }
+    }
+}
+
+impl Cores {
+    /// One message of a session.
+    fn deliver<H: Host>(&mut self, now: Time, session: SessionHandle, bytes: &[u8], host: &mut H) {
+        let understood = match bytes.split_first() {
+            Some((&channel::COHERENCE, rest)) => self.deliver_batch(now, session, bytes, rest, host),
+            Some((&channel::CALLS, rest)) => self.deliver_calls(session, bytes, rest),
+            Some((&channel::CONTROL, rest)) => self.deliver_control(now, session, rest),
+            Some((&channel::GUEST, rest)) => self.deliver_guest(session, rest),
+            Some((&channel::LOSS, rest)) => self.deliver_loss(self.routes.node(session), rest),
+            Some(_) | None => false,
+        };
+        if !understood {
+            self.violators.push(session);
+        }
+    }
+
+    fn deliver_control(&mut self, now: Time, session: SessionHandle, rest: &[u8]) -> bool {
+        let Ok(control) = decode_control::<Control>(rest) else { return false };
+        if !control.is_sound(self.intro.arena_size) {
+            return false;
+        }
+        let from = self.routes.node(session);
+        if let Some(membership) = &mut self.membership {
+            membership.handle(now, link(session), from, control);
+        }
+        true
+    }
+
+    fn deliver_batch<H: Host>(
+        &mut self,
+        now: Time,
+        session: SessionHandle,
+        bytes: &[u8],
+        rest: &[u8],
+        host: &mut H,
+    ) -> bool {
+        let Ok(batch) = Batch::decode(rest) else { return false };
+        let known = self.membership.as_ref().map_or_else(Default::default, |m| m.view().epoch);
+        // The sender may name nodes and regions that only a later view explains.
+        let is_known = batch.epoch <= known || !self.rules.awaits_views();
+        let (Some(from), Some(coherence), true) = (self.routes.node(session), &mut self.coherence, is_known)
+        else {
+            return self.keep_early(session, bytes);
+        };
+        self.outputs.asker = Some(from);
+        coherence.handle_batch(now, from, &batch, host);
+        self.note_resident(host);
+        true
+    }
+
+    /// Keeps a message until the view is known that explains it; false if its session has no room left.
+    fn keep_early(&mut self, session: SessionHandle, bytes: &[u8]) -> bool {
+        if !self.rules.keeps_early_messages() {
+            return true;
+        }
+        let is_member = self.routes.node(session).is_some();
+        self.gate.keep(self.rules, session, bytes, is_member)
+    }
+
+    /// Gives the coherence core an event, if it exists yet.
+    fn input<H: Host>(&mut self, now: Time, input: Input<'_>, host: &mut H) {
+        if let Some(coherence) = &mut self.coherence {
+            coherence.handle(now, input, host);
+        }
+        self.note_resident(host);
+    }
+
+    /// Keeps the most that this node has held.
+    fn note_resident<H: Host>(&mut self, host: &H) {
+        let retained = self.coherence.as_ref().map_or(0, Coherence::retained_pages);
+        self.resident_peak = self.resident_peak.max(host.backed_pages() + retained);
+    }
+
+    fn map_region<H: Host>(&mut self, now: Time, record: RegionRecord, host: &mut H) {
+        let (start, pages) = (record.info.start, record.info.pages);
+        self.input(now, Input::Region(record.info), host);
+        if let Err(error) = host.map_region(start, pages) {
+            self.end_with(Why::Broken(format!("region `{}`: {error}", record.name)));
+        }
+        self.crowding.push(start);
+    }
+
+    fn unmap_region<H: Host>(&mut self, now: Time, record: &RegionRecord, host: &mut H) {
+        let (start, pages) = (record.info.start, record.info.pages);
+        self.input(now, Input::RegionGone { start }, host);
+        self.losses.forget(start, pages);
+        if let Err(error) = host.unmap_region(start, pages) {
+            self.end_with(Why::Broken(format!("region `{}`: {error}", record.name)));
+        }
+        self.region_done(start);
+    }
+
+    /// Says that regions are here once pages at home have their room; true if any was waiting.
+    fn admit_regions(&mut self) -> bool {
+        let waits =
+            !self.crowding.is_empty() && self.coherence.as_ref().is_some_and(Coherence::is_within_limit);
+        if waits {
+            for start in std::mem::take(&mut self.crowding) {
+                self.region_done(start);
+            }
+        }
+        waits
+    }
+
+    fn region_done(&mut self, start: PageId) {
+        if let Some(membership) = &mut self.membership {
+            membership.region_done(start);
+        }
+    }
+
+    /// Asks the membership core for something on behalf of an operation.
+    fn ask(&mut self, op: OpId, question: impl FnOnce(&mut Membership)) {
+        match &mut self.membership {
+            Some(membership) => question(membership),
+            None => self.done(op, Outcome::Membership),
+        }
+    }
+
+    fn done(&mut self, op: OpId, outcome: Outcome) {
+        self.pending.push_back(Output::Done { op, outcome });
+    }
+
+    fn note(&mut self, level: Level, text: String) {
+        self.pending.push_back(Output::Note(level, text));
+    }
+
+    /// The limit on memory that the coherence core keeps.
+    fn limit(&self) -> MemoryLimit {
+        MemoryLimit { pages: self.intro.memory_max / PAGE_SIZE as u64, cache_min: CACHE_PAGES_MIN }
+    }
+}
+
+fn typed(channel: u8, body: &[u8]) -> OutMessage {
+    let mut message = OutMessage::default();
+    message.head.push(channel);
+    message.head.extend_from_slice(body);
+    message
+}

@@ -1,0 +1,282 @@
+//! What a node does about the other members: it brings sessions and members together, tells the membership core
+//! what was seen of whom, and follows its views.
+
+use smallvec::SmallVec;
+use tracing::Level;
+
+use super::routes::link;
+use super::{CallEvent, Cores, Host, Machine, Why, close};
+use crate::coherence::{Coherence, Input};
+use crate::config::membership::HEARTBEAT;
+use crate::config::net::SESSIONS_CROWD;
+use crate::config::node::FLUSH_MAX;
+use crate::config::rpc::SILENCE_MAX;
+use crate::membership::{COORDINATOR, Death, Kind, Member, Membership, Observation};
+use crate::net::{CloseReason, ConnectRefused, Event as NetEvent, SessionHandle};
+use crate::page::{Incarnation, NodeId, Span, Time};
+
+impl Machine {
+    pub(super) fn on_net_event<H: Host>(&mut self, now: Time, event: NetEvent, host: &mut H) {
+        match event {
+            NetEvent::Connected { session, incarnation, .. } => {
+                self.cores.routes.connected(session, incarnation);
+                if self.cores.coordinator_session == Some(session) {
+                    self.cores.routes.is_coordinator(session);
+                    let newcomer = Membership::newcomer(self.cores.intro.clone(), link(session));
+                    self.cores.membership = Some(self.cores.configured(newcomer));
+                }
+                self.cores.connecting.remove(&session);
+                self.on_new_view(now, host);
+            }
+            NetEvent::ConnectFailed { session, error, .. } => {
+                if self.cores.coordinator_session == Some(session) {
+                    self.cores.end_with(Why::NotJoined(error.to_string()));
+                } else if let Some(node) = self.cores.connecting.remove(&session) {
+                    // A busy host may answer too late; the deadline of the join ends this.
+                    self.connect_to(now, node);
+                }
+            }
+            NetEvent::Closed { session, reason } => {
+                let peer = self.cores.routes.peer(session);
+                let said = self.on_closed(now, session, Some(reason));
+                if let (Some(peer), Some(why)) = (peer, said) {
+                    self.cores.observe(now, Observation::SaidEnd(peer.incarnation, why));
+                }
+            }
+            // A hint that anybody can forge; the heartbeat decides.
+            NetEvent::Refused { session, .. } => {
+                if !self.cores.rules.takes_refusals_for_hints() {
+                    let of = self.cores.routes.peer(session).map(|peer| peer.incarnation);
+                    of.into_iter().for_each(|of| self.cores.observe(now, Observation::ProcessEnded(of)));
+                }
+            }
+        }
+    }
+
+    /// Tells the detector what was heard of each member, and asks the quiet ones for a sign of life.
+    pub(super) fn observe_members(&mut self, now: Time) {
+        let Cores { membership, routes, drained_at, .. } = &mut self.cores;
+        let Some(membership) = membership else { return };
+        let members: SmallVec<[SessionHandle; 8]> = routes.members().map(|(_, session)| session).collect();
+        for session in members {
+            let heard = self.endpoint.last_heard(session).unwrap_or(now);
+            // A ping and its acknowledgement are signs of life of both: one of the two pings.
+            if now.since(heard) > Span(HEARTBEAT.0 / 2) {
+                self.endpoint.ping(session);
+            }
+            if let Some(peer) = routes.peer(session) {
+                membership.observe(now, Observation::Heard(peer.incarnation, heard));
+            }
+        }
+        match drained_at.take() {
+            Some(at) => membership.observe(now, Observation::Drained(at)),
+            None => membership.on_timer(now),
+        }
+    }
+
+    /// Ends the sessions of members that left some time ago.
+    pub(super) fn end_departed_sessions(&mut self, now: Time) {
+        let departing = std::mem::take(&mut self.cores.departing);
+        let (expired, kept) = departing.into_iter().partition(|&(_, until)| until <= now);
+        self.cores.departing = kept;
+        let expired: Vec<(SessionHandle, Time)> = expired;
+        for (session, _) in expired {
+            self.endpoint.close(now, session, close::DONE, "you have left");
+            self.cores.forget_session(session);
+        }
+    }
+
+    /// A client that is silent need not be dead: it says nothing while no thread waits in it. But the memory of
+    /// what waits for it is better used otherwise, and in a crowd so is its place.
+    pub(super) fn close_silent_guests(&mut self, now: Time) {
+        let listening = self.cores.listening_since;
+        let crowd = self.endpoint.sessions() >= SESSIONS_CROWD;
+        let is_in_the_way = |session: SessionHandle| {
+            let heard = self.endpoint.last_heard(session).unwrap_or(now).max(listening);
+            let waits = self.endpoint.pending(session).is_some_and(|count| count > 0);
+            now.since(heard) > SILENCE_MAX && (waits || crowd)
+        };
+        let strangers = self.cores.routes.strangers();
+        let silent: SmallVec<[SessionHandle; 4]> =
+            strangers.filter(|&session| is_in_the_way(session)).collect();
+        silent.into_iter().for_each(|session| self.end_guest(now, session));
+    }
+
+    pub(super) fn end_guest(&mut self, now: Time, session: SessionHandle) {
+        let reason = "you are silent, or take no answers";
+        self.endpoint.close(now, session, close::DONE, reason);
+        // No event tells of an end that comes from here.
+        let _ = self.on_closed(now, session, None);
+    }
+
+    /// A session is over; returns the peer's last words by which it ends, if it said any. That a session with a
+    /// member is over says nothing of the member: if it stays silent, the detector will tell.
+    pub(super) fn on_closed(
+        &mut self,
+        now: Time,
+        session: SessionHandle,
+        reason: Option<CloseReason>,
+    ) -> Option<String> {
+        self.cores.departing.retain(|&(departing, _)| departing != session);
+        self.cores.guest_closed(session);
+        let node = self.cores.forget_session(session);
+        match (node, reason) {
+            (Some(_), Some(CloseReason::Peer { code: close::ENDS, reason })) => return Some(reason),
+            (Some(COORDINATOR), Some(CloseReason::Peer { code: close::EVICTED, reason })) => {
+                self.cores.end_with(Why::Evicted(reason));
+            }
+            // Its word that this node may go was lost; this one came instead.
+            (Some(COORDINATOR), Some(CloseReason::Peer { code: close::DONE, .. }))
+                if self.cores.asks_to_leave() =>
+            {
+                self.cores.let_go(now);
+            }
+            (None, reason) if self.cores.coordinator_session == Some(session) => {
+                let text = reason.map_or_else(|| "it broke the protocol".into(), |reason| reason.to_string());
+                self.cores.end_with(Why::NotJoined(text));
+            }
+            (Some(_) | None, _) => {}
+        }
+        None
+    }
+
+    /// Begins a session with a member.
+    fn connect_to(&mut self, now: Time, node: NodeId) {
+        let view = self.cores.membership.as_ref().map(Membership::view);
+        let Some(addr) = view.and_then(|view| view.member(node)).map(|member| member.intro.addr) else {
+            return;
+        };
+        match self.endpoint.connect(now, addr) {
+            Ok(session) => {
+                self.cores.connecting.insert(session, node);
+            }
+            // It is on its way from the other side, or there is no room: the join's deadline names who is missing.
+            Err(ConnectRefused::Exists(_) | ConnectRefused::Full) => {}
+        }
+    }
+
+    pub(super) fn on_joined<H: Host>(&mut self, now: Time, host: &mut H) {
+        let Some(membership) = &self.cores.membership else { return };
+        let me = membership.me().expect("joined");
+        // Members of before hear of this node by its hello; those that come later say hello to it.
+        let others = membership.view().members.iter().map(|member| member.id);
+        let others: Vec<NodeId> = others.filter(|&id| id != me && id != COORDINATOR).collect();
+        let joined = membership.view().epoch;
+        let is_member = |id: &NodeId| membership.view().member(*id).is_some();
+        let nearest = self.cores.nearest.filter(is_member).unwrap_or(me);
+        let coherence = Coherence::new(me, joined, nearest, COORDINATOR).with_limit(self.cores.limit());
+        self.cores.coherence = Some(coherence);
+        for node in others {
+            self.connect_to(now, node);
+        }
+        self.on_new_view(now, host);
+    }
+
+    /// Sessions may have found their member, and messages that came too early their explanation.
+    fn on_new_view<H: Host>(&mut self, now: Time, host: &mut H) {
+        if let Some(membership) = &self.cores.membership {
+            self.cores.routes.map(membership.view());
+        }
+        for (session, bytes) in self.cores.gate.take() {
+            self.cores.deliver(now, session, &bytes, host);
+        }
+    }
+
+    pub(super) fn on_view_changed<H: Host>(
+        &mut self,
+        now: Time,
+        (joined, left, died): (&[Member], &[Member], Vec<Death>),
+        host: &mut H,
+    ) {
+        self.cores.view_changes += 1;
+        let ends_transactions = self.cores.rules.ends_transactions_of_the_departed();
+        for member in left {
+            if ends_transactions {
+                self.cores.input(now, Input::NodeLeft(member.id), host);
+            }
+            self.cores.left.insert(member.id, member.clone());
+            self.cores.call_events.push(CallEvent::Ended(member.into()));
+            if let Some(session) = self.cores.forget_member(member.id) {
+                self.cores.departing.push((session, now + FLUSH_MAX));
+            }
+        }
+        for death in died {
+            let id = death.member.id;
+            self.cores.note(Level::WARN, format!("{} died: {}", death.member.describe(), death.how));
+            if ends_transactions {
+                self.cores.input(now, Input::NodeDied(id), host);
+            }
+            self.cores.left.remove(&id);
+            self.cores.record_losses(&death);
+            self.cores.call_events.push(CallEvent::Ended((&death.member).into()));
+            if let Some(session) = self.cores.forget_member(id) {
+                self.endpoint.close(now, session, close::EVICTED, &death.how);
+            }
+            self.cores.on_death(&death);
+        }
+        // A newcomer may have the slot of somebody who went in the same change.
+        for member in joined {
+            self.cores.input(now, Input::NodeJoined(member.id), host);
+        }
+        self.on_new_view(now, host);
+    }
+}
+
+impl Cores {
+    pub(super) fn configured(&self, membership: Membership) -> Membership {
+        let membership = membership.with_rules(self.membership_rules);
+        match self.silence_max {
+            Some(longest) => membership.with_silence_max(longest),
+            None => membership,
+        }
+    }
+
+    /// A member is gone; returns the session that led to it.
+    fn forget_member(&mut self, node: NodeId) -> Option<SessionHandle> {
+        if self.rules.forgets_messages_of_the_departed() {
+            self.egress.forget(node);
+        }
+        self.routes.forget(node)
+    }
+
+    /// A session is over; returns the member that it led to.
+    fn forget_session(&mut self, session: SessionHandle) -> Option<NodeId> {
+        self.gate.forget(session);
+        if self.rules.forgets_closed_sessions() {
+            self.routes.closed(session)
+        } else {
+            self.routes.node(session)
+        }
+    }
+
+    /// Tells the membership what was seen of a member.
+    pub(super) fn observe(&mut self, now: Time, observation: Observation) {
+        if let Some(membership) = &mut self.membership {
+            membership.observe(now, observation);
+        }
+    }
+
+    pub(super) fn on_traced(&mut self, now: Time, of: Incarnation) {
+        let member = self.membership.as_ref().and_then(|membership| membership.view().incarnation(of));
+        if let Some(text) =
+            member.map(|member| format!("{} is stopped by a debugger: waiting for it", member.describe()))
+        {
+            self.note(Level::WARN, text);
+        }
+        self.observe(now, Observation::Traced(of));
+    }
+
+    /// What a death means for this node: a dead daemon ends all, a dead rank the ranks of its program.
+    fn on_death(&mut self, death: &Death) {
+        let ours = match (death.member.intro.kind, self.intro.kind) {
+            (Kind::Daemon, Kind::Daemon | Kind::Rank { .. }) => true,
+            (Kind::Rank { program: dead, .. }, Kind::Rank { program, .. }) => dead == program,
+            (Kind::Rank { .. }, Kind::Daemon) => false,
+        };
+        let it_is_us = death.member.intro.incarnation == self.intro.incarnation;
+        if ours || it_is_us {
+            let name = format!("{}: {}", death.member.describe(), death.how);
+            self.end_with(Why::Died { node: death.member.id, name });
+        }
+    }
+}

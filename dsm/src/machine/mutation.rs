@@ -1,0 +1,145 @@
+//! Faults planted on purpose in the node around the cores, one rule each, chosen at run time: the check on the
+//! simulator's oracles. Outside the `planted` feature every rule holds, and its test is a constant.
+
+/// A rule of the machine that a mutated node breaks.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
+#[allow(missing_docs)] // The name is the rule that is broken.
+pub enum Mutation {
+    GateTakesLaterEpochs,
+    GateDropsEarlyMessages,
+    GateHasNoBound,
+    MessagesForASlotGoToItsNextTenant,
+    ClosedSessionsStay,
+    BatchMixesPages,
+    MessageWithoutRoomIsDropped,
+    CallsUseTheWholeQueue,
+    CallsReachTheNextStart,
+    RefusalIsEvidence,
+    ViewEndsNoTransactions,
+    LeavesWithoutWritingBack,
+    LeavesWithoutDraining,
+    EndedLeavesOperationsOpen,
+    TimeoutForgetsTheHeartbeat,
+}
+
+impl Mutation {
+    /// Every mutation.
+    pub const ALL: [Mutation; 15] = [
+        Mutation::GateTakesLaterEpochs,
+        Mutation::GateDropsEarlyMessages,
+        Mutation::GateHasNoBound,
+        Mutation::MessagesForASlotGoToItsNextTenant,
+        Mutation::ClosedSessionsStay,
+        Mutation::BatchMixesPages,
+        Mutation::MessageWithoutRoomIsDropped,
+        Mutation::CallsUseTheWholeQueue,
+        Mutation::CallsReachTheNextStart,
+        Mutation::RefusalIsEvidence,
+        Mutation::ViewEndsNoTransactions,
+        Mutation::LeavesWithoutWritingBack,
+        Mutation::LeavesWithoutDraining,
+        Mutation::EndedLeavesOperationsOpen,
+        Mutation::TimeoutForgetsTheHeartbeat,
+    ];
+}
+
+/// The rules that a machine keeps: all of them, or all but one.
+#[derive(Clone, Copy, Default, Debug)]
+pub struct Rules {
+    #[cfg(feature = "planted")]
+    broken: Option<Mutation>,
+}
+
+impl Rules {
+    /// All rules but one.
+    #[cfg(feature = "planted")]
+    pub fn without(mutation: Mutation) -> Self {
+        Rules { broken: Some(mutation) }
+    }
+
+    #[cfg(feature = "planted")]
+    fn keeps(&self, mutation: Mutation) -> bool {
+        self.broken != Some(mutation)
+    }
+
+    #[cfg(not(feature = "planted"))]
+    #[inline(always)]
+    fn keeps(&self, _mutation: Mutation) -> bool {
+        true
+    }
+
+    /// A batch of a view that is not known here yet waits for it.
+    pub(super) fn awaits_views(&self) -> bool {
+        self.keeps(Mutation::GateTakesLaterEpochs)
+    }
+
+    /// What came too early is kept.
+    pub(super) fn keeps_early_messages(&self) -> bool {
+        self.keeps(Mutation::GateDropsEarlyMessages)
+    }
+
+    /// A session keeps so many messages here that came too early, and no more.
+    pub(super) fn bounds_early_messages(&self) -> bool {
+        self.keeps(Mutation::GateHasNoBound)
+    }
+
+    /// What waits for a member that has gone is dropped.
+    pub(super) fn forgets_messages_of_the_departed(&self) -> bool {
+        self.keeps(Mutation::MessagesForASlotGoToItsNextTenant)
+    }
+
+    /// A session that is over leads nowhere.
+    pub(super) fn forgets_closed_sessions(&self) -> bool {
+        self.keeps(Mutation::ClosedSessionsStay)
+    }
+
+    /// The pages of a batch follow each other as its messages do.
+    pub(super) fn keeps_pages_in_order(&self) -> bool {
+        self.keeps(Mutation::BatchMixesPages)
+    }
+
+    /// A message that finds no room waits.
+    pub(super) fn keeps_messages_without_room(&self) -> bool {
+        self.keeps(Mutation::MessageWithoutRoomIsDropped)
+    }
+
+    /// Calls have a part of each send queue, and no more.
+    pub(super) fn divides_queues(&self) -> bool {
+        self.keeps(Mutation::CallsUseTheWholeQueue)
+    }
+
+    /// A message of the calls goes to the start of the node that it is for.
+    pub(super) fn tells_starts_apart(&self) -> bool {
+        self.keeps(Mutation::CallsReachTheNextStart)
+    }
+
+    /// That nobody listens at an address says nothing of the member there: anybody can forge it.
+    pub(super) fn takes_refusals_for_hints(&self) -> bool {
+        self.keeps(Mutation::RefusalIsEvidence)
+    }
+
+    /// A member that goes ends the transactions that need it.
+    pub(super) fn ends_transactions_of_the_departed(&self) -> bool {
+        self.keeps(Mutation::ViewEndsNoTransactions)
+    }
+
+    /// A node that leaves gives its pages back first.
+    pub(super) fn writes_back(&self) -> bool {
+        self.keeps(Mutation::LeavesWithoutWritingBack)
+    }
+
+    /// A node leaves when all members have what it sent them.
+    pub(super) fn drains(&self) -> bool {
+        self.keeps(Mutation::LeavesWithoutDraining)
+    }
+
+    /// The end of a node ends every wait.
+    pub(super) fn ends_waits(&self) -> bool {
+        self.keeps(Mutation::EndedLeavesOperationsOpen)
+    }
+
+    /// The heartbeat's time is among those at which the machine wants to run.
+    pub(super) fn wakes_for_heartbeats(&self) -> bool {
+        self.keeps(Mutation::TimeoutForgetsTheHeartbeat)
+    }
+}
