@@ -30,7 +30,7 @@ use coordinator::Coordinator;
 use detector::Detector;
 pub use mutation::{Mutation, Rules};
 pub use observe::Observation;
-pub use regions::check_name;
+pub use regions::{check_name, removal_command};
 use suspicion::{Errands, Suspicions};
 pub use type_tag::{ElementType, TypeTag};
 use uses::Uses;
@@ -129,8 +129,8 @@ pub struct RegionRecord {
     pub info: RegionInfo,
     /// The program that made it.
     pub program: u64,
-    /// No other region of the cluster has this number, now or later: it tells a stale reference from one that
-    /// leads to the region that took its place.
+    /// No other region of the cluster has this number, now or later, and hardly one of another cluster: it tells a
+    /// stale or foreign reference from one that leads to the region at its addresses.
     pub generation: u64,
 }
 
@@ -393,6 +393,7 @@ pub struct Membership {
 impl Membership {
     /// The coordinator of a new cluster, its first member.
     pub fn coordinator(intro: Introduction) -> Self {
+        let founder = intro.incarnation;
         let me = Member { id: COORDINATOR, intro: intro.clone() };
         Membership {
             me: Some(COORDINATOR),
@@ -400,7 +401,7 @@ impl Membership {
             view: View { epoch: Epoch(1), members: vec![me], deaths: VecDeque::new() },
             regions: BTreeMap::new(),
             uses: Uses::default(),
-            coordinator: Some(Coordinator::default()),
+            coordinator: Some(Coordinator::of(founder)),
             detector: Detector::default(),
             suspicions: Suspicions::default(),
             errands: Errands::default(),
@@ -550,6 +551,9 @@ impl Membership {
             addr.0.checked_add(bytes).is_some_and(|end| end <= start + record.bytes)
         });
         let Some((&start, record)) = inside else { return Err("is in no region of this node".into()) };
+        if !regions::is_of_one_cluster(record.generation, generation) {
+            return Err("was made in another cluster, and leads to nothing in the one of this node".into());
+        }
         if record.generation != generation {
             return Err(format!("is stale: its region is gone, and `{}` lies there now", record.name));
         }

@@ -16,7 +16,7 @@ const PAGES: usize = 100;
 /// No child takes as long to end, on however busy a machine.
 const LIMIT: Duration = Duration::from_secs(60);
 
-/// A rank of a program of its own that has written the region `data`.
+/// A rank of a program of its own that has written the region `some data`.
 fn writer(rig: &Rig, coordinator: std::net::SocketAddr) -> Child {
     let child = Child::start("writer", &rig.rank(rig::new_program() + 1_000_000, 0, Some(coordinator)));
     child.expect("wrote");
@@ -31,7 +31,7 @@ pub(crate) fn write_and_wait(settings: Settings) {
         unsafe { signal(number, SigHandler::SigDfl) }.expect("a valid signal");
     }
     let dsm = child::join(settings);
-    let data = dsm.alloc::<u64>("data", 512 * PAGES).unwrap();
+    let data = dsm.alloc::<u64>("some data", 512 * PAGES).unwrap();
     for page in 0..PAGES {
         data.set(512 * page, page as u64 + 7);
     }
@@ -51,7 +51,7 @@ fn a_rank_that_a_signal_ends_writes_its_pages_back() {
         assert_eq!(status.signal(), Some(signal as i32), "the signal's usual status: {status:?} {errors}");
         assert!(!errors.contains("pagemesh"), "nothing is lost, nothing is said: {errors}");
         rig.run_program(Some(join), |dsm| {
-            let data = dsm.attach::<u64>("data").unwrap();
+            let data = dsm.attach::<u64>("some data").unwrap();
             assert!((0..PAGES).all(|page| data.get(512 * page) == page as u64 + 7));
             dsm.leave().unwrap();
         });
@@ -177,10 +177,10 @@ fn a_programs_own_handlers_stay() {
     rig::stop(daemons);
 }
 
-/// Reads a page of the region `data`.
+/// Reads a page of the region `some data`.
 pub(crate) fn read_lost_page(settings: Settings) {
     let dsm = child::join(settings);
-    let data = dsm.attach::<u64>("data").unwrap();
+    let data = dsm.attach::<u64>("some data").unwrap();
     say(&format!("read {}", data.get(512 * (PAGES - 1))));
     dsm.leave().unwrap();
 }
@@ -206,7 +206,7 @@ fn a_lost_page_names_the_dead_process_and_the_way_out() {
         assert!(said("lost with rank 0 of runtime"), "{errors}");
         assert!(said(&format!("process {} at", dead.pid())), "{errors}");
         assert!(!said(&format!("process {} at", reader.pid())), "it accuses the living: {errors}");
-        assert!(said("`pagemesh regions rm data`"), "{errors}");
+        assert!(said("`pagemesh regions rm 'some data'`"), "{errors}");
         rig::stop(daemons);
     }
 }

@@ -11,7 +11,7 @@ use nix::sys::signal::SigSet;
 use super::backend::{self, MEND_SIGNAL, MEND_THREAD};
 use super::core_section::blocked_fault_signals;
 use super::map::AppView;
-use super::probe;
+use super::{probe, table};
 use crate::config::fault::MAPPINGS_DEFAULT;
 use crate::error::Error;
 use crate::page::PAGE_SIZE;
@@ -192,6 +192,12 @@ fn arena(base: usize, len: usize) -> Check {
 pub(super) fn reserve_error(base: Option<usize>, len: usize, errno: Errno) -> Error {
     let at = base.map_or_else(String::new, |base| format!(" at {base:#x}"));
     let what = format!("cannot reserve {len:#x} bytes of addresses{at}");
+    if errno == Errno::EEXIST && base.is_some_and(|base| table::overlaps(&(base..base.saturating_add(len)))) {
+        return Error::Invalid(format!(
+            "{what}: they are in use by the cluster that this process has joined before; call `leave` on its `Dsm` and \
+             drop all its handles first, or join with `arena_anywhere` to be a member of both"
+        ));
+    }
     let in_the_way = base.filter(|_| errno == Errno::EEXIST).and_then(|base| {
         let maps = std::fs::read_to_string("/proc/self/maps").ok()?;
         mapping_in(&maps, base..base.saturating_add(len)).map(str::to_owned)

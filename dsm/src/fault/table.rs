@@ -59,6 +59,12 @@ pub(super) fn find(address: usize) -> Option<Arc<Shared>> {
     TABLE.slots.iter().find_map(|slot| slot.find(address))
 }
 
+/// Whether an arena of this process has any of these addresses.
+pub(super) fn overlaps(addresses: &Range<usize>) -> bool {
+    let taken = |slot: &Slot| slot.start.load(Ordering::SeqCst)..slot.end.load(Ordering::SeqCst);
+    TABLE.slots.iter().map(taken).any(|taken| taken.start < addresses.end && addresses.start < taken.end)
+}
+
 /// The parent's views are not in a forked child. Whatever the child mapped at their addresses could be
 /// reached by the handles that it inherited, so the addresses are taken before `fork` returns.
 extern "C" fn guard_in_child() {

@@ -2,7 +2,7 @@
 
 use super::{Cores, Machine, Why};
 use crate::error::Error;
-use crate::membership::{Kind, Member};
+use crate::membership::{Kind, Member, removal_command};
 use crate::page::{NodeId, PageId};
 
 impl Machine {
@@ -64,9 +64,9 @@ impl Machine {
         let mut regions = self.cores.membership.iter().flat_map(|membership| membership.regions());
         match regions.find(|record| contains(record.info.start, record.info.pages)) {
             Some(record) => format!(
-                "the only copy of this page of region `{0}` was lost with {with}; \
-                 `pagemesh regions rm {0}` removes the region",
-                record.name
+                "the only copy of this page of region `{}` was lost with {with}; `{}` removes the region",
+                record.name,
+                removal_command(&record.name)
             ),
             None => format!("the only copy of this page was lost with {with}"),
         }

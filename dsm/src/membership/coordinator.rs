@@ -43,6 +43,11 @@ enum Way {
 }
 
 impl Coordinator {
+    /// The coordinator of a new cluster.
+    pub(super) fn of(founder: Incarnation) -> Coordinator {
+        Coordinator { directory: Directory::of(founder), ..Coordinator::default() }
+    }
+
     pub(super) fn users(&self, start: PageId) -> NodeSet {
         self.directory.users(start)
     }

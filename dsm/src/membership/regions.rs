@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use super::{RegionRecord, Returned, Want, pages_for};
 use crate::coherence::{NodeSet, Placement, Quota, RegionInfo};
 use crate::config::membership::NAME_LEN_MAX;
-use crate::page::{EXTENT_PAGES, NodeId, PAGE_SIZE, PageId};
+use crate::page::{EXTENT_PAGES, Incarnation, NodeId, PAGE_SIZE, PageId};
 
 /// Regions by address. The arena's first extent is never given out: address 0 stays "nothing".
 #[derive(Clone, Default)]
@@ -13,8 +13,8 @@ pub(super) struct Directory {
     regions: BTreeMap<PageId, Entry>,
     /// Extents from here on have never been given out; 0 before any was.
     unused_from: u64,
-    /// Regions that were made so far.
-    generations: u64,
+    /// The generation of the last region that was made; see [`is_of_one_cluster`].
+    last_generation: u64,
 }
 
 #[derive(Clone)]
@@ -48,14 +48,26 @@ pub(super) struct Home {
 /// Bytes of an extent.
 const EXTENT_LEN: u64 = EXTENT_PAGES * PAGE_SIZE as u64;
 
+/// Bits of a generation that count the regions of one cluster. Those above are the cluster's own.
+const COUNT_BITS: u32 = 32;
+/// A generation is a number that every JSON reader holds exactly.
+const GENERATION_BITS: u32 = 53;
+
+/// Whether two regions, by their generations, were made in one cluster. Clusters draw their bits at random, so this
+/// is for messages to people: another generation is refused in any case.
+pub(super) fn is_of_one_cluster(one: u64, other: u64) -> bool {
+    one >> COUNT_BITS == other >> COUNT_BITS
+}
+
 impl Directory {
+    /// The directory of a new cluster.
+    pub(super) fn of(founder: Incarnation) -> Directory {
+        let cluster = founder.0 >> (u64::BITS + COUNT_BITS - GENERATION_BITS);
+        Directory { last_generation: cluster << COUNT_BITS, ..Directory::default() }
+    }
+
     pub(super) fn users(&self, start: PageId) -> NodeSet {
-        let entry = self.regions.get(&start);
-        entry.map_or(NodeSet::EMPTY, |entry| {
-            let mut users = entry.users;
-            entry.openers.keys().for_each(|node| users.insert(*node));
-            users
-        })
+        self.regions.get(&start).map_or(NodeSet::EMPTY, Entry::users)
     }
 
     /// The region of that name, made if `want` allows; true if it is new.
@@ -72,7 +84,7 @@ impl Directory {
             if entry.leaving {
                 return Err(format!("region `{name}` is being removed"));
             }
-            agree(&entry.record, &want)?;
+            agree(entry, &want)?;
             entry.users.insert(user);
             return Ok((entry.record.clone(), false));
         }
@@ -97,9 +109,9 @@ impl Directory {
         let mut info = RegionInfo { start, pages, used, placement, homes: ids, quotas: Vec::new() };
         info.quotas =
             self.find_room(&info, homes).map_err(|why| format!("region `{name}` of {bytes} bytes {why}"))?;
-        self.generations += 1;
+        self.last_generation += 1;
         self.unused_from = self.unused_from.max(start.0 + pages);
-        let generation = self.generations;
+        let generation = self.last_generation;
         let record = RegionRecord { name: name.to_owned(), bytes, element, info, program, generation };
         let (users, openers) = (NodeSet::only(user), BTreeMap::new());
         let entry = Entry { record: record.clone(), users, openers, doomed: false, leaving: false };
@@ -217,6 +229,12 @@ impl Directory {
 }
 
 impl Entry {
+    fn users(&self) -> NodeSet {
+        let mut users = self.users;
+        self.openers.keys().for_each(|node| users.insert(*node));
+        users
+    }
+
     fn is_used(&self) -> bool {
         !self.users.is_empty() || !self.openers.is_empty()
     }
@@ -257,9 +275,17 @@ pub fn check_name(name: &str) -> Result<(), String> {
     Ok(())
 }
 
+/// The command that removes a region, as a shell reads it.
+pub fn removal_command(name: &str) -> String {
+    // Only a name with a zero byte cannot be quoted, and no region has one.
+    let quoted = shlex::try_quote(name).unwrap_or(name.into());
+    let end_of_flags = if name.starts_with('-') { "-- " } else { "" };
+    format!("pagemesh regions rm {end_of_flags}{quoted}")
+}
+
 /// Whether the region that is there is the one that is wanted.
-fn agree(record: &RegionRecord, want: &Want) -> Result<(), String> {
-    let RegionRecord { name, bytes, element, info, .. } = record;
+fn agree(entry: &Entry, want: &Want) -> Result<(), String> {
+    let RegionRecord { name, bytes, element, info, .. } = &entry.record;
     let placement = info.placement;
     let (wanted_bytes, wanted, wanted_placement) = match want {
         Want::Existing { element } => (bytes, element, placement),
@@ -272,7 +298,14 @@ fn agree(record: &RegionRecord, want: &Want) -> Result<(), String> {
     } else {
         return Ok(());
     };
-    Err(format!(
-        "region `{name}` exists with {own}, not {other}; a region that is left over goes with `pagemesh regions rm {name}`"
-    ))
+    let remedy = if entry.doomed {
+        let users: Vec<String> = entry.users().iter().map(|node| node.to_string()).collect();
+        format!(
+            "its removal is pending: the name is free when its last user has left or dropped it (now {})",
+            users.join(", ")
+        )
+    } else {
+        format!("a region that is left over goes with `{}`", removal_command(name))
+    };
+    Err(format!("region `{name}` exists with {own}, not {other}; {remedy}"))
 }

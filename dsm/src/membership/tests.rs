@@ -250,6 +250,51 @@ fn a_removed_region_goes_with_its_last_user_and_frees_its_place() {
     assert_ne!(third.generation, first.generation);
 }
 
+#[test]
+fn a_region_whose_removal_is_pending_says_so_to_a_program_that_wants_another_size() {
+    let mut cluster = Cluster::new();
+    let (a, b) = (cluster.join(rank(0)), cluster.join(rank(1)));
+    cluster.alloc(a, "x", 5000).unwrap();
+    cluster.nodes[b].remove(6, "x".into());
+    cluster.settle();
+    let error = cluster.alloc(b, "x", 616).unwrap_err();
+    assert!(error.contains("5000 bytes") && error.contains("removal is pending"), "{error}");
+    assert!(error.contains("node 1") && !error.contains("regions rm"), "{error}");
+}
+
+#[test]
+fn the_command_that_removes_a_region_can_be_pasted_into_a_shell() {
+    let mut cluster = Cluster::new();
+    let a = cluster.join(rank(0));
+    for (name, command) in [
+        ("data", "`pagemesh regions rm data`"),
+        ("mutex t", "`pagemesh regions rm 'mutex t'`"),
+        ("it's $HOME", "`pagemesh regions rm \"it's \"'$HOME'`"),
+        ("-rf", "`pagemesh regions rm -- -rf`"),
+    ] {
+        cluster.alloc(a, name, 5000).unwrap();
+        let error = cluster.alloc(a, name, 616).unwrap_err();
+        assert!(error.contains(command), "{error}");
+    }
+}
+
+#[test]
+fn a_reference_of_another_cluster_is_refused_although_it_has_the_same_place() {
+    let mut records = [0, 1].map(|high| {
+        let founder = intro(high << 63 | 1, Kind::Daemon);
+        let coordinator = Membership::coordinator(in_arena(8, founder));
+        let mut cluster = Cluster { nodes: vec![coordinator], seen: vec![vec![]], extents: 8 };
+        cluster.settle();
+        let record = cluster.alloc(0, "x", 5000).unwrap();
+        (cluster, record)
+    });
+    let (own, foreign) = (records[0].1.clone(), records[1].1.clone());
+    assert_eq!(own.info.start, foreign.info.start);
+    let error = open(&mut records[0].0, 0, &foreign).unwrap_err();
+    assert!(error.contains("another cluster"), "{error}");
+    assert!(open(&mut records[0].0, 0, &own).is_ok());
+}
+
 /// Lets the time of two heartbeats pass, so that what no handle uses goes back to the coordinator.
 fn two_heartbeats(cluster: &mut Cluster, node: usize) {
     for _ in 0..2 {

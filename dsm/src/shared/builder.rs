@@ -84,7 +84,8 @@ impl Builder {
     }
 
     /// Joins the cluster: returns when all ranks of the program are there. On an error nothing is
-    /// left running.
+    /// left running. A process that is a member already, or has handles left from an earlier cluster, can only join
+    /// [`anywhere`](Builder::arena_anywhere): the error says so.
     ///
     /// ```
     /// use pagemesh::Dsm;

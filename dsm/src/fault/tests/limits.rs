@@ -100,12 +100,22 @@ fn the_setting_is_parsed_and_refused_with_the_choices() {
 }
 
 #[test]
-fn an_arena_in_the_way_of_another_is_named() {
+fn a_mapping_in_the_way_of_an_arena_is_named() {
+    let mapping = memmap2::MmapOptions::new().len(16 * PAGE_SIZE).map_anon().unwrap();
+    let base = Some(mapping.as_ptr().addr());
+    let error = Arena::reserve(&ArenaOptions { base, ..options(Backend::Mprotect, 4) });
+    let error = error.err().expect("a refusal").to_string();
+    assert!(error.contains("in the way") && error.contains("rw-p"), "{error}");
+}
+
+#[test]
+fn a_second_arena_at_the_addresses_of_the_first_says_that_the_process_has_joined_before() {
     let first = Arena::reserve(&options(Backend::Mprotect, 16)).unwrap();
     let base = first.base().map(|base| base + 4 * PAGE_SIZE);
-    let second = ArenaOptions { base, ..options(Backend::Mprotect, 4) };
-    let error = Arena::reserve(&second).err().expect("a refusal").to_string();
-    assert!(error.contains("in the way") && error.contains("---p"), "{error}");
+    let error = Arena::reserve(&ArenaOptions { base, ..options(Backend::Mprotect, 4) });
+    let error = error.err().expect("a refusal").to_string();
+    assert!(error.contains("this process has joined before") && !error.contains("in the way"), "{error}");
+    assert!(error.contains("`leave`") && error.contains("arena_anywhere"), "{error}");
 }
 
 #[test]
