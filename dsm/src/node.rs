@@ -37,7 +37,7 @@ mod watch;
 
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, OnceLock, Weak};
 use std::thread::JoinHandle;
 use std::time::Instant;
 
@@ -99,6 +99,8 @@ struct Inner {
     arena: Arena,
     socket: UdpSocket,
     addr: SocketAddr,
+    /// Its id, once it is a member.
+    id: OnceLock<NodeId>,
     poller: Poller,
     /// Wakes the waiting thread that receives for the node.
     receiver_wake: EventFd,
@@ -183,6 +185,8 @@ impl Node {
         node.workers = node.inner.spawn_workers()?;
         node.inner.serve_control(config.settings.join.is_none());
         node.inner.join(&config)?;
+        let id = node.inner.with_machine(|machine| machine.membership().and_then(|m| m.me()));
+        node.inner.id.set(id.expect("it has joined")).expect("set only here");
         node.inner.fetch_directory()?;
         if matches!(config.kind, Kind::Rank { .. }) {
             exit::leave_at_exit(Arc::downgrade(&node.inner));
@@ -196,19 +200,27 @@ impl Node {
         self.inner.addr
     }
 
-    /// Its id.
+    /// Its id; in a forked child the parent's.
     pub fn id(&self) -> NodeId {
-        self.inner.with_machine(|machine| machine.membership().and_then(|m| m.me())).expect("joined")
+        *self.inner.id.get().expect("joined")
     }
 
-    /// Its status now.
+    /// Its status now; in a forked child nothing but the parent's id.
     pub fn status(&self) -> status::NodeStatus {
-        status::whole_status(&self.inner)
+        if fork::is_child() { self.unknown_status() } else { status::whole_status(&self.inner) }
     }
 
     /// The same without what takes longer: its host's name, and its part of each region.
     pub(crate) fn counts(&self) -> status::NodeStatus {
+        if fork::is_child() {
+            return self.unknown_status();
+        }
         self.inner.with_locked(|locked| status::node_status(locked, &self.inner))
+    }
+
+    /// What a forked child knows of its parent's node.
+    fn unknown_status(&self) -> status::NodeStatus {
+        status::NodeStatus { id: self.inner.id.get().copied(), ..status::NodeStatus::default() }
     }
 
     /// The members on this host that the node knows of, their limits and the host's memory.
@@ -384,6 +396,7 @@ impl Inner {
             arena,
             socket,
             addr,
+            id: OnceLock::new(),
             poller,
             receiver_wake,
             clock,

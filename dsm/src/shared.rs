@@ -163,7 +163,7 @@ impl Dsm {
 
     /// The ranks of this program whose processes run on this host, this one included, by ascending
     /// number. A host is where process numbers mean the same: two containers on one machine are two hosts.
-    /// Ranks that have left or died are not among them.
+    /// Ranks that have left or died are not among them. In a forked child, which is no rank, there are none.
     ///
     /// ```
     /// # use pagemesh::prelude::*;
@@ -469,7 +469,7 @@ impl Dsm {
         self.node.global(pointer.cast())
     }
 
-    /// What this node has done so far.
+    /// What this node has done so far. In a forked child, which cannot ask its parent's node, all counts are 0.
     ///
     /// ```
     /// # use pagemesh::prelude::*;
@@ -485,13 +485,13 @@ impl Dsm {
         Stats::of(&self.node.counts())
     }
 
-    /// The same with everything that there is to know.
+    /// The same with everything that there is to know; in a forked child nothing but the parent's node id.
     #[doc(hidden)]
     pub fn status(&self) -> NodeStatus {
         self.node.status()
     }
 
-    /// This rank's node id.
+    /// This rank's node id; in a forked child the parent's.
     ///
     /// ```
     /// # use pagemesh::prelude::*;

@@ -19,6 +19,7 @@ use crate::coherence::{Failure, NodeSet};
 use crate::config::node::{LONG_WAIT, QUESTION_MAX};
 use crate::config::rpc::COLLECTIVE_VALUE_MAX;
 use crate::error::{Error, Result};
+use crate::fork;
 use crate::membership::Kind;
 use crate::rpc::{self, CallSection, Channel, PeerId};
 
@@ -204,6 +205,7 @@ impl Node {
         value: Vec<u8>,
         combine: impl FnOnce(Vec<Vec<u8>>) -> std::result::Result<Vec<u8>, String>,
     ) -> Result<Vec<u8>> {
+        fork::check()?;
         let result = self.inner.gather(what, value, combine);
         if result.is_err() {
             // It may have failed because other ranks end too.

@@ -354,8 +354,11 @@ impl Node {
         &self.inner.calls.endpoint
     }
 
-    /// The present start of a member.
+    /// The present start of a member; none in a forked child.
     pub fn peer(&self, node: NodeId) -> Option<PeerId> {
+        if fork::is_child() {
+            return None;
+        }
         self.inner.with_machine(|machine| machine.peer(node))
     }
 

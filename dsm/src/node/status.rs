@@ -14,7 +14,7 @@ use crate::net::udp::SocketCounters;
 use crate::page::{NodeId, PAGE_SIZE};
 
 /// One node.
-#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
 pub struct NodeStatus {
     /// Its id; none before it is a member.
     pub id: Option<NodeId>,

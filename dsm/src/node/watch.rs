@@ -8,6 +8,7 @@ use parking_lot::MutexGuard;
 use tracing::Level;
 
 use super::{Inner, Locked, Node, poller};
+use crate::fork;
 use crate::machine::Event;
 use crate::membership::{Kind, Member};
 use crate::page::{Incarnation, Time};
@@ -31,8 +32,12 @@ impl Watch {
 }
 
 impl Node {
-    /// The ranks of this node's program whose processes run on its host, by ascending number.
+    /// The ranks of this node's program whose processes run on its host, by ascending number; none in a forked
+    /// child.
     pub fn ranks_on_this_host(&self) -> Vec<u32> {
+        if fork::is_child() {
+            return Vec::new();
+        }
         self.inner.with_machine(|machine| {
             let (Some(membership), own) = (machine.membership(), machine.intro()) else {
                 return Vec::new();

@@ -660,6 +660,9 @@ impl Endpoint {
     /// What each method did since the node started.
     #[doc(hidden)]
     pub fn statistics(&self) -> Vec<(&'static Method, MethodReading)> {
+        if fork::is_child() {
+            return Vec::new();
+        }
         let served = self.server().served();
         let read = |(served, method): (_, &'static Method)| (method, MethodReading::clone(&served));
         let methods = served.iter().flat_map(|served| {

@@ -102,7 +102,7 @@ impl Dsm {
         self.node.channel_to(node)
     }
 
-    /// The present start of a node, as calls name it.
+    /// The present start of a node, as calls name it. `None` if it is no member, and in a forked child.
     ///
     /// ```
     /// # use pagemesh::prelude::*;
@@ -157,8 +157,9 @@ impl Globals {
     /// the slice, or one made from it, lives. That costs two messages if this node did not use the region
     /// lately, and none otherwise.
     ///
-    /// An error if the elements are not all in one region here or are of another type, or if the region that the
-    /// reference was made for is gone ("stale"), even where another one has its addresses now.
+    /// An error if the reference was made in another cluster, the elements are not all in
+    /// one region here or are of another type, or the region that the reference was made for is gone ("stale"), even
+    /// where another one has its addresses now.
     ///
     /// ```
     /// # use pagemesh::prelude::*;
