@@ -58,6 +58,9 @@
 //! back first; ranks that wait for it get [`Error::NodeLeft`]. A wait for another rank ends with the answer, with the deadline that was given, or with that
 //! rank's death; after 5 s one line on standard error says which rank is waited for.
 //!
+//! A program that uses shared memory after its own [`Dsm::leave`] gets [`Error::Left`] from calls that return a
+//! result; any other use ends the process by SIGABRT, with a line that names the region.
+//!
 //! # Threads and signals
 //!
 //! All types may be used by many threads at once; a guard of a lock stays in its thread. Page faults are taken by

@@ -377,7 +377,7 @@ impl Machine {
             }
         }
         self.cores.check_joined();
-        if self.cores.lifecycle.why().is_some() {
+        if self.cores.lifecycle.why().is_some() || self.cores.lifecycle.is_closed() {
             host.end_lending();
         }
         any

@@ -112,6 +112,8 @@ struct Inner {
     kind: Kind,
     stopping: AtomicBool,
     left: AtomicBool,
+    /// The program has called `leave`, and the memory is no longer this node's to use.
+    memory_given_back: AtomicBool,
     /// The thread in which the process exits: any other that still touches shared memory ends with it, and
     /// need not hear why it is gone. Zero before.
     exiting: AtomicU32,
@@ -406,6 +408,7 @@ impl Inner {
             kind: config.kind,
             stopping: AtomicBool::new(false),
             left: AtomicBool::new(false),
+            memory_given_back: AtomicBool::new(false),
             exiting: AtomicU32::new(0),
         });
         let sink: Weak<Inner> = Arc::downgrade(&inner);
@@ -538,14 +541,17 @@ impl Inner {
         }
     }
 
-    /// Gives the machine an event that nobody waits for.
-    /// In a forked child it does nothing: such an event is a hint, or for the parent to give.
+    /// Gives the machine an event that nobody waits for. Does nothing in a forked child, where such an event is a
+    /// hint or for the parent to give, and nothing after the node's end, when it could bring a page back.
     fn cast(&self, input: Input<'_>) {
         if fork::is_child() {
             return;
         }
         let _section = CoreSection::enter();
         let mut locked = self.lock();
+        if locked.machine.lifecycle().is_closed() {
+            return;
+        }
         let now = self.now();
         self.give(&mut locked, now, Event::Thread(input));
         self.settle(&mut locked, now);

@@ -46,7 +46,8 @@ pub struct DsmMutex<T> {
 }
 
 /// The right to use the value of a [`DsmMutex`]; the lock is given back, and a changed value written, when it
-/// is dropped. It stays in the thread that took the lock.
+/// is dropped. It stays in the thread that took the lock. A changed value that is dropped after
+/// [`Dsm::leave`](crate::Dsm::leave) can be written nowhere: the process ends with a line that says so.
 ///
 /// ```
 /// # use pagemesh::prelude::*;

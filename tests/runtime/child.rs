@@ -224,6 +224,7 @@ fn the_child_plays_its_role() {
         "waiter" => crate::starved::waiter,
         "giver" => crate::leaving::giver,
         "taker" => crate::leaving::taker,
+        "uses memory after leaving" => crate::leaving::use_memory_after_leaving,
         "panicker" => crate::leaving::panicker,
         "forker" => crate::process::forker,
         "member_that_forks" => crate::forks::member_that_forks,

@@ -1,5 +1,6 @@
 //! Joins and leaves while others compute, in every order.
 
+use std::os::unix::process::ExitStatusExt;
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
@@ -286,4 +287,91 @@ fn a_node_that_has_left_says_so_instead_of_waiting() {
     assert!(node.wait_for_shutdown().is_ok());
     drop(node);
     rig::stop(daemons);
+}
+
+fn left<T>(result: pagemesh::Result<T>) {
+    assert!(matches!(result, Err(Error::Left)), "{:?}", result.err());
+}
+
+#[test]
+fn handles_that_are_used_after_leave_give_an_error_where_they_can() {
+    for rig in [Rig::with_daemons(1, 2), Rig::without_daemons(2)] {
+        rig.run(|dsm| {
+            let data = dsm.alloc::<u64>("data", 2 * PER_PAGE).unwrap();
+            let mutex = dsm.mutex::<u64>(&format!("of rank {}", dsm.rank())).unwrap();
+            let (globals, reference) = (dsm.globals(), data.global());
+            data.slice(dsm.my_block(data.len())).fill(1);
+            *mutex.lock().unwrap() += 1;
+            let guard = mutex.lock().unwrap();
+            dsm.leave().unwrap();
+            left(data.copy_in(0, &[2; 9]));
+            left(data.copy_out(0, &mut [0; 9]));
+            left(globals.open(reference));
+            left(mutex.lock().map(drop));
+            left(mutex.lock_timeout(Duration::from_secs(60)).map(drop));
+            left(mutex.try_lock().map(drop));
+            data.prefetch_mut(0..data.len());
+            // It was not changed, so nothing is lost.
+            drop(guard);
+            left(mutex.lock().map(drop));
+        });
+    }
+}
+
+/// Leaves, and then uses the memory in the way that it is told.
+pub(crate) fn use_memory_after_leaving(settings: Settings) {
+    let dsm = child::join(settings);
+    let data = dsm.alloc::<u64>("some data", PER_PAGE).unwrap();
+    let mutex = dsm.mutex::<u64>("lock").unwrap();
+    data.set(1, 1);
+    let how = listen();
+    let guard = (how == "a guard").then(|| {
+        let mut guard = mutex.lock().unwrap();
+        *guard += 1;
+        guard
+    });
+    dsm.leave().unwrap();
+    say("left");
+    match how.as_str() {
+        "a store" => data.set(1, 2),
+        "a copy" => data.copy_from_slice(&[2; PER_PAGE]),
+        "a sum" => data.fill(data.fetch_add(1, 1)),
+        "a load" => say(&data.get(1).to_string()),
+        "a guard" => drop(guard),
+        other => panic!("no such use: {other}"),
+    }
+    say("nothing has happened");
+}
+
+/// Whether the pages have their homes in a daemon or in the rank itself, which has all access to them.
+#[test]
+fn a_process_that_uses_memory_after_leave_ends_with_a_line_that_says_so() {
+    let mut backends = vec!["signal", "mprotect"];
+    if crate::backends::thread_backend_works() {
+        backends.push("thread");
+    }
+    for (daemons, backend) in backends.iter().flat_map(|backend| [(0, backend), (1, backend)]) {
+        let rig = Rig::with_daemons(daemons, 1).set("fault", backend);
+        let nodes = rig.start_daemons();
+        let join = nodes.first().map(Node::local_addr);
+        for (how, access, region) in [
+            ("a store", "a store, which would be lost,", "some data"),
+            ("a copy", "a store, which would be lost,", "some data"),
+            ("a sum", "a store, which would be lost,", "some data"),
+            ("a load", "a load", "some data"),
+            ("a guard", "a store, which would be lost,", "mutex lock"),
+        ] {
+            let settings = rig.rank(rig::new_program() + 1_000_000, 0, join);
+            let mut child = Child::start("uses memory after leaving", &settings);
+            child.tell(how);
+            child.expect("left");
+            let (status, errors) = child.end_within(Duration::from_secs(20));
+            // Not the code of a process whose memory went with another one.
+            assert_eq!(status.signal(), Some(Signal::SIGABRT as i32), "{backend}, {how}: {errors}");
+            let said: Vec<&str> = errors.lines().filter(|line| line.starts_with("pagemesh: ")).collect();
+            let why = format!("used after this process left the cluster: {access} in region `{region}`");
+            assert!(said.len() == 1 && said[0].contains(&why), "{backend}, {how}: {errors}");
+        }
+        rig::stop(nodes);
+    }
 }

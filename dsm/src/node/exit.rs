@@ -17,11 +17,22 @@ pub(super) const MEMORY_GONE: i32 = 70;
 
 /// Writes one line to standard error and ends the process at once. May be called in a signal handler.
 pub(super) fn die(why: Arguments<'_>) -> ! {
+    write_line(why);
+    end_at_once(MEMORY_GONE)
+}
+
+/// The same for a mistake of the program itself: by SIGABRT, so that a debugger or a core dump shows the place, and
+/// nobody takes the end for a consequence of another process's.
+pub(super) fn abort(why: Arguments<'_>) -> ! {
+    write_line(why);
+    std::process::abort()
+}
+
+fn write_line(why: Arguments<'_>) {
     let mut line = Vec::with_capacity(400);
     // Memory is no shared memory: writing to it cannot fail, and cannot fault.
     let _ = writeln!(line, "pagemesh: {why}");
     let _ = nix::unistd::write(std::io::stderr(), &line);
-    end_at_once(MEMORY_GONE)
 }
 
 /// Ends the process without running destructors, which could wait for this thread.

@@ -12,17 +12,24 @@ use crate::coherence::{Failure, Input, OpId};
 use crate::config::node::{ACTIVE_TICK, ANSWER_SOON, LOSS_NOTICE_WAIT};
 use crate::fault::{CoreSection, FaultSink, PageFault};
 use crate::machine::{Event, Machine, Outcome, describe};
+use crate::membership::Membership;
 use crate::page::{Access, PageId, Time};
 
-const HAS_LEFT: &str = "the node has left the cluster";
+/// Why no page comes any more.
+enum End {
+    /// The program has called `leave`, and uses the memory nevertheless.
+    Left,
+    /// This node, or the cluster, cannot go on.
+    Cluster(String),
+}
 
 impl FaultSink for Inner {
     fn resolve(&self, fault: PageFault) {
         let _section = CoreSection::enter();
         let mut locked = self.lock();
-        if let Some(why) = why_ended(&locked.machine) {
+        if let Some(end) = end_of_memory(&locked.machine) {
             drop(locked);
-            self.die_in_fault(&fault, &why);
+            self.die_at_end(&fault, &end);
         }
         let now = self.now();
         let (op, bell) = locked.waits.begin();
@@ -40,26 +47,36 @@ impl FaultSink for Inner {
         drop(locked);
         match (outcome, fatal) {
             (Some(Outcome::Coherence(Ok(_))), _) => {}
+            (_, Some(fatal)) => self.die_in_fault(&fault, &describe(&fatal)),
+            (Some(Outcome::Coherence(Err(Failure::Leaving))), None) => self.die_after_leave(&fault),
             (Some(Outcome::Coherence(Err(failure))), None) => {
                 let why = self.why_failed(fault.page, failure);
                 self.die_in_fault(&fault, &why);
             }
-            (_, Some(fatal)) => self.die_in_fault(&fault, &describe(&fatal)),
-            (_, None) => self.die_in_fault(&fault, HAS_LEFT),
+            (Some(Outcome::Region(_) | Outcome::Membership | Outcome::Left(_)) | None, None) => {
+                self.die_after_leave(&fault);
+            }
         }
     }
 
     fn submit(&self, fault: PageFault) {
         let _section = CoreSection::enter();
         let mut locked = self.lock();
+        if let Some(end) = end_of_memory(&locked.machine) {
+            drop(locked);
+            self.die_at_end(&fault, &end);
+        }
         let now = self.now();
         let op = locked.waits.begin_detached();
         self.start_fault(&mut locked, now, op, &fault);
         let failed = locked.failed_fault.take();
-        let end = why_ended(&locked.machine);
+        let end = end_of_memory(&locked.machine);
         drop(locked);
-        if let Some(why) = end {
-            self.die_in_fault(&fault, &why);
+        if let Some(end) = end {
+            self.die_at_end(&fault, &end);
+        }
+        if failed == Some(Failure::Leaving) {
+            self.die_after_leave(&fault);
         }
         if let Some(failure) = failed {
             let why = self.why_failed(fault.page, failure);
@@ -119,7 +136,7 @@ impl Inner {
         let mut locked = self.lock();
         loop {
             let process = locked.machine.lost_with(page);
-            let ended = why_ended(&locked.machine).is_some();
+            let ended = end_of_memory(&locked.machine).is_some();
             if process.is_some() || ended || self.now() >= until {
                 return process;
             }
@@ -127,6 +144,29 @@ impl Inner {
             let soon = self.now() + ACTIVE_TICK;
             let _ = self.wait(&mut locked, (op, &bell), Some(soon.min(until)));
         }
+    }
+
+    fn die_at_end(&self, fault: &PageFault, end: &End) -> ! {
+        match end {
+            End::Left => self.die_after_leave(fault),
+            End::Cluster(why) => self.die_in_fault(fault, why),
+        }
+    }
+
+    /// The program uses memory that it has given back.
+    fn die_after_leave(&self, fault: &PageFault) -> ! {
+        self.sleep_if_ending(|| fault.thread);
+        let (who, region) = self.with_machine(|machine| {
+            let mut regions = machine.membership().into_iter().flat_map(Membership::regions);
+            let region = regions.find(|record| record.info.contains(fault.page));
+            (machine.intro_name(), region.map(|record| format!("region `{}`", record.name)))
+        });
+        let region = region.unwrap_or_else(|| "no region".into());
+        let access = if fault.access == Access::Write { "a store, which would be lost," } else { "a load" };
+        exit::abort(format_args!(
+            "{who}: shared memory was used after this process left the cluster: {access} in {region}; \
+             end all uses of its memory, and drop all guards, before `leave`"
+        ))
     }
 
     fn die_in_fault(&self, fault: &PageFault, why: &str) -> ! {
@@ -137,8 +177,8 @@ impl Inner {
 }
 
 /// Why no page comes any more, if none does.
-fn why_ended(machine: &Machine) -> Option<String> {
+fn end_of_memory(machine: &Machine) -> Option<End> {
     let lifecycle = machine.lifecycle();
-    let left = || lifecycle.is_closed().then(|| HAS_LEFT.to_owned());
-    lifecycle.why().map(describe).or_else(left)
+    let left = || lifecycle.is_closed().then_some(End::Left);
+    lifecycle.why().map(|why| End::Cluster(describe(why))).or_else(left)
 }

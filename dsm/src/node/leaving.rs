@@ -3,13 +3,14 @@
 use std::fmt;
 use std::sync::atomic::Ordering;
 
-use super::{Inner, LAST_BARRIER, Locked, interrupt, to_error};
+use super::{Inner, LAST_BARRIER, Locked, Node, interrupt, to_error};
 use crate::config::node::ACTIVE_TICK;
 use crate::error::{Error, Result};
 use crate::fault::CoreSection;
+use crate::fork;
 use crate::machine::{Command, Departing, Departure, Event, LeaveFailure, Outcome, describe};
-use crate::membership::Kind;
-use crate::page::Span;
+use crate::membership::{Kind, Membership};
+use crate::page::{Access, Span};
 
 /// Told to the peers of a node whose memory goes with it.
 const WITHOUT_LEAVING: &str = "its program ended without leaving, and its memory with it";
@@ -18,6 +19,15 @@ const WITHOUT_LEAVING: &str = "its program ended without leaving, and its memory
 pub(super) struct Unsaved {
     pages: u64,
     why: String,
+}
+
+impl Node {
+    /// An error if the program has called `leave` and the memory is no longer this node's to use, or in a forked
+    /// child.
+    pub(crate) fn check_not_left(&self) -> Result<()> {
+        fork::check()?;
+        if self.inner.memory_given_back.load(Ordering::Acquire) { Err(Error::Left) } else { Ok(()) }
+    }
 }
 
 impl Inner {
@@ -35,12 +45,28 @@ impl Inner {
         }
         // The memory is in the ranks: no rank may go while another one needs it.
         let met = if holds_memory { self.barrier(LAST_BARRIER, None) } else { Ok(()) };
+        if departure == Departure::Wish {
+            self.memory_given_back.store(true, Ordering::Release);
+        }
         let writes_back = matches!(self.kind, Kind::Rank { .. }) && !holds_memory;
         // A daemon that ends in a panic has no less to give back.
         let by = if self.kind == Kind::Daemon { Departure::Wish } else { departure };
         let left = self.depart(Departing { writes_back, by, asks: met.is_ok() });
         self.close("left");
+        if departure == Departure::Wish {
+            self.take_access_away();
+        }
         met.and(left.map_err(|failure| self.explain_departure(failure)))
+    }
+
+    /// From now on every access to shared memory faults, so that no store is lost unnoticed: pages whose home is this
+    /// node are not written back, and were accessible until here.
+    fn take_access_away(&self) {
+        self.with_machine(|machine| {
+            for record in machine.membership().into_iter().flat_map(Membership::regions) {
+                self.arena.protect_range(record.info.start, record.info.pages, Access::None);
+            }
+        });
     }
 
     /// Leaves because a signal ends the process. The sessions stay open, so that no other thread gets an

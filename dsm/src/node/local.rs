@@ -73,7 +73,7 @@ pub(super) struct LockTable {
 enum Lending {
     #[default]
     On,
-    /// The node cannot go on: everybody who wants a lock is to hear of it.
+    /// The node cannot go on, or has left: a thread that wants a lock is told so.
     Ended,
 }
 

@@ -47,6 +47,7 @@ impl Node {
         if let Some(token) = handle.try_take() {
             return Ok(token);
         }
+        self.check_not_left()?;
         if handle.is_held_by_this_thread() {
             return Err(self.inner.relock(handle.lock));
         }

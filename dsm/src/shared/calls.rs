@@ -157,7 +157,7 @@ impl Globals {
     /// the slice, or one made from it, lives. That costs two messages if this node did not use the region
     /// lately, and none otherwise.
     ///
-    /// An error if the reference was made in another cluster, the elements are not all in
+    /// An error after [`Dsm::leave`], or if the reference was made in another cluster, the elements are not all in
     /// one region here or are of another type, or the region that the reference was made for is gone ("stale"), even
     /// where another one has its addresses now.
     ///

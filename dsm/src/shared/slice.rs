@@ -8,7 +8,6 @@ use super::copy;
 use super::element::{Element, Pod};
 use crate::config::node::{COPY_AHEAD, COPY_PART};
 use crate::error::{Error, Result};
-use crate::fork;
 use crate::membership::{RegionRecord, RegionUse};
 use crate::node::Node;
 use crate::page::{Access, GlobalAddr, PageId};
@@ -27,6 +26,12 @@ use crate::page::{Access, GlobalAddr, PageId};
 /// A read followed by a write is two accesses: `set(i, get(i) + 1)` loses the counts of others that do so at
 /// the same time. To change an integer in place there are [`fetch_add`](SharedSlice::fetch_add),
 /// [`update`](SharedSlice::update) and their like.
+///
+/// # After `leave`
+/// A handle may outlive [`Dsm::leave`](crate::Dsm::leave), but not be used any more: methods that return a
+/// [`Result`] fail with [`Error::Left`](crate::Error::Left). All others, and loads and stores by plain pointers,
+/// have no way to fail: the first one that touches an element ends the process by SIGABRT, with one line that says
+/// so. In a forked child they end the child by SIGSEGV.
 ///
 /// ```
 /// use pagemesh::prelude::*;
@@ -220,21 +225,23 @@ impl<T: Pod> SharedSlice<T> {
         self.write(index, &[value]);
     }
 
-    /// Copies `values` to the elements from `offset` on. An error beyond the end; nothing is copied then.
+    /// Copies `values` to the elements from `offset` on. An error beyond the end, after [`Dsm::leave`] and in a
+    /// forked child; nothing is copied then.
+    ///
+    /// [`Dsm::leave`]: crate::Dsm::leave
     pub fn copy_in(&self, offset: usize, values: &[T]) -> Result<()> {
         self.check_range(offset, values.len())?;
-        self.in_parts(offset..offset + values.len(), Access::Write, |part| {
-            self.write(part.start, &values[part.start - offset..part.end - offset]);
-        });
+        self.write_parts(offset, values);
         Ok(())
     }
 
-    /// Copies the elements from `offset` on to `values`. An error beyond the end; nothing is copied then.
+    /// Copies the elements from `offset` on to `values`. An error beyond the end, after [`Dsm::leave`] and in a
+    /// forked child; nothing is copied then.
+    ///
+    /// [`Dsm::leave`]: crate::Dsm::leave
     pub fn copy_out(&self, offset: usize, values: &mut [T]) -> Result<()> {
         self.check_range(offset, values.len())?;
-        self.in_parts(offset..offset + values.len(), Access::Read, |part| {
-            self.read(part.start, &mut values[part.start - offset..part.end - offset]);
-        });
+        self.read_parts(offset, values);
         Ok(())
     }
 
@@ -252,7 +259,7 @@ impl<T: Pod> SharedSlice<T> {
     /// ```
     pub fn copy_from_slice(&self, values: &[T]) {
         assert_eq!(values.len(), self.len, "{} values for {} elements", values.len(), self.len);
-        self.copy_in(0, values).expect("as many values as elements");
+        self.write_parts(0, values);
     }
 
     /// A copy of all elements in private memory.
@@ -269,7 +276,7 @@ impl<T: Pod> SharedSlice<T> {
     /// ```
     pub fn to_vec(&self) -> Vec<T> {
         let mut values = vec![T::zeroed(); self.len];
-        self.copy_out(0, &mut values).expect("as many values as elements");
+        self.read_parts(0, &mut values);
         values
     }
 
@@ -332,7 +339,7 @@ impl<T: Pod> SharedSlice<T> {
     }
 
     fn check_range(&self, offset: usize, count: usize) -> Result<()> {
-        fork::check()?;
+        self.node.check_not_left()?;
         if offset.checked_add(count).is_none_or(|end| end > self.len) {
             return Err(Error::Invalid(format!("{count} elements from {offset} of {}", self.len)));
         }
@@ -345,6 +352,20 @@ impl<T: Pod> SharedSlice<T> {
 
     fn write(&self, index: usize, values: &[T]) {
         copy::write(self.start.wrapping_add(index), values);
+    }
+
+    /// Writes elements that are there.
+    fn write_parts(&self, offset: usize, values: &[T]) {
+        self.in_parts(offset..offset + values.len(), Access::Write, |part| {
+            self.write(part.start, &values[part.start - offset..part.end - offset]);
+        });
+    }
+
+    /// Reads elements that are there.
+    fn read_parts(&self, offset: usize, values: &mut [T]) {
+        self.in_parts(offset..offset + values.len(), Access::Read, |part| {
+            self.read(part.start, &mut values[part.start - offset..part.end - offset]);
+        });
     }
 
     /// A range part by part, several parts asked for ahead of the one that is copied: the range travels at
