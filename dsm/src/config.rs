@@ -301,8 +301,12 @@ pub mod membership {
 
     /// Messages kept that overtook the welcome; the coordinator sends a few for each change meanwhile.
     pub const EARLY_MAX: usize = 1024;
-    /// Longest name of a region, in bytes.
+    /// Longest name of a region or a program, in bytes.
     pub const NAME_LEN_MAX: usize = 255;
+    /// Longest text that says how a death is known, in bytes.
+    pub const HOW_LEN_MAX: usize = 1024;
+    /// Longest text that says where a node runs, in bytes.
+    pub const HOST_LEN_MAX: usize = 255;
     /// Longest tag of a region's element type, in bytes.
     pub const TYPE_TAG_LEN_MAX: usize = 4096;
     /// Deaths that a view tells of.

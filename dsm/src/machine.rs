@@ -575,6 +575,12 @@ impl Cores {
         if !control.is_sound(self.intro.arena_size) {
             return false;
         }
+        // A newcomer introduces itself, and nobody else.
+        if let Control::Join(intro) = &control
+            && self.routes.incarnation(session) != Some(intro.incarnation)
+        {
+            return false;
+        }
         let from = self.routes.node(session);
         if let Some(membership) = &mut self.membership {
             membership.handle(now, link(session), from, control);

@@ -7,6 +7,7 @@
 
 mod coordinator;
 mod detector;
+mod host;
 mod mutation;
 mod observe;
 mod regions;
@@ -28,6 +29,7 @@ use crate::config::membership::{DEATHS_MAX, EARLY_MAX};
 use crate::page::{EXTENT_PAGES, Epoch, GlobalAddr, Incarnation, NodeId, PAGE_SIZE, PageId, Time};
 use coordinator::Coordinator;
 use detector::Detector;
+pub use host::HostId;
 pub use mutation::{Mutation, Rules};
 pub use observe::Observation;
 pub use regions::{check_name, removal_command};
@@ -81,10 +83,12 @@ pub struct Introduction {
     pub name: String,
     /// Where it listens.
     pub addr: SocketAddr,
-    /// The machine and process namespace; equal exactly where process ids mean the same.
-    pub host: String,
+    /// Where it runs.
+    pub host: HostId,
     /// Its process.
     pub pid: u32,
+    /// When that process started, in ticks of the kernel's clock; 0 if it could not find that out.
+    pub started: u64,
     /// Bytes of pages that it can keep.
     pub memory_max: u64,
     /// Address of its arena; all members must agree.

@@ -47,7 +47,7 @@ use nix::sys::signal::{SigSet, SigmaskHow, Signal};
 use parking_lot::{Mutex, MutexGuard};
 
 use crate::coherence::{Failure, Input, OpId, Placement};
-use crate::config::membership::JOIN_TIMEOUT;
+use crate::config::membership::{JOIN_TIMEOUT, NAME_LEN_MAX};
 use crate::config::node::{FLUSH_MAX, PAGE_POOL_MAX};
 use crate::error::{Error, Result};
 use crate::fault::{Arena, ArenaOptions, Backend, CoreSection, check_thread_mask};
@@ -70,6 +70,7 @@ use seat::Seat;
 use wait_times::WaitClock;
 use waits::Waits;
 use watch::Watch;
+pub use watch::host;
 
 /// A node of the cluster. Dropping it leaves the cluster.
 pub struct Node {
@@ -698,10 +699,12 @@ fn introduction(config: &NodeConfig, incarnation: Incarnation, addr: SocketAddr)
     Introduction {
         incarnation,
         kind: config.kind,
-        name: config.name.clone(),
+        // For people; every view carries it.
+        name: config.name[..config.name.floor_char_boundary(NAME_LEN_MAX)].to_owned(),
         addr,
         host: watch::host(),
         pid: std::process::id(),
+        started: watch::started(std::process::id()).unwrap_or(0),
         memory_max: config.settings.memory_max,
         arena_base: config.settings.arena_base as u64,
         arena_size: config.settings.arena_size as u64,

@@ -12,7 +12,7 @@ use std::net::SocketAddr;
 
 use fastrand::Rng;
 use pagemesh::config::membership::{HEARTBEAT, JOIN_TIMEOUT};
-use pagemesh::membership::{Action, Control, Introduction, Kind, LinkId, Membership, Observation};
+use pagemesh::membership::{Action, Control, HostId, Introduction, Kind, LinkId, Membership, Observation};
 use pagemesh::page::{Incarnation, NodeId, Span, Time};
 
 use crate::slab::Slab;
@@ -263,8 +263,9 @@ impl Cluster {
             },
             name: "simulated".into(),
             addr: SocketAddr::from(([10, 0, 0, spec.host as u8 + 1], 1_000 + index as u16)),
-            host: format!("host {}", spec.host),
+            host: HostId { processes: format!("host {}", spec.host), network: format!("host {}", spec.host) },
             pid: index as u32,
+            started: 0,
             memory_max: 1 << 30,
             arena_base: 0,
             arena_size: 1 << 40,

@@ -13,7 +13,7 @@ use pagemesh::coherence::{
     Answer, Attempt, BarrierId, BarrierMessage, Body, LockId, LockMessage, Message, NodeSet, Req, ToHome,
     ToNode, Txn, encode_batch_head,
 };
-use pagemesh::membership::{Control, ElementType, Introduction, Kind, Want};
+use pagemesh::membership::{Control, ElementType, HostId, Introduction, Kind, Want};
 use pagemesh::net::udp::{Outlet, Received, UdpSocket, datagrams};
 use pagemesh::net::{
     Endpoint, EndpointConfig, Event, OutMessage, Priority, SessionHandle, TransmitBuf, Version,
@@ -391,8 +391,10 @@ impl Rogue {
             kind: Kind::Rank { program, rank: 0, ranks: 1 },
             name: "rogue".into(),
             addr: self.socket.local_addr().expect("bound"),
-            host: "elsewhere".into(),
+            // Not a process that a daemon of this host could watch.
+            host: HostId { processes: "elsewhere".into(), ..pagemesh::node::host() },
             pid: 1,
+            started: 0,
             memory_max: 1 << 20,
             arena_base: settings.arena_base as u64,
             arena_size: settings.arena_size as u64,

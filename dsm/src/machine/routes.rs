@@ -81,6 +81,11 @@ impl Routes {
         Some(PeerId { node: (*node)?, incarnation: *incarnation })
     }
 
+    /// The start of the node that a session leads to, as the handshake proved it.
+    pub(super) fn incarnation(&self, session: SessionHandle) -> Option<Incarnation> {
+        Some(self.sessions.get(&session)?.incarnation)
+    }
+
     /// A session whose other side calls as a guest; returns which start of it that is.
     pub(super) fn guest(&mut self, session: SessionHandle) -> Option<Incarnation> {
         let incarnation = self.sessions.get(&session)?.incarnation;

@@ -5,7 +5,7 @@ use super::*;
 use crate::config::net::SESSIONS_CROWD;
 use crate::config::node::{EARLY_MESSAGES_MAX, EARLY_STRANGER_MESSAGES_MAX};
 use crate::config::rpc::SILENCE_MAX;
-use crate::membership::{COORDINATOR, Kind, LinkId, View};
+use crate::membership::{COORDINATOR, HostId, Kind, LinkId, View};
 use crate::net::{ClusterKey, EndpointConfig, TransmitBuf, Version};
 use crate::page::{Access, Contents, Epoch, Lent};
 
@@ -19,8 +19,9 @@ fn intro(incarnation: u64) -> Introduction {
         kind: Kind::Rank { program: 1, rank: incarnation as u32, ranks: 2 },
         name: "test".into(),
         addr: addr(incarnation as u16),
-        host: String::new(),
+        host: HostId::default(),
         pid: 0,
+        started: 0,
         memory_max: 1 << 26,
         arena_base: 0,
         arena_size: 1 << 26,
@@ -147,6 +148,19 @@ fn a_node_that_leaves_needs_no_answer_of_a_coordinator_that_has_ended() {
     let mut stays = joined();
     stays.cores.coordinator_died(Time(0), "its process has ended".into());
     assert!(matches!(stays.lifecycle(), Lifecycle::Ended(Why::Died { node: COORDINATOR, .. })));
+}
+
+#[test]
+fn a_newcomer_that_introduces_another_start_of_a_node_has_its_session_ended() {
+    let mut machine = joined();
+    let session = SessionHandle::from_bits(1);
+    machine.cores.routes.connected(session, Incarnation(5));
+    let says = |machine: &mut Machine, incarnation| {
+        let join = crate::codec::encode_control(&Control::Join(intro(incarnation)));
+        machine.cores.deliver_control(Time(0), session, &join)
+    };
+    assert!(says(&mut machine, 5));
+    assert!(!says(&mut machine, 6), "the handshake proved another start");
 }
 
 /// The coordinator keeps the session of who has left for a second, in which its consent may not arrive.

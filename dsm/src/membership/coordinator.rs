@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 
+use super::host;
 use super::regions::{Directory, Home, Removal};
 use super::{
     Action, COORDINATOR, Control, DEATHS_MAX, Death, Introduction, Kind, LinkId, Member, Membership,
@@ -10,6 +11,7 @@ use super::{
 };
 use crate::coherence::NodeSet;
 use crate::config::NODES_MAX;
+use crate::config::membership::HOW_LEN_MAX;
 use crate::page::{Incarnation, NodeId, PageId};
 
 /// State that only the coordinator has.
@@ -144,6 +146,18 @@ impl Coordinator {
                 own.arena_size, own.arena_base, intro.arena_size, intro.arena_base,
             ));
         }
+        let is_known = shared.view.incarnation(intro.incarnation).is_some()
+            || shared
+                .view
+                .deaths
+                .iter()
+                .any(|(_, death)| death.member.intro.incarnation == intro.incarnation);
+        if is_known {
+            return Err("this start of the node has joined before: start it anew".into());
+        }
+        if let Some(reason) = host::unreachable(shared, intro) {
+            return Err(reason);
+        }
         if let Kind::Rank { program, rank, ranks } = intro.kind {
             if rank >= ranks {
                 return Err(format!("rank {rank} of {ranks} ranks: ranks count from 0"));
@@ -205,7 +219,7 @@ impl Coordinator {
             return;
         }
         if let Some(member) = self.take_out(shared, node) {
-            let death = Death { member: member.clone(), how };
+            let death = Death { member: member.clone(), how: bounded(how, HOW_LEN_MAX) };
             let died = vec![death.clone()];
             if !shared.rules.deaths_stay() {
                 shared.view.deaths.clear();
@@ -347,4 +361,10 @@ impl Coordinator {
             shared.actions.push_back(Action::Send { to, control: Control::UseReply { op, result } });
         }
     }
+}
+
+/// The text, or as much of it as the bound allows.
+fn bounded(mut text: String, len_max: usize) -> String {
+    text.truncate(text.floor_char_boundary(len_max));
+    text
 }

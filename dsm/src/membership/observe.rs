@@ -243,7 +243,9 @@ impl Membership {
     /// Whether a member can know that the process of another one has ended: it runs on the same host.
     fn can_see_end(&self, by: Incarnation, of: Incarnation) -> bool {
         let (by, of) = (self.view.incarnation(by), self.view.incarnation(of));
-        let same = by.zip(of).is_some_and(|(by, of)| by.id != of.id && by.intro.host == of.intro.host);
+        let same = by
+            .zip(of)
+            .is_some_and(|(by, of)| by.id != of.id && by.intro.host.shares_processes(&of.intro.host));
         same || !self.rules.ends_are_local()
     }
 

@@ -1,10 +1,10 @@
 //! What no node of ours says. A peer that has the key may still be broken: nothing that it sends may end
 //! this process, or take memory without a bound.
 
-use super::{Control, RegionRecord, View};
+use super::{Control, Death, Introduction, RegionRecord, View};
 use crate::coherence::{Placement, RegionInfo};
 use crate::config::NODES_MAX;
-use crate::config::membership::{DEATHS_MAX, NAME_LEN_MAX};
+use crate::config::membership::{DEATHS_MAX, HOW_LEN_MAX, NAME_LEN_MAX};
 use crate::page::{EXTENT_PAGES, NodeId, PAGE_SIZE};
 
 impl Control {
@@ -15,11 +15,11 @@ impl Control {
                 is_node(*id) && view.is_sound() && regions.iter().all(|record| record.is_sound(arena))
             }
             Control::View(view) => view.is_sound(),
+            Control::Join(intro) => intro.is_sound(),
             Control::RegionAdded(record)
             | Control::AllocReply { result: Ok(record), .. }
             | Control::UseReply { result: Ok(record), .. } => record.is_sound(arena),
-            Control::Join(_)
-            | Control::JoinRefused(_)
+            Control::JoinRefused(_)
             | Control::Alloc { .. }
             | Control::AllocReply { result: Err(_), .. }
             | Control::Remove { .. }
@@ -45,11 +45,21 @@ impl Control {
 impl View {
     fn is_sound(&self) -> bool {
         let ascending = self.members.is_sorted_by(|one, next| one.id < next.id);
-        let dead = |(_, death): &(_, super::Death)| is_node(death.member.id);
+        let dead = |(_, death): &(_, super::Death)| {
+            let Death { member, how } = death;
+            is_node(member.id) && member.intro.is_sound() && how.len() <= HOW_LEN_MAX
+        };
         ascending
             && self.members.last().is_none_or(|member| is_node(member.id))
+            && self.members.iter().all(|member| member.intro.is_sound())
             && self.deaths.len() <= DEATHS_MAX
             && self.deaths.iter().all(dead)
+    }
+}
+
+impl Introduction {
+    fn is_sound(&self) -> bool {
+        self.name.len() <= NAME_LEN_MAX && self.host.is_sound()
     }
 }
 
@@ -136,6 +146,18 @@ mod tests {
         let view =
             |ids: &[u16]| View { members: ids.iter().copied().map(member).collect(), ..View::default() };
         assert!(Control::View(view(&[0, 1, 127])).is_sound(ARENA));
+        let long = "x".repeat(1 << 16);
+        let spoils: [fn(&mut Introduction, String); 3] = [
+            |intro, long| intro.name = long,
+            |intro, long| intro.host.processes = long,
+            |intro, long| intro.host.network = long,
+        ];
+        for spoil in spoils {
+            let mut inflated = view(&[0]);
+            spoil(&mut inflated.members[0].intro, long.clone());
+            assert!(!Control::Join(inflated.members[0].intro.clone()).is_sound(ARENA));
+            assert!(!Control::View(inflated).is_sound(ARENA), "a text without bound");
+        }
         for ids in [&[0, 128][..], &[0, 0], &[1, 0]] {
             assert!(!Control::View(view(ids)).is_sound(ARENA), "{ids:?}");
         }

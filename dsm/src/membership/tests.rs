@@ -9,13 +9,18 @@ fn intro(incarnation: u64, kind: Kind) -> Introduction {
         kind,
         name: "test".into(),
         addr: SocketAddr::from(([127, 0, 0, 1], 1000 + incarnation as u16)),
-        host: "here".into(),
+        host: host("here", "here 1"),
         pid: incarnation as u32,
+        started: 0,
         memory_max: 1 << 20,
         arena_base: 0,
         arena_size: 1 << 30,
         index: None,
     }
+}
+
+fn host(network: &str, processes: &str) -> HostId {
+    HostId { processes: processes.into(), network: network.into() }
 }
 
 /// In an arena of so many extents, of which the first is never given out.
@@ -131,6 +136,53 @@ fn ids_are_given_in_order_and_reused_after_a_leave() {
     assert!(cluster.nodes[b].view().epoch > epoch);
     let c = cluster.join(rank(2));
     assert_eq!(cluster.nodes[c].me(), Some(NodeId(1)));
+}
+
+/// Why a newcomer with this address, on this host, is refused by a coordinator at `founder` on the network `here`.
+fn refusal(founder: &str, newcomer: &str, network: &str) -> Option<String> {
+    let addressed = |intro: Introduction, addr: &str| Introduction { addr: addr.parse().unwrap(), ..intro };
+    let mut coordinator = Membership::coordinator(addressed(intro(1, Kind::Daemon), founder));
+    while coordinator.poll_action().is_some() {}
+    let joins = Introduction { host: host(network, "there 1"), ..addressed(intro(2, rank(0)), newcomer) };
+    coordinator.handle(Time(0), LinkId(2), None, Control::Join(joins));
+    match coordinator.poll_action() {
+        Some(Action::SendLink { control: Control::JoinRefused(reason), .. }) => Some(reason),
+        Some(Action::SendLink { control: Control::Joined { .. }, .. }) => None,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn an_address_that_some_member_cannot_send_to_is_refused() {
+    let refused = |founder, newcomer, host, words: &str| {
+        let reason = refusal(founder, newcomer, host).expect("a refusal");
+        assert!(reason.contains(words), "{reason}");
+    };
+    refused("10.0.0.1:1", "0.0.0.0:2", "here", "it listens at 0.0.0.0:2");
+    refused("10.0.0.1:1", "[::]:2", "there", "it listens at [::]:2");
+    refused("10.0.0.1:1", "127.0.0.1:2", "there", "it listens at 127.0.0.1:2, to which daemon 0");
+    refused("127.0.0.1:1", "10.0.0.2:2", "there", "daemon 0, process 1 at 127.0.0.1:1 listens at a loopback");
+    for newcomer in ["127.0.0.1:2", "10.0.0.1:2"] {
+        assert_eq!(refusal("127.0.0.1:1", newcomer, "here"), None, "one network namespace");
+    }
+    assert_eq!(refusal("10.0.0.1:1", "10.0.0.2:2", "there"), None, "two hosts");
+    assert_eq!(refusal("127.0.0.1:1", "127.0.0.1:2", ""), None, "a host that does not know its network");
+}
+
+#[test]
+fn a_start_of_a_node_joins_once() {
+    let mut coordinator = Membership::coordinator(intro(1, Kind::Daemon));
+    let reply = |coordinator: &mut Membership, link| {
+        coordinator.handle(Time(0), LinkId(link), None, Control::Join(intro(2, rank(0))));
+        std::iter::from_fn(|| coordinator.poll_action()).find_map(|action| match action {
+            Action::SendLink { control: Control::JoinRefused(reason), .. } => Some(reason),
+            _ => None,
+        })
+    };
+    assert_eq!(reply(&mut coordinator, 2), None);
+    assert!(reply(&mut coordinator, 3).expect("it is a member").contains("joined before"));
+    coordinator.observe(Time(0), Observation::ProcessEnded(Incarnation(2)));
+    assert!(reply(&mut coordinator, 4).expect("it is dead").contains("joined before"));
 }
 
 #[test]
