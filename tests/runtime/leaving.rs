@@ -321,9 +321,11 @@ fn handles_that_are_used_after_leave_give_an_error_where_they_can() {
 /// Leaves, and then uses the memory in the way that it is told.
 pub(crate) fn use_memory_after_leaving(settings: Settings) {
     let dsm = child::join(settings);
-    let data = dsm.alloc::<u64>("some data", PER_PAGE).unwrap();
+    let data = dsm.alloc::<u64>("some data", 2 * PER_PAGE).unwrap();
     let mutex = dsm.mutex::<u64>("lock").unwrap();
     data.set(1, 1);
+    // This page is only read before the end.
+    data.get(PER_PAGE);
     let how = listen();
     let guard = (how == "a guard").then(|| {
         let mut guard = mutex.lock().unwrap();
@@ -334,7 +336,11 @@ pub(crate) fn use_memory_after_leaving(settings: Settings) {
     say("left");
     match how.as_str() {
         "a store" => data.set(1, 2),
-        "a copy" => data.copy_from_slice(&[2; PER_PAGE]),
+        "a store after a hint" => {
+            data.prefetch_mut(PER_PAGE..2 * PER_PAGE);
+            data.set(PER_PAGE, 2);
+        }
+        "a copy" => data.copy_from_slice(&[2; 2 * PER_PAGE]),
         "a sum" => data.fill(data.fetch_add(1, 1)),
         "a load" => say(&data.get(1).to_string()),
         "a guard" => drop(guard),
@@ -356,6 +362,7 @@ fn a_process_that_uses_memory_after_leave_ends_with_a_line_that_says_so() {
         let join = nodes.first().map(Node::local_addr);
         for (how, access, region) in [
             ("a store", "a store, which would be lost,", "some data"),
+            ("a store after a hint", "a store, which would be lost,", "some data"),
             ("a copy", "a store, which would be lost,", "some data"),
             ("a sum", "a store, which would be lost,", "some data"),
             ("a load", "a load", "some data"),
