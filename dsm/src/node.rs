@@ -542,17 +542,14 @@ impl Inner {
         }
     }
 
-    /// Gives the machine an event that nobody waits for. Does nothing in a forked child, where such an event is a
-    /// hint or for the parent to give, and nothing after the node's end, when it could bring a page back.
+    /// Gives the machine an event that nobody waits for.
+    /// In a forked child it does nothing: such an event is a hint, or for the parent to give.
     fn cast(&self, input: Input<'_>) {
         if fork::is_child() {
             return;
         }
         let _section = CoreSection::enter();
         let mut locked = self.lock();
-        if locked.machine.lifecycle().is_closed() {
-            return;
-        }
         let now = self.now();
         self.give(&mut locked, now, Event::Thread(input));
         self.settle(&mut locked, now);
