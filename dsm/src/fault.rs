@@ -65,6 +65,11 @@ pub trait FaultSink: Send + Sync {
     /// Called in the faulting thread, inside a signal handler; returns when the access was raised, or
     /// ends the process. If it returns early, the instruction faults again.
     fn resolve(&self, fault: PageFault);
+    /// Called in the faulting thread, inside a signal handler, for a page of no region that is mapped here;
+    /// true if a region that has the page is mapped now, and the instruction may be tried again.
+    fn find_region(&self, _page: PageId) -> bool {
+        false
+    }
     /// Called by the handler thread of [`Backend::Thread`]; must not wait for anybody. The access that
     /// is raised later wakes the faulting thread.
     fn submit(&self, fault: PageFault);

@@ -130,7 +130,7 @@ pub enum Command {
     /// Marks a region for removal.
     Remove(String),
     /// Counts this node among the users of the region with this first page and generation.
-    Use(PageId, u64),
+    Use(PageId, Option<u64>),
     /// Waits until all ranks of the program have come to this barrier.
     Barrier(BarrierId),
     /// Leaves the cluster; ends with [`Outcome::Left`].
@@ -341,8 +341,8 @@ impl Machine {
                 self.cores.ask(op, |membership| membership.alloc(op.0, name, want))
             }
             Command::Remove(name) => self.cores.ask(op, |membership| membership.remove(op.0, name)),
-            Command::Use(start, generation) => {
-                self.cores.ask(op, |membership| membership.ask_use(op.0, start, generation));
+            Command::Use(page, generation) => {
+                self.cores.ask(op, |membership| membership.ask_use(op.0, page, generation));
             }
         }
     }
@@ -649,7 +649,9 @@ impl Cores {
         if let Err(error) = host.unmap_region(start, pages) {
             self.end_with(Why::Broken(format!("region `{}`: {error}", record.name)));
         }
-        self.region_done(start);
+        if let Some(membership) = &mut self.membership {
+            membership.region_unmapped(start);
+        }
     }
 
     /// Says that regions are here once pages at home have their room; true if any was waiting.
@@ -658,16 +660,12 @@ impl Cores {
             !self.crowding.is_empty() && self.coherence.as_ref().is_some_and(Coherence::is_within_limit);
         if waits {
             for start in std::mem::take(&mut self.crowding) {
-                self.region_done(start);
+                if let Some(membership) = &mut self.membership {
+                    membership.region_mapped(start);
+                }
             }
         }
         waits
-    }
-
-    fn region_done(&mut self, start: PageId) {
-        if let Some(membership) = &mut self.membership {
-            membership.region_done(start);
-        }
     }
 
     /// Asks the membership core for something on behalf of an operation.

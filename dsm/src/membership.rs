@@ -8,6 +8,7 @@
 mod coordinator;
 mod detector;
 mod host;
+mod known;
 mod mutation;
 mod observe;
 mod regions;
@@ -26,10 +27,11 @@ use serde::{Deserialize, Serialize};
 use crate::coherence::{NodeSet, Placement, RegionInfo};
 use crate::config::coherence::CACHE_PAGES_MIN;
 use crate::config::membership::{DEATHS_MAX, EARLY_MAX};
-use crate::page::{EXTENT_PAGES, Epoch, GlobalAddr, Incarnation, NodeId, PAGE_SIZE, PageId, Time};
+use crate::page::{EXTENT_PAGES, Epoch, Incarnation, NodeId, PAGE_SIZE, PageId, Time};
 use coordinator::Coordinator;
 use detector::Detector;
 pub use host::HostId;
+use known::Known;
 pub use mutation::{Mutation, Rules};
 pub use observe::Observation;
 pub use regions::{check_name, removal_command};
@@ -169,7 +171,7 @@ pub enum Control {
     AllocReply {
         /// The number of the request.
         op: u64,
-        /// The region, mapped by every member; or why not.
+        /// The region, mapped by each of its homes; or why not.
         result: Result<RegionRecord, String>,
     },
     /// Member to coordinator: the region is to go when its last user goes.
@@ -190,10 +192,10 @@ pub enum Control {
     Use {
         /// The asker's number for this request.
         op: u64,
-        /// First page of the region.
-        start: PageId,
-        /// Which region it is.
-        generation: u64,
+        /// A page of the region.
+        page: PageId,
+        /// Which region it is; none for whatever region has the page.
+        generation: Option<u64>,
     },
     /// Coordinator to asker.
     UseReply {
@@ -211,10 +213,19 @@ pub enum Control {
         /// First page of the region.
         start: PageId,
     },
-    /// Member to coordinator: the last two are done.
-    RegionAck {
+    /// Member to coordinator: I was told of the region, and have mapped it.
+    RegionMapped {
         /// First page of the region.
         start: PageId,
+        /// Which region it is.
+        generation: u64,
+    },
+    /// Member to coordinator: I have unmapped the region.
+    RegionUnmapped {
+        /// First page of the region.
+        start: PageId,
+        /// Which region it was.
+        generation: u64,
     },
     /// Member to coordinator: nothing of the cluster depends on me any more.
     Leave,
@@ -282,10 +293,10 @@ pub enum Want {
 pub enum Opened {
     /// This node uses the region: it stays while the share lives.
     Used(RegionUse),
-    /// The region is there; [`Membership::ask_use`] first.
+    /// This node does not use the region, or has not heard of it; [`Membership::ask_use`] first.
     Unused {
-        /// Its first page.
-        start: PageId,
+        /// The page that the reference leads to.
+        page: PageId,
     },
 }
 
@@ -328,9 +339,9 @@ pub enum Action {
         /// Members that died.
         died: Vec<Death>,
     },
-    /// A region must be mapped; then answer with [`Membership::region_done`].
+    /// A region must be mapped; then answer with [`Membership::region_mapped`].
     MapRegion(RegionRecord),
-    /// A region must be unmapped; then answer with [`Membership::region_done`].
+    /// A region must be unmapped; then answer with [`Membership::region_unmapped`].
     UnmapRegion(RegionRecord),
     /// A program's ranks are all gone.
     ProgramEnded {
@@ -380,7 +391,9 @@ pub struct Membership {
     me: Option<NodeId>,
     intro: Introduction,
     view: View,
-    regions: BTreeMap<PageId, RegionRecord>,
+    regions: BTreeMap<PageId, Known>,
+    /// Regions that are gone and not unmapped yet, with their generations.
+    unmapping: BTreeMap<PageId, u64>,
     uses: Uses,
     coordinator: Option<Coordinator>,
     detector: Detector,
@@ -397,33 +410,29 @@ pub struct Membership {
 impl Membership {
     /// The coordinator of a new cluster, its first member.
     pub fn coordinator(intro: Introduction) -> Self {
-        let founder = intro.incarnation;
         let me = Member { id: COORDINATOR, intro: intro.clone() };
         Membership {
             me: Some(COORDINATOR),
-            intro,
             view: View { epoch: Epoch(1), members: vec![me], deaths: VecDeque::new() },
-            regions: BTreeMap::new(),
-            uses: Uses::default(),
-            coordinator: Some(Coordinator::of(founder)),
-            detector: Detector::default(),
-            suspicions: Suspicions::default(),
-            errands: Errands::default(),
+            coordinator: Some(Coordinator::of(intro.incarnation)),
             has_met: true,
-            rules: Rules::default(),
-            early: Vec::new(),
-            actions: VecDeque::from([Action::Joined]),
+            ..Membership::new(intro, Action::Joined)
         }
     }
 
     /// A node that will join over the session to the coordinator.
     pub fn newcomer(intro: Introduction, coordinator: LinkId) -> Self {
         let control = Control::Join(intro.clone());
+        Membership::new(intro, Action::SendLink { link: coordinator, control })
+    }
+
+    fn new(intro: Introduction, first: Action) -> Self {
         Membership {
             me: None,
             intro,
             view: View::default(),
             regions: BTreeMap::new(),
+            unmapping: BTreeMap::new(),
             uses: Uses::default(),
             coordinator: None,
             detector: Detector::default(),
@@ -432,7 +441,7 @@ impl Membership {
             has_met: false,
             rules: Rules::default(),
             early: Vec::new(),
-            actions: VecDeque::from([Action::SendLink { link: coordinator, control }]),
+            actions: VecDeque::from([first]),
         }
     }
 
@@ -453,7 +462,7 @@ impl Membership {
 
     /// All regions, by ascending address.
     pub fn regions(&self) -> impl Iterator<Item = &RegionRecord> {
-        self.regions.values()
+        self.regions.values().map(|known| &known.record)
     }
 
     /// Ranks that use a region; known to the coordinator only.
@@ -490,7 +499,7 @@ impl Membership {
             Control::RemoveReply { op, result } if from == Some(COORDINATOR) => {
                 self.actions.push_back(Action::Done { op, result: result.map(|()| None) });
             }
-            Control::RegionAdded(record) if from == Some(COORDINATOR) => self.add_region(record),
+            Control::RegionAdded(record) if from == Some(COORDINATOR) => self.tell_region(&record),
             Control::RegionGone { start } if from == Some(COORDINATOR) => self.drop_region(start),
             Control::LeaveAck if from == Some(COORDINATOR) => self.actions.push_back(Action::Left),
             Control::Shutdown { reason } if from == Some(COORDINATOR) => {
@@ -501,7 +510,8 @@ impl Membership {
             | Control::Remove { .. }
             | Control::Use { .. }
             | Control::Unuse(_)
-            | Control::RegionAck { .. }
+            | Control::RegionMapped { .. }
+            | Control::RegionUnmapped { .. }
             | Control::Leave => self.handle_as_coordinator(link, from, control),
             Control::Met
             | Control::Suspect { .. }
@@ -525,6 +535,7 @@ impl Membership {
 
     fn on_alloc_reply(&mut self, op: u64, result: Result<RegionRecord, String>) {
         if let Ok(record) = &result {
+            self.learn_region(record);
             self.uses.keep(record);
         }
         self.actions.push_back(Action::Done { op, result: result.map(Some) });
@@ -532,6 +543,7 @@ impl Membership {
 
     fn on_use_reply(&mut self, op: u64, result: Result<RegionRecord, String>) {
         if let Ok(record) = &result {
+            self.learn_region(record);
             self.uses.grant(record);
         }
         self.actions.push_back(Action::Done { op, result: result.map(Some) });
@@ -545,29 +557,6 @@ impl Membership {
     /// Marks a region for removal; ends with [`Action::Done`].
     pub fn remove(&mut self, op: u64, name: String) {
         self.ask(Control::Remove { op, name });
-    }
-
-    /// What a reference to `bytes` bytes at `addr` of the region `generation` leads to; why it leads nowhere.
-    pub fn open(&mut self, addr: GlobalAddr, bytes: u64, generation: u64) -> Result<Opened, String> {
-        let found = self.regions.range(..=PageId::of(addr)).next_back();
-        let inside = found.filter(|(_, record)| {
-            let start = record.info.start.start().0;
-            addr.0.checked_add(bytes).is_some_and(|end| end <= start + record.bytes)
-        });
-        let Some((&start, record)) = inside else { return Err("is in no region of this node".into()) };
-        if !regions::is_of_one_cluster(record.generation, generation) {
-            return Err("was made in another cluster, and leads to nothing in the one of this node".into());
-        }
-        if record.generation != generation {
-            return Err(format!("is stale: its region is gone, and `{}` lies there now", record.name));
-        }
-        Ok(self.uses.open(start, generation).map_or(Opened::Unused { start }, Opened::Used))
-    }
-
-    /// Makes this node a user of a region; ends with [`Action::Done`], after which [`Membership::open`] finds it
-    /// used.
-    pub fn ask_use(&mut self, op: u64, start: PageId, generation: u64) {
-        self.ask(Control::Use { op, start, generation });
     }
 
     /// Gives back what no handle uses any more, in one message. For every heartbeat: what was opened since the
@@ -616,11 +605,6 @@ impl Membership {
         }
     }
 
-    /// The shell has mapped or unmapped a region.
-    pub fn region_done(&mut self, start: PageId) {
-        self.ask(Control::RegionAck { start });
-    }
-
     /// Nodes that keep homes: the daemons, or without daemons the ranks.
     pub fn homes(&self) -> Vec<NodeId> {
         let daemons: Vec<NodeId> = self.view.daemons().map(|member| member.id).collect();
@@ -652,8 +636,7 @@ impl Membership {
         self.follow_view();
         self.actions.push_back(Action::Joined);
         for record in regions {
-            self.regions.insert(record.info.start, record.clone());
-            self.actions.push_back(Action::MapRegion(record));
+            self.tell_region(&record);
         }
         for control in std::mem::take(&mut self.early) {
             self.handle(now, LinkId(0), Some(COORDINATOR), control);
@@ -676,20 +659,6 @@ impl Membership {
         let left = old.members.iter().filter(is_gone).cloned().collect();
         self.follow_view();
         self.actions.push_back(Action::ViewChanged { joined, left, died });
-    }
-
-    fn add_region(&mut self, record: RegionRecord) {
-        let start = record.info.start;
-        if self.regions.insert(start, record.clone()).is_none() {
-            self.actions.push_back(Action::MapRegion(record));
-        }
-    }
-
-    fn drop_region(&mut self, start: PageId) {
-        if let Some(record) = self.regions.remove(&start) {
-            self.uses.forget(start);
-            self.actions.push_back(Action::UnmapRegion(record));
-        }
     }
 
     fn broadcast(&mut self, control: &Control) {

@@ -532,9 +532,9 @@ impl Inner {
         outcome.ok_or(Error::Left)
     }
 
-    /// Asks the coordinator to count this node among a region's users.
-    fn use_region(&self, start: PageId, generation: u64) -> Result<()> {
-        let command = Command::Use(start, generation);
+    /// Asks the coordinator to count this node among the users of the region that has the page.
+    fn use_region(&self, page: PageId, generation: Option<u64>) -> Result<()> {
+        let command = Command::Use(page, generation);
         let outcome = self.call(|op| Event::Command { op, command })?;
         match outcome {
             Outcome::Region(result) => result.map(drop).map_err(Error::Refused),

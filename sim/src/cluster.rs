@@ -5,6 +5,7 @@
 mod incidents;
 mod oracle;
 mod plan;
+mod regions;
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap, VecDeque};
@@ -20,6 +21,7 @@ use crate::{ClusterReport, ClusterViolation};
 use oracle::Oracle;
 pub(crate) use plan::Plan;
 use plan::Starved;
+use regions::{Mapped, Regions};
 
 /// Datagrams that fit into a process's socket.
 const SOCKET_MAX: usize = 400;
@@ -49,6 +51,8 @@ pub struct ClusterWork {
     pub deaths: u64,
     /// Lies that were told.
     pub lies: u64,
+    /// Answers that led to a region.
+    pub regions: u64,
 }
 
 impl ClusterWork {
@@ -63,16 +67,28 @@ impl ClusterWork {
         self.questions += other.questions;
         self.deaths += other.deaths;
         self.lies += other.lies;
+        self.regions += other.regions;
     }
 }
 
 impl std::fmt::Display for ClusterWork {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let ClusterWork { events, joins, leaves, crashes, starvations, cuts, questions, deaths, lies } = self;
+        let ClusterWork {
+            events,
+            joins,
+            leaves,
+            crashes,
+            starvations,
+            cuts,
+            questions,
+            deaths,
+            lies,
+            regions,
+        } = self;
         write!(
             f,
             "{events} events, {joins} joins, {leaves} leaves, {crashes} crashes, {starvations} starvations, \
-             {cuts} failed links, {questions} questions, {deaths} deaths, {lies} lies"
+             {cuts} failed links, {questions} questions, {deaths} deaths, {lies} lies, {regions} regions"
         )
     }
 }
@@ -95,6 +111,7 @@ struct Process {
     starved: Option<(Starved, Time)>,
     has_met: bool,
     wakes: bool,
+    regions: Mapped,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -165,6 +182,7 @@ pub(crate) struct Cluster {
     /// Links that are down or lose much, by hosts, one way each: how often.
     links: BTreeMap<(usize, usize), f64>,
     oracle: Oracle,
+    regions: Regions,
     work: ClusterWork,
     #[cfg(feature = "planted")]
     mutation: Option<pagemesh::membership::Mutation>,
@@ -183,6 +201,7 @@ impl Cluster {
             datagrams: Slab::new(),
             links: BTreeMap::new(),
             oracle: Oracle::default(),
+            regions: Regions::default(),
             work: ClusterWork::default(),
             #[cfg(feature = "planted")]
             mutation: None,
@@ -268,7 +287,7 @@ impl Cluster {
             started: 0,
             memory_max: 1 << 30,
             arena_base: 0,
-            arena_size: 1 << 40,
+            arena_size: regions::ARENA_LEN,
             index: None,
         };
         let membership = match index {
@@ -293,6 +312,7 @@ impl Cluster {
             starved: None,
             has_met: index == 0,
             wakes: false,
+            regions: Mapped::default(),
         });
         self.oracle.started(index);
         let first = self.after(HEARTBEAT);
@@ -436,10 +456,8 @@ impl Cluster {
             Content::Ping => self.send(index, from, Content::Pong),
             Content::Pong => {}
             Content::Control(control) => {
-                self.record(|| format!("{index} hears of {from}: {}", short(&control)));
-                let (now, sender) = (self.now, self.node_of(index, from));
-                if let Some(membership) = &mut self.processes[index].membership {
-                    membership.handle(now, LinkId(from as u64), sender, control);
+                if let Some(control) = self.hold(index, from, control) {
+                    self.on_control(index, from, control);
                 }
             }
             Content::Close(words) => {
@@ -457,6 +475,14 @@ impl Cluster {
             }
         }
         self.follow(index);
+    }
+
+    fn on_control(&mut self, index: usize, from: usize, control: Control) {
+        self.record(|| format!("{index} hears of {from}: {}", short(&control)));
+        let (now, sender) = (self.now, self.node_of(index, from));
+        if let Some(membership) = &mut self.processes[index].membership {
+            membership.handle(now, LinkId(from as u64), sender, control);
+        }
     }
 
     /// The member as which `index` knows a process.
@@ -519,6 +545,9 @@ impl Cluster {
                 Some(at) => membership.observe(now, Observation::Drained(at)),
                 None => membership.on_timer(now),
             }
+        }
+        if let Some(membership) = &mut self.processes[index].membership {
+            membership.return_idle_uses();
         }
         self.judge_suspicions(index);
         // The receiver looks at its socket, and finds nothing.
@@ -594,12 +623,12 @@ impl Cluster {
                 self.map(index);
                 self.watch(index);
             }
-            Action::MapRegion(record) | Action::UnmapRegion(record) => {
-                if let Some(membership) = &mut self.processes[index].membership {
-                    membership.region_done(record.info.start);
-                }
+            Action::MapRegion(record) => self.map_region(index, &record),
+            Action::UnmapRegion(record) => self.unmap_region(index, &record),
+            Action::Done { op, result } => {
+                self.answered(index, op, result.ok().flatten().as_ref());
             }
-            Action::ProgramEnded { .. } | Action::Done { .. } => {}
+            Action::ProgramEnded { .. } => {}
             Action::Left => {
                 self.work.leaves += 1;
                 self.oracle.left(index);

@@ -30,7 +30,8 @@ fn no_seed_of_the_members_rig_breaks_a_rule() {
         }
     }
     println!("{SEEDS} seeds: {work}");
-    let ClusterWork { joins, leaves, crashes, starvations, cuts, questions, deaths, lies, .. } = work;
+    let ClusterWork { joins, leaves, crashes, starvations, cuts, questions, deaths, lies, regions, .. } =
+        work;
     let floors = [
         ("joins", joins, 2 * SEEDS),
         ("leaves", leaves, SEEDS / 10),
@@ -40,6 +41,7 @@ fn no_seed_of_the_members_rig_breaks_a_rule() {
         ("questions", questions, 3 * SEEDS),
         ("deaths", deaths, SEEDS / 4),
         ("lies", lies, SEEDS),
+        ("regions", regions, SEEDS),
     ];
     for (what, done, floor) in floors {
         assert!(done >= floor, "{done} {what} in {SEEDS} seeds, at least {floor} are expected");

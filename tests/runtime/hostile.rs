@@ -502,7 +502,8 @@ fn who_is_no_member_commands_nobody() {
         Control::Alloc { op: 1, name: "mine".into(), want },
         Control::Remove { op: 2, name: "data".into() },
         Control::RegionGone { start: PageId(64) },
-        Control::RegionAck { start: PageId(64) },
+        Control::RegionMapped { start: PageId(64), generation: 1 },
+        Control::RegionUnmapped { start: PageId(64), generation: 1 },
         Control::JoinRefused("no".into()),
         Control::Suspect { of: Incarnation(1) },
         Control::Unsuspect { of: Incarnation(1) },
@@ -584,7 +585,6 @@ fn a_member_that_sends_nonsense_harms_no_daemon() {
         rogue.pump_until("the welcome", |rogue| rogue.received.iter().any(|(_, bytes)| bytes[0] == CONTROL));
         let want = Want::Any { bytes: 80 * 4096, element: ElementType::untagged(1), placement: None };
         rogue.send_control(session, &Control::Alloc { op: 1, name: "target".into(), want });
-        rogue.send_control(session, &Control::RegionAck { start: PageId(64) });
         let second = rogue.connect(daemons[1].local_addr());
         for _ in 0..400 {
             let mut message = OutMessage::from_bytes(&[COHERENCE]);

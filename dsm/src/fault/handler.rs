@@ -5,6 +5,7 @@
 //! an interruption: it may lock and allocate. What it must not do is listed in `docs/design.md`; the
 //! masks and flags below are the rules that the kernel can keep for us.
 
+use std::cell::Cell;
 use std::ffi::c_void;
 use std::fmt::Write;
 use std::ops::ControlFlow;
@@ -18,7 +19,7 @@ use super::core_section::{FaultSection, asynchronous};
 use super::{Backend, PageFault, Shared, table};
 use crate::error::{Error, Result};
 use crate::fork;
-use crate::page::Access;
+use crate::page::{Access, PageId};
 
 const SEGV_ACCERR: i32 = 2;
 const BUS_ADRERR: i32 = 2;
@@ -120,13 +121,41 @@ fn on_fault(number: i32, info: *mut libc::siginfo_t, context: *mut c_void) -> Co
     let instruction = instruction(context);
     // No access makes shared memory executable.
     let executes = arena.addresses.contains(&(instruction as usize));
-    if !expected || executes || !arena.access.in_region(page) {
+    let is_known = arena.access.in_region(page);
+    if !is_known && !executes && find_region(&arena, page, &context.uc_stack) {
+        return ControlFlow::Break(());
+    }
+    if is_known && !executes && number == libc::SIGSEGV && !expected && first_at(address) {
+        // Another thread has just found the region.
+        return ControlFlow::Break(());
+    }
+    if !expected || executes || !is_known {
         explain(&arena, address, info.si_code);
         return ControlFlow::Continue(());
     }
     let fault = PageFault { page, access: wanted(context), instruction, thread: current_thread() };
     resolve(&arena, fault, &context.uc_stack);
     ControlFlow::Break(())
+}
+
+/// Asks the sink for a region that this node has not heard of yet: another node may have stored a pointer into
+/// it. The thread faults again afterwards.
+fn find_region(arena: &Shared, page: PageId, alternate: &libc::stack_t) -> bool {
+    // A thread of this library that goes astray asks nobody.
+    let Ok(section) = FaultSection::enter() else { return false };
+    let mut is_found = false;
+    arena.stacks.run(alternate, || {
+        let asks = || arena.sink().is_some_and(|sink| sink.find_region(page));
+        is_found = catch_unwind(AssertUnwindSafe(asks)).unwrap_or(false);
+    });
+    drop(section);
+    is_found
+}
+
+/// Whether this thread's last unexpected signal had another address. An instruction is tried again once.
+fn first_at(address: usize) -> bool {
+    thread_local!(static LAST: Cell<usize> = const { Cell::new(0) });
+    LAST.replace(address) != address
 }
 
 /// Calls the sink. A panic in it ends the process: nothing may unwind out of a signal handler.

@@ -28,6 +28,8 @@ struct Core {
     faults: Vec<PageFault>,
     /// Bytes that "the others" have: installed at the next fault on the page.
     remote: HashMap<PageId, PageBuf>,
+    /// A region, by its first page and its length, that is mapped when its pages are touched.
+    unheard: Option<(PageId, u64)>,
 }
 
 impl Local {
@@ -49,6 +51,13 @@ impl Local {
 impl FaultSink for Local {
     fn resolve(&self, fault: PageFault) {
         self.grant(fault);
+    }
+
+    fn find_region(&self, page: PageId) -> bool {
+        let _section = CoreSection::enter();
+        let Some((start, pages)) = self.core.lock().unheard.take() else { return false };
+        self.arena.map_region(start, pages).expect("a region");
+        (start.0..start.0 + pages).contains(&page.0)
     }
 
     fn submit(&self, fault: PageFault) {

@@ -1,5 +1,7 @@
-//! The coordinator: gives out ids, keeps the directory of regions, and waits until every member has
-//! mapped a region before it tells anybody that the region exists.
+//! The coordinator: gives out ids, and keeps the directory of regions. A node that asks for a new region is
+//! answered when the region's homes have mapped it: no page of it can be asked for before. The other members
+//! are told at the same time and are not waited for, so that one that does not answer holds up nobody. A
+//! removal is told when all were told of the region, and its addresses are free when all have unmapped it.
 
 use std::collections::BTreeMap;
 
@@ -30,9 +32,16 @@ struct Change {
     record: RegionRecord,
     /// Members whose acknowledgement is due.
     due: NodeSet,
-    /// Who asked, each with its own number; empty for a removal.
-    askers: Vec<(NodeId, u64)>,
+    /// Members that wait for the region, each with its request; none for a removal.
+    askers: Vec<(NodeId, Request)>,
     way: Way,
+}
+
+/// A request that ends when the homes of its region have mapped it, by the asker's number for it.
+#[derive(Clone, Copy)]
+enum Request {
+    Alloc(u64),
+    Use(u64),
 }
 
 /// Which way a region is.
@@ -42,6 +51,17 @@ enum Way {
     /// On its way in, and to go as soon as all have it: who has not would take its removal for late news.
     InThenOut,
     Out,
+}
+
+impl Change {
+    fn is_of(&self, generation: u64) -> bool {
+        self.record.generation == generation
+    }
+
+    /// Whether a home of the region has not mapped it.
+    fn waits_for_homes(&self) -> bool {
+        self.record.info.homes.iter().any(|home| self.due.contains(*home))
+    }
 }
 
 impl Coordinator {
@@ -68,9 +88,14 @@ impl Coordinator {
                 let result = self.remove(shared, &name);
                 self.reply(shared, from, op, result.map(|()| None));
             }
-            (Control::Use { op, start, generation }, Some(from)) => {
-                let result = self.directory.open(start, generation, from);
-                self.reply_use(shared, from, op, result);
+            (Control::Use { op, page, generation }, Some(from)) => {
+                let result = self.directory.open(page, generation, from);
+                let change =
+                    result.as_ref().ok().and_then(|record| self.changing.get_mut(&record.info.start));
+                match change.filter(|change| change.waits_for_homes()) {
+                    Some(change) => change.askers.push((from, Request::Use(op))),
+                    None => self.reply_use(shared, from, op, result),
+                }
             }
             (Control::Unuse(returned), Some(from)) => {
                 for returned in returned {
@@ -79,7 +104,18 @@ impl Coordinator {
                     }
                 }
             }
-            (Control::RegionAck { start }, Some(from)) => self.on_region_ack(shared, from, start),
+            (Control::RegionMapped { start, generation }, Some(from)) => {
+                let change = self.changing.get(&start).filter(|change| change.is_of(generation));
+                if change.is_some_and(|change| change.way != Way::Out) {
+                    self.settle_change(shared, from, start);
+                }
+            }
+            (Control::RegionUnmapped { start, generation }, Some(from)) => {
+                let change = self.changing.get(&start).filter(|change| change.is_of(generation));
+                if change.is_some_and(|change| change.way == Way::Out) {
+                    self.settle_change(shared, from, start);
+                }
+            }
             (Control::Leave, Some(from)) => self.on_leave(shared, from),
             // A member that joins again, or a stranger that asks for what only members may.
             (
@@ -88,7 +124,8 @@ impl Coordinator {
                 | Control::Remove { .. }
                 | Control::Use { .. }
                 | Control::Unuse(_)
-                | Control::RegionAck { .. }
+                | Control::RegionMapped { .. }
+                | Control::RegionUnmapped { .. }
                 | Control::Leave
                 | Control::Met
                 | Control::Suspect { .. }
@@ -127,7 +164,7 @@ impl Coordinator {
         // A region on its way in must be mapped by the newcomer too; on its way out it is gone for it.
         let removed = |start: &PageId| self.changing.get(start).is_some_and(|change| change.way == Way::Out);
         let regions = shared.regions.iter().filter(|(start, _)| !removed(start));
-        let regions = regions.map(|(_, record)| record.clone()).collect();
+        let regions = regions.map(|(_, known)| known.record.clone()).collect();
         let control = Control::Joined { id, view: shared.view.clone(), regions };
         shared.actions.push_back(Action::SendLink { link, control });
         self.publish(shared, Some(id));
@@ -244,7 +281,11 @@ impl Coordinator {
 
     fn after_departure(&mut self, shared: &mut Membership, member: &Member) {
         for start in self.changing.keys().copied().collect::<Vec<_>>() {
-            self.on_region_ack(shared, member.id, start);
+            // A newcomer may get the slot, and has asked for nothing.
+            if let Some(change) = self.changing.get_mut(&start) {
+                change.askers.retain(|(asker, _)| *asker != member.id);
+            }
+            self.settle_change(shared, member.id, start);
         }
         for start in self.directory.user_gone(member.id) {
             self.start_removal(shared, start);
@@ -272,16 +313,19 @@ impl Coordinator {
         match self.directory.alloc(&name, want, (from, program), &homes, arena) {
             Err(reason) => self.reply(shared, from, op, Err(reason)),
             Ok((record, false)) => match self.changing.get_mut(&record.info.start) {
-                Some(change) => change.askers.push((from, op)),
-                None => self.reply(shared, from, op, Ok(Some(record))),
+                Some(change) if change.waits_for_homes() => change.askers.push((from, Request::Alloc(op))),
+                Some(_) | None => self.reply(shared, from, op, Ok(Some(record))),
             },
             Ok((record, true)) => {
-                let askers = vec![(from, op)];
+                let askers = vec![(from, Request::Alloc(op))];
                 let due = shared.view.members.iter().map(|member| member.id).collect();
                 let start = record.info.start;
                 self.changing.insert(start, Change { record: record.clone(), due, askers, way: Way::In });
                 shared.broadcast(&Control::RegionAdded(record.clone()));
-                shared.add_region(record);
+                shared.tell_region(&record);
+                if !shared.rules.homes_have_it_first() {
+                    self.answer_askers(shared, start);
+                }
             }
         }
     }
@@ -295,7 +339,7 @@ impl Coordinator {
     }
 
     fn start_removal(&mut self, shared: &mut Membership, start: PageId) {
-        let Some(record) = shared.regions.get(&start).cloned() else { return };
+        let Some(record) = shared.regions.get(&start).map(|known| known.record.clone()) else { return };
         if let Some(change) = self.changing.get_mut(&start).filter(|change| change.way != Way::Out) {
             change.way = Way::InThenOut;
             return;
@@ -306,20 +350,33 @@ impl Coordinator {
         shared.drop_region(start);
     }
 
-    fn on_region_ack(&mut self, shared: &mut Membership, from: NodeId, start: PageId) {
+    /// A member has done its part of a change, or has gone.
+    fn settle_change(&mut self, shared: &mut Membership, from: NodeId, start: PageId) {
         let Some(change) = self.changing.get_mut(&start) else { return };
         change.due.remove(from);
-        if !change.due.is_empty() {
+        if change.waits_for_homes() {
+            return;
+        }
+        self.answer_askers(shared, start);
+        if !self.changing.get(&start).is_some_and(|change| change.due.is_empty()) {
             return;
         }
         let Some(change) = self.changing.remove(&start) else { return };
-        for (asker, op) in change.askers {
-            self.reply(shared, asker, op, Ok(Some(change.record.clone())));
-        }
         match change.way {
             Way::In => {}
             Way::InThenOut => self.start_removal(shared, start),
             Way::Out => self.directory.forget(start),
+        }
+    }
+
+    fn answer_askers(&mut self, shared: &mut Membership, start: PageId) {
+        let Some(change) = self.changing.get_mut(&start) else { return };
+        let (askers, record) = (std::mem::take(&mut change.askers), change.record.clone());
+        for (asker, request) in askers {
+            match request {
+                Request::Alloc(op) => self.reply(shared, asker, op, Ok(Some(record.clone()))),
+                Request::Use(op) => self.reply_use(shared, asker, op, Ok(record.clone())),
+            }
         }
     }
 

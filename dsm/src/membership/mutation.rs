@@ -21,11 +21,12 @@ pub enum Mutation {
     EndedByAnybodysWord,
     OlderViewReplacesNewer,
     DeathIsToldInOneViewOnly,
+    RegionIsToldBeforeItsHomesHaveIt,
 }
 
 impl Mutation {
     /// Every mutation.
-    pub const ALL: [Mutation; 15] = [
+    pub const ALL: [Mutation; 16] = [
         Mutation::DetectorCountsTimeNotListened,
         Mutation::DetectorJudgesBeforeDrained,
         Mutation::DetectorForgetsThatItListened,
@@ -41,6 +42,7 @@ impl Mutation {
         Mutation::EndedByAnybodysWord,
         Mutation::OlderViewReplacesNewer,
         Mutation::DeathIsToldInOneViewOnly,
+        Mutation::RegionIsToldBeforeItsHomesHaveIt,
     ];
 }
 
@@ -142,5 +144,10 @@ impl Rules {
     /// A death stays in the views that follow.
     pub(super) fn deaths_stay(&self) -> bool {
         self.keeps(Mutation::DeathIsToldInOneViewOnly)
+    }
+
+    /// A node that asks for a region is answered when the region's homes have it.
+    pub(super) fn homes_have_it_first(&self) -> bool {
+        self.keeps(Mutation::RegionIsToldBeforeItsHomesHaveIt)
     }
 }

@@ -231,7 +231,8 @@ impl Membership {
             | Control::Unuse(_)
             | Control::RegionAdded(_)
             | Control::RegionGone { .. }
-            | Control::RegionAck { .. }
+            | Control::RegionMapped { .. }
+            | Control::RegionUnmapped { .. }
             | Control::Leave
             | Control::LeaveAck
             | Control::Probe { .. }

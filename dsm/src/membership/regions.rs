@@ -196,15 +196,21 @@ impl Directory {
         unused
     }
 
-    /// A node opens a reference into a region.
+    /// A node opens a reference into a region, or follows a pointer into one that it has not heard of.
     pub(super) fn open(
         &mut self,
-        start: PageId,
-        generation: u64,
+        page: PageId,
+        generation: Option<u64>,
         node: NodeId,
     ) -> Result<RegionRecord, String> {
-        let entry = self.regions.get_mut(&start);
-        let entry = entry.filter(|entry| entry.record.generation == generation && !entry.leaving);
+        let entry = self.regions.range_mut(..=page).next_back().map(|(_, entry)| entry);
+        let entry = entry.filter(|entry| {
+            let is_it = generation.is_none_or(|generation| entry.record.generation == generation);
+            is_it && entry.record.info.contains(page) && !entry.leaving
+        });
+        if generation.is_some_and(|generation| !is_of_one_cluster(self.last_generation, generation)) {
+            return Err("the reference was made in another cluster".into());
+        }
         let entry = entry.ok_or_else(|| "the reference is stale: its region is gone".to_owned())?;
         *entry.openers.entry(node).or_default() += 1;
         Ok(entry.record.clone())

@@ -28,7 +28,8 @@ impl Control {
             | Control::Unuse(_)
             | Control::RemoveReply { .. }
             | Control::RegionGone { .. }
-            | Control::RegionAck { .. }
+            | Control::RegionMapped { .. }
+            | Control::RegionUnmapped { .. }
             | Control::Leave
             | Control::LeaveAck
             | Control::Met

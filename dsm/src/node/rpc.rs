@@ -377,7 +377,7 @@ impl Node {
             match opened {
                 Opened::Used(share) => return Ok(share),
                 // Once more: a node that was stopped meanwhile may have given the use back.
-                Opened::Unused { start } => self.inner.use_region(start, generation)?,
+                Opened::Unused { page } => self.inner.use_region(page, Some(generation))?,
             }
         }
     }

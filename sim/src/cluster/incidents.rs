@@ -40,7 +40,20 @@ impl Cluster {
                 self.oracle.cut((from, to), self.now, loss);
                 self.schedule(self.now + lasts, Event::Over(index));
             }
-            Fate::Crash(_) | Fate::Leave(_) | Fate::Starve(..) => {}
+            Fate::Alloc(process, name) if self.can_ask(process) => self.alloc(process, name),
+            Fate::Remove(process, name) if self.can_ask(process) => self.remove(process, name),
+            Fate::Open(process) if self.can_ask(process) => self.open(process),
+            Fate::Mute(process) if self.is_running(process) => {
+                self.mute(process);
+                self.schedule(self.now + lasts, Event::Over(index));
+            }
+            Fate::Crash(_)
+            | Fate::Leave(_)
+            | Fate::Starve(..)
+            | Fate::Alloc(..)
+            | Fate::Remove(..)
+            | Fate::Open(_)
+            | Fate::Mute(_) => {}
         }
     }
 
@@ -57,8 +70,20 @@ impl Cluster {
                 self.links.remove(&(from, to));
                 self.oracle.healed((from, to), self.now);
             }
-            Fate::Start(_) | Fate::Crash(_) | Fate::Leave(_) => {}
+            Fate::Mute(process) if self.is_running(process) => self.unmute(process),
+            Fate::Start(_)
+            | Fate::Crash(_)
+            | Fate::Leave(_)
+            | Fate::Alloc(..)
+            | Fate::Remove(..)
+            | Fate::Open(_)
+            | Fate::Mute(_) => {}
         }
+    }
+
+    /// Whether the program of a process may ask for something now.
+    fn can_ask(&self, process: usize) -> bool {
+        self.is_running(process) && self.has_joined(process) && self.processes[process].starved.is_none()
     }
 
     fn is_running(&self, process: usize) -> bool {

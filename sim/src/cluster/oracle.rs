@@ -427,7 +427,7 @@ impl Cluster {
                 return format!("{index} wants to leave");
             }
         }
-        String::new()
+        self.unsettled_regions(&all).unwrap_or_default()
     }
 }
 

@@ -18,6 +18,8 @@ pub(crate) struct Plan {
     pub(super) liar: Option<usize>,
     /// A process that is stopped by a debugger when it does not run.
     pub(super) traced: Option<usize>,
+    /// Nothing befalls anybody but one process that is mute, and is no home.
+    pub(super) only_mute: bool,
     /// From then on nothing befalls anybody.
     pub(super) ends: Time,
     /// How long the cluster may take to come to rest afterwards.
@@ -43,6 +45,13 @@ pub(super) enum Fate {
     Start(usize),
     Crash(usize),
     Leave(usize),
+    /// Asks for a region by one of a few names.
+    Alloc(usize, u32),
+    Remove(usize, u32),
+    /// Opens a reference into some region.
+    Open(usize),
+    /// Answers pings, and takes in nothing about regions.
+    Mute(usize),
     Starve(usize, Starved),
     /// From one host to another, one way.
     Cut {
@@ -102,6 +111,11 @@ impl Plan {
             let fate = Fate::Starve(process, Starved::Process);
             incidents.push((rng.u64(..lasts * SECOND), Span(rng.u64(..40) * SECOND), fate));
         }
+        let mute = draw_regions(&processes, lasts, rng, &mut incidents);
+        let only_mute = mute && rng.bool();
+        if only_mute {
+            incidents.retain(|(_, _, fate)| !fate.is_trouble());
+        }
         let begun = Time(SECOND);
         let incidents = incidents.into_iter();
         let incidents = incidents.map(|(at, lasts, fate)| Incident { at: begun + Span(at), lasts, fate });
@@ -113,12 +127,55 @@ impl Plan {
             delay: [Span::from_us(50), Span::from_ms(2), Span::from_ms(40)][rng.usize(..3)],
             tail: [Span(0), Span::from_ms(2_500)][rng.usize(..2)],
             loss: [0.0, 0.01, 0.2][rng.usize(..3)],
-            liar: (rng.u32(..5) == 0 && count > 2).then(|| rng.usize(1..count)),
-            traced,
+            only_mute,
+            liar: (rng.u32(..5) == 0 && count > 2 && !only_mute).then(|| rng.usize(1..count)),
+            traced: traced.filter(|_| !only_mute),
             ends: ends.max(last),
             settles: Span::from_ms(60_000),
         }
     }
+}
+
+impl Fate {
+    /// Whether it may keep processes from answering each other.
+    fn is_trouble(&self) -> bool {
+        match self {
+            Fate::Crash(_) | Fate::Starve(..) | Fate::Cut { .. } => true,
+            Fate::Start(_)
+            | Fate::Leave(_)
+            | Fate::Alloc(..)
+            | Fate::Remove(..)
+            | Fate::Open(_)
+            | Fate::Mute(_) => false,
+        }
+    }
+}
+
+/// What the processes do about regions; true if one that is no home takes in nothing about them for a while.
+fn draw_regions(
+    processes: &[Spec],
+    lasts: u64,
+    rng: &mut Rng,
+    incidents: &mut Vec<(u64, Span, Fate)>,
+) -> bool {
+    let count = processes.len();
+    for _ in 0..rng.usize(0..=6) {
+        let (process, name) = (rng.usize(..count), rng.u32(..super::regions::NAMES));
+        let fate = match rng.u32(..6) {
+            0 => Fate::Remove(process, name),
+            1 | 2 => Fate::Open(process),
+            _ => Fate::Alloc(process, name),
+        };
+        incidents.push((rng.u64(..lasts * SECOND), Span(0), fate));
+    }
+    let process = rng.usize(..count);
+    // Where the coordinator is a daemon no rank is a home.
+    let mute = rng.u32(..4) == 0 && processes[0].rank.is_none() && processes[process].rank.is_some();
+    if mute {
+        let span = Span(rng.u64(2 * SECOND..40 * SECOND));
+        incidents.push((rng.u64(..lasts * SECOND), span, Fate::Mute(process)));
+    }
+    mute
 }
 
 fn draw_trouble(hosts: usize, count: usize, lasts: u64, rng: &mut Rng) -> (u64, Span, Fate) {

@@ -66,6 +66,18 @@ fn a_fault_names_its_instruction_and_its_thread() {
     });
 }
 
+/// Another node has stored a pointer into a new region, and this one follows it before the news has come.
+#[test]
+fn a_pointer_into_a_region_that_the_node_has_not_heard_of_is_followed() {
+    on_each_backend(4, |rig| {
+        rig.locked(|memory| memory.unmap_region(PageId(2), 2)).expect("unmapped");
+        rig.core.lock().unheard = Some((PageId(2), 2));
+        rig.store(3, 9);
+        assert_eq!(rig.load(3), 9);
+        assert_eq!(rig.faults(), [(3, Access::Write)]);
+    });
+}
+
 #[test]
 fn a_load_of_a_hole_maps_it_read_only() {
     on_each_backend(2, |rig| {
