@@ -7,6 +7,7 @@
 //! The idea of handling page faults in user space to share memory is Li and Hudak's (IVY, 1989).
 
 use std::ops::Range;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
 
 use crate::error::{Error, Result};
@@ -118,6 +119,8 @@ struct Shared {
     counts: counts::Counters,
     stacks: StackPool,
     sink: OnceLock<Weak<dyn FaultSink>>,
+    /// Set before the view loses all access for ever: from then on accesses fault by SIGSEGV on every backend.
+    revoked: AtomicBool,
 }
 
 impl Arena {
@@ -149,6 +152,7 @@ impl Arena {
             counts: counts::Counters::default(),
             stacks: StackPool::new(),
             sink: OnceLock::new(),
+            revoked: AtomicBool::new(false),
         });
         let registration = view.as_ref().map(|_| register(&shared)).transpose()?;
         let mapper = Mapper::start(view, &shared, options)?;
@@ -290,6 +294,16 @@ impl Arena {
         self.shared.counts.read(self.mapper.reductions())
     }
 
+    /// Takes all access to the application's view away for ever: when this returns, every load and store to a page
+    /// faults, and no later call maps one again. The bytes stay, and [`Memory::read`] gives them. For the end of a
+    /// node, whose sink ends the process in such a fault; a system call on a page fails with EFAULT. May be repeated,
+    /// and needs no lock.
+    pub fn revoke_all(&self) {
+        // Before the protection: the handler must know a fault that comes at once.
+        self.shared.revoked.store(true, Ordering::SeqCst);
+        self.mapper.revoke();
+    }
+
     /// Carries a run of pages from one access to another.
     fn change(&self, run: Range<u64>, old: Access, new: Access) {
         if old == new {
@@ -375,6 +389,10 @@ impl Memory for &Arena {
         assert_eq!(self.access(page), Access::None, "{page:?} is in use");
         expect(self.store.punch(bytes(&run_of(page))), "giving memory back");
         self.shared.access.set_backed(page, Backing::Hole);
+    }
+
+    fn revoke_all(&mut self) {
+        Arena::revoke_all(self);
     }
 }
 

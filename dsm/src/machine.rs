@@ -380,6 +380,11 @@ impl Machine {
         if self.cores.lifecycle.why().is_some() || self.cores.lifecycle.is_closed() {
             host.end_lending();
         }
+        if self.cores.lifecycle.why().is_some() {
+            // Before the outputs tell it to anybody: no thread goes on with bytes that others change no more, or
+            // change unseen.
+            host.revoke_all();
+        }
         any
     }
 

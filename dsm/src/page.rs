@@ -123,6 +123,9 @@ pub trait Memory {
     fn expect(&mut self, _first: PageId, _pages: u64) {}
     /// Gives the page's memory back; its access must be [`Access::None`]. A later read sees zeros.
     fn discard(&mut self, page: PageId);
+    /// Takes all access to all pages away for ever, because the node has ended: when it returns, every access
+    /// faults, and no later call gives any. The bytes stay.
+    fn revoke_all(&mut self);
 }
 
 /// What a core may do to the words by which the threads of its node take locks without it.

@@ -482,6 +482,10 @@ impl Memory for Frame {
         assert_eq!((page, self.access), (PAGE, Access::None));
         self.value = 0;
     }
+
+    fn revoke_all(&mut self) {
+        unreachable!("the coherence core does not end the node");
+    }
 }
 
 impl LockWords for Frame {

@@ -40,6 +40,8 @@ pub(crate) struct Local {
     /// Pages that take memory, those included that no program touches.
     backed: BTreeSet<PageId>,
     pool: PagePool,
+    /// The node has ended: its threads have no access any more.
+    revoked: bool,
 }
 
 #[derive(Clone, Copy)]
@@ -59,7 +61,7 @@ impl Local {
         let frame = Frame { cells: [0; CELLS.len()], access: Access::None };
         let (frames, lent) = (vec![frame; pages], vec![None; pages]);
         let (touched, pool) = (SmallVec::new(), PagePool::new(64));
-        Local { me, threads, frames, lent, touched, backed: BTreeSet::new(), pool }
+        Local { me, threads, frames, lent, touched, backed: BTreeSet::new(), pool, revoked: false }
     }
 
     /// What the MMU allows on a page.
@@ -195,6 +197,7 @@ impl NodeMemory<'_> {
     }
 
     fn map(&mut self, page: usize, access: Access) {
+        let access = if self.local.revoked { Access::None } else { access };
         self.local.frames[page].access = access;
         self.local.touched.push(page as u8);
         self.shared.oracle.mapped(self.local.me, page, access);
@@ -261,6 +264,14 @@ impl Memory for NodeMemory<'_> {
         frame.cells = [0; CELLS.len()];
         if mapped != Access::None {
             self.shared.oracle.fail(|| format!("only unmapped memory is given back: {me} {page:?}"));
+        }
+    }
+
+    fn revoke_all(&mut self) {
+        if !self.local.revoked {
+            self.between();
+            self.local.revoked = true;
+            (0..self.local.frames.len()).for_each(|page| self.map(page, Access::None));
         }
     }
 }

@@ -221,6 +221,8 @@ fn the_child_plays_its_role() {
         "reader" => crate::death::reader,
         "locker" => crate::death::locker,
         "joiner" => crate::death::joiner,
+        "loads for ever" => crate::ended::loads_for_ever,
+        "stores after an error" => crate::ended::stores_after_an_error,
         "waiter" => crate::starved::waiter,
         "giver" => crate::leaving::giver,
         "taker" => crate::leaving::taker,

@@ -12,6 +12,7 @@ mod calls;
 mod contention;
 mod counting;
 mod death;
+mod ended;
 mod forks;
 mod guests;
 mod hard_calls;

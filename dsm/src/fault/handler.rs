@@ -11,6 +11,7 @@ use std::fmt::Write;
 use std::ops::ControlFlow;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::OnceLock;
+use std::sync::atomic::Ordering;
 
 use nix::errno::Errno;
 use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, raise, sigaction};
@@ -111,10 +112,13 @@ fn on_fault(number: i32, info: *mut libc::siginfo_t, context: *mut c_void) -> Co
         return ControlFlow::Continue(());
     }
     let page = arena.page_of(address);
+    let protected = number == libc::SIGSEGV && info.si_code == SEGV_ACCERR;
+    let revoked = protected && arena.revoked.load(Ordering::SeqCst);
     let expected = match arena.backend {
-        Backend::Signal => number == libc::SIGBUS && info.si_code == BUS_ADRERR,
-        Backend::Mprotect => number == libc::SIGSEGV && info.si_code == SEGV_ACCERR,
-        Backend::Thread | Backend::None => false,
+        Backend::Signal => revoked || number == libc::SIGBUS && info.si_code == BUS_ADRERR,
+        Backend::Mprotect => protected,
+        Backend::Thread => revoked,
+        Backend::None => false,
     };
     // SAFETY: the kernel passes the interrupted thread's context.
     let context = unsafe { &*context.cast::<libc::ucontext_t>() };

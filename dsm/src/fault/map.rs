@@ -94,6 +94,12 @@ impl AppView {
         unsafe { mprotect(start, size, protection) }
     }
 
+    /// Takes all access to the whole view away. Every mapping in it changes as a whole, so that the kernel needs no
+    /// further ones.
+    pub(super) fn protect_all(&self) -> Result<(), Errno> {
+        self.protect(0..self.len, Access::None)
+    }
+
     /// Whether the kernel may load the byte at `offset` for a system call, namely a write to `pipe`.
     pub(super) fn system_load(&self, offset: usize, pipe: BorrowedFd<'_>) -> Result<(), Errno> {
         let byte = ptr::with_exposed_provenance::<c_void>(self.address(offset));

@@ -7,6 +7,8 @@ use std::io;
 use std::ops::Range;
 use std::sync::Arc;
 
+use parking_lot::Mutex;
+
 use super::access::AccessMap;
 use super::events::EventThread;
 use super::map::{AppView, Store};
@@ -26,9 +28,20 @@ pub(super) enum Mapper {
         _events: Option<EventThread>,
         uffd: Arc<Uffd>,
         view: AppView,
+        /// Held while the mappings' own protection changes, which bounds what userfaultfd can give: once it is
+        /// taken away, pages may be mapped and are not accessible.
+        admission: Mutex<Admission>,
     },
     /// The `mprotect` backend.
     Mprotect { protections: Mprotect, view: AppView },
+}
+
+/// Whether accesses to regions may reach userfaultfd.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Admission {
+    Open,
+    /// For ever: the node has ended.
+    Revoked,
 }
 
 impl Mapper {
@@ -45,11 +58,15 @@ impl Mapper {
         };
         match shared.backend {
             Backend::None => Ok(Mapper::Nothing),
-            Backend::Signal => Ok(Mapper::Userfault { _events: None, uffd: open(Delivery::Signal)?, view }),
+            Backend::Signal => {
+                let admission = Mutex::new(Admission::Open);
+                Ok(Mapper::Userfault { _events: None, uffd: open(Delivery::Signal)?, view, admission })
+            }
             Backend::Thread => {
                 let uffd = open(Delivery::Message)?;
                 let events = EventThread::start(uffd.clone(), shared.clone())?;
-                Ok(Mapper::Userfault { _events: Some(events), uffd, view })
+                let admission = Mutex::new(Admission::Open);
+                Ok(Mapper::Userfault { _events: Some(events), uffd, view, admission })
             }
             Backend::Mprotect => {
                 Ok(Mapper::Mprotect { protections: Mprotect::new(options.mappings_max), view })
@@ -83,12 +100,30 @@ impl Mapper {
     pub(super) fn admit(&self, access: &AccessMap, pages: &Range<u64>) {
         match self {
             Mapper::Nothing => {}
-            Mapper::Userfault { view, .. } => {
-                expect(view.protect(bytes(pages), Access::Write), "admitting a region");
+            Mapper::Userfault { view, admission, .. } => {
+                let admission = admission.lock();
+                if *admission == Admission::Open {
+                    expect(view.protect(bytes(pages), Access::Write), "admitting a region");
+                }
             }
             Mapper::Mprotect { protections, view } => {
                 protections.add_region(Target { view, access }, pages.clone());
             }
+        }
+    }
+
+    /// Takes all access away, and keeps later calls from giving any. Complete on return, whichever thread began.
+    pub(super) fn revoke(&self) {
+        match self {
+            Mapper::Nothing => {}
+            Mapper::Userfault { view, admission, .. } => {
+                let mut admission = admission.lock();
+                if *admission == Admission::Open {
+                    *admission = Admission::Revoked;
+                    expect(view.protect_all(), "taking all access away");
+                }
+            }
+            Mapper::Mprotect { protections, view } => protections.revoke(view),
         }
     }
 

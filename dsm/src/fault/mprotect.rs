@@ -10,6 +10,7 @@ use nix::errno::Errno;
 use parking_lot::Mutex;
 
 use super::access::AccessMap;
+use super::expect;
 use super::map::AppView;
 use crate::config::fault::{MAPPINGS_DEFAULT, NEIGHBOURHOOD_PAGES};
 use crate::page::{Access, EXTENT_PAGES, PAGE_SIZE, PageId};
@@ -31,6 +32,8 @@ struct State {
     hand: u64,
     /// Neighbourhoods that lost their mappings, so far.
     reductions: u64,
+    /// All access is taken away for ever.
+    revoked: bool,
 }
 
 /// What the calls below work on.
@@ -97,6 +100,15 @@ impl Mprotect {
         self.set(target, start..end, access);
     }
 
+    /// Takes all access away; no call gives any from now on.
+    pub(super) fn revoke(&self, view: &AppView) {
+        let mut state = self.state.lock();
+        if !state.revoked {
+            state.revoked = true;
+            expect(view.protect_all(), "taking all access away");
+        }
+    }
+
     /// Places where the protection changes, as counted.
     #[cfg(test)]
     pub(super) fn edges(&self) -> usize {
@@ -111,6 +123,9 @@ impl Mprotect {
 
 impl State {
     fn set(&mut self, target: Target<'_>, pages: Range<u64>, access: Access) -> Result<(), Errno> {
+        if self.revoked {
+            return Ok(());
+        }
         let before = edges(target.access, &pages);
         let page = PAGE_SIZE as u64;
         let bytes = (pages.start * page) as usize..(pages.end * page) as usize;

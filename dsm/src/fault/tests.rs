@@ -13,6 +13,7 @@ use super::*;
 mod children;
 mod limits;
 mod races;
+mod revoked;
 mod rules;
 mod system_calls;
 

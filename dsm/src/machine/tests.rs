@@ -52,6 +52,8 @@ impl Memory for Nothing {
     fn discard(&mut self, page: PageId) {
         unreachable!("{page:?} is in no region")
     }
+
+    fn revoke_all(&mut self) {}
 }
 
 impl LockWords for Nothing {

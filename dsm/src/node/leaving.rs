@@ -9,8 +9,8 @@ use crate::error::{Error, Result};
 use crate::fault::CoreSection;
 use crate::fork;
 use crate::machine::{Command, Departing, Departure, Event, LeaveFailure, Outcome, describe};
-use crate::membership::{Kind, Membership};
-use crate::page::{Access, Span};
+use crate::membership::Kind;
+use crate::page::Span;
 
 /// Told to the peers of a node whose memory goes with it.
 const WITHOUT_LEAVING: &str = "its program ended without leaving, and its memory with it";
@@ -54,19 +54,11 @@ impl Inner {
         let left = self.depart(Departing { writes_back, by, asks: met.is_ok() });
         self.close("left");
         if departure == Departure::Wish {
-            self.take_access_away();
+            // So that no store is lost unnoticed: pages whose home is this node are not written back, and were
+            // accessible until here.
+            self.arena.revoke_all();
         }
         met.and(left.map_err(|failure| self.explain_departure(failure)))
-    }
-
-    /// From now on every access to shared memory faults, so that no store is lost unnoticed: pages whose home is this
-    /// node are not written back, and were accessible until here.
-    fn take_access_away(&self) {
-        self.with_machine(|machine| {
-            for record in machine.membership().into_iter().flat_map(Membership::regions) {
-                self.arena.protect_range(record.info.start, record.info.pages, Access::None);
-            }
-        });
     }
 
     /// Leaves because a signal ends the process. The sessions stay open, so that no other thread gets an

@@ -141,6 +141,10 @@ impl Memory for LocalMemory<'_> {
     fn discard(&mut self, page: PageId) {
         self.arena().discard(page);
     }
+
+    fn revoke_all(&mut self) {
+        self.arena.revoke_all();
+    }
 }
 
 impl LockWords for LocalMemory<'_> {

@@ -3,6 +3,7 @@
 
 use std::os::unix::process::ExitStatusExt;
 use std::process::{Command, Output};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use nix::sys::resource::{Resource, setrlimit};
 use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction};
@@ -41,6 +42,9 @@ fn child() {
         "forced" => force_what_is_impossible(backend),
         "limit" => lower_the_address_space_limit(backend),
         "mappings" => use_up_the_mappings(backend),
+        "revoked load" => touch_after_the_end(backend, |node| assert_eq!(node.load(), 1)),
+        "revoked store" => touch_after_the_end(backend, |node| node.store(2)),
+        "revoked loop" => load_in_a_loop_to_the_end(backend),
         other => panic!("unknown scenario {other}"),
     }
     println!("{DONE}");
@@ -345,4 +349,93 @@ fn use_up_the_mappings(backend: Backend) {
     let rig = Rig::with(options);
     // On a machine with a higher limit the budget's own test has to do.
     limits::mix_states(&rig);
+}
+
+/// A node whose end is told to every fault from then on.
+struct Mortal {
+    local: Local,
+    ended: AtomicBool,
+}
+
+impl FaultSink for Mortal {
+    fn resolve(&self, fault: PageFault) {
+        if self.ended.load(Ordering::SeqCst) {
+            handler::die(format_args!("the cause of the end"));
+        }
+        self.local.grant(fault);
+    }
+
+    fn submit(&self, fault: PageFault) {
+        self.resolve(fault);
+    }
+}
+
+impl Mortal {
+    /// As [`Rig`]: the first page is mapped for loads and stores.
+    fn start(backend: Backend) -> Arc<Mortal> {
+        let arena = Arena::reserve(&options(backend, 2)).expect("an arena");
+        let local = Local { arena, core: Mutex::default() };
+        let mortal = Arc::new(Mortal { local, ended: AtomicBool::new(false) });
+        let sink: Weak<Mortal> = Arc::downgrade(&mortal);
+        mortal.local.arena.deliver_to(sink);
+        mortal.local.arena.map_region(PageId(0), 2).expect("a region");
+        mortal.store(1);
+        mortal
+    }
+
+    fn word(&self) -> &AtomicU64 {
+        let pointer = self.local.arena.pointer(GlobalAddr(0)).expect("inside the arena");
+        // SAFETY: aligned, mapped as long as the arena lives, and accessed atomically only.
+        unsafe { AtomicU64::from_ptr(pointer.cast()) }
+    }
+
+    fn load(&self) -> u64 {
+        self.word().load(Ordering::Relaxed)
+    }
+
+    fn store(&self, value: u64) {
+        self.word().store(value, Ordering::Relaxed);
+    }
+
+    fn end(&self) {
+        self.ended.store(true, Ordering::SeqCst);
+        self.local.arena.revoke_all();
+    }
+}
+
+#[test]
+fn a_load_or_store_after_the_end_of_the_node_ends_the_process_with_the_cause() {
+    dies("revoked load", &ALL, Signal::SIGABRT, "the cause of the end");
+    dies("revoked store", &ALL, Signal::SIGABRT, "the cause of the end");
+}
+
+fn touch_after_the_end(backend: Backend, touch: impl Fn(&Mortal)) {
+    let mortal = Mortal::start(backend);
+    mortal.end();
+    touch(&mortal);
+}
+
+#[test]
+fn a_thread_that_only_loads_ends_with_its_node() {
+    dies("revoked loop", &ALL, Signal::SIGABRT, "the cause of the end");
+}
+
+fn load_in_a_loop_to_the_end(backend: Backend) {
+    let mortal = Mortal::start(backend);
+    let (loads, over) = (AtomicU64::new(0), AtomicBool::new(false));
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            // At least one load begins after the end has returned.
+            while !over.load(Ordering::SeqCst) {
+                assert_eq!(mortal.load(), 1);
+                loads.fetch_add(1, Ordering::SeqCst);
+            }
+            assert_eq!(mortal.load(), 1);
+        });
+        while loads.load(Ordering::SeqCst) < 1000 {
+            std::hint::spin_loop();
+        }
+        mortal.end();
+        over.store(true, Ordering::SeqCst);
+    });
 }
