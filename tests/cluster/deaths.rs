@@ -92,6 +92,37 @@ fn a_killed_daemon_ends_all() {
     }
 }
 
+/// A rank that has a page mapped ends in a page fault when a daemon is killed, and names the daemon.
+#[track_caller]
+fn ends_in_a_fault(role: &str) {
+    let bed = Bed::new();
+    bed.pagemesh("up --nodes 2").ok();
+    let ready = bed.pipe("ready");
+    let subject = env!("CARGO_BIN_EXE_subject");
+    let going = bed.start("pagemesh", &format!("run --ranks 1 {subject} {role} {}", ready.path()));
+    ready.hear("the rank has its page");
+    let status = bed.status();
+    let members = status["members"].as_array().expect("members");
+    let daemon = members.iter().find(|member| member["id"] == 1 && member["kind"] == "Daemon");
+    let daemon = daemon.and_then(|member| member["pid"].as_i64()).expect("daemon 1");
+    let done = kill_and_wait(daemon as i32, going);
+    assert_eq!(done.code, 70, "{done:#?}");
+    let says = |line: &str| line.contains("a page fault at") && line.contains("node 1 died");
+    assert!(done.err.lines().any(says), "the cause is not named: {done:#?}");
+    bed.pagemesh("down").ok();
+    bed.assert_nothing_left();
+}
+
+#[test]
+fn a_rank_that_only_loads_ends_with_its_cluster() {
+    ends_in_a_fault("load");
+}
+
+#[test]
+fn a_rank_that_stores_after_the_end_of_its_cluster_ends() {
+    ends_in_a_fault("store");
+}
+
 #[test]
 fn the_commands_own_death_ends_all_that_it_started() {
     let bed = Bed::new();

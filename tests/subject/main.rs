@@ -33,6 +33,8 @@ fn run(what: &str, arguments: &[String]) -> Result<()> {
         "make" => make(&dsm)?,
         "check" => check(&dsm)?,
         "wait" => wait(&dsm, arguments)?,
+        "load" => load(&dsm, arguments)?,
+        "store" => store(&dsm, arguments)?,
         _ if dsm.rank() == 1 => wrong(&dsm, what)?,
         _ => {}
     }
@@ -73,6 +75,31 @@ fn wait(dsm: &Dsm, pipes: &[String]) -> Result<()> {
         std::fs::read(&pipes[1]).map_err(io)?;
     }
     Ok(())
+}
+
+/// Loads from a page for ever, and says through the pipe when it begins.
+fn load(dsm: &Dsm, pipes: &[String]) -> Result<()> {
+    let slice = dsm.alloc::<u64>("loaded", 1)?;
+    let value = slice.get(0);
+    say_ready(pipes)?;
+    while slice.get(0) == value {
+        std::hint::spin_loop();
+    }
+    Err(Error::Invalid("nobody stores into the page".to_owned()))
+}
+
+/// Stores into a page that it has mapped, once a call has said that the cluster has ended.
+fn store(dsm: &Dsm, pipes: &[String]) -> Result<()> {
+    let slice = dsm.alloc::<u64>("stored", 1)?;
+    slice.set(0, 1);
+    say_ready(pipes)?;
+    while dsm.barrier().is_ok() {}
+    slice.set(0, 2);
+    Err(Error::Invalid("a store after the end of the cluster was taken".to_owned()))
+}
+
+fn say_ready(pipes: &[String]) -> Result<()> {
+    std::fs::write(&pipes[0], "ready").map_err(|error| Error::os("a pipe of the test", error))
 }
 
 fn wrong(dsm: &Dsm, what: &str) -> Result<()> {
