@@ -449,7 +449,8 @@ impl Coherence {
         self.barrier_home
     }
 
-    /// At the barriers' home: the members that have not arrived. Empty elsewhere, and when no member waits.
+    /// At the barriers' home: the members that have not arrived, or have withdrawn their arrival. Empty
+    /// elsewhere, and when no member has come since the last one ended.
     pub fn barrier_missing(&self, barrier: BarrierId) -> NodeSet {
         self.barriers.missing(barrier)
     }

@@ -122,6 +122,44 @@ fn a_rank_whose_deadline_has_passed_is_waited_for_at_the_barrier() {
 }
 
 #[test]
+fn a_rank_that_stops_waiting_at_a_barrier_names_the_ranks_that_have_not_come_and_not_itself() {
+    for daemons in [0, 1] {
+        let (apart, late) = (std::sync::Barrier::new(3), std::sync::Barrier::new(2));
+        Rig::with_daemons(daemons, 3).run(move |dsm| {
+            let given_up = |words: &str| {
+                // The question for the missing ranks takes no longer than the wait did: a busy machine needs more.
+                let mut timeout = SOON;
+                loop {
+                    let error = dsm.barrier_timeout(timeout).unwrap_err().to_string();
+                    assert!(!error.contains("all ranks have come"), "{error}");
+                    assert!(!error.contains(&format!("[{}", dsm.rank())), "{error}");
+                    if error.contains(words) {
+                        return;
+                    }
+                    assert!(timeout < LONG, "{error}");
+                    timeout *= 2;
+                }
+            };
+            // First this rank alone comes, then ranks 0 and 1 do.
+            if dsm.rank() == 0 {
+                given_up("where ranks [1, 2] of 3 are missing");
+            }
+            apart.wait();
+            match dsm.rank() {
+                0 => dsm.barrier().unwrap(),
+                1 => given_up("where rank 2 of "),
+                _ => {}
+            }
+            if dsm.rank() > 0 {
+                late.wait();
+                dsm.barrier().unwrap();
+            }
+            dsm.leave().unwrap();
+        });
+    }
+}
+
+#[test]
 fn a_wait_ends_at_the_instant_that_is_its_deadline() {
     let apart = std::sync::Barrier::new(2);
     Rig::with_daemons(1, 2).run(move |dsm| {

@@ -112,9 +112,11 @@ impl Barriers {
         }
     }
 
-    /// At the home: the members that have not arrived, if any has.
+    /// At the home: the members that have not arrived in the present generation, if any has. A member that has
+    /// withdrawn its arrival counts as one that has not arrived.
     pub(super) fn missing(&self, barrier: BarrierId) -> NodeSet {
-        let Some(home) = self.homes.get(&barrier).filter(|home| !home.arrived.is_empty()) else {
+        let has_begun = |home: &&Home| !home.arrived.is_empty() || !home.withdrawn.is_empty();
+        let Some(home) = self.homes.get(&barrier).filter(has_begun) else {
             return NodeSet::EMPTY;
         };
         home.members.iter().filter(|member| !home.arrived.contains(*member)).collect()

@@ -296,7 +296,9 @@ impl Inner {
                 Err(_) => return format!("of which {} says nothing", self.name(home)),
             },
         };
-        self.describe_ranks(missing, until)
+        // A rank that asks has come itself, also if it has withdrawn its arrival before it asks.
+        let me = self.with_machine(|machine| machine.membership()?.me());
+        self.describe_ranks(me.map_or(missing, |me| missing.without(me)), until)
     }
 
     /// Which ranks have not come, and in what else they wait, as far as that can be found out until `until`.

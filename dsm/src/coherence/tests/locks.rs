@@ -537,6 +537,8 @@ fn a_barrier_waits_for_a_member_that_has_withdrawn() {
         withdraw(&mut rig, goes, gone);
         rig.settle();
         assert_eq!(rig.result(gone), WITHDRAWN);
+        let missing = rig.cores[H.0 as usize].barrier_missing(BARRIER);
+        assert_eq!(missing, [goes, stays].into_iter().collect(), "nobody waits, and it has not ended");
         let waits = arrive(&mut rig, stays, &[goes, stays]);
         rig.settle();
         assert_eq!(rig.result(waits), None, "{goes} has not come");
