@@ -351,6 +351,48 @@ fn ranks_that_call_different_operations_are_told_which() {
     }
 }
 
+#[test]
+fn a_closure_that_panics_on_rank_0_fails_the_operation_on_every_rank() {
+    for daemons in [0, 1] {
+        Rig::with_daemons(daemons, 3).run(|dsm| {
+            for _ in 0..2 {
+                let panics = |a: u64, _: u64| if dsm.is_root() { panic!("as told") } else { a };
+                let call = std::panic::AssertUnwindSafe(|| dsm.all_reduce(1_u64, panics));
+                match std::panic::catch_unwind(call) {
+                    Err(panic) => {
+                        assert!(dsm.is_root());
+                        assert_eq!(panic.downcast_ref::<&str>(), Some(&"as told"));
+                    }
+                    Ok(result) => {
+                        assert!(!dsm.is_root());
+                        let error = result.unwrap_err().to_string();
+                        assert!(
+                            error.contains("all_reduce of u64: the closure panicked on rank 0"),
+                            "{error}"
+                        );
+                    }
+                }
+                // It concerned that one operation.
+                assert_eq!(dsm.all_reduce(1_u8, |a, b| a + b).unwrap(), 3);
+            }
+            dsm.leave().unwrap();
+        });
+    }
+}
+
+/// Rank 0 hears that rank 1 has left, and leaves with that error before rank 2 hears anything else.
+#[test]
+fn every_rank_in_a_collective_operation_is_told_which_rank_has_left() {
+    Rig::with_daemons(1, 3).run(|dsm| {
+        if dsm.rank() != 1 {
+            let error = dsm.all_reduce(1_u8, |a, b| a + b).unwrap_err();
+            assert!(matches!(error, Error::NodeLeft { .. }), "{error}");
+            assert!(error.to_string().starts_with("rank 1 of "), "rank {}: {error}", dsm.rank());
+        }
+        dsm.leave().unwrap();
+    });
+}
+
 /// The next program's second rank gets the node id of a rank that has left since its first one joined.
 #[test]
 fn a_rank_with_the_node_id_of_one_that_has_left_takes_part_in_collective_operations() {

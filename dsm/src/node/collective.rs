@@ -8,6 +8,7 @@
 
 use std::collections::BTreeMap;
 use std::ops::Range;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::time::Instant;
 
 use parking_lot::{Condvar, Mutex};
@@ -51,7 +52,22 @@ struct State {
 struct Letter {
     /// The operation as the sender called it.
     what: String,
-    value: std::result::Result<Vec<u8>, String>,
+    value: std::result::Result<Vec<u8>, Refusal>,
+}
+
+/// Why an operation has failed, for every rank.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) enum Refusal {
+    /// In words.
+    Failed(String),
+    /// This rank has left and brings nothing.
+    Lacks(u32),
+}
+
+impl From<String> for Refusal {
+    fn from(why: String) -> Refusal {
+        Refusal::Failed(why)
+    }
 }
 
 /// A rank, and its process: its node's id may be another program's by now.
@@ -76,14 +92,14 @@ impl Mailbox {
         number: u64,
         rank: u32,
         what: &str,
-        value: std::result::Result<&[u8], &str>,
+        value: std::result::Result<&[u8], Refusal>,
     ) -> std::result::Result<(), String> {
         let _section = CallSection::enter();
         let mut state = self.state.lock();
         if !(state.number..=state.number + 1).contains(&number) {
             return Err(format!("rank {rank} is at operation {number}, this rank at {}", state.number));
         }
-        let value = value.map(<[u8]>::to_vec).map_err(str::to_owned);
+        let value = value.map(<[u8]>::to_vec);
         state.letters.insert((number, rank), Letter { what: what.to_owned(), value });
         self.arrived.notify_all();
         Ok(())
@@ -244,13 +260,45 @@ impl Inner {
             self.bring(&operation, what, &value)?;
             self.wait_for_letters(&operation, what, &all[..1])?;
             let letter = mailbox.take(number, HUB).ok_or(Error::Left)?;
-            return letter.value.map_err(Error::Invalid);
+            return letter.value.map_err(|refusal| self.refused(refusal));
         }
-        self.wait_for_letters(&operation, what, &all[1..])?;
+        if let Err(error) = self.wait_for_letters(&operation, what, &all[1..]) {
+            // The others wait for this rank alone, and would be told that this rank has left.
+            if let Error::NodeLeft { node, .. } = error
+                && let Some(&(rank, _)) = all.iter().find(|(_, peer)| peer.node == node)
+            {
+                self.send_results(&operation, what, &Err(Refusal::Lacks(rank)), ranks)?;
+            }
+            return Err(error);
+        }
         let gathered = self.open_letters(&operation, what, value, ranks);
-        let result = gathered.and_then(combine);
-        self.send_results(&operation, what, &result, ranks)?;
-        result.map_err(Error::Invalid)
+        // Whatever the closure has changed is the caller's, which gets the panic.
+        let combined = catch_unwind(AssertUnwindSafe(|| {
+            gathered.and_then(|values| combine(values).map_err(Refusal::Failed))
+        }));
+        match combined {
+            Ok(result) => {
+                self.send_results(&operation, what, &result, ranks)?;
+                result.map_err(|refusal| self.refused(refusal))
+            }
+            Err(panic) => {
+                let why = format!("{what}: the closure panicked on rank {HUB}, so no rank gets a result");
+                // The panic is the cause, whatever becomes of the word to the others.
+                let _ = self.send_results(&operation, what, &Err(Refusal::Failed(why)), ranks);
+                resume_unwind(panic)
+            }
+        }
+    }
+
+    fn refused(&self, refusal: Refusal) -> Error {
+        match refusal {
+            Refusal::Failed(why) => Error::Invalid(why),
+            Refusal::Lacks(rank) => {
+                let node =
+                    self.with_machine(|machine| Some(machine.ranks_in_order().get(rank as usize)?.node));
+                node.map_or(Error::Left, |node| self.failure(Failure::NodeDied(node)))
+            }
+        }
     }
 
     fn bring(&self, operation: &Operation<'_>, what: &str, value: &[u8]) -> Result<()> {
@@ -267,12 +315,13 @@ impl Inner {
         what: &str,
         own: Vec<u8>,
         ranks: u32,
-    ) -> std::result::Result<Vec<Vec<u8>>, String> {
+    ) -> std::result::Result<Vec<Vec<u8>>, Refusal> {
         let mut values = vec![own];
         for rank in 1..ranks {
-            let letter = operation.mailbox.take(operation.number, rank).ok_or("the node has left")?;
+            let letter =
+                operation.mailbox.take(operation.number, rank).ok_or("the node has left".to_owned())?;
             if letter.what != what {
-                return Err(format!("rank {rank} calls {}, and rank {HUB} calls {what}", letter.what));
+                return Err(format!("rank {rank} calls {}, and rank {HUB} calls {what}", letter.what).into());
             }
             values.push(letter.value?);
         }
@@ -283,7 +332,7 @@ impl Inner {
         &self,
         operation: &Operation<'_>,
         what: &str,
-        result: &std::result::Result<Vec<u8>, String>,
+        result: &std::result::Result<Vec<u8>, Refusal>,
         ranks: u32,
     ) -> Result<()> {
         let mut calls = Vec::new();
@@ -293,7 +342,8 @@ impl Inner {
             let to = RankCalls::new(Channel::to(&self.calls.endpoint, peer));
             calls.push(match result {
                 Ok(value) => to.bring(operation.number, what, value),
-                Err(why) => to.refuse(operation.number, why),
+                Err(Refusal::Failed(why)) => to.refuse(operation.number, why),
+                Err(Refusal::Lacks(rank)) => to.lacks(operation.number, *rank),
             });
         }
         // Wait for all: a call that is dropped is cancelled.
@@ -395,7 +445,7 @@ impl Inner {
         from: PeerId,
         number: u64,
         what: &str,
-        value: std::result::Result<&[u8], &str>,
+        value: std::result::Result<&[u8], Refusal>,
     ) -> std::result::Result<(), rpc::Error> {
         let rank = self.rank_at(from).ok_or_else(|| rpc::Error::remote("only a rank of the program may"))?;
         self.calls.mailbox.put(number, rank, what, value).map_err(rpc::Error::remote)

@@ -7,6 +7,7 @@
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
+use super::collective::Refusal;
 use super::control_stubs::{
     Cluster, ClusterClient, ClusterPublishError, ClusterRemoveRegionError, ClusterServer, Directory, Node,
     NodeCalls, NodeServer, Rank, RankServer, Refused, RegionPlace,
@@ -100,7 +101,12 @@ impl Rank for Of {
     }
 
     fn refuse(&self, context: &Context<'_>, number: u64, why: &str) -> std::result::Result<(), rpc::Error> {
-        self.inner()?.take_letter(context.peer(), number, "", Err(why))
+        let refusal = Refusal::Failed(why.to_owned());
+        self.inner()?.take_letter(context.peer(), number, "", Err(refusal))
+    }
+
+    fn lacks(&self, context: &Context<'_>, number: u64, rank: u32) -> std::result::Result<(), rpc::Error> {
+        self.inner()?.take_letter(context.peer(), number, "", Err(Refusal::Lacks(rank)))
     }
 
     fn missing(&self, _: &Context<'_>, number: u64) -> std::result::Result<Vec<u32>, rpc::Error> {

@@ -536,6 +536,13 @@ pub trait Rank: Send + Sync + 'static {
         context: &rpc::Context<'_>,
         number: u64,
     ) -> Result<Vec<u32>, rpc::Error>;
+    /// From rank 0: the operation has failed, because this rank has left.
+    fn lacks(
+        &self,
+        context: &rpc::Context<'_>,
+        number: u64,
+        rank: u32,
+    ) -> Result<(), rpc::Error>;
 }
 
 /// Serves `Rank` with an implementation of its trait.
@@ -575,6 +582,12 @@ impl<S: Rank> rpc::Service for RankServer<S> {
                 let number = rpc::Wire::decode(__from)?;
                 __from.finish()?;
                 __reply.answer(self.0.missing(__context, number));
+            }
+            3 => {
+                let number = rpc::Wire::decode(__from)?;
+                let rank = rpc::Wire::decode(__from)?;
+                __from.finish()?;
+                __reply.answer(self.0.lacks(__context, number, rank));
             }
             _ => return Err(rpc::DecodeError::Bad("method")),
         }
@@ -623,6 +636,13 @@ impl RankCalls {
         rpc::Wire::encode(&number, __call.arguments());
         __call.start()
     }
+    /// From rank 0: the operation has failed, because this rank has left.
+    pub fn lacks(&self, number: u64, rank: u32) -> rpc::Call<()> {
+        let mut __call = self.channel.prepare(&RANK.methods[3]);
+        rpc::Wire::encode(&number, __call.arguments());
+        rpc::Wire::encode(&rank, __call.arguments());
+        __call.start()
+    }
 }
 
 /// Calls `Rank` and waits for the answers.
@@ -664,6 +684,10 @@ impl RankClient {
     pub fn missing(&self, number: u64) -> Result<Vec<u32>, rpc::Error> {
         self.calls.missing(number).wait()
     }
+    /// From rank 0: the operation has failed, because this rank has left.
+    pub fn lacks(&self, number: u64, rank: u32) -> Result<(), rpc::Error> {
+        self.calls.lacks(number, rank).wait()
+    }
 }
 
 /// `Rank`, version 1, as the runtime knows it.
@@ -672,7 +696,7 @@ impl RankClient {
 pub static RANK: rpc::Interface = rpc::Interface {
     name: "Rank",
     version: 1,
-    hash: 0xb029a6add7e44ef3,
+    hash: 0x1e1a33a00e0604fa,
     methods: &[
         rpc::Method {
             interface: "Rank",
@@ -704,8 +728,18 @@ pub static RANK: rpc::Interface = rpc::Interface {
             idempotent: true,
             longrunning: false,
         },
+        rpc::Method {
+            interface: "Rank",
+            version: 1,
+            name: "lacks",
+            id: 0x4b1a8d0ce81027a8,
+            kind: rpc::Kind::Unary,
+            deadline_us: None,
+            idempotent: false,
+            longrunning: false,
+        },
     ],
-    description: "{\"name\":\"Rank\",\"version\":1,\"methods\":[{\"id\":\"0x4b1a8d0ce41d5d3c\",\"name\":\"bring\",\"kind\":\"unary\",\"arguments\":[{\"id\":1,\"name\":\"number\",\"type\":\"u64\"},{\"id\":2,\"name\":\"what\",\"type\":\"string\"},{\"id\":3,\"name\":\"value\",\"type\":\"bytes\"}],\"returns\":\"void\",\"throws\":[],\"idempotent\":false,\"longrunning\":false},{\"id\":\"0x4b1a8d0cd542be27\",\"name\":\"refuse\",\"kind\":\"unary\",\"arguments\":[{\"id\":1,\"name\":\"number\",\"type\":\"u64\"},{\"id\":2,\"name\":\"why\",\"type\":\"string\"}],\"returns\":\"void\",\"throws\":[],\"idempotent\":false,\"longrunning\":false},{\"id\":\"0x4b1a8d0c0a26ca96\",\"name\":\"missing\",\"kind\":\"unary\",\"arguments\":[{\"id\":1,\"name\":\"number\",\"type\":\"u64\"}],\"returns\":{\"list\":\"u32\"},\"throws\":[],\"idempotent\":true,\"longrunning\":false}],\"types\":{}}",
+    description: "{\"name\":\"Rank\",\"version\":1,\"methods\":[{\"id\":\"0x4b1a8d0ce41d5d3c\",\"name\":\"bring\",\"kind\":\"unary\",\"arguments\":[{\"id\":1,\"name\":\"number\",\"type\":\"u64\"},{\"id\":2,\"name\":\"what\",\"type\":\"string\"},{\"id\":3,\"name\":\"value\",\"type\":\"bytes\"}],\"returns\":\"void\",\"throws\":[],\"idempotent\":false,\"longrunning\":false},{\"id\":\"0x4b1a8d0cd542be27\",\"name\":\"refuse\",\"kind\":\"unary\",\"arguments\":[{\"id\":1,\"name\":\"number\",\"type\":\"u64\"},{\"id\":2,\"name\":\"why\",\"type\":\"string\"}],\"returns\":\"void\",\"throws\":[],\"idempotent\":false,\"longrunning\":false},{\"id\":\"0x4b1a8d0c0a26ca96\",\"name\":\"missing\",\"kind\":\"unary\",\"arguments\":[{\"id\":1,\"name\":\"number\",\"type\":\"u64\"}],\"returns\":{\"list\":\"u32\"},\"throws\":[],\"idempotent\":true,\"longrunning\":false},{\"id\":\"0x4b1a8d0ce81027a8\",\"name\":\"lacks\",\"kind\":\"unary\",\"arguments\":[{\"id\":1,\"name\":\"number\",\"type\":\"u64\"},{\"id\":2,\"name\":\"rank\",\"type\":\"u32\"}],\"returns\":\"void\",\"throws\":[],\"idempotent\":false,\"longrunning\":false}],\"types\":{}}",
 };
 
 /// Served by the coordinator.

@@ -13,8 +13,9 @@ impl Dsm {
     /// a rank wrote to shared memory before is seen by all after, as at a barrier. Costs 2(n - 1) calls
     /// between n ranks, of two messages each, in two hops; no region is made. A value has at most 32 KiB.
     ///
-    /// Fails if a rank dies or has left, if ranks call different operations (each gets an error that names two of them),
-    /// or if two threads of a rank are in a collective operation at one time.
+    /// Fails if a rank dies or has left (every rank gets an error that names it), if ranks call different operations
+    /// (each gets an error that names two of them), or if two threads of a rank are in a collective operation at one
+    /// time. `op` runs on rank 0: if it panics, the panic goes on there, and every other rank gets an error that says so.
     ///
     /// ```
     /// # use pagemesh::prelude::*;
