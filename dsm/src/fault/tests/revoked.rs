@@ -87,15 +87,17 @@ fn no_access_is_left_by_calls_that_run_at_the_time() {
                         rig.locked(|memory| {
                             memory.map_region(PageId(4), 4).expect("mapped");
                             memory.install(PageId(0), Contents::Zero, Access::Write);
-                            memory.protect_range(PageId(1), 7, Access::Write);
-                            memory.protect_range(PageId(0), 8, Access::None);
+                            memory.protect_range(PageId(1), 3, Access::Write);
+                            memory.protect_range(PageId(4), 4, Access::Write);
+                            memory.protect_range(PageId(0), 4, Access::None);
                             memory.unmap_region(PageId(4), 4).expect("unmapped");
                         });
                         rounds.fetch_add(1, Ordering::SeqCst);
                     }
                     rig.locked(|memory| {
                         memory.map_region(PageId(4), 4).expect("mapped");
-                        memory.protect_range(PageId(0), 8, Access::Write);
+                        memory.protect_range(PageId(0), 4, Access::Write);
+                        memory.protect_range(PageId(4), 4, Access::Write);
                     });
                 });
                 while rounds.load(Ordering::SeqCst) < 3 {
