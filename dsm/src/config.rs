@@ -299,8 +299,13 @@ pub mod node {
 pub mod membership {
     use super::Span;
 
-    /// Messages kept that overtook the welcome; the coordinator sends a few for each change meanwhile.
+    /// Messages kept that overtook the welcome; the coordinator sends a few for each change meanwhile. A newcomer
+    /// that hears of more changes gives up.
     pub const EARLY_MAX: usize = 1024;
+    /// Bytes of the regions in one message to a newcomer.
+    pub const REGIONS_LEN_MAX: usize = 64 << 10;
+    /// Uses of regions that one message gives back.
+    pub const RETURNED_MAX: usize = 1024;
     /// Longest name of a region or a program, in bytes.
     pub const NAME_LEN_MAX: usize = 255;
     /// Longest text that says how a death is known, in bytes.

@@ -36,6 +36,7 @@ use crate::codec::{decode_control, encode_control};
 use crate::coherence::{
     BarrierId, Batch, Coherence, Failure, Input, MemoryLimit, Message, NodeSet, OpId, Output as CoreOutput,
 };
+use crate::config::MESSAGE_LEN_MAX;
 use crate::config::coherence::CACHE_PAGES_MIN;
 use crate::config::membership::HEARTBEAT;
 use crate::config::node::STREAMING_MIN;
@@ -522,16 +523,28 @@ impl Machine {
         self.observe_members(now);
     }
 
+    /// The membership core bounds what it says. A message that is too long all the same is told, and not sent.
+    fn control_message(&mut self, control: &Control) -> Option<OutMessage> {
+        let bytes = encode_control(control);
+        let fits = bytes.len() < MESSAGE_LEN_MAX;
+        debug_assert!(fits, "a control message of {} bytes", bytes.len());
+        if !fits {
+            let text = format!("a control message of {} bytes is too long and was not sent", bytes.len());
+            self.cores.note(Level::ERROR, text);
+        }
+        fits.then(|| typed(channel::CONTROL, &bytes))
+    }
+
     fn on_action<H: Host>(&mut self, now: Time, action: Action, host: &mut H) {
         match action {
             Action::SendLink { link, control } => {
-                let message = typed(channel::CONTROL, &encode_control(&control));
+                let Some(message) = self.control_message(&control) else { return };
                 // A session that is gone needs no answer; its end is an event of its own.
                 let session = SessionHandle::from_bits(link.0);
                 let _ = self.endpoint.send(now, session, message, Priority::Control);
             }
             Action::Send { to, control } => {
-                let message = typed(channel::CONTROL, &encode_control(&control));
+                let Some(message) = self.control_message(&control) else { return };
                 self.send(now, to, message, Priority::Control);
             }
             Action::Joined => self.on_joined(now, host),

@@ -26,7 +26,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::coherence::{NodeSet, Placement, RegionInfo};
 use crate::config::coherence::CACHE_PAGES_MIN;
-use crate::config::membership::{DEATHS_MAX, EARLY_MAX};
+use crate::config::membership::{DEATHS_MAX, EARLY_MAX, HOW_LEN_MAX, RETURNED_MAX};
 use crate::page::{EXTENT_PAGES, Epoch, Incarnation, NodeId, PAGE_SIZE, PageId, Time};
 use coordinator::Coordinator;
 use detector::Detector;
@@ -147,15 +147,17 @@ pub enum Control {
     Join(Introduction),
     /// Coordinator to newcomer: no, because.
     JoinRefused(String),
-    /// Coordinator to newcomer: who you are, and what there is.
+    /// Coordinator to newcomer: who you are.
     Joined {
         /// The newcomer's id.
         id: NodeId,
         /// The view with the newcomer in it.
         view: View,
-        /// All regions.
-        regions: Vec<RegionRecord>,
+        /// How many regions there are: they come in messages of their own.
+        regions: u64,
     },
+    /// Coordinator to newcomer: some of the regions.
+    Regions(Vec<RegionRecord>),
     /// Coordinator to members: the view changed.
     View(View),
     /// Member to coordinator: make or find a region.
@@ -385,6 +387,14 @@ pub enum Action {
     },
 }
 
+/// The coordinator's welcome to a newcomer, whose messages come in any order.
+#[derive(Clone, Default)]
+struct Welcome {
+    /// Its number, the view with it, and how many regions there are.
+    joined: Option<(NodeId, View, u64)>,
+    regions: Vec<RegionRecord>,
+}
+
 /// One node's knowledge of the cluster; the coordinator's part too where it runs.
 #[derive(Clone)]
 pub struct Membership {
@@ -404,6 +414,8 @@ pub struct Membership {
     rules: Rules,
     /// What overtook the coordinator's welcome.
     early: Vec<Control>,
+    /// What has come of the coordinator's welcome; none once it is complete.
+    welcome: Option<Welcome>,
     actions: VecDeque<Action>,
 }
 
@@ -441,6 +453,7 @@ impl Membership {
             has_met: false,
             rules: Rules::default(),
             early: Vec::new(),
+            welcome: None,
             actions: VecDeque::from([first]),
         }
     }
@@ -479,7 +492,13 @@ impl Membership {
     pub fn handle(&mut self, now: Time, link: LinkId, from: Option<NodeId>, control: Control) {
         match control {
             Control::Joined { id, view, regions } if self.me.is_none() && from == Some(COORDINATOR) => {
-                self.on_joined(now, id, view, regions);
+                let welcome = self.welcome.get_or_insert_default();
+                welcome.joined = Some((id, view, regions));
+                self.check_welcome(now);
+            }
+            Control::Regions(regions) if self.me.is_none() && from == Some(COORDINATOR) => {
+                self.welcome.get_or_insert_default().regions.extend(regions);
+                self.check_welcome(now);
             }
             Control::JoinRefused(reason) if self.me.is_none() && from == Some(COORDINATOR) => {
                 self.actions.push_back(Action::JoinRefused(reason));
@@ -489,6 +508,9 @@ impl Membership {
             {
                 if self.early.len() < EARLY_MAX {
                     self.early.push(control);
+                } else {
+                    let reason = "the cluster has changed too often meanwhile: start this node again";
+                    self.actions.push_back(Action::JoinRefused(reason.into()));
                 }
             }
             Control::View(view) if from == Some(COORDINATOR) => self.install(view),
@@ -521,6 +543,7 @@ impl Membership {
             Control::Alive { of, question } => self.on_alive(from, of, question),
             // From nobody who may say so, or too late.
             Control::Joined { .. }
+            | Control::Regions(_)
             | Control::JoinRefused(_)
             | Control::View(_)
             | Control::AllocReply { .. }
@@ -551,20 +574,27 @@ impl Membership {
 
     /// Makes or finds a region for this node; ends with [`Action::Done`].
     pub fn alloc(&mut self, op: u64, name: String, want: Want) {
-        self.ask(Control::Alloc { op, name, want });
+        // A name without bound does not fit a message.
+        match check_name(&name) {
+            Ok(()) => self.ask(Control::Alloc { op, name, want }),
+            Err(reason) => self.actions.push_back(Action::Done { op, result: Err(reason) }),
+        }
     }
 
     /// Marks a region for removal; ends with [`Action::Done`].
     pub fn remove(&mut self, op: u64, name: String) {
-        self.ask(Control::Remove { op, name });
+        match check_name(&name) {
+            Ok(()) => self.ask(Control::Remove { op, name }),
+            Err(reason) => self.actions.push_back(Action::Done { op, result: Err(reason) }),
+        }
     }
 
-    /// Gives back what no handle uses any more, in one message. For every heartbeat: what was opened since the
+    /// Gives back what no handle uses any more, in as few messages as fit it. For every heartbeat: what was opened since the
     /// last one stays.
     pub fn return_idle_uses(&mut self) {
         let idle = self.uses.take_idle();
-        if !idle.is_empty() {
-            self.ask(Control::Unuse(idle));
+        for idle in idle.chunks(RETURNED_MAX) {
+            self.ask(Control::Unuse(idle.to_vec()));
         }
     }
 
@@ -599,7 +629,7 @@ impl Membership {
     /// Tells everybody to stop. Only the coordinator can.
     pub fn shut_down(&mut self, reason: &str) {
         if self.is_coordinator() {
-            let reason = reason.to_owned();
+            let reason = bounded(reason.to_owned(), HOW_LEN_MAX);
             self.broadcast(&Control::Shutdown { reason: reason.clone() });
             self.actions.push_back(Action::Shutdown { reason });
         }
@@ -623,6 +653,16 @@ impl Membership {
         if let Some(mut coordinator) = self.coordinator.take() {
             coordinator.handle(self, link, from, control);
             self.coordinator = Some(coordinator);
+        }
+    }
+
+    /// Becomes a member when the welcome is complete.
+    fn check_welcome(&mut self, now: Time) {
+        let complete = |welcome: &mut Welcome| {
+            welcome.joined.as_ref().is_some_and(|(.., regions)| *regions == welcome.regions.len() as u64)
+        };
+        if let Some(Welcome { joined: Some((id, view, _)), regions }) = self.welcome.take_if(complete) {
+            self.on_joined(now, id, view, regions);
         }
     }
 
@@ -713,6 +753,12 @@ impl Member {
             Kind::Rank { rank, .. } => format!("rank {rank} of {name}, process {pid} at {addr}"),
         }
     }
+}
+
+/// The text, or as much of it as the bound allows.
+fn bounded(mut text: String, len_max: usize) -> String {
+    text.truncate(text.floor_char_boundary(len_max));
+    text
 }
 
 /// Whole pages for so many bytes.

@@ -211,3 +211,26 @@ fn many_regions_have_many_places() {
     });
     assert!(statuses.iter().all(|status| status.coherence.violations == 0));
 }
+
+/// The table of regions is longer than any message: the second program gets it in parts.
+#[test]
+fn a_program_joins_a_cluster_with_more_regions_than_one_message_can_tell() {
+    const REGIONS: usize = 4_500;
+    let mut rig = Rig::with_daemons(1, 1);
+    (rig.settings.arena_size, rig.settings.memory_max) = (2 << 30, 2 << 30);
+    let daemons = rig.start_daemons();
+    let join = daemons.first().map(Node::local_addr);
+    let maker = rig::join(rig.rank(rig::new_program() + 1_000_000, 0, join));
+    let name = |number: usize| format!("{number:x>255}");
+    for number in 0..REGIONS {
+        let region = maker.alloc::<u64>(&name(number), 10).unwrap();
+        region.set(3, number as u64);
+    }
+    let newcomer = rig::join(rig.rank(rig::new_program() + 1_000_000, 0, join));
+    for number in [0, REGIONS / 2, REGIONS - 1] {
+        assert_eq!(newcomer.alloc::<u64>(&name(number), 10).unwrap().get(3), number as u64);
+    }
+    newcomer.leave().unwrap();
+    maker.leave().unwrap();
+    rig::stop(daemons);
+}

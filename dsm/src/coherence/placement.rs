@@ -1,5 +1,7 @@
 //! Where homes are: regions, their placement, and the manager who decides the extents that no formula does.
 
+mod wire;
+
 use std::fmt;
 use std::hash::{Hash, Hasher};
 use std::ops::Range;
@@ -55,9 +57,12 @@ pub struct RegionInfo {
     pub used: u64,
     /// The rule for homes.
     pub placement: Placement,
-    /// The nodes that keep homes, as they were when the region was made; the same list on every node.
+    /// The nodes that keep homes, as they were when the region was made, ascending; the same list on every
+    /// node.
+    #[serde(with = "wire::homes")]
     pub homes: Vec<NodeId>,
     /// Under [`Placement::FirstTouch`], what each of them has room for; empty for any number.
+    #[serde(with = "wire::quotas")]
     pub quotas: Vec<Quota>,
 }
 

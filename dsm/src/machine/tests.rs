@@ -97,7 +97,7 @@ fn joined() -> Machine {
     let mut membership = Membership::newcomer(intro(1), coordinator);
     let members = [0, 1].map(|id| Member { id: NodeId(id), intro: intro(u64::from(id)) });
     let view = View { epoch: Epoch(2), members: members.into(), ..View::default() };
-    let welcome = Control::Joined { id: NodeId(1), view, regions: Vec::new() };
+    let welcome = Control::Joined { id: NodeId(1), view, regions: 0 };
     membership.handle(Time(0), coordinator, Some(COORDINATOR), welcome);
     while membership.poll_action().is_some() {}
     machine.cores.membership = Some(membership);

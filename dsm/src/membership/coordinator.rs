@@ -9,11 +9,12 @@ use super::host;
 use super::regions::{Directory, Home, Removal};
 use super::{
     Action, COORDINATOR, Control, DEATHS_MAX, Death, Introduction, Kind, LinkId, Member, Membership,
-    RegionRecord, Want,
+    RegionRecord, Want, bounded,
 };
+use crate::codec::encode_control;
 use crate::coherence::NodeSet;
 use crate::config::NODES_MAX;
-use crate::config::membership::HOW_LEN_MAX;
+use crate::config::membership::{HOW_LEN_MAX, REGIONS_LEN_MAX};
 use crate::page::{Incarnation, NodeId, PageId};
 
 /// State that only the coordinator has.
@@ -134,6 +135,7 @@ impl Coordinator {
                 | Control::Probe { .. }
                 | Control::Alive { .. }
                 | Control::Joined { .. }
+                | Control::Regions(_)
                 | Control::JoinRefused(_)
                 | Control::View(_)
                 | Control::AllocReply { .. }
@@ -164,8 +166,8 @@ impl Coordinator {
         // A region on its way in must be mapped by the newcomer too; on its way out it is gone for it.
         let removed = |start: &PageId| self.changing.get(start).is_some_and(|change| change.way == Way::Out);
         let regions = shared.regions.iter().filter(|(start, _)| !removed(start));
-        let regions = regions.map(|(_, known)| known.record.clone()).collect();
-        let control = Control::Joined { id, view: shared.view.clone(), regions };
+        let regions: Vec<RegionRecord> = regions.map(|(_, known)| known.record.clone()).collect();
+        let control = Control::Joined { id, view: shared.view.clone(), regions: regions.len() as u64 };
         shared.actions.push_back(Action::SendLink { link, control });
         self.publish(shared, Some(id));
         shared.actions.push_back(Action::ViewChanged {
@@ -173,6 +175,10 @@ impl Coordinator {
             left: Vec::new(),
             died: Vec::new(),
         });
+        // Now its session is a member's, with a queue for what has no room yet.
+        for part in in_parts(regions) {
+            shared.actions.push_back(Action::Send { to: id, control: Control::Regions(part) });
+        }
     }
 
     fn admit(&self, shared: &Membership, intro: &Introduction) -> Result<NodeId, String> {
@@ -420,8 +426,21 @@ impl Coordinator {
     }
 }
 
-/// The text, or as much of it as the bound allows.
-fn bounded(mut text: String, len_max: usize) -> String {
-    text.truncate(text.floor_char_boundary(len_max));
-    text
+/// The regions in parts that fit messages to a newcomer.
+fn in_parts(regions: Vec<RegionRecord>) -> Vec<Vec<RegionRecord>> {
+    let mut parts: Vec<Vec<RegionRecord>> = Vec::new();
+    let mut room = 0;
+    for record in regions {
+        let len = encode_control(&record).len();
+        match parts.last_mut().filter(|_| len <= room) {
+            Some(part) => part.push(record),
+            None => {
+                parts.push(vec![record]);
+                // Their number stands in front of them.
+                room = REGIONS_LEN_MAX - 16;
+            }
+        }
+        room = room.saturating_sub(len);
+    }
+    parts
 }

@@ -221,6 +221,7 @@ impl Membership {
             Control::Join(_)
             | Control::JoinRefused(_)
             | Control::Joined { .. }
+            | Control::Regions(_)
             | Control::View(_)
             | Control::Alloc { .. }
             | Control::AllocReply { .. }

@@ -11,18 +11,16 @@ impl Control {
     /// Whether the cores can take the message, in an arena of so many bytes.
     pub fn is_sound(&self, arena: u64) -> bool {
         match self {
-            Control::Joined { id, view, regions } => {
-                is_node(*id) && view.is_sound() && regions.iter().all(|record| record.is_sound(arena))
-            }
+            Control::Joined { id, view, regions: _ } => is_node(*id) && view.is_sound(),
+            Control::Regions(regions) => regions.iter().all(|record| record.is_sound(arena)),
+            Control::Alloc { name, .. } | Control::Remove { name, .. } => name.len() <= NAME_LEN_MAX,
             Control::View(view) => view.is_sound(),
             Control::Join(intro) => intro.is_sound(),
             Control::RegionAdded(record)
             | Control::AllocReply { result: Ok(record), .. }
             | Control::UseReply { result: Ok(record), .. } => record.is_sound(arena),
             Control::JoinRefused(_)
-            | Control::Alloc { .. }
             | Control::AllocReply { result: Err(_), .. }
-            | Control::Remove { .. }
             | Control::Use { .. }
             | Control::UseReply { result: Err(_), .. }
             | Control::Unuse(_)

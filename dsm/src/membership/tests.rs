@@ -1,6 +1,8 @@
 //! Membership driven by hand.
 
 use super::*;
+use crate::config::membership::{NAME_LEN_MAX, REGIONS_LEN_MAX};
+use crate::config::{MESSAGE_LEN_MAX, NODES_MAX};
 use crate::page::Incarnation;
 
 fn intro(incarnation: u64, kind: Kind) -> Introduction {
@@ -37,6 +39,14 @@ fn rank(rank: u32) -> Kind {
     Kind::Rank { program: 7, rank, ranks: 3 }
 }
 
+/// No message that the core builds is too long for the transport.
+fn assert_fits(control: &Control) {
+    let (len, is_part) =
+        (crate::codec::encode_control(control).len(), matches!(control, Control::Regions(_)));
+    let most = if is_part { REGIONS_LEN_MAX } else { MESSAGE_LEN_MAX / 2 };
+    assert!(len <= most, "{len} bytes");
+}
+
 /// A cluster whose messages arrive at once.
 struct Cluster {
     nodes: Vec<Membership>,
@@ -67,7 +77,10 @@ impl Cluster {
     }
 
     fn at(&self, id: NodeId) -> Option<usize> {
-        self.nodes.iter().rposition(|node| node.me() == Some(id))
+        // A newcomer is a member before it knows its number; one that has left still gets its answer.
+        let member = self.nodes[0].view().member(id).map(|member| member.intro.incarnation);
+        let by_view = self.nodes.iter().position(|node| Some(node.intro.incarnation) == member);
+        by_view.or_else(|| self.nodes.iter().rposition(|node| node.me() == Some(id)))
     }
 
     fn settle(&mut self) {
@@ -75,6 +88,9 @@ impl Cluster {
             (0..self.nodes.len()).find_map(|i| self.nodes[i].poll_action().map(|action| (i, action)))
         {
             let sender = self.nodes[from].me();
+            if let Action::Send { control, .. } | Action::SendLink { control, .. } = &action {
+                assert_fits(control);
+            }
             match action.clone() {
                 Action::SendLink { link, control } => {
                     let to = link.0 as usize;
@@ -187,6 +203,87 @@ fn a_start_of_a_node_joins_once() {
     assert!(reply(&mut coordinator, 3).expect("it is a member").contains("joined before"));
     coordinator.observe(Time(0), Observation::ProcessEnded(Incarnation(2)));
     assert!(reply(&mut coordinator, 4).expect("it is dead").contains("joined before"));
+}
+
+#[test]
+fn a_node_joins_a_cluster_with_five_thousand_regions_of_the_longest_names() {
+    const REGIONS: usize = 5_000;
+    let mut cluster = Cluster::with_extents(2 * REGIONS as u64);
+    cluster.nodes[0].view.members[0].intro.memory_max = 1 << 50;
+    for number in 0..REGIONS {
+        let name = format!("{number:x>NAME_LEN_MAX$}");
+        cluster.alloc(0, &name, 5000).expect("a region");
+        cluster.seen[0].clear();
+    }
+    let newcomer = cluster.join(rank(0));
+    assert!(cluster.nodes[newcomer].regions().eq(cluster.nodes[0].regions()));
+    assert_eq!(cluster.nodes[newcomer].regions().count(), REGIONS);
+    let parts = cluster.seen[0]
+        .iter()
+        .filter(|action| matches!(action, Action::Send { control: Control::Regions(_), .. }));
+    assert!(parts.count() > 20, "in parts");
+}
+
+/// The transport does not keep the order of messages.
+#[test]
+fn a_welcome_whose_parts_come_in_another_order_is_complete_with_the_last() {
+    let mut coordinator = with_silent_ranks(0);
+    for (op, name) in ["x", "y"].into_iter().enumerate() {
+        coordinator.alloc(op as u64, name.into(), any(5000, ElementType::untagged(8)));
+    }
+    let regions: Vec<RegionRecord> = coordinator.regions().cloned().collect();
+    let [x, y] = regions.clone().try_into().expect("two regions");
+    let gone = Control::RegionGone { start: x.info.start };
+    let mut view = coordinator.view().clone();
+    view.members.push(Member { id: NodeId(1), intro: intro(2, rank(0)) });
+    let joined = Control::Joined { id: NodeId(1), view, regions: 2 };
+    let mut newcomer = Membership::newcomer(intro(2, rank(0)), LinkId(0));
+    while newcomer.poll_action().is_some() {}
+    for early in [Control::Regions(vec![y.clone()]), gone, joined] {
+        newcomer.handle(Time(0), LinkId(0), Some(COORDINATOR), early);
+        assert_eq!((newcomer.poll_action(), newcomer.me()), (None, None));
+    }
+    newcomer.handle(Time(0), LinkId(0), Some(COORDINATOR), Control::Regions(vec![x]));
+    assert_eq!(newcomer.poll_action(), Some(Action::Joined));
+    assert!(newcomer.regions().eq([&y]), "the other one is gone");
+}
+
+#[test]
+fn a_newcomer_that_cannot_keep_up_with_the_changes_gives_up_aloud() {
+    let mut newcomer = Membership::newcomer(intro(2, rank(0)), LinkId(0));
+    while newcomer.poll_action().is_some() {}
+    let gone = Control::RegionGone { start: PageId(64) };
+    for _ in 0..EARLY_MAX {
+        newcomer.handle(Time(0), LinkId(0), Some(COORDINATOR), gone.clone());
+    }
+    assert_eq!(newcomer.poll_action(), None);
+    newcomer.handle(Time(0), LinkId(0), Some(COORDINATOR), gone);
+    assert!(matches!(newcomer.poll_action(), Some(Action::JoinRefused(reason)) if reason.contains("again")));
+}
+
+#[test]
+fn a_hundred_homes_take_few_bytes_in_a_message() {
+    let homes: Vec<NodeId> = (0..NODES_MAX as u16).map(NodeId).collect();
+    let quota = |index: u64| crate::coherence::Quota { share: 1 + u64::from(index < 3), spare: 9 };
+    let quotas = (0..NODES_MAX as u64).map(quota).collect();
+    let placement = Placement::FirstTouch;
+    let info = RegionInfo { start: PageId(64), pages: 1 << 20, used: 1 << 20, placement, homes, quotas };
+    let bytes = crate::codec::encode_control(&info);
+    assert!(bytes.len() < 64, "{} bytes", bytes.len());
+    assert_eq!(crate::codec::decode_control::<RegionInfo>(&bytes), Ok(info));
+}
+
+#[test]
+fn a_name_without_bound_is_refused_before_it_is_sent() {
+    let mut member = Membership::newcomer(intro(2, rank(0)), LinkId(0));
+    while member.poll_action().is_some() {}
+    let name = "x".repeat(MESSAGE_LEN_MAX);
+    member.alloc(1, name.clone(), any(5000, ElementType::untagged(8)));
+    member.remove(2, name);
+    for asked in [1, 2] {
+        let ended = member.poll_action();
+        assert!(matches!(ended, Some(Action::Done { op, result: Err(_) }) if op == asked), "{ended:?}");
+    }
 }
 
 #[test]
@@ -304,7 +401,7 @@ fn a_member_maps_a_region_at_its_first_mention_and_answers_for_it_when_it_was_to
     let [added, reply] = told(&mut coordinator, one).try_into().expect("the news and the answer");
     let mut member = Membership::newcomer(intro(2, rank(0)), LinkId(0));
     let view = coordinator.view().clone();
-    let joined = Control::Joined { id: one, view, regions: Vec::new() };
+    let joined = Control::Joined { id: one, view, regions: 0 };
     member.handle(Time(0), LinkId(0), Some(COORDINATOR), joined);
     while member.poll_action().is_some() {}
     member.handle(Time(0), LinkId(0), Some(COORDINATOR), reply);
