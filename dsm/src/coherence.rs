@@ -39,6 +39,7 @@ pub use plant::{Plant, Planted};
 pub use resident::{MemoryLimit, Occupancy};
 
 use crate::config::coherence::{INSTRUCTION_PAGES_MAX, LAZY_MESSAGES_MAX};
+use crate::config::membership::EPOCHS_MAX;
 use crate::page::{Access, EXTENT_PAGES, Epoch, ExtentId, LockWords, Memory, NodeId, PageBuf, PageId, Time};
 use barrier::Barriers;
 use cache::Cache;
@@ -48,6 +49,7 @@ use placement::Places;
 
 /// Request numbers that an incarnation may use before it would reach those of the next.
 const REQS_PER_EPOCH: u64 = 1 << 40;
+const _: () = assert!(EPOCHS_MAX <= u64::MAX / REQS_PER_EPOCH);
 
 /// The caller's name for something it waits for; each is answered by one [`Output::Done`].
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -294,7 +296,7 @@ impl Coherence {
     /// `nearest_home` becomes the home of what this node touches first; barriers are kept by
     /// `barrier_home`.
     pub fn new(me: NodeId, joined: Epoch, nearest_home: NodeId, barrier_home: NodeId) -> Self {
-        let first = Req(joined.0.checked_mul(REQS_PER_EPOCH).expect("epochs count joins and leaves"));
+        let first = Req(joined.0.checked_mul(REQS_PER_EPOCH).expect("views of later epochs are refused"));
         Coherence {
             me,
             barrier_home,
@@ -547,7 +549,7 @@ impl Coherence {
         page: &[u8],
         memory: &mut M,
     ) {
-        if !self.concerns_us(&message) {
+        if !self.concerns_us(from, &message) {
             self.counters.violations += 1;
             return;
         }
@@ -585,9 +587,12 @@ impl Coherence {
     }
 
     /// A page or lock outside every known region can only be named by a broken peer, or by a late
-    /// duplicate about a region that is gone.
-    fn concerns_us(&self, message: &Message) -> bool {
+    /// duplicate about a region that is gone. What a home says counts from the page's home alone, and where homes
+    /// are from their manager; a page itself may come from any owner.
+    fn concerns_us(&self, from: NodeId, message: &Message) -> bool {
         let known = |page| self.places.region(page).is_some();
+        // A node that does not know the page's home has asked for nothing: a late message to its predecessor.
+        let is_of_home = |page| known(page) && self.places.home(page).is_none_or(|home| home == from);
         let home_in = |extent: ExtentId, home| {
             let first = PageId(extent.0.saturating_mul(EXTENT_PAGES));
             self.places.region(first).is_some_and(|region| region.homes.contains(&home))
@@ -605,14 +610,17 @@ impl Coherence {
                 ToHome::Leave => true,
             },
             Message::ToNode(ref message) => match *message {
+                ToNode::Data { page, .. } => known(page),
                 ToNode::Forward { page, .. }
-                | ToNode::Data { page, .. }
                 | ToNode::Grant { page, .. }
                 | ToNode::Inv { page, .. }
                 | ToNode::Hurry { page, .. }
                 | ToNode::WriteBackAck { page, .. }
-                | ToNode::Lost { page, .. } => known(page),
-                ToNode::Located { extent, home } => home_in(extent, home),
+                | ToNode::Lost { page, .. } => is_of_home(page),
+                ToNode::Located { extent, home } => {
+                    let first = PageId(extent.0.saturating_mul(EXTENT_PAGES));
+                    home_in(extent, home) && self.places.manager(first) == Some(from)
+                }
                 ToNode::LeaveAck => true,
             },
             Message::Lock(ref message) => known(message.lock().0),

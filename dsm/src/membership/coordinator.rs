@@ -14,7 +14,7 @@ use super::{
 use crate::codec::encode_control;
 use crate::coherence::NodeSet;
 use crate::config::NODES_MAX;
-use crate::config::membership::{HOW_LEN_MAX, REGIONS_LEN_MAX};
+use crate::config::membership::{EPOCHS_MAX, HOW_LEN_MAX, REGIONS_LEN_MAX};
 use crate::page::{Incarnation, NodeId, PageId};
 
 /// State that only the coordinator has.
@@ -183,6 +183,9 @@ impl Coordinator {
 
     fn admit(&self, shared: &Membership, intro: &Introduction) -> Result<NodeId, String> {
         let own = &shared.intro;
+        if shared.view.epoch.0 >= EPOCHS_MAX - 2 * NODES_MAX as u64 {
+            return Err("the cluster has had as many joins and departures as it can: start a new one".into());
+        }
         if (intro.arena_base, intro.arena_size) != (own.arena_base, own.arena_size) {
             return Err(format!(
                 "the cluster's arena is {:#x} bytes at {:#x}, not {:#x} at {:#x}: use the same arena_base and arena_size everywhere",

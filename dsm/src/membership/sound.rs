@@ -4,7 +4,7 @@
 use super::{Control, Death, Introduction, RegionRecord, View};
 use crate::coherence::{Placement, RegionInfo};
 use crate::config::NODES_MAX;
-use crate::config::membership::{DEATHS_MAX, HOW_LEN_MAX, NAME_LEN_MAX};
+use crate::config::membership::{DEATHS_MAX, EPOCHS_MAX, HOW_LEN_MAX, NAME_LEN_MAX};
 use crate::page::{EXTENT_PAGES, NodeId, PAGE_SIZE};
 
 impl Control {
@@ -49,6 +49,7 @@ impl View {
             is_node(member.id) && member.intro.is_sound() && how.len() <= HOW_LEN_MAX
         };
         ascending
+            && self.epoch.0 <= EPOCHS_MAX
             && self.members.last().is_none_or(|member| is_node(member.id))
             && self.members.iter().all(|member| member.intro.is_sound())
             && self.deaths.len() <= DEATHS_MAX
@@ -145,6 +146,8 @@ mod tests {
         let view =
             |ids: &[u16]| View { members: ids.iter().copied().map(member).collect(), ..View::default() };
         assert!(Control::View(view(&[0, 1, 127])).is_sound(ARENA));
+        let late = View { epoch: crate::page::Epoch(1 << 24), ..view(&[0]) };
+        assert!(!Control::View(late).is_sound(ARENA), "no request number begins there");
         let long = "x".repeat(1 << 16);
         let spoils: [fn(&mut Introduction, String); 3] = [
             |intro, long| intro.name = long,

@@ -287,6 +287,20 @@ fn a_name_without_bound_is_refused_before_it_is_sent() {
 }
 
 #[test]
+fn a_cluster_of_very_many_changes_refuses_newcomers_and_lets_members_go() {
+    let mut cluster = Cluster::new();
+    let a = cluster.join(rank(0));
+    cluster.nodes[0].view.epoch = Epoch(crate::config::membership::EPOCHS_MAX - 2 * NODES_MAX as u64);
+    let refused = cluster.join(rank(1));
+    assert!(
+        matches!(&cluster.seen[refused][..], [.., Action::JoinRefused(reason)] if reason.contains("new one"))
+    );
+    cluster.nodes[a].leave();
+    cluster.settle();
+    assert!(cluster.seen[a].contains(&Action::Left));
+}
+
+#[test]
 fn a_rank_number_is_taken_once() {
     let mut cluster = Cluster::new();
     cluster.join(rank(1));

@@ -438,3 +438,31 @@ fn a_region_in_the_place_of_one_that_was_removed_while_its_home_was_asked_for_ha
     rig.settle();
     assert_eq!((rig.result(op), rig.mapped(A, P)), (Some(Ok(0)), Read));
 }
+
+/// A member that breaks the protocol must not take pages from others, or say that they are lost.
+#[test]
+fn what_a_home_says_counts_from_the_page_s_home_alone() {
+    let mut rig = Rig::new(4);
+    rig.write(A, P, 7);
+    let op = rig.fault(A, PageId(P.0 + 1), Read);
+    let (page, req, txn) = (PageId(P.0 + 1), Req(1), Txn(99));
+    let said: [Message; 7] = [
+        ToNode::Inv { page: P, txn }.into(),
+        ToNode::Forward { page: P, txn, version: Txn(1), requester: C, req, access: Write }.into(),
+        ToNode::WriteBackAck { page: P, version: txn }.into(),
+        ToNode::Hurry { page: P, txn }.into(),
+        ToNode::Grant { page, req, txn, answer: crate::coherence::Answer::AtOnce }.into(),
+        ToNode::Lost { page, req, txn, dead: B }.into(),
+        ToNode::Located { extent: P.extent(), home: H }.into(),
+    ];
+    // The rig takes no violations; the node's core is asked beside it.
+    let (mut core, mut memory) = (rig.cores[1].clone(), rig.memories[1].clone());
+    for (count, message) in said.into_iter().enumerate() {
+        core.handle(rig.now, Input::Message { from: C, message, page: &[] }, &mut memory);
+        assert_eq!(core.counters().violations, count as u64 + 1, "{message:?}");
+    }
+    assert_eq!((core.poll_output(), core.mapped(P)), (Option::None, Write));
+    assert_eq!(memory.log, rig.memories[1].log);
+    rig.settle();
+    assert_eq!(rig.result(op), Some(Ok(0)));
+}
