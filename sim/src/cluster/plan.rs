@@ -111,8 +111,10 @@ impl Plan {
             let fate = Fate::Starve(process, Starved::Process);
             incidents.push((rng.u64(..lasts * SECOND), Span(rng.u64(..40) * SECOND), fate));
         }
-        let mute = draw_regions(&processes, lasts, rng, &mut incidents);
-        let only_mute = mute && rng.bool();
+        // Of numbers of its own: what else befalls a seed does not depend on its regions.
+        let mut own = Rng::with_seed(rng.clone().u64(..));
+        let mute = draw_regions(&processes, lasts, &mut own, &mut incidents);
+        let only_mute = mute && own.bool();
         if only_mute {
             incidents.retain(|(_, _, fate)| !fate.is_trouble());
         }
