@@ -423,8 +423,8 @@ pub mod rpc {
     pub const ALIVE_EVERY: Span = Span::from_ms(1_000);
     /// Silence after which a client gives a long call up.
     pub const SILENCE_MAX: Span = Span::from_ms(10_000);
-    /// Bytes of a peer's send queue that calls may take: pages and control messages have the other half.
-    pub const CALLS_QUEUE_BYTES_MAX: usize = super::net::SEND_QUEUE_BYTES_MAX / 2;
+    /// Calls may take one part in so many of a peer's send queue: pages and control messages have the rest.
+    pub const CALLS_QUEUE_SHARE: usize = 2;
     /// Longest message of the calls: a byte that says whom it is for goes in front.
     pub const CALL_LEN_MAX: usize = super::MESSAGE_LEN_MAX - 1;
     /// A message for which the queue to its peer has no room is offered again after so long.

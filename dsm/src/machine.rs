@@ -42,7 +42,9 @@ use crate::config::membership::HEARTBEAT;
 use crate::config::node::STREAMING_MIN;
 use crate::membership::{Action, Control, Introduction, Member, Membership, Observation, RegionRecord, Want};
 use crate::net::{Endpoint, OutMessage, Priority, SessionHandle};
-use crate::page::{Incarnation, LockWords, Memory, NodeId, PAGE_SIZE, PageBuf, PageId, PeerId, Span, Time};
+use crate::page::{
+    Epoch, Incarnation, LockWords, Memory, NodeId, PAGE_SIZE, PageBuf, PageId, PeerId, Span, Time,
+};
 use egress::Egress;
 use gate::Gate;
 use losses::Losses;
@@ -235,6 +237,10 @@ struct Cores {
     /// By node id, the last member that has left; none if one with that id has died since.
     left: BTreeMap<NodeId, Member>,
     view_changes: u64,
+    /// The epoch whose changes the coherence core has been told, all of them.
+    installed: Epoch,
+    /// Changes of the view were told since messages that came too early were looked at.
+    has_new_view: bool,
     /// Most pages that had memory here after any event.
     resident_peak: u64,
     /// Regions that are mapped, while what was held before still leaves them no room.
@@ -276,6 +282,8 @@ impl Machine {
             silence_max: config.silence_max,
             left: BTreeMap::new(),
             view_changes: 0,
+            installed: Epoch::default(),
+            has_new_view: false,
             resident_peak: 0,
             crowding: Vec::new(),
             outputs: Outputs::default(),
@@ -331,6 +339,10 @@ impl Machine {
     }
 
     fn on_command<H: Host>(&mut self, now: Time, op: OpId, command: Command, host: &mut H) {
+        let is_over = self.cores.lifecycle.why().is_some() || self.cores.lifecycle.is_closed();
+        if is_over && !matches!(command, Command::Leave(_)) {
+            return self.cores.pending.push_back(Output::Done { op, outcome: Outcome::Membership });
+        }
         match command {
             Command::Join => self.cores.join(op),
             Command::Barrier(barrier) => {
@@ -354,13 +366,20 @@ impl Machine {
         let mut any = false;
         loop {
             let mut moved = false;
-            while let Some(event) = self.endpoint.poll_event() {
-                self.on_net_event(now, event, host);
-                moved = true;
-            }
+            // First: a session that has come up may lead to a member that only these changes bring.
             while let Some(action) = self.cores.membership.as_mut().and_then(Membership::poll_action) {
                 self.on_action(now, action, host);
                 moved = true;
+            }
+            // Not after each change: a message may come of a member that the next one brings.
+            if std::mem::take(&mut self.cores.has_new_view) {
+                self.on_new_view(now, host);
+                moved = true;
+            }
+            if let Some(event) = self.endpoint.poll_event() {
+                self.on_net_event(now, event, host);
+                any = true;
+                continue;
             }
             moved |= self.cores.admit_regions();
             moved |= self.send_outputs(now);
@@ -384,7 +403,9 @@ impl Machine {
         if self.cores.lifecycle.why().is_some() {
             // Before the outputs tell it to anybody: no thread goes on with bytes that others change no more, or
             // change unseen.
-            host.revoke_all();
+            if self.cores.rules.revokes_access() {
+                host.revoke_all();
+            }
         }
         any
     }
@@ -547,7 +568,7 @@ impl Machine {
                 let Some(message) = self.control_message(&control) else { return };
                 self.send(now, to, message, Priority::Control);
             }
-            Action::Joined => self.on_joined(now, host),
+            Action::Joined => self.on_joined(now),
             Action::JoinRefused(reason) => self.cores.end_with(Why::NotJoined(reason)),
             Action::ViewChanged { joined, left, died } => {
                 self.on_view_changed(now, (&joined, &left, died), host);
@@ -615,9 +636,8 @@ impl Cores {
         host: &mut H,
     ) -> bool {
         let Ok(batch) = Batch::decode(rest) else { return false };
-        let known = self.membership.as_ref().map_or_else(Default::default, |m| m.view().epoch);
         // The sender may name nodes and regions that only a later view explains.
-        let is_known = batch.epoch <= known || !self.rules.awaits_views();
+        let is_known = batch.epoch <= self.installed || !self.rules.awaits_views();
         let (Some(from), Some(coherence), true) = (self.routes.node(session), &mut self.coherence, is_known)
         else {
             return self.keep_early(session, bytes);
@@ -694,7 +714,12 @@ impl Cores {
         }
     }
 
+    /// An operation has ended; not if it did when this node could not go on.
     fn done(&mut self, op: OpId, outcome: Outcome) {
+        let is_over = self.lifecycle.why().is_some() || self.lifecycle.is_closed();
+        if is_over && !matches!(outcome, Outcome::Left(_)) {
+            return;
+        }
         self.pending.push_back(Output::Done { op, outcome });
     }
 

@@ -3,7 +3,7 @@
 
 use super::{Cores, Machine, channel, typed};
 use crate::config::node::UNSENT_MESSAGES_MAX;
-use crate::config::rpc::CALLS_QUEUE_BYTES_MAX;
+use crate::config::rpc::CALLS_QUEUE_SHARE;
 use crate::membership::{Member, Membership};
 use crate::net::{self, Priority, SessionHandle};
 use crate::page::{GUEST, Incarnation, NodeId, PeerId, Time};
@@ -50,7 +50,8 @@ impl Machine {
         };
         let channel = if to.node == GUEST { channel::GUEST } else { channel::CALLS };
         let message = typed(channel, message);
-        let full = self.endpoint.queued(session) + message.total_len() > CALLS_QUEUE_BYTES_MAX;
+        let share = self.endpoint.queue_max() / CALLS_QUEUE_SHARE;
+        let full = self.endpoint.queued(session) + message.total_len() > share;
         if full && self.cores.rules.divides_queues() {
             // The other half is for pages and control messages.
             return Err(CallRefused::Full);

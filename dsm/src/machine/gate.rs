@@ -51,9 +51,26 @@ impl Gate {
         keeps
     }
 
-    /// The session is over, and what it said too early with it.
+    /// Whether messages of a session are kept.
+    pub(super) fn keeps(&self, session: SessionHandle) -> bool {
+        self.early.iter().any(|early| early.session == session)
+    }
+
+    /// What a session said too early is void.
     pub(super) fn forget(&mut self, session: SessionHandle) {
         self.early.retain(|early| early.session != session);
+    }
+
+    /// The messages of some sessions, in the order of arrival.
+    pub(super) fn take_of(
+        &mut self,
+        is_one: impl Fn(SessionHandle) -> bool,
+    ) -> Vec<(SessionHandle, Vec<u8>)> {
+        let early = std::mem::take(&mut self.early);
+        let (taken, kept): (Vec<Early>, Vec<Early>) =
+            early.into_iter().partition(|early| is_one(early.session));
+        self.early = kept;
+        taken.into_iter().map(|early| (early.session, early.bytes)).collect()
     }
 
     /// The messages that were kept, in the order of arrival.

@@ -13,7 +13,7 @@ use crate::config::node::FLUSH_MAX;
 use crate::config::rpc::SILENCE_MAX;
 use crate::membership::{COORDINATOR, Death, Kind, Member, Membership, Observation};
 use crate::net::{CloseReason, ConnectRefused, Event as NetEvent, SessionHandle};
-use crate::page::{Incarnation, NodeId, Span, Time};
+use crate::page::{Incarnation, NodeId, PeerId, Span, Time};
 
 impl Machine {
     pub(super) fn on_net_event<H: Host>(&mut self, now: Time, event: NetEvent, host: &mut H) {
@@ -32,6 +32,7 @@ impl Machine {
                 if self.cores.coordinator_session == Some(session) {
                     self.cores.end_with(Why::NotJoined(error.to_string()));
                 } else if let Some(node) = self.cores.connecting.remove(&session) {
+                    self.cores.note(Level::DEBUG, format!("no session with {node}: {error}"));
                     // A busy host may answer too late; the deadline of the join ends this.
                     self.connect_to(now, node);
                 }
@@ -120,6 +121,9 @@ impl Machine {
         self.cores.departing.retain(|&(departing, _)| departing != session);
         self.cores.guest_closed(session);
         let node = self.cores.forget_session(session);
+        if let (Some(node), Some(reason)) = (node, &reason) {
+            self.cores.note(Level::DEBUG, format!("the session with {node} is over: {reason}"));
+        }
         match (node, reason) {
             (Some(_), Some(CloseReason::Peer { code: close::ENDS, reason })) => return Some(reason),
             (Some(COORDINATOR), Some(CloseReason::Peer { code: close::EVICTED, reason })) => {
@@ -155,7 +159,7 @@ impl Machine {
         }
     }
 
-    pub(super) fn on_joined<H: Host>(&mut self, now: Time, host: &mut H) {
+    pub(super) fn on_joined(&mut self, now: Time) {
         let Some(membership) = &self.cores.membership else { return };
         let me = membership.me().expect("joined");
         // Members of before hear of this node by its hello; those that come later say hello to it.
@@ -169,17 +173,44 @@ impl Machine {
         for node in others {
             self.connect_to(now, node);
         }
-        self.on_new_view(now, host);
+        self.cores.has_new_view = true;
+    }
+
+    /// What leavers have said before this change was known here, and what was acknowledged: they may have left because
+    /// of that. (What a dead member said counts as not sent.)
+    fn deliver_last_words<H: Host>(&mut self, now: Time, left: &[Member], host: &mut H) {
+        if left.is_empty() {
+            return;
+        }
+        let routes = &self.cores.routes;
+        let is_leavers = |session| {
+            routes.peer(session).is_some_and(|peer| left.iter().any(|member| PeerId::from(member) == peer))
+        };
+        let early = self.cores.gate.take_of(is_leavers);
+        // It knew no view of after its departure.
+        let view = self.cores.membership.as_ref().map(|membership| membership.view().epoch);
+        let installed = std::mem::replace(&mut self.cores.installed, view.unwrap_or_default());
+        for (session, bytes) in early {
+            self.cores.deliver(now, session, &bytes, host);
+        }
+        self.cores.installed = installed;
     }
 
     /// Sessions may have found their member, and messages that came too early their explanation.
-    fn on_new_view<H: Host>(&mut self, now: Time, host: &mut H) {
+    pub(super) fn on_new_view<H: Host>(&mut self, now: Time, host: &mut H) {
         if let Some(membership) = &self.cores.membership {
+            self.cores.installed = membership.view().epoch;
             self.cores.routes.map(membership.view());
         }
-        for (session, bytes) in self.cores.gate.take() {
+        let early = self.cores.gate.take();
+        if early.is_empty() {
+            return;
+        }
+        for (session, bytes) in early {
             self.cores.deliver(now, session, &bytes, host);
         }
+        let gate = &self.cores.gate;
+        self.cores.routes.forget_ended(|session| gate.keeps(session));
     }
 
     pub(super) fn on_view_changed<H: Host>(
@@ -189,6 +220,18 @@ impl Machine {
         host: &mut H,
     ) {
         self.cores.view_changes += 1;
+        let is_vacated = |node| {
+            left.iter().any(|member| member.id == node) || died.iter().any(|death| death.member.id == node)
+        };
+        // A newcomer may have the slot of a member that went in the same change: then after that.
+        let (after, before): (Vec<&Member>, Vec<&Member>) =
+            joined.iter().partition(|member| is_vacated(member.id));
+        for member in before {
+            self.cores.input(now, Input::NodeJoined(member.id), host);
+        }
+        if self.cores.rules.hears_leavers_out() {
+            self.deliver_last_words(now, left, host);
+        }
         let ends_transactions = self.cores.rules.ends_transactions_of_the_departed();
         for member in left {
             if ends_transactions {
@@ -196,7 +239,7 @@ impl Machine {
             }
             self.cores.left.insert(member.id, member.clone());
             self.cores.call_events.push(CallEvent::Ended(member.into()));
-            if let Some(session) = self.cores.forget_member(member.id) {
+            if let Some(session) = self.cores.forget_member(member) {
                 self.cores.departing.push((session, now + FLUSH_MAX));
             }
         }
@@ -209,16 +252,18 @@ impl Machine {
             self.cores.left.remove(&id);
             self.cores.record_losses(&death);
             self.cores.call_events.push(CallEvent::Ended((&death.member).into()));
-            if let Some(session) = self.cores.forget_member(id) {
+            if let Some(session) = self.cores.forget_member(&death.member) {
                 self.endpoint.close(now, session, close::EVICTED, &death.how);
             }
             self.cores.on_death(&death);
         }
-        // A newcomer may have the slot of somebody who went in the same change.
-        for member in joined {
+        for member in after {
             self.cores.input(now, Input::NodeJoined(member.id), host);
         }
-        self.on_new_view(now, host);
+        self.cores.has_new_view = true;
+        if !self.cores.rules.installs_whole_views() {
+            self.on_new_view(now, host);
+        }
     }
 }
 
@@ -232,21 +277,28 @@ impl Cores {
     }
 
     /// A member is gone; returns the session that led to it.
-    fn forget_member(&mut self, node: NodeId) -> Option<SessionHandle> {
+    fn forget_member(&mut self, member: &Member) -> Option<SessionHandle> {
         if self.rules.forgets_messages_of_the_departed() {
-            self.egress.forget(node);
+            self.egress.forget(member.id);
         }
-        self.routes.forget(node)
+        let gate = &mut self.gate;
+        let session = self.routes.forget(self.rules, member.into());
+        session.iter().for_each(|&session| gate.forget(session));
+        session
     }
 
-    /// A session is over; returns the member that it led to.
+    /// A session is over; returns the member that it led to. Messages of that member that a later view must explain
+    /// were acknowledged: it may have left because of that.
     fn forget_session(&mut self, session: SessionHandle) -> Option<NodeId> {
-        self.gate.forget(session);
-        if self.rules.forgets_closed_sessions() {
-            self.routes.closed(session)
-        } else {
-            self.routes.node(session)
+        if !self.rules.forgets_closed_sessions() {
+            return self.routes.node(session);
         }
+        let is_member = self.routes.node(session).is_some();
+        if is_member && self.gate.keeps(session) && self.rules.keeps_messages_of_closed_sessions() {
+            return self.routes.end(session);
+        }
+        self.gate.forget(session);
+        self.routes.closed(session)
     }
 
     /// Tells the membership what was seen of a member.

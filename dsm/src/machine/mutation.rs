@@ -6,10 +6,14 @@
 #[allow(missing_docs)] // The name is the rule that is broken.
 pub enum Mutation {
     GateTakesLaterEpochs,
+    GateOpensBetweenChanges,
     GateDropsEarlyMessages,
     GateHasNoBound,
     MessagesForASlotGoToItsNextTenant,
+    SessionOfTheNextTenantEnds,
     ClosedSessionsStay,
+    EarlyMessagesGoWithTheirSession,
+    EarlyMessagesGoWithTheirMember,
     BatchMixesPages,
     MessageWithoutRoomIsDropped,
     CallsUseTheWholeQueue,
@@ -19,17 +23,22 @@ pub enum Mutation {
     LeavesWithoutWritingBack,
     LeavesWithoutDraining,
     EndedLeavesOperationsOpen,
+    EndedRevokesNothing,
     TimeoutForgetsTheHeartbeat,
 }
 
 impl Mutation {
     /// Every mutation.
-    pub const ALL: [Mutation; 15] = [
+    pub const ALL: [Mutation; 20] = [
         Mutation::GateTakesLaterEpochs,
+        Mutation::GateOpensBetweenChanges,
         Mutation::GateDropsEarlyMessages,
         Mutation::GateHasNoBound,
         Mutation::MessagesForASlotGoToItsNextTenant,
+        Mutation::SessionOfTheNextTenantEnds,
         Mutation::ClosedSessionsStay,
+        Mutation::EarlyMessagesGoWithTheirSession,
+        Mutation::EarlyMessagesGoWithTheirMember,
         Mutation::BatchMixesPages,
         Mutation::MessageWithoutRoomIsDropped,
         Mutation::CallsUseTheWholeQueue,
@@ -39,6 +48,7 @@ impl Mutation {
         Mutation::LeavesWithoutWritingBack,
         Mutation::LeavesWithoutDraining,
         Mutation::EndedLeavesOperationsOpen,
+        Mutation::EndedRevokesNothing,
         Mutation::TimeoutForgetsTheHeartbeat,
     ];
 }
@@ -73,6 +83,11 @@ impl Rules {
         self.keeps(Mutation::GateTakesLaterEpochs)
     }
 
+    /// Messages that came too early are looked at when all changes of the view are made.
+    pub(super) fn installs_whole_views(&self) -> bool {
+        self.keeps(Mutation::GateOpensBetweenChanges)
+    }
+
     /// What came too early is kept.
     pub(super) fn keeps_early_messages(&self) -> bool {
         self.keeps(Mutation::GateDropsEarlyMessages)
@@ -88,9 +103,24 @@ impl Rules {
         self.keeps(Mutation::MessagesForASlotGoToItsNextTenant)
     }
 
+    /// With a member goes its session, and not that of the next member with its id.
+    pub(super) fn forgets_one_start(&self) -> bool {
+        self.keeps(Mutation::SessionOfTheNextTenantEnds)
+    }
+
     /// A session that is over leads nowhere.
     pub(super) fn forgets_closed_sessions(&self) -> bool {
         self.keeps(Mutation::ClosedSessionsStay)
+    }
+
+    /// What a member said too early counts though its session is over since.
+    pub(super) fn keeps_messages_of_closed_sessions(&self) -> bool {
+        self.keeps(Mutation::EarlyMessagesGoWithTheirSession)
+    }
+
+    /// What a leaver said too early is heard before it is gone.
+    pub(super) fn hears_leavers_out(&self) -> bool {
+        self.keeps(Mutation::EarlyMessagesGoWithTheirMember)
     }
 
     /// The pages of a batch follow each other as its messages do.
@@ -136,6 +166,11 @@ impl Rules {
     /// The end of a node ends every wait.
     pub(super) fn ends_waits(&self) -> bool {
         self.keeps(Mutation::EndedLeavesOperationsOpen)
+    }
+
+    /// The end of a node takes the access to all pages away.
+    pub(super) fn revokes_access(&self) -> bool {
+        self.keeps(Mutation::EndedRevokesNothing)
     }
 
     /// The heartbeat's time is among those at which the machine wants to run.

@@ -11,6 +11,8 @@ use crate::page::{GUEST, Incarnation, NodeId, PeerId};
 struct Peer {
     incarnation: Incarnation,
     node: Option<NodeId>,
+    /// Over; it is here for what its member has said too early.
+    is_over: bool,
 }
 
 /// Sessions by member and members by session.
@@ -32,7 +34,7 @@ impl Routes {
 
     /// A session has come up.
     pub(super) fn connected(&mut self, session: SessionHandle, incarnation: Incarnation) {
-        self.sessions.insert(session, Peer { incarnation, node: None });
+        self.sessions.insert(session, Peer { incarnation, node: None, is_over: false });
     }
 
     /// The session that was made to the coordinator's address leads to the coordinator.
@@ -41,6 +43,22 @@ impl Routes {
             peer.node = Some(COORDINATOR);
             self.of_node[COORDINATOR.0 as usize] = Some(session);
         }
+    }
+
+    /// A session is over, and messages of it are kept: they still come of the member that it led to.
+    pub(super) fn end(&mut self, session: SessionHandle) -> Option<NodeId> {
+        let peer = self.sessions.get_mut(&session)?;
+        peer.is_over = true;
+        let node = peer.node?;
+        if self.of_node[node.0 as usize] == Some(session) {
+            self.of_node[node.0 as usize] = None;
+        }
+        Some(node)
+    }
+
+    /// Forgets the sessions that are over and of which nothing is kept.
+    pub(super) fn forget_ended(&mut self, keeps: impl Fn(SessionHandle) -> bool) {
+        self.sessions.retain(|session, peer| !peer.is_over || keeps(*session));
     }
 
     /// A session is over; returns the member that it led to.
@@ -63,9 +81,15 @@ impl Routes {
         }
     }
 
-    /// A member is gone; returns the session that led to it.
-    pub(super) fn forget(&mut self, node: NodeId) -> Option<SessionHandle> {
-        let session = self.of_node[node.0 as usize].take()?;
+    /// A member is gone; returns the session that led to it. The next member with its id may have one already.
+    pub(super) fn forget(&mut self, rules: Rules, gone: PeerId) -> Option<SessionHandle> {
+        let present = self.session(gone.node);
+        let is_its = |session: &SessionHandle| self.peer(*session) == Some(gone);
+        let its = || self.sessions.keys().copied().find(is_its);
+        let session = present.filter(|session| is_its(session) || !rules.forgets_one_start()).or_else(its)?;
+        if present == Some(session) {
+            self.of_node[gone.node.0 as usize] = None;
+        }
         self.sessions.remove(&session);
         Some(session)
     }
@@ -77,7 +101,7 @@ impl Routes {
 
     /// The start of the member that a session leads to.
     pub(super) fn peer(&self, session: SessionHandle) -> Option<PeerId> {
-        let Peer { incarnation, node } = self.sessions.get(&session)?;
+        let Peer { incarnation, node, .. } = self.sessions.get(&session)?;
         Some(PeerId { node: (*node)?, incarnation: *incarnation })
     }
 
@@ -128,7 +152,7 @@ impl Routes {
 
     /// All sessions.
     pub(super) fn sessions(&self) -> impl Iterator<Item = SessionHandle> {
-        self.sessions.keys().copied()
+        self.sessions.iter().filter(|(_, peer)| !peer.is_over).map(|(session, _)| *session)
     }
 
     /// Sessions to guests, and to who has not said yet what it wants.

@@ -10,7 +10,9 @@ mod table;
 use std::collections::VecDeque;
 use std::net::SocketAddr;
 
-use crate::config::net::{CLOSE_LINGER, CLOSE_REPEATS_MAX, CREDIT_ACTIVE, MTU_LIMIT, PATH_AFTER};
+use crate::config::net::{
+    CLOSE_LINGER, CLOSE_REPEATS_MAX, CREDIT_ACTIVE, MTU_LIMIT, PATH_AFTER, SEND_QUEUE_BYTES_MAX,
+};
 use crate::net::counters::Counters;
 use crate::net::credit::Share;
 use crate::net::handshake::{ClusterKey, Keys, Version};
@@ -39,12 +41,21 @@ pub struct EndpointConfig {
     pub socket_buffer: usize,
     /// The longest datagram to try.
     pub mtu_max: usize,
+    /// Bytes of messages that may wait to be sent to one peer.
+    pub queue_max: usize,
 }
 
 impl EndpointConfig {
-    /// A configuration with the largest MTU.
+    /// A configuration with the largest MTU and queues.
     pub fn new(key: ClusterKey, incarnation: Incarnation, version: Version, socket_buffer: usize) -> Self {
-        EndpointConfig { key, incarnation, version, socket_buffer, mtu_max: MTU_LIMIT }
+        EndpointConfig {
+            key,
+            incarnation,
+            version,
+            socket_buffer,
+            mtu_max: MTU_LIMIT,
+            queue_max: SEND_QUEUE_BYTES_MAX,
+        }
     }
 }
 
@@ -231,7 +242,12 @@ impl Endpoint {
         self.table.live(session).is_none_or(|live| live.has_room(message, priority))
     }
 
-    /// Bytes of a session's queue that are taken, of [`crate::config::net::SEND_QUEUE_BYTES_MAX`].
+    /// Bytes that may wait for one peer.
+    pub fn queue_max(&self) -> usize {
+        self.config.queue_max
+    }
+
+    /// Bytes of a session's queue that are taken, of [`Endpoint::queue_max`].
     pub fn queued(&self, session: SessionHandle) -> usize {
         self.table.live(session).map_or(0, Session::queued)
     }

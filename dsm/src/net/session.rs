@@ -16,6 +16,7 @@ mod seen;
 
 use std::net::SocketAddr;
 
+use super::endpoint::EndpointConfig;
 use crate::codec::{DecodeError, Reader};
 use crate::config::net::{CREDIT_ACTIVE, CREDIT_PEER_MIN};
 use crate::net::counters::Counters;
@@ -146,19 +147,19 @@ pub(crate) struct Session {
 
 impl Session {
     /// A session that both sides have agreed on. Its first packet asks for an acknowledgement.
-    pub(crate) fn new(now: Time, peer: Peer, side: Side, hello: Nonce, mtu_max: usize) -> Self {
+    pub(crate) fn new(now: Time, peer: Peer, (side, hello): (Side, Nonce), config: &EndpointConfig) -> Self {
         Session {
             peer,
             side,
             hello,
             acks: Acks::new(),
             recovery: Recovery::new(),
-            outbox: Outbox::new(),
+            outbox: Outbox::new(config.queue_max),
             reassembly: Reassembly::new(),
             congestion: Box::new(NewReno::new()),
             delivery: Delivery::default(),
             pacer: Pacer::new(),
-            mtu: Mtu::new(mtu_max),
+            mtu: Mtu::new(config.mtu_max),
             demand: Demand::Less,
             paced_until: None,
             probes: Probes::NONE,
@@ -277,12 +278,13 @@ impl Session {
         if number >= NUMBER_MAX {
             return Err(Violation::PacketNumber);
         }
-        self.last_heard = now;
         if self.acks.insert(now, number) == Arrival::Duplicate {
             self.counters.duplicate_packets += 1;
             self.acks.on_duplicate(now);
             return Ok(Verdict::Open);
         }
+        // A number is sent once: what comes again may come from anybody, also when its sender is dead.
+        self.last_heard = now;
         self.counters.packets_in += 1;
         self.counters.bytes_in += len as u64;
         if len > LARGE {

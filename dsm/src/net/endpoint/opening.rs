@@ -177,7 +177,7 @@ impl Endpoint {
             token_in: responder,
             credit: welcome.credit,
         };
-        let session = Box::new(Session::new(now, peer, Side::Initiator, nonce, self.config.mtu_max));
+        let session = Box::new(Session::new(now, peer, (Side::Initiator, nonce), &self.config));
         self.table.set(index, State::Welcomed(Welcomed { session, until }));
         self.table.mark_ready(index, &mut self.ready);
         self.update(index);
@@ -226,10 +226,10 @@ impl Endpoint {
             State::Welcomed(welcomed) => welcomed.session,
             State::HalfOpen(half) => {
                 age = half.age;
-                let (peer, nonce, mtu_max) = (half.peer, half.hello_nonce, self.config.mtu_max);
+                let (peer, nonce) = (half.peer, half.hello_nonce);
                 // Put back, so that the table's count stays right.
                 self.table.slot_mut(index).state = State::HalfOpen(half);
-                Box::new(Session::new(now, peer, Side::Responder, nonce, mtu_max))
+                Box::new(Session::new(now, peer, (Side::Responder, nonce), &self.config))
             }
             State::Live(_) | State::Closing(_) | State::Free | State::Connecting(_) => {
                 unreachable!("returned above")

@@ -156,7 +156,7 @@ impl Table {
             free: Vec::new(),
             half_open: 0,
             half_open_age: 0,
-            no_messages: Outbox::new(),
+            no_messages: Outbox::new(0),
         }
     }
 

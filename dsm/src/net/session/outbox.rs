@@ -13,7 +13,7 @@ use super::SendError;
 use crate::config::MESSAGE_LEN_MAX;
 use crate::config::net::{
     FRAGMENT_LEN_MIN, MESSAGE_OVERHEAD, MESSAGE_WINDOW, REASSEMBLY_BULK_BYTES_MAX,
-    REASSEMBLY_BULK_MESSAGES_MAX, REASSEMBLY_BYTES_MAX, REASSEMBLY_MESSAGES_MAX, SEND_QUEUE_BYTES_MAX,
+    REASSEMBLY_BULK_MESSAGES_MAX, REASSEMBLY_BYTES_MAX, REASSEMBLY_MESSAGES_MAX,
 };
 use crate::net::message::{OutMessage, Priority};
 use crate::net::wire::{ACK_LEN_MAX, CREDIT_LEN, PART_HEAD_LEN, WHOLE_HEAD_LEN};
@@ -107,6 +107,8 @@ pub(crate) struct Outbox {
     free: Vec<u32>,
     control: Lane,
     bulk: Lane,
+    /// Bytes that it takes.
+    queue_max: usize,
     charged: usize,
     acknowledged: u64,
     /// Fate of the ids from `ids_first` on.
@@ -123,8 +125,10 @@ enum IdState {
 }
 
 impl Outbox {
-    pub(crate) fn new() -> Self {
+    /// An empty one that takes so many bytes.
+    pub(crate) fn new(queue_max: usize) -> Self {
         Outbox {
+            queue_max,
             slots: Vec::new(),
             free: Vec::new(),
             control: Lane::default(),
@@ -141,8 +145,8 @@ impl Outbox {
     /// Whether a message finds room. One that is too long finds it, and is refused.
     pub(super) fn has_room(&self, message: &OutMessage, priority: Priority) -> bool {
         let limit = match priority {
-            Priority::Control => SEND_QUEUE_BYTES_MAX + SEND_QUEUE_BYTES_MAX / CONTROL_QUEUE_SHARE,
-            Priority::Bulk => SEND_QUEUE_BYTES_MAX,
+            Priority::Control => self.queue_max + self.queue_max / CONTROL_QUEUE_SHARE,
+            Priority::Bulk => self.queue_max,
         };
         self.charged + message.total_len() + MESSAGE_OVERHEAD <= limit
     }
@@ -377,6 +381,7 @@ enum Fit {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::net::SEND_QUEUE_BYTES_MAX;
 
     const WIDE: Room = Room { here: 1171, empty: 1171 };
 
@@ -390,7 +395,7 @@ mod tests {
 
     #[test]
     fn a_message_that_fits_a_datagram_is_never_cut() {
-        let mut outbox = Outbox::new();
+        let mut outbox = Outbox::new(SEND_QUEUE_BYTES_MAX);
         outbox.push(message(1000), Priority::Bulk).unwrap();
         assert_eq!(outbox.take(Priority::Bulk, Room { here: 900, empty: 1171 }), None);
         let taken = outbox.take(Priority::Bulk, WIDE).unwrap();
@@ -401,7 +406,7 @@ mod tests {
 
     #[test]
     fn short_messages_pass_long_ones_that_the_receiver_has_no_room_for() {
-        let mut outbox = Outbox::new();
+        let mut outbox = Outbox::new(SEND_QUEUE_BYTES_MAX);
         for _ in 0..8 {
             outbox.push(message(1 << 20), Priority::Bulk).unwrap();
         }
@@ -422,7 +427,7 @@ mod tests {
 
     #[test]
     fn lost_bytes_go_first_and_may_be_cut_smaller() {
-        let mut outbox = Outbox::new();
+        let mut outbox = Outbox::new(SEND_QUEUE_BYTES_MAX);
         outbox.push(message(1100), Priority::Bulk).unwrap();
         outbox.push(message(10), Priority::Bulk).unwrap();
         let first = outbox.take(Priority::Bulk, WIDE).unwrap();
@@ -452,7 +457,7 @@ mod tests {
 
     #[test]
     fn a_window_that_is_nearly_used_up_makes_no_shreds() {
-        let mut outbox = Outbox::new();
+        let mut outbox = Outbox::new(SEND_QUEUE_BYTES_MAX);
         outbox.push(message(4000), Priority::Bulk).unwrap();
         assert_eq!(outbox.take(Priority::Bulk, Room { here: 700, empty: 1171 }), None);
         // An acknowledgement that rides along is no reason to wait.
@@ -461,7 +466,7 @@ mod tests {
 
     #[test]
     fn a_full_queue_refuses_and_keeps_room_for_control() {
-        let mut outbox = Outbox::new();
+        let mut outbox = Outbox::new(SEND_QUEUE_BYTES_MAX);
         while outbox.push(message(1 << 20), Priority::Bulk).is_ok() {}
         assert_eq!(outbox.push(message(1 << 20), Priority::Bulk), Err(SendError::Full));
         assert_eq!(outbox.push(message(1 << 20), Priority::Control), Ok(()));
@@ -470,7 +475,7 @@ mod tests {
 
     #[test]
     fn ids_stay_within_the_window_that_the_receiver_remembers() {
-        let mut outbox = Outbox::new();
+        let mut outbox = Outbox::new(SEND_QUEUE_BYTES_MAX);
         for _ in 0..MESSAGE_WINDOW + 10 {
             outbox.push(message(1), Priority::Control).unwrap();
         }

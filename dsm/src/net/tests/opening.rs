@@ -291,6 +291,25 @@ fn silence_and_a_ping_are_seen_in_last_heard() {
     assert!(rig.now.since(rig.nodes[0].endpoint.last_heard(a).unwrap()) < Span::from_ms(1));
 }
 
+/// Anybody can send a packet again that was on the network once, also when its sender is dead.
+#[test]
+fn a_packet_that_comes_again_is_no_sign_of_life() {
+    let (mut rig, a, b) = Rig::pair(lan(1));
+    rig.run(Span::from_ms(500));
+    rig.capture = Some(Vec::new());
+    rig.send(1, b, b"here", Priority::Control);
+    rig.run(Span::from_ms(10));
+    let captured = rig.capture.take().unwrap();
+    let old: Vec<_> = captured.into_iter().filter(|datagram| datagram.to == addr(0)).collect();
+    assert!(!old.is_empty());
+    let heard = rig.nodes[0].endpoint.last_heard(a).unwrap();
+    rig.run(Span::from_ms(100));
+    for datagram in &old {
+        rig.inject(0, datagram.from, &datagram.bytes);
+    }
+    assert_eq!(rig.nodes[0].endpoint.last_heard(a), Some(heard));
+}
+
 #[test]
 fn there_are_no_more_sessions_than_the_bound() {
     let mut rig = Rig::new(1, lan(1));
