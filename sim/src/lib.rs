@@ -8,6 +8,7 @@ mod bare;
 mod cluster;
 mod explore;
 mod local;
+mod machines;
 mod members;
 mod oracle;
 mod plan;
@@ -25,6 +26,7 @@ use pagemesh::page::Time;
 
 pub use cluster::ClusterWork;
 pub use explore::{Bounds, Explored, explore};
+pub use machines::MachinesWork;
 use plan::Plan;
 pub use plan::Rig;
 pub use trace::Keep;
@@ -139,6 +141,26 @@ pub fn run_cluster(
         let text = panic.downcast_ref::<String>().map(String::as_str);
         let text = text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("a panic");
         Err(ClusterViolation { what: format!("no assertion fails: {text}"), lines: Vec::new() })
+    })
+}
+
+/// Runs one seed of whole nodes; returns what it did and its trace, or the rule that it broke and the trace.
+pub fn run_machines(
+    seed: u64,
+    keep: Keep,
+    #[cfg(feature = "planted")] mutation: Option<pagemesh::machine::Mutation>,
+) -> Result<(MachinesWork, Vec<String>), (String, Vec<String>)> {
+    let run = || {
+        let mut rng = Rng::with_seed(seed);
+        let plan = machines::Plan::draw(&mut rng);
+        #[cfg(feature = "planted")]
+        let plan = plan.with_mutation(mutation);
+        machines::Machines::new(plan, rng, keep).run()
+    };
+    catch_unwind(AssertUnwindSafe(run)).unwrap_or_else(|panic| {
+        let text = panic.downcast_ref::<String>().map(String::as_str);
+        let text = text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("a panic");
+        Err((format!("no assertion fails: {text}"), Vec::new()))
     })
 }
 

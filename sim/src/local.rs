@@ -35,6 +35,8 @@ pub(crate) struct Local {
     frames: Vec<Frame>,
     /// Locks that the core has lent to the threads, by page.
     lent: Vec<Option<Lent>>,
+    lending: bool,
+    watched: bool,
     /// Pages whose mapping or bytes the core has touched since the last check.
     pub(crate) touched: SmallVec<[u8; 4]>,
     /// Pages that take memory, those included that no program touches.
@@ -61,7 +63,18 @@ impl Local {
         let frame = Frame { cells: [0; CELLS.len()], access: Access::None };
         let (frames, lent) = (vec![frame; pages], vec![None; pages]);
         let (touched, pool) = (SmallVec::new(), PagePool::new(64));
-        Local { me, threads, frames, lent, touched, backed: BTreeSet::new(), pool, revoked: false }
+        Local {
+            me,
+            threads,
+            frames,
+            lent,
+            lending: true,
+            watched: true,
+            touched,
+            backed: BTreeSet::new(),
+            pool,
+            revoked: false,
+        }
     }
 
     /// What the MMU allows on a page.
@@ -145,6 +158,16 @@ impl Local {
         true
     }
 
+    /// The others have declared this node dead: what is mapped here is no part of the memory any more.
+    pub(crate) fn go_unwatched(&mut self) {
+        self.watched = false;
+    }
+
+    /// No thread takes a lock any more, or gives one back.
+    pub(crate) fn end_lending(&mut self) {
+        self.lending = false;
+    }
+
     fn store(&mut self, cell: Cell, value: u32, shared: &mut Shared) {
         self.frames[cell.page as usize].cells[cell.index as usize] = value;
         shared.oracle.stored(cell, value);
@@ -200,7 +223,9 @@ impl NodeMemory<'_> {
         let access = if self.local.revoked { Access::None } else { access };
         self.local.frames[page].access = access;
         self.local.touched.push(page as u8);
-        self.shared.oracle.mapped(self.local.me, page, access);
+        if self.local.watched {
+            self.shared.oracle.mapped(self.local.me, page, access);
+        }
     }
 }
 
@@ -279,7 +304,7 @@ impl Memory for NodeMemory<'_> {
 impl LockWords for NodeMemory<'_> {
     fn lend_lock(&mut self, page: PageId, token: u64) -> bool {
         // Not every node has a handle of every lock.
-        let lends = self.shared.rng.u32(..8) != 0;
+        let lends = self.local.lending && self.shared.rng.u32(..8) != 0;
         if lends {
             self.record(What::Lend { page, token });
             let index = self.shared.plan.index(page);

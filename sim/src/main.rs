@@ -4,7 +4,10 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use clap::{Parser, ValueEnum};
-use sim::{Bounds, ClusterWork, Keep, Options, Report, Rig, Violation, explore, run_cluster, run_seed};
+use sim::{
+    Bounds, ClusterWork, Keep, MachinesWork, Options, Report, Rig, Violation, explore, run_cluster,
+    run_machines, run_seed,
+};
 
 /// Deterministic simulator of the coherence protocol: every seed is one schedule, checked event by event.
 #[derive(Parser)]
@@ -46,6 +49,8 @@ enum RigArg {
     Bare,
     /// Membership: processes that join, leave, crash, starve and are cut off.
     Members,
+    /// Whole nodes: memory, membership, calls and transport of processes that join, leave, crash and starve.
+    Machines,
 }
 
 fn main() -> ExitCode {
@@ -57,6 +62,7 @@ fn main() -> ExitCode {
         RigArg::Stacked => Rig::Stacked,
         RigArg::Bare => Rig::Bare,
         RigArg::Members => return run_members(&args),
+        RigArg::Machines => return run_whole(&args),
     };
     let keep = if args.trace { Keep::All } else { Keep::Tail };
     let options = match with_plant(Options { keep, ..Options::of(rig) }, args.plant.as_deref()) {
@@ -121,6 +127,62 @@ fn run_members(args: &Args) -> ExitCode {
                     return ExitCode::FAILURE;
                 }
             }
+        }
+    }
+    let seconds = started.elapsed().as_secs_f64();
+    println!(
+        "{count} seeds in {seconds:.1} s ({:.0} seeds/s): {work}; {broken} seeds broke a rule",
+        count as f64 / seconds
+    );
+    if broken == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+/// Seeds of whole nodes.
+fn run_whole(args: &Args) -> ExitCode {
+    #[cfg(feature = "planted")]
+    let mutation = {
+        use pagemesh::machine::Mutation;
+        let named = |name: &str| Mutation::ALL.into_iter().find(|known| format!("{known:?}") == name);
+        match args.plant.as_deref().map(named) {
+            Some(None) => {
+                eprintln!("{}", Mutation::ALL.map(|known| format!("{known:?}")).join("\n"));
+                return ExitCode::from(2);
+            }
+            Some(mutation) => mutation,
+            None => None,
+        }
+    };
+    let keep = if args.trace { Keep::All } else { Keep::Tail };
+    std::panic::set_hook(Box::new(|_| {}));
+    let seeds = match args.seed {
+        Some(seed) => seed..seed + 1,
+        None => args.from..args.from + args.seeds,
+    };
+    let (started, mut work, mut broken) = (Instant::now(), MachinesWork::default(), 0);
+    let count = seeds.end - seeds.start;
+    for seed in seeds {
+        let outcome = run_machines(
+            seed,
+            keep,
+            #[cfg(feature = "planted")]
+            mutation,
+        );
+        let lines = match outcome {
+            Ok((done, lines)) => {
+                work.add(&done);
+                lines
+            }
+            Err((what, lines)) => {
+                broken += 1;
+                println!("seed {seed} (Machines): {what}");
+                lines
+            }
+        };
+        if args.trace {
+            lines.iter().for_each(|line| println!("{line}"));
+        }
+        if broken > 0 && !args.keep_going {
+            return ExitCode::FAILURE;
         }
     }
     let seconds = started.elapsed().as_secs_f64();

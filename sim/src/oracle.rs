@@ -19,6 +19,9 @@ pub(crate) struct Oracle {
     /// Slots whose node left in the middle of a critical section.
     deserters: NodeSet,
     next_value: u32,
+    /// Pages whose mappings broke a rule and are to be looked at again, in runs in which a node may be declared dead
+    /// that still runs: it has what it had until the declaration is known here.
+    conflicts: Option<Vec<usize>>,
     /// The first rule that was broken.
     pub(crate) broken: Option<String>,
     pub(crate) instructions: u64,
@@ -52,6 +55,7 @@ impl Oracle {
             leavers: NodeSet::EMPTY,
             deserters: NodeSet::EMPTY,
             next_value: 1 << 16,
+            conflicts: None,
             broken: None,
             instructions: 0,
             sections: 0,
@@ -81,7 +85,25 @@ impl Oracle {
             Access::Read => entry.readers.insert(node),
             Access::Write => entry.writers.insert(node),
         }
-        let (readers, writers) = (entry.readers, entry.writers);
+        match &mut self.conflicts {
+            None => self.check_mapping(page),
+            Some(conflicts) => conflicts.push(page),
+        }
+    }
+
+    /// Mappings are judged by [`Oracle::check_mappings`] only.
+    pub(crate) fn judge_mappings_later(&mut self) {
+        self.conflicts = Some(Vec::new());
+    }
+
+    /// Judges the mappings that have changed since.
+    pub(crate) fn check_mappings(&mut self) {
+        let conflicts = self.conflicts.as_mut().map(std::mem::take).unwrap_or_default();
+        conflicts.into_iter().for_each(|page| self.check_mapping(page));
+    }
+
+    fn check_mapping(&mut self, page: usize) {
+        let Page { readers, writers, .. } = self.pages[page];
         if writers.len() > 1 || (writers.len() == 1 && !readers.is_empty()) {
             self.fail(|| {
                 format!(

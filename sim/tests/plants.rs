@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use pagemesh::coherence::Plant;
 use pagemesh::membership::Mutation;
-use sim::{Options, Rig, run_cluster, run_seed};
+use sim::{Keep, Options, Rig, run_cluster, run_machines, run_seed};
 
 /// Ten times the seeds that the best hidden fault needs (`NodeHoldsWhileItWaitsForRoom`, 1,664), and more.
 const SEEDS_MAX: u64 = 17_000;
@@ -53,4 +53,33 @@ fn every_mutation_of_the_membership_is_found() {
     }
     let _ = std::panic::take_hook();
     assert!(hidden.is_empty(), "not found within {CLUSTER_SEEDS_MAX} seeds: {hidden:?}");
+}
+
+/// Within so many seeds each mutation of the node around the cores is found.
+const MACHINE_SEEDS_MAX: u64 = 20_000;
+
+#[test]
+fn every_mutation_of_the_machine_is_found() {
+    use pagemesh::machine::Mutation;
+    std::panic::set_hook(Box::new(|_| {}));
+    let (next, hidden) = (AtomicUsize::new(0), Mutex::new(Vec::new()));
+    let search = || {
+        while let Some(&mutation) = Mutation::ALL.get(next.fetch_add(1, Ordering::Relaxed)) {
+            let found = (0..MACHINE_SEEDS_MAX).find_map(|seed| {
+                run_machines(seed, Keep::Tail, Some(mutation)).err().map(|(what, _)| (seed, what))
+            });
+            match found {
+                Some((seed, what)) => println!("{mutation:?}: seed {seed}, {what}"),
+                None => hidden.lock().expect("no search panics").push(mutation),
+            }
+        }
+    };
+    std::thread::scope(|scope| {
+        for _ in 0..std::thread::available_parallelism().map_or(1, usize::from) {
+            scope.spawn(search);
+        }
+    });
+    let _ = std::panic::take_hook();
+    let hidden = hidden.into_inner().expect("no search panics");
+    assert!(hidden.is_empty(), "not found within {MACHINE_SEEDS_MAX} seeds: {hidden:?}");
 }

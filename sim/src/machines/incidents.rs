@@ -1,0 +1,38 @@
+//! What befalls processes and links.
+
+use super::Machines;
+use super::network::addr;
+use super::plan::{Fate, Incident};
+use super::process::Phase;
+
+impl Machines {
+    pub(super) fn incident(&mut self, index: usize) {
+        let Incident { fate, lasts, .. } = self.plan.incidents[index];
+        let until = self.shared.now + lasts;
+        match fate {
+            Fate::Crash { process, after } if self.processes[process].phase == Phase::Running => {
+                self.log(process, || format!("is killed after {after} datagrams"));
+                self.processes[process].dies_in = Some(after);
+            }
+            Fate::Starve { process } if self.processes[process].phase == Phase::Running => {
+                self.log(process, || format!("gets no core for {} ms", lasts.0 / 1_000_000));
+                self.work.starvations += 1;
+                self.processes[process].starved_until = until;
+            }
+            Fate::Deafen { process } if self.processes[process].phase == Phase::Running => {
+                self.log(process, || format!("does not receive for {} ms", lasts.0 / 1_000_000));
+                self.work.starvations += 1;
+                self.processes[process].deaf_until = until;
+            }
+            Fate::Cut { from, to } => {
+                self.work.cuts += 1;
+                self.cuts.insert((from, to), until);
+            }
+            Fate::Refused { process, of } => {
+                let of = addr(self.plan.processes[of].host, of);
+                self.hint(process, of);
+            }
+            Fate::Crash { .. } | Fate::Starve { .. } | Fate::Deafen { .. } => {}
+        }
+    }
+}

@@ -1,0 +1,201 @@
+//! What a seed stands for: processes on hosts, their programs, the network, and what befalls them when.
+
+use fastrand::Rng;
+use pagemesh::coherence::{NodeSet, Placement};
+use pagemesh::machine::Rules;
+use pagemesh::page::{NodeId, Span, Time};
+
+use crate::plan::{Net, Plan as Memory, Rig};
+
+/// The program whose one rank reads all pages in the end.
+pub(super) const AUDITOR: u64 = 99;
+
+/// The scenario of one seed.
+pub(crate) struct Plan {
+    /// The first founds the cluster.
+    pub(super) processes: Vec<Spec>,
+    /// So many of them, the first ones, are daemons. None: the ranks hold the memory.
+    pub(super) daemons: usize,
+    pub(super) incidents: Vec<Incident>,
+    pub(super) net: Net,
+    /// Bytes that may wait for one peer.
+    pub(super) queue_max: usize,
+    /// Datagrams that a socket holds.
+    pub(super) socket_max: usize,
+    /// Whether a process may be taken for dead that is not: links are cut, or it gets no core for long.
+    pub(super) is_rough: bool,
+    pub(super) hostile: bool,
+    /// A process without a cluster's program that sends what no member explains.
+    pub(super) flood: bool,
+    /// One in so many steps of a thread is a call to another rank.
+    pub(super) call_one_in: u32,
+    /// Bytes of a call, beyond its header.
+    pub(super) call_len: usize,
+    pub(super) placement: Placement,
+    /// Set when the first rank has the region.
+    pub(super) region_known: bool,
+    pub(super) rules: Rules,
+}
+
+/// One process.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Spec {
+    pub(super) host: usize,
+    pub(super) role: Role,
+    pub(super) starts: Time,
+    /// When it leaves, whatever its threads do then.
+    pub(super) leaves_at: Option<Time>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Role {
+    Daemon,
+    Rank { program: u64, rank: u32, ranks: u32 },
+}
+
+/// Something that befalls a process or a link.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Incident {
+    pub(super) at: Time,
+    pub(super) lasts: Span,
+    pub(super) fate: Fate,
+}
+
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Fate {
+    /// It is killed after so many more datagrams, sent or taken in.
+    Crash { process: usize, after: u32 },
+    /// It gets no core.
+    Starve { process: usize },
+    /// Its receiver gets none: timers run, datagrams stay in the socket.
+    Deafen { process: usize },
+    /// Datagrams from one host to another are lost.
+    Cut { from: usize, to: usize },
+    /// Its process is told that nobody listens at the address of some other.
+    Refused { process: usize, of: usize },
+}
+
+const MS: u64 = 1_000_000;
+
+impl Plan {
+    pub(crate) fn draw(rng: &mut Rng) -> Plan {
+        let hosts = rng.usize(1..=3);
+        let daemons = if rng.u32(..4) == 0 { 0 } else { rng.usize(1..=3) };
+        // Many come and go at the same time.
+        let is_restless = rng.u32(..4) == 0;
+        let programs = if daemons == 0 { 1 } else { rng.u64(1..=3) };
+        let mut processes = Vec::new();
+        for index in 0..daemons {
+            let starts = Time(1 + if index == 0 { 0 } else { rng.u64(..3 * MS) });
+            processes.push(Spec { host: rng.usize(..hosts), role: Role::Daemon, starts, leaves_at: None });
+        }
+        for program in 1..=programs {
+            let ranks = rng.u32(1..=3) + u32::from(daemons == 0);
+            let from = if daemons == 0 { 1 } else { 5 * MS + rng.u64(..40 * MS) };
+            for rank in 0..ranks {
+                let first = daemons == 0 && rank == 0;
+                let starts = Time(from + if first { 0 } else { rng.u64(..10 * MS) });
+                let leaves_at = (daemons > 0 && rng.u32(..if is_restless { 2 } else { 6 }) == 0)
+                    .then(|| starts + Span(rng.u64(5 * MS..60 * MS)));
+                let role = Role::Rank { program, rank, ranks };
+                processes.push(Spec { host: rng.usize(..hosts), role, starts, leaves_at });
+            }
+        }
+        let is_rough = rng.u32(..3) == 0;
+        let incidents = draw_incidents(processes.len(), hosts, daemons, is_rough, rng);
+        let loss_one_in = [None, Some(50), Some(10)][rng.usize(..3)];
+        let net = Net {
+            typical: [Span::from_us(20), Span::from_us(200), Span::from_ms(2)][rng.usize(..3)],
+            tail_one_in: [None, Some(20), Some(5)][rng.usize(..3)],
+            tail: [Span::from_ms(1), Span::from_ms(20)][rng.usize(..2)],
+            duplicate_one_in: [None, Some(20), Some(4)][rng.usize(..3)],
+            loss_one_in,
+            damage_one_in: [None, Some(100)][rng.usize(..2)],
+        };
+        Plan {
+            processes,
+            daemons,
+            incidents,
+            net,
+            queue_max: [160 << 10, 64 << 20][rng.usize(..2)],
+            socket_max: [8, 64, 512][rng.usize(..3)],
+            is_rough,
+            hostile: rng.bool(),
+            flood: rng.u32(..8) == 0,
+            call_one_in: [1, 4, 40][rng.usize(..3)],
+            call_len: [0, 3_000, 60_000][rng.usize(..3)],
+            placement: match rng.u32(..4) {
+                0 => Placement::FirstTouch,
+                1 => Placement::Block,
+                2 => Placement::Cyclic,
+                _ => Placement::OnNode(NodeId(0)),
+            },
+            region_known: false,
+            rules: Rules::default(),
+        }
+    }
+
+    /// The same with a fault planted in every machine.
+    #[cfg(feature = "planted")]
+    pub(crate) fn with_mutation(mut self, mutation: Option<pagemesh::machine::Mutation>) -> Plan {
+        if let Some(mutation) = mutation {
+            self.rules = Rules::without(mutation);
+        }
+        self
+    }
+
+    /// The pages and threads of the run. Their addresses follow when the region is made.
+    pub(super) fn memory(&self, rng: &mut Rng) -> Memory {
+        let mut memory = Memory::draw(Rig::Bare, rng);
+        memory.departures.clear();
+        memory.barrier_rounds = 0;
+        memory.members = NodeSet::EMPTY;
+        memory.threads_max = rng.u8(1..=2);
+        memory.cached_max = None;
+        memory.abandons = false;
+        memory.tries = false;
+        memory
+    }
+
+    /// Adds a rank that reads all pages.
+    pub(super) fn add_auditor(&mut self, starts: Time) {
+        let role = Role::Rank { program: AUDITOR, rank: 0, ranks: 1 };
+        self.processes.push(Spec { host: 0, role, starts, leaves_at: None });
+    }
+}
+
+fn draw_incidents(
+    processes: usize,
+    hosts: usize,
+    daemons: usize,
+    is_rough: bool,
+    rng: &mut Rng,
+) -> Vec<Incident> {
+    let mut incidents = Vec::new();
+    let when = |rng: &mut Rng| Time(1 + rng.u64(..80 * MS));
+    if rng.u32(..3) == 0 {
+        // Daemons too, now and then: the cluster ends then.
+        let first = if rng.u32(..5) == 0 { 0 } else { daemons.min(processes - 1) };
+        let process = rng.usize(first..processes);
+        let fate = Fate::Crash { process, after: rng.u32(..40) };
+        incidents.push(Incident { at: when(rng), lasts: Span(0), fate });
+    }
+    for _ in 0..rng.usize(..=3) {
+        let longest = if is_rough { 12_000 * MS } else { 2_000 * MS };
+        let longest = [20 * MS, longest][rng.usize(..2)];
+        let lasts = Span(rng.u64(..longest));
+        let process = rng.usize(..processes);
+        let fate = if rng.bool() { Fate::Starve { process } } else { Fate::Deafen { process } };
+        incidents.push(Incident { at: when(rng), lasts, fate });
+    }
+    if is_rough && rng.bool() {
+        let (from, to) = (rng.usize(..hosts), rng.usize(..hosts));
+        let lasts = Span(rng.u64(..20_000 * MS));
+        incidents.push(Incident { at: when(rng), lasts, fate: Fate::Cut { from, to } });
+    }
+    for _ in 0..rng.usize(..=2) {
+        let (process, of) = (rng.usize(..processes), rng.usize(..processes));
+        incidents.push(Incident { at: when(rng), lasts: Span(0), fate: Fate::Refused { process, of } });
+    }
+    incidents
+}
