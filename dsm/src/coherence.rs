@@ -171,6 +171,13 @@ pub enum Input<'a> {
     /// A fresh incarnation has come to a slot; what its predecessor left behind is forgotten. Given
     /// before the first message of the newcomer. The slot of a dead home stays empty: regions name it.
     NodeJoined(NodeId),
+    /// The program comes to no other barrier than the one of its end, and takes no lock any more: its waits at
+    /// this barrier and for locks end with [`Failure::Leaving`], the barrier breaks for its other members, and
+    /// each lock is given back, as broken if it is held. The node's memory is served as before.
+    Retire {
+        /// The barrier to which it comes no more.
+        barrier: BarrierId,
+    },
     /// Write everything back, give every lock back, and be forgotten by all homes.
     Leave {
         /// Answered when nothing of the cluster depends on this node any more.
@@ -534,6 +541,10 @@ impl Coherence {
                 self.locks.on_node_joined(node);
                 self.barriers.on_node_joined(node);
             }
+            Input::Retire { barrier } => {
+                self.barriers.quit(self.me, self.barrier_home, &mut self.outbox, barrier);
+                self.locks.start_leaving(self.planted, &mut self.outbox, memory);
+            }
             Input::Leave { op } => {
                 self.cache.start_leaving(op);
                 self.locks.start_leaving(self.planted, &mut self.outbox, memory);
@@ -639,10 +650,12 @@ impl Coherence {
     }
 
     fn continue_leaving<M: Memory>(&mut self, now: Time, memory: &mut M) {
+        if self.locks.is_leaving() {
+            self.locks.return_idle(self.me, &self.places, &mut self.outbox);
+        }
         if !self.cache.is_leaving() {
             return;
         }
-        self.locks.return_idle(self.me, &self.places, &mut self.outbox);
         let locks_returned = self.locks.holds_nothing();
         let (cache, places, mut ctx) = self.cache_parts(now, memory);
         cache.continue_leaving(&mut ctx, places, locks_returned);

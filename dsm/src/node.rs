@@ -645,6 +645,8 @@ impl Inner {
     }
 }
 
+/// The barrier that programs call.
+const PROGRAM_BARRIER: u32 = 0;
 /// Barrier of the ranks' common start.
 const FIRST_BARRIER: u32 = u32::MAX - 1;
 /// Barrier of the ranks' common end, where they hold the memory.

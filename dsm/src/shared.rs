@@ -506,7 +506,8 @@ impl Dsm {
     }
 
     /// Leaves the cluster: everything that this rank wrote is safe with the daemons on return. (Without
-    /// daemons the ranks hold the memory; then it waits for all of them to leave.)
+    /// daemons the ranks hold the memory; then it waits for all of them to leave, and those that wait for this rank
+    /// at a barrier, in a collective operation or for a lock get [`Error::NodeLeft`].)
     ///
     /// Handles that outlive it are of no use: see [`SharedSlice`], "After `leave`". A lock that is held meanwhile is
     /// broken for the other ranks, and a guard that was changed must be dropped before.

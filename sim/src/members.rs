@@ -10,14 +10,14 @@ use pagemesh::page::{NodeId, Span};
 use crate::plan::How;
 use crate::stacked::Port;
 use crate::trace::What;
-use crate::world::{Event, Phase, World};
+use crate::world::{BARRIER, Event, Phase, World};
 
 impl World {
     pub(crate) fn depart(&mut self, index: u8) {
         let going = self.shared.plan.departures[index as usize];
         let node = going.node;
         match going.how {
-            How::Leaves => {
+            How::Leaves if self.node(node).phase == Phase::Up => {
                 let holds = self.node(node).local.threads.iter().any(|thread| thread.holds.is_some());
                 if holds && self.shared.rng.u32(..16) != 0 {
                     let at = self.shared.now + Span::from_us(50);
@@ -30,15 +30,17 @@ impl World {
                     // Its critical section will not end: the lock is broken for the others.
                     self.shared.oracle.deserts(node);
                 }
-                let op = self.next_op();
-                self.node(node).leave_op = Some(op);
-                self.record(node, What::Leave);
-                self.feed(node, Input::Leave { op });
-                // A thread may have taken a lent lock before the core recalled it.
-                if self.node(node).local.threads.iter().any(|thread| thread.holds.is_some()) {
-                    self.shared.oracle.deserts(node);
+                // A number of its own: what else befalls a seed does not depend on it.
+                if now.0.is_multiple_of(2) {
+                    self.shared.oracle.retires(node);
+                    self.record(node, What::Retire);
+                    self.give_up(node, Input::Retire { barrier: BARRIER });
+                    let until_it_leaves = Span(now.0 / 2 % 2_000_000);
+                    return self.schedule(now + until_it_leaves, Event::Depart { index });
                 }
+                self.leave(node);
             }
+            How::Leaves => self.leave(node),
             How::Crashes => {
                 self.record(node, What::Crashed);
                 self.node(node).phase = Phase::Gone;
@@ -52,6 +54,22 @@ impl World {
                     self.schedule(self.shared.now + Span(latest), Event::Join { node });
                 }
             }
+        }
+    }
+
+    fn leave(&mut self, node: NodeId) {
+        let op = self.next_op();
+        self.node(node).leave_op = Some(op);
+        self.record(node, What::Leave);
+        self.give_up(node, Input::Leave { op });
+    }
+
+    /// Feeds an input by which a node gives up the locks that it holds.
+    fn give_up(&mut self, node: NodeId, input: Input<'_>) {
+        self.feed(node, input);
+        // A thread may have taken a lent lock before the core recalled it.
+        if self.node(node).local.threads.iter().any(|thread| thread.holds.is_some()) {
+            self.shared.oracle.deserts(node);
         }
     }
 

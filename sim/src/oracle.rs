@@ -229,6 +229,11 @@ impl Oracle {
         }
     }
 
+    /// A node comes to no barrier any more, and is a member still.
+    pub(crate) fn retires(&mut self, node: NodeId) {
+        self.leavers.insert(node);
+    }
+
     /// A node has left: barriers that count on it fail.
     pub(crate) fn left(&mut self, node: NodeId) {
         self.leavers.insert(node);

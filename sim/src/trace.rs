@@ -39,6 +39,7 @@ pub(crate) enum What {
     Gave { thread: u64, lock: LockId },
     Barrier { op: OpId, round: u32 },
     WithdrawBarrier { op: OpId },
+    Retire,
     Leave,
     Left,
     Crashed,

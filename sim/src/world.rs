@@ -25,7 +25,7 @@ use crate::{Options, Prize, Report};
 /// Events of one run; beyond it something goes round in circles.
 const EVENTS_MAX: u64 = 2_000_000;
 /// The one program of a run, and its one barrier.
-const BARRIER: BarrierId = BarrierId { program: 1, index: 0 };
+pub(crate) const BARRIER: BarrierId = BarrierId { program: 1, index: 0 };
 
 /// One run.
 pub(crate) struct World {

@@ -221,6 +221,69 @@ fn a_rank_that_waits_at_a_barrier_hears_that_another_has_left() {
     });
 }
 
+/// What a rank was told when another one left: which it was.
+fn expect_left(error: &Error, leaver: u32) {
+    assert!(matches!(error, Error::NodeLeft { .. }), "{error}");
+    assert!(error.to_string().starts_with(&format!("rank {leaver} of ")), "{error}");
+}
+
+/// The leaving rank serves its memory until all leave: it waits for those that wait for it.
+#[test]
+fn ranks_that_hold_the_memory_and_wait_at_a_barrier_hear_that_another_leaves() {
+    for leaver in [0, 1] {
+        Rig::without_daemons(3).run(move |dsm| {
+            let data = dsm.alloc::<u64>("data", 512 * 8).unwrap();
+            for index in dsm.my_block(data.len()) {
+                data.set(index, index as u64);
+            }
+            dsm.barrier().unwrap();
+            if dsm.rank() != leaver {
+                for _ in 0..2 {
+                    expect_left(&dsm.barrier().unwrap_err(), leaver);
+                }
+                assert!((0..data.len()).all(|index| data.get(index) == index as u64), "its memory is there");
+            }
+            dsm.leave().unwrap();
+        });
+    }
+}
+
+#[test]
+fn ranks_that_hold_the_memory_and_are_in_a_collective_operation_hear_that_another_leaves() {
+    for leaver in [0, 1] {
+        Rig::without_daemons(3).run(move |dsm| {
+            assert_eq!(dsm.all_reduce(1_u8, |a, b| a + b).unwrap(), 3);
+            if dsm.rank() != leaver {
+                expect_left(&dsm.all_reduce(1_u8, |a, b| a + b).unwrap_err(), leaver);
+            }
+            dsm.leave().unwrap();
+        });
+    }
+}
+
+#[test]
+fn ranks_that_hold_the_memory_and_wait_for_a_lock_hear_that_its_holder_leaves() {
+    for leaver in [0, 1] {
+        Rig::without_daemons(3).run(move |dsm| {
+            let mutex = dsm.mutex::<u64>("mutex").unwrap();
+            let free = dsm.mutex::<u64>("free").unwrap();
+            if dsm.rank() == leaver {
+                *free.lock().unwrap() = 7;
+                let guard = mutex.lock().unwrap();
+                dsm.barrier().unwrap();
+                std::mem::forget(guard);
+                return dsm.leave().unwrap();
+            }
+            dsm.barrier().unwrap();
+            let error = mutex.lock().map(|_| ()).unwrap_err();
+            expect_left(&error, leaver);
+            assert!(error.to_string().contains("which had the lock"), "{error}");
+            assert_eq!(*free.lock().unwrap(), 7, "it gave this one back");
+            dsm.leave().unwrap();
+        });
+    }
+}
+
 #[test]
 fn a_panicking_rank_gives_its_pages_back() {
     let rig = Rig::with_daemons(1, 2);

@@ -5,6 +5,9 @@
 //! arrival does not count (WITHDRAWN), and the generation goes on waiting for this member as if it had
 //! never come; or all had arrived before, and the member is released with the others. A member's arrivals
 //! in one generation are numbered, so that a late duplicate of one that was withdrawn does not count.
+//!
+//! A member that comes no more says so to the home while it is still there. The home breaks the present
+//! generation, for this member's own threads too, or the next one if the present one has ended.
 
 use std::hash::{Hash, Hasher};
 
@@ -37,6 +40,8 @@ struct Member {
     members: NodeSet,
     /// A member that died or left: this barrier never ends again.
     dead: Option<NodeId>,
+    /// This node comes no more.
+    has_quit: bool,
 }
 
 /// The home's count.
@@ -81,6 +86,9 @@ impl Barriers {
         members: NodeSet,
     ) {
         let member = self.members.entry(barrier).or_default();
+        if member.has_quit {
+            return outbox.done(op, Err(Failure::Leaving));
+        }
         let dead = member.dead.or_else(|| self.dead.first_of(members));
         if let Some(dead) = dead.or(self.dead.contains(home).then_some(home)) {
             member.dead = Some(dead);
@@ -109,6 +117,17 @@ impl Barriers {
         if let Some(&Member { generation, arrivals: arrival, .. }) = self.members.get(&barrier).filter(waits)
         {
             outbox.send(me, home, BarrierMessage::Withdraw { barrier, generation, arrival });
+        }
+    }
+
+    /// This node comes to the barrier no more, which breaks for all its members. A thread that waits here goes on
+    /// waiting until the barrier has ended or broken.
+    pub(super) fn quit(&mut self, me: NodeId, home: NodeId, outbox: &mut Outbox, barrier: BarrierId) {
+        let member = self.members.entry(barrier).or_default();
+        member.has_quit = true;
+        if !self.dead.contains(home) {
+            let generation = member.generation;
+            outbox.send(me, home, BarrierMessage::Dead { barrier, generation, dead: me });
         }
     }
 
@@ -162,15 +181,24 @@ impl Barriers {
                 if member.generation == generation
                     && let Some(op) = member.waiting.take()
                 {
-                    let misuse = dead == me;
-                    member.dead = (!misuse).then_some(dead);
-                    let failure = if misuse { Failure::BarrierMisuse } else { Failure::NodeDied(dead) };
+                    member.dead = (dead != me).then_some(dead);
+                    let failure = match (dead == me, member.has_quit) {
+                        (true, true) => Failure::Leaving,
+                        (true, false) => Failure::BarrierMisuse,
+                        (false, _) => Failure::NodeDied(dead),
+                    };
                     outbox.done(op, Err(failure));
                 }
             }
             BarrierMessage::Dead { barrier, generation, dead } => {
-                // It may have overtaken the sender's arrival.
-                if self.homes.entry(barrier).or_default().generation == generation {
+                // It may have overtaken the sender's arrival. A sender that comes no more may not have heard yet
+                // that this generation has ended.
+                let home = self.homes.entry(barrier).or_default();
+                if dead == from && home.arrived.remove(from) {
+                    let generation = home.generation;
+                    outbox.send(me, from, BarrierMessage::Broken { barrier, generation, dead });
+                }
+                if dead == from || home.generation == generation {
                     self.break_barrier(me, outbox, barrier, dead);
                 }
             }
@@ -295,7 +323,8 @@ impl Barriers {
 
     fn break_barrier(&mut self, me: NodeId, outbox: &mut Outbox, barrier: BarrierId, dead: NodeId) {
         let home = self.homes.entry(barrier).or_default();
-        home.dead = Some(dead);
+        // All members are told of the one that was gone first.
+        let dead = *home.dead.get_or_insert(dead);
         let generation = home.generation;
         for member in std::mem::take(&mut home.arrived).without(dead).iter() {
             outbox.send(me, member, BarrierMessage::Broken { barrier, generation, dead });

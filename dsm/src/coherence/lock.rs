@@ -473,6 +473,10 @@ impl Locks {
         }
     }
 
+    pub(super) fn is_leaving(&self) -> bool {
+        self.leaving
+    }
+
     pub(super) fn holds_nothing(&self) -> bool {
         self.tenures.is_empty()
     }

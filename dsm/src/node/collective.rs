@@ -6,7 +6,7 @@
 //! No rank starts an operation before its last one has ended everywhere but for the result's delivery: so
 //! what waits here is at most one value a rank, and one result.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::time::Instant;
@@ -44,6 +44,8 @@ struct State {
     letters: BTreeMap<(u64, u32), Letter>,
     /// How many members have died or left.
     departures: u64,
+    /// Ranks that leave and bring nothing any more. They stay members until all ranks leave.
+    leaving: BTreeSet<u32>,
     /// This node goes on no longer: nothing new comes.
     ended: bool,
 }
@@ -117,6 +119,20 @@ impl Mailbox {
         let _section = CallSection::enter();
         self.state.lock().departures += 1;
         self.arrived.notify_all();
+    }
+
+    /// A rank leaves, as a member that others need no more than its memory.
+    fn note_leaving(&self, rank: u32) {
+        let _section = CallSection::enter();
+        let mut state = self.state.lock();
+        state.leaving.insert(rank);
+        state.departures += 1;
+        self.arrived.notify_all();
+    }
+
+    fn is_leaving(&self, rank: u32) -> bool {
+        let _section = CallSection::enter();
+        self.state.lock().leaving.contains(&rank)
     }
 
     fn departures(&self) -> u64 {
@@ -337,7 +353,10 @@ impl Inner {
     ) -> Result<()> {
         let mut calls = Vec::new();
         for rank in 1..ranks {
-            // One that has left, or died, waits for nothing any more.
+            // One that leaves, has left, or died, waits for nothing any more.
+            if self.calls.mailbox.is_leaving(rank) {
+                continue;
+            }
             let Ok(peer) = self.rank_peer(rank) else { continue };
             let to = RankCalls::new(Channel::to(&self.calls.endpoint, peer));
             calls.push(match result {
@@ -396,12 +415,28 @@ impl Inner {
         }
     }
 
-    /// Those of these ranks whose processes are members no more.
+    /// Those of these ranks that leave, or whose processes are members no more.
     fn gone_of(&self, all: &[Of]) -> Vec<PeerId> {
-        self.with_machine(|machine| {
-            let is_gone = |peer: &PeerId| machine.peer(peer.node) != Some(*peer);
-            all.iter().map(|&(_, peer)| peer).filter(is_gone).collect()
-        })
+        let mailbox = &self.calls.mailbox;
+        let is_member = |peer: PeerId| self.with_machine(|machine| machine.peer(peer.node) == Some(peer));
+        let is_gone = |&&(rank, peer): &&Of| mailbox.is_leaving(rank) || !is_member(peer);
+        all.iter().filter(is_gone).map(|&(_, peer)| peer).collect()
+    }
+
+    /// This rank takes part in no collective operation any more. The calls tell the other ranks so, as long as
+    /// they are kept.
+    pub(super) fn tell_that_it_leaves(&self) -> Vec<rpc::Call<()>> {
+        self.calls.mailbox.end();
+        let Kind::Rank { rank: own, ranks, .. } = self.kind else { return Vec::new() };
+        let others = (0..ranks).filter(|rank| *rank != own).filter_map(|rank| self.rank_peer(rank).ok());
+        others.map(|peer| RankCalls::new(Channel::to(&self.calls.endpoint, peer)).leaves()).collect()
+    }
+
+    /// Takes in that a rank of this program leaves.
+    pub(super) fn take_leave_of(&self, from: PeerId) -> std::result::Result<(), rpc::Error> {
+        let rank = self.rank_at(from).ok_or_else(|| rpc::Error::remote("only a rank of the program may"))?;
+        self.calls.mailbox.note_leaving(rank);
+        Ok(())
     }
 
     /// The nodes that an operation waits for, as far as rank 0 says.

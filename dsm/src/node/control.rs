@@ -109,6 +109,10 @@ impl Rank for Of {
         self.inner()?.take_letter(context.peer(), number, "", Err(Refusal::Lacks(rank)))
     }
 
+    fn leaves(&self, context: &Context<'_>) -> std::result::Result<(), rpc::Error> {
+        self.inner()?.take_leave_of(context.peer())
+    }
+
     fn missing(&self, _: &Context<'_>, number: u64) -> std::result::Result<Vec<u32>, rpc::Error> {
         Ok(self.inner()?.missing_ranks(number))
     }

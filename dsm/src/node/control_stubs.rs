@@ -543,6 +543,8 @@ pub trait Rank: Send + Sync + 'static {
         number: u64,
         rank: u32,
     ) -> Result<(), rpc::Error>;
+    /// The caller leaves: it brings nothing any more. Its memory is there until all ranks leave.
+    fn leaves(&self, context: &rpc::Context<'_>) -> Result<(), rpc::Error>;
 }
 
 /// Serves `Rank` with an implementation of its trait.
@@ -588,6 +590,10 @@ impl<S: Rank> rpc::Service for RankServer<S> {
                 let rank = rpc::Wire::decode(__from)?;
                 __from.finish()?;
                 __reply.answer(self.0.lacks(__context, number, rank));
+            }
+            4 => {
+                __from.finish()?;
+                __reply.answer(self.0.leaves(__context));
             }
             _ => return Err(rpc::DecodeError::Bad("method")),
         }
@@ -643,6 +649,11 @@ impl RankCalls {
         rpc::Wire::encode(&rank, __call.arguments());
         __call.start()
     }
+    /// The caller leaves: it brings nothing any more. Its memory is there until all ranks leave.
+    pub fn leaves(&self) -> rpc::Call<()> {
+        let __call = self.channel.prepare(&RANK.methods[4]);
+        __call.start()
+    }
 }
 
 /// Calls `Rank` and waits for the answers.
@@ -688,6 +699,10 @@ impl RankClient {
     pub fn lacks(&self, number: u64, rank: u32) -> Result<(), rpc::Error> {
         self.calls.lacks(number, rank).wait()
     }
+    /// The caller leaves: it brings nothing any more. Its memory is there until all ranks leave.
+    pub fn leaves(&self) -> Result<(), rpc::Error> {
+        self.calls.leaves().wait()
+    }
 }
 
 /// `Rank`, version 1, as the runtime knows it.
@@ -696,7 +711,7 @@ impl RankClient {
 pub static RANK: rpc::Interface = rpc::Interface {
     name: "Rank",
     version: 1,
-    hash: 0x1e1a33a00e0604fa,
+    hash: 0x7ac4e10bdc4c0b2a,
     methods: &[
         rpc::Method {
             interface: "Rank",
@@ -738,8 +753,18 @@ pub static RANK: rpc::Interface = rpc::Interface {
             idempotent: false,
             longrunning: false,
         },
+        rpc::Method {
+            interface: "Rank",
+            version: 1,
+            name: "leaves",
+            id: 0x4b1a8d0cbc9840e6,
+            kind: rpc::Kind::Unary,
+            deadline_us: None,
+            idempotent: true,
+            longrunning: false,
+        },
     ],
-    description: "{\"name\":\"Rank\",\"version\":1,\"methods\":[{\"id\":\"0x4b1a8d0ce41d5d3c\",\"name\":\"bring\",\"kind\":\"unary\",\"arguments\":[{\"id\":1,\"name\":\"number\",\"type\":\"u64\"},{\"id\":2,\"name\":\"what\",\"type\":\"string\"},{\"id\":3,\"name\":\"value\",\"type\":\"bytes\"}],\"returns\":\"void\",\"throws\":[],\"idempotent\":false,\"longrunning\":false},{\"id\":\"0x4b1a8d0cd542be27\",\"name\":\"refuse\",\"kind\":\"unary\",\"arguments\":[{\"id\":1,\"name\":\"number\",\"type\":\"u64\"},{\"id\":2,\"name\":\"why\",\"type\":\"string\"}],\"returns\":\"void\",\"throws\":[],\"idempotent\":false,\"longrunning\":false},{\"id\":\"0x4b1a8d0c0a26ca96\",\"name\":\"missing\",\"kind\":\"unary\",\"arguments\":[{\"id\":1,\"name\":\"number\",\"type\":\"u64\"}],\"returns\":{\"list\":\"u32\"},\"throws\":[],\"idempotent\":true,\"longrunning\":false},{\"id\":\"0x4b1a8d0ce81027a8\",\"name\":\"lacks\",\"kind\":\"unary\",\"arguments\":[{\"id\":1,\"name\":\"number\",\"type\":\"u64\"},{\"id\":2,\"name\":\"rank\",\"type\":\"u32\"}],\"returns\":\"void\",\"throws\":[],\"idempotent\":false,\"longrunning\":false}],\"types\":{}}",
+    description: "{\"name\":\"Rank\",\"version\":1,\"methods\":[{\"id\":\"0x4b1a8d0ce41d5d3c\",\"name\":\"bring\",\"kind\":\"unary\",\"arguments\":[{\"id\":1,\"name\":\"number\",\"type\":\"u64\"},{\"id\":2,\"name\":\"what\",\"type\":\"string\"},{\"id\":3,\"name\":\"value\",\"type\":\"bytes\"}],\"returns\":\"void\",\"throws\":[],\"idempotent\":false,\"longrunning\":false},{\"id\":\"0x4b1a8d0cd542be27\",\"name\":\"refuse\",\"kind\":\"unary\",\"arguments\":[{\"id\":1,\"name\":\"number\",\"type\":\"u64\"},{\"id\":2,\"name\":\"why\",\"type\":\"string\"}],\"returns\":\"void\",\"throws\":[],\"idempotent\":false,\"longrunning\":false},{\"id\":\"0x4b1a8d0c0a26ca96\",\"name\":\"missing\",\"kind\":\"unary\",\"arguments\":[{\"id\":1,\"name\":\"number\",\"type\":\"u64\"}],\"returns\":{\"list\":\"u32\"},\"throws\":[],\"idempotent\":true,\"longrunning\":false},{\"id\":\"0x4b1a8d0ce81027a8\",\"name\":\"lacks\",\"kind\":\"unary\",\"arguments\":[{\"id\":1,\"name\":\"number\",\"type\":\"u64\"},{\"id\":2,\"name\":\"rank\",\"type\":\"u32\"}],\"returns\":\"void\",\"throws\":[],\"idempotent\":false,\"longrunning\":false},{\"id\":\"0x4b1a8d0cbc9840e6\",\"name\":\"leaves\",\"kind\":\"unary\",\"arguments\":[],\"returns\":\"void\",\"throws\":[],\"idempotent\":true,\"longrunning\":false}],\"types\":{}}",
 };
 
 /// Served by the coordinator.

@@ -3,7 +3,8 @@
 use std::fmt;
 use std::sync::atomic::Ordering;
 
-use super::{Inner, LAST_BARRIER, Locked, Node, interrupt, to_error};
+use super::{Inner, LAST_BARRIER, Locked, Node, PROGRAM_BARRIER, interrupt, to_error};
+use crate::coherence::{BarrierId, Input};
 use crate::config::node::ACTIVE_TICK;
 use crate::error::{Error, Result};
 use crate::fault::CoreSection;
@@ -44,7 +45,7 @@ impl Inner {
             return Ok(());
         }
         // The memory is in the ranks: no rank may go while another one needs it.
-        let met = if holds_memory { self.barrier(LAST_BARRIER, None) } else { Ok(()) };
+        let met = if holds_memory { self.meet_at_the_end() } else { Ok(()) };
         if departure == Departure::Wish {
             self.memory_given_back.store(true, Ordering::Release);
         }
@@ -59,6 +60,16 @@ impl Inner {
             self.arena.revoke_all();
         }
         met.and(left.map_err(|failure| self.explain_departure(failure)))
+    }
+
+    /// Waits until all ranks leave. Those that wait for this rank elsewhere are told before, since they would
+    /// never come.
+    fn meet_at_the_end(&self) -> Result<()> {
+        let Kind::Rank { program, .. } = self.kind else { return Ok(()) };
+        self.cast(Input::Retire { barrier: BarrierId { program, index: PROGRAM_BARRIER } });
+        // A call that is dropped is cancelled; a rank that has come to the end needs it no more.
+        let _told = self.tell_that_it_leaves();
+        self.barrier(LAST_BARRIER, None)
     }
 
     /// Leaves because a signal ends the process. The sessions stay open, so that no other thread gets an

@@ -12,7 +12,7 @@ use super::control_stubs::NodeClient;
 use super::leaving::current_thread;
 use super::local::LockHandle;
 use super::wait_times::WaitKind;
-use super::{Inner, LAST_BARRIER, Locked, Node, exit, to_error};
+use super::{Inner, LAST_BARRIER, Locked, Node, PROGRAM_BARRIER, exit, to_error};
 use crate::coherence::{Attempt, BarrierId, Coherence, Failure, Input, LockId, NodeSet, OpId};
 use crate::config::node::{LONG_WAIT, QUESTION_MAX};
 use crate::error::{Error, Result};
@@ -93,7 +93,7 @@ impl Node {
     /// then, and no rank goes on because of it.
     pub fn barrier(&self, until: Option<Instant>) -> Result<()> {
         let until = until.map(|until| self.inner.time_of(until));
-        self.inner.barrier(0, until)
+        self.inner.barrier(PROGRAM_BARRIER, until)
     }
 }
 

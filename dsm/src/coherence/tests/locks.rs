@@ -1,10 +1,10 @@
 //! Locks and barriers: who is let in, in which order, and what the others hear when somebody is gone.
 
-use super::rig::{A, B, C, H, P, Rig};
+use super::rig::{A, B, C, H, P, Q, Rig};
 use crate::coherence::{
     Attempt, BarrierId, BarrierMessage, Failure, Input, LockId, LockMessage, Message, NodeSet, OpId,
 };
-use crate::page::{Epoch, Lent, NodeId};
+use crate::page::{Access, Epoch, Lent, NodeId};
 
 const LOCK: LockId = LockId(P);
 const BARRIER: BarrierId = BarrierId { program: 1, index: 0 };
@@ -523,6 +523,110 @@ fn members_that_disagree_about_who_they_are_hear_of_it() {
     let second = arrive(&mut rig, B, &[B, H]);
     rig.settle();
     assert_eq!((rig.result(first), rig.result(second)), (None, Some(Err(Failure::BarrierMisuse))));
+}
+
+/// A member that is still there says that it comes no more.
+fn retire(rig: &mut Rig, node: NodeId) {
+    rig.feed(node, Input::Retire { barrier: BARRIER });
+}
+
+#[test]
+fn a_barrier_to_which_a_member_comes_no_more_breaks_for_everybody_who_waits_or_comes() {
+    // The home is no member, or the one that goes, or one that stays.
+    for (goes, stays) in [(A, B), (H, A), (A, H)] {
+        let mut rig = Rig::new(4);
+        let members = [goes, stays, C];
+        let waits = arrive(&mut rig, stays, &members);
+        rig.settle();
+        retire(&mut rig, goes);
+        rig.settle();
+        // The first that has gone is the cause.
+        retire(&mut rig, stays);
+        rig.settle();
+        let later = arrive(&mut rig, C, &members);
+        rig.settle();
+        let broken = Some(Err(Failure::NodeDied(goes)));
+        assert_eq!([waits, later].map(|op| rig.result(op)), [broken, broken]);
+        let own = arrive(&mut rig, goes, &members);
+        assert_eq!(rig.result(own), Some(Err(Failure::Leaving)));
+    }
+}
+
+/// Another thread of the node waits there, and its arrival is known to the home, or comes after the word.
+#[test]
+fn a_thread_at_a_barrier_to_which_its_node_comes_no_more_is_told_that_the_node_leaves() {
+    for (goes, stays, overtaken) in [(A, B, false), (A, B, true), (H, A, false)] {
+        let mut rig = Rig::new(3);
+        let own = arrive(&mut rig, goes, &[goes, stays]);
+        let arrival = overtaken.then(|| rig.take(goes, H));
+        rig.settle();
+        retire(&mut rig, goes);
+        rig.settle();
+        arrival.iter().for_each(|arrival| rig.give(arrival));
+        let waits = arrive(&mut rig, stays, &[goes, stays]);
+        rig.settle();
+        let expected = [Some(Err(Failure::Leaving)), Some(Err(Failure::NodeDied(goes)))];
+        assert_eq!([own, waits].map(|op| rig.result(op)), expected);
+    }
+}
+
+/// The release was on its way to A when A said that it comes no more.
+#[test]
+fn a_member_that_comes_no_more_ends_the_generation_that_was_released_and_breaks_the_next() {
+    let mut rig = Rig::new(3);
+    let ops = [A, B].map(|node| arrive(&mut rig, node, &[A, B]));
+    rig.deliver(A, H);
+    rig.deliver(B, H);
+    rig.deliver(H, B);
+    let next = arrive(&mut rig, B, &[A, B]);
+    retire(&mut rig, A);
+    rig.settle();
+    assert_eq!(ops.map(|op| rig.result(op)), [Some(Ok(0)); 2]);
+    assert_eq!(rig.result(next), Some(Err(Failure::NodeDied(A))));
+}
+
+#[test]
+fn a_node_that_retires_gives_its_locks_up_and_stays() {
+    for held in [false, true] {
+        let mut rig = Rig::new(4);
+        lend(&mut rig, A);
+        if held {
+            take_lent(&mut rig, A);
+        }
+        let waits = lock(&mut rig, B);
+        let own = held.then(|| lock(&mut rig, A));
+        retire(&mut rig, A);
+        rig.settle();
+        let broken = Some(Err(Failure::LockBroken(A)));
+        assert_eq!(rig.result(waits) == broken, held, "{:?}", rig.result(waits));
+        assert!(own.is_none_or(|own| rig.result(own) == Some(Err(Failure::Leaving))));
+        let later = lock(&mut rig, A);
+        assert_eq!(rig.result(later), Some(Err(Failure::Leaving)));
+        let page = rig.fault(A, Q, Access::Write);
+        rig.settle();
+        assert_eq!(rig.result(page), Some(Ok(0)), "its memory is there");
+        let leave = rig.op();
+        rig.feed(A, Input::Leave { op: leave });
+        rig.settle();
+        assert_eq!(rig.result(leave), Some(Ok(0)));
+    }
+}
+
+/// A lock that it waits for comes when it has retired.
+#[test]
+fn a_lock_that_comes_to_a_node_that_has_retired_goes_on() {
+    let mut rig = Rig::new(4);
+    lock(&mut rig, B);
+    rig.settle();
+    let gone = lock(&mut rig, A);
+    rig.settle();
+    let behind = lock(&mut rig, C);
+    rig.settle();
+    retire(&mut rig, A);
+    assert_eq!(rig.result(gone), Some(Err(Failure::Leaving)));
+    rig.feed(B, Input::Unlock { lock: LOCK });
+    rig.settle();
+    token(&rig, behind);
 }
 
 const WITHDRAWN: Option<Result<u64, Failure>> = Some(Err(Failure::Abandoned));
