@@ -437,8 +437,7 @@ impl Machine {
 
     /// When to give [`Event::Timer`], or to move datagrams, although nothing has happened.
     pub fn poll_timeout(&self) -> Time {
-        let heartbeat =
-            if self.cores.rules.wakes_for_heartbeats() { self.cores.next_heartbeat } else { Time(u64::MAX) };
+        let heartbeat = self.cores.next_heartbeat;
         let coherence = self.cores.coherence.as_ref().and_then(Coherence::poll_timeout);
         let leaving = self.cores.lifecycle.poll_timeout();
         let due = [coherence, self.endpoint.poll_timeout(), leaving].into_iter().flatten().min();

@@ -78,6 +78,8 @@ pub(crate) struct Machines {
     stranger: Option<Stranger>,
     /// Links between hosts that do not work, and until when.
     cuts: BTreeMap<(usize, usize), Time>,
+    /// Links that are slow, and until when.
+    slow: BTreeMap<(usize, usize), Time>,
     /// Ranks that have come to a barrier of all ranks.
     arrived: BTreeMap<(u64, u32), usize>,
     /// Whether the last reader and the end of the cluster are under way.
@@ -141,6 +143,7 @@ impl Machines {
             recorded: Vec::new(),
             stranger: None,
             cuts: BTreeMap::new(),
+            slow: BTreeMap::new(),
             arrived: BTreeMap::new(),
             audit: Audit::NotYet,
             work: MachinesWork::default(),

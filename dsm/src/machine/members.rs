@@ -282,7 +282,7 @@ impl Cores {
             self.egress.forget(member.id);
         }
         let gate = &mut self.gate;
-        let session = self.routes.forget(self.rules, member.into());
+        let session = self.routes.forget(member.into());
         session.iter().for_each(|&session| gate.forget(session));
         session
     }
@@ -290,9 +290,6 @@ impl Cores {
     /// A session is over; returns the member that it led to. Messages of that member that a later view must explain
     /// were acknowledged: it may have left because of that.
     fn forget_session(&mut self, session: SessionHandle) -> Option<NodeId> {
-        if !self.rules.forgets_closed_sessions() {
-            return self.routes.node(session);
-        }
         let is_member = self.routes.node(session).is_some();
         if is_member && self.gate.keeps(session) && self.rules.keeps_messages_of_closed_sessions() {
             return self.routes.end(session);

@@ -10,8 +10,6 @@ pub enum Mutation {
     GateDropsEarlyMessages,
     GateHasNoBound,
     MessagesForASlotGoToItsNextTenant,
-    SessionOfTheNextTenantEnds,
-    ClosedSessionsStay,
     EarlyMessagesGoWithTheirSession,
     EarlyMessagesGoWithTheirMember,
     BatchMixesPages,
@@ -24,19 +22,16 @@ pub enum Mutation {
     LeavesWithoutDraining,
     EndedLeavesOperationsOpen,
     EndedRevokesNothing,
-    TimeoutForgetsTheHeartbeat,
 }
 
 impl Mutation {
     /// Every mutation.
-    pub const ALL: [Mutation; 20] = [
+    pub const ALL: [Mutation; 17] = [
         Mutation::GateTakesLaterEpochs,
         Mutation::GateOpensBetweenChanges,
         Mutation::GateDropsEarlyMessages,
         Mutation::GateHasNoBound,
         Mutation::MessagesForASlotGoToItsNextTenant,
-        Mutation::SessionOfTheNextTenantEnds,
-        Mutation::ClosedSessionsStay,
         Mutation::EarlyMessagesGoWithTheirSession,
         Mutation::EarlyMessagesGoWithTheirMember,
         Mutation::BatchMixesPages,
@@ -49,7 +44,6 @@ impl Mutation {
         Mutation::LeavesWithoutDraining,
         Mutation::EndedLeavesOperationsOpen,
         Mutation::EndedRevokesNothing,
-        Mutation::TimeoutForgetsTheHeartbeat,
     ];
 }
 
@@ -101,16 +95,6 @@ impl Rules {
     /// What waits for a member that has gone is dropped.
     pub(super) fn forgets_messages_of_the_departed(&self) -> bool {
         self.keeps(Mutation::MessagesForASlotGoToItsNextTenant)
-    }
-
-    /// With a member goes its session, and not that of the next member with its id.
-    pub(super) fn forgets_one_start(&self) -> bool {
-        self.keeps(Mutation::SessionOfTheNextTenantEnds)
-    }
-
-    /// A session that is over leads nowhere.
-    pub(super) fn forgets_closed_sessions(&self) -> bool {
-        self.keeps(Mutation::ClosedSessionsStay)
     }
 
     /// What a member said too early counts though its session is over since.
@@ -171,10 +155,5 @@ impl Rules {
     /// The end of a node takes the access to all pages away.
     pub(super) fn revokes_access(&self) -> bool {
         self.keeps(Mutation::EndedRevokesNothing)
-    }
-
-    /// The heartbeat's time is among those at which the machine wants to run.
-    pub(super) fn wakes_for_heartbeats(&self) -> bool {
-        self.keeps(Mutation::TimeoutForgetsTheHeartbeat)
     }
 }

@@ -82,11 +82,11 @@ impl Routes {
     }
 
     /// A member is gone; returns the session that led to it. The next member with its id may have one already.
-    pub(super) fn forget(&mut self, rules: Rules, gone: PeerId) -> Option<SessionHandle> {
+    pub(super) fn forget(&mut self, gone: PeerId) -> Option<SessionHandle> {
         let present = self.session(gone.node);
         let is_its = |session: &SessionHandle| self.peer(*session) == Some(gone);
         let its = || self.sessions.keys().copied().find(is_its);
-        let session = present.filter(|session| is_its(session) || !rules.forgets_one_start()).or_else(its)?;
+        let session = present.filter(is_its).or_else(its)?;
         if present == Some(session) {
             self.of_node[gone.node.0 as usize] = None;
         }

@@ -28,6 +28,9 @@ impl Machines {
                 self.work.cuts += 1;
                 self.cuts.insert((from, to), until);
             }
+            Fate::Slow { from, to } => {
+                self.slow.insert((from, to), until);
+            }
             Fate::Refused { process, of } => {
                 let of = addr(self.plan.processes[of].host, of);
                 self.hint(process, of);

@@ -33,6 +33,8 @@ const CALLS: u8 = 4;
 /// Messages that a stranger sends: more than a node keeps of one that it does not know.
 const FLOOD: u32 = 400;
 const QUEUE_MAX: usize = 1 << 20;
+/// Longest that a datagram takes in addition on a slow link.
+const SLOW_MAX: Span = Span::from_ms(60);
 const PORT_BASE: u16 = 1_000;
 const STRANGER_PORT: u16 = 900;
 /// From then on nothing is lost, doubled or damaged any more: everything must end.
@@ -92,7 +94,11 @@ impl Machines {
     }
 
     fn post(&mut self, datagram: Datagram) {
-        let at = self.shared.now + self.plan.net.delay(&mut self.shared.rng);
+        let mut at = self.shared.now + self.plan.net.delay(&mut self.shared.rng);
+        let link = (self.host_of(datagram.from), self.plan.processes[datagram.to].host);
+        if self.slow.get(&link).is_some_and(|&until| self.shared.now < until) {
+            at = at + Span(self.shared.rng.u64(..SLOW_MAX.0));
+        }
         let slot = self.datagrams.insert(datagram);
         self.schedule(at, Event::Datagram(slot));
     }

@@ -71,6 +71,8 @@ pub(super) enum Fate {
     Deafen { process: usize },
     /// Datagrams from one host to another are lost.
     Cut { from: usize, to: usize },
+    /// Datagrams from one host to another take longer, each by its own time.
+    Slow { from: usize, to: usize },
     /// Its process is told that nobody listens at the address of some other.
     Refused { process: usize, of: usize },
 }
@@ -102,7 +104,7 @@ impl Plan {
             }
         }
         let is_rough = rng.u32(..3) == 0;
-        let incidents = draw_incidents(processes.len(), hosts, daemons, is_rough, rng);
+        let incidents = draw_incidents(processes.len(), (hosts, processes[0].host), daemons, is_rough, rng);
         let loss_one_in = [None, Some(50), Some(10)][rng.usize(..3)];
         let net = Net {
             typical: [Span::from_us(20), Span::from_us(200), Span::from_ms(2)][rng.usize(..3)],
@@ -166,7 +168,7 @@ impl Plan {
 
 fn draw_incidents(
     processes: usize,
-    hosts: usize,
+    (hosts, coordinator): (usize, usize),
     daemons: usize,
     is_rough: bool,
     rng: &mut Rng,
@@ -192,6 +194,13 @@ fn draw_incidents(
         let (from, to) = (rng.usize(..hosts), rng.usize(..hosts));
         let lasts = Span(rng.u64(..20_000 * MS));
         incidents.push(Incident { at: when(rng), lasts, fate: Fate::Cut { from, to } });
+    }
+    if rng.bool() {
+        // From the coordinator, mostly: views are late.
+        let from = if rng.u32(..4) > 0 { coordinator } else { rng.usize(..hosts) };
+        let lasts = Span(rng.u64(..2_000 * MS));
+        let fate = Fate::Slow { from, to: rng.usize(..hosts) };
+        incidents.push(Incident { at: Time(1 + rng.u64(..40 * MS)), lasts, fate });
     }
     for _ in 0..rng.usize(..=2) {
         let (process, of) = (rng.usize(..processes), rng.usize(..processes));
