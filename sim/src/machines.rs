@@ -1,4 +1,4 @@
-//! Whole nodes in a simulated world: each process is the shipped [`Machine`] with a simulated memory and
+//! Whole nodes in a simulated world: each process is the shipped `Machine` with a simulated memory and
 //! threads; datagrams are lost, doubled, delayed, reordered and damaged, and wait in small sockets. Processes join,
 //! leave, crash between any two datagrams, and get no core for a while; links are cut; strangers send garbage.
 

@@ -189,9 +189,10 @@ impl Machine {
                 return cores.done(op, Outcome::Left(Ok(())));
             }
         };
-        let step = match (how.writes_back && cores.rules.writes_back(), how.by) {
-            (true, _) => Step::WritingBack { left: None, since: now },
-            (false, _) => cores.after_write_back(now, how.by),
+        let step = if how.writes_back && cores.rules.writes_back() {
+            Step::WritingBack { left: None, since: now }
+        } else {
+            cores.after_write_back(now, how.by)
         };
         cores.lifecycle = Lifecycle::Leaving(Leaving { op, how, step, why, failure: None });
         if matches!(step, Step::WritingBack { .. }) {

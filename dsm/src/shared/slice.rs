@@ -29,7 +29,7 @@ use crate::page::{Access, GlobalAddr, PageId};
 ///
 /// # After `leave`
 /// A handle may outlive [`Dsm::leave`](crate::Dsm::leave), but not be used any more: methods that return a
-/// [`Result`] fail with [`Error::Left`](crate::Error::Left). All others, and loads and stores by plain pointers,
+/// [`Result`] fail with [`Error::Left`]. All others, and loads and stores by plain pointers,
 /// have no way to fail: the first one that touches an element ends the process by SIGABRT, with one line that says
 /// so. In a forked child they end the child by SIGSEGV.
 ///
