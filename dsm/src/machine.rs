@@ -339,8 +339,7 @@ impl Machine {
     }
 
     fn on_command<H: Host>(&mut self, now: Time, op: OpId, command: Command, host: &mut H) {
-        let is_over = self.cores.lifecycle.why().is_some() || self.cores.lifecycle.is_closed();
-        if is_over && !matches!(command, Command::Leave(_)) {
+        if self.cores.lifecycle.is_over() && !matches!(command, Command::Leave(_)) {
             return self.cores.pending.push_back(Output::Done { op, outcome: Outcome::Membership });
         }
         match command {
@@ -397,15 +396,13 @@ impl Machine {
             }
         }
         self.cores.check_joined();
-        if self.cores.lifecycle.why().is_some() || self.cores.lifecycle.is_closed() {
+        if self.cores.lifecycle.is_over() {
             host.end_lending();
         }
-        if self.cores.lifecycle.why().is_some() {
+        if self.cores.lifecycle.why().is_some() && self.cores.rules.revokes_access() {
             // Before the outputs tell it to anybody: no thread goes on with bytes that others change no more, or
             // change unseen.
-            if self.cores.rules.revokes_access() {
-                host.revoke_all();
-            }
+            host.revoke_all();
         }
         any
     }
@@ -715,8 +712,7 @@ impl Cores {
 
     /// An operation has ended; not if it did when this node could not go on.
     fn done(&mut self, op: OpId, outcome: Outcome) {
-        let is_over = self.lifecycle.why().is_some() || self.lifecycle.is_closed();
-        if is_over && !matches!(outcome, Outcome::Left(_)) {
+        if self.lifecycle.is_over() && !matches!(outcome, Outcome::Left(_)) {
             return;
         }
         self.pending.push_back(Output::Done { op, outcome });

@@ -136,12 +136,7 @@ pub fn run_cluster(
         let cluster = cluster.with_mutation(mutation);
         cluster.run()
     };
-    // A core that panics breaks a rule of its own; the seed is reported like any other.
-    catch_unwind(AssertUnwindSafe(run)).unwrap_or_else(|panic| {
-        let text = panic.downcast_ref::<String>().map(String::as_str);
-        let text = text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("a panic");
-        Err(ClusterViolation { what: format!("no assertion fails: {text}"), lines: Vec::new() })
-    })
+    caught(run).unwrap_or_else(|what| Err(ClusterViolation { what, lines: Vec::new() }))
 }
 
 /// Runs one seed of whole nodes; returns what it did and its trace, or the rule that it broke and the trace.
@@ -157,11 +152,7 @@ pub fn run_machines(
         let plan = plan.with_mutation(mutation);
         machines::Machines::new(plan, rng, keep).run()
     };
-    catch_unwind(AssertUnwindSafe(run)).unwrap_or_else(|panic| {
-        let text = panic.downcast_ref::<String>().map(String::as_str);
-        let text = text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("a panic");
-        Err((format!("no assertion fails: {text}"), Vec::new()))
-    })
+    caught(run).unwrap_or_else(|what| Err((what, Vec::new())))
 }
 
 /// Runs a fight: one thread on each of `nodes` nodes adds `times` times to the same place. Threads wake
@@ -205,14 +196,18 @@ fn guarded(
     run: impl FnOnce() -> Result<Report, (String, Vec<String>)>,
 ) -> Result<Report, Box<Violation>> {
     let violation = |what, lines| Box::new(Violation { seed, rig: options.rig, what, lines });
-    // A core that panics breaks a rule of its own; the seed is reported like any other.
-    match catch_unwind(AssertUnwindSafe(run)) {
+    match caught(run) {
         Ok(Ok(report)) => Ok(report),
         Ok(Err((what, lines))) => Err(violation(what, lines)),
-        Err(panic) => {
-            let text = panic.downcast_ref::<String>().map(String::as_str);
-            let text = text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("a panic");
-            Err(violation(format!("no assertion fails: {text}"), Vec::new()))
-        }
+        Err(what) => Err(violation(what, Vec::new())),
     }
+}
+
+/// What a run returns. A core that panics breaks a rule of its own; the seed is reported like any other.
+fn caught<T>(run: impl FnOnce() -> T) -> Result<T, String> {
+    catch_unwind(AssertUnwindSafe(run)).map_err(|panic| {
+        let text = panic.downcast_ref::<String>().map(String::as_str);
+        let text = text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("a panic");
+        format!("no assertion fails: {text}")
+    })
 }

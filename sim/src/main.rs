@@ -1,5 +1,6 @@
 //! Runs seeds and reports the first that breaks a rule.
 
+use std::fmt::Display;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
@@ -72,10 +73,7 @@ fn main() -> ExitCode {
             return ExitCode::from(2);
         }
     };
-    let seeds = match args.seed {
-        Some(seed) => seed..seed + 1,
-        None => args.from..args.from + args.seeds,
-    };
+    let seeds = args.range();
     // A panic of a core is reported with its seed, below.
     std::panic::set_hook(Box::new(|_| {}));
     run(seeds, options, &args)
@@ -84,16 +82,11 @@ fn main() -> ExitCode {
 /// Seeds of the membership protocol.
 fn run_members(args: &Args) -> ExitCode {
     #[cfg(feature = "planted")]
-    let mutation = {
-        use pagemesh::membership::Mutation;
-        let named = |name: &str| Mutation::ALL.into_iter().find(|known| format!("{known:?}") == name);
-        match args.plant.as_deref().map(named) {
-            Some(None) => {
-                eprintln!("{}", Mutation::ALL.map(|known| format!("{known:?}")).join("\n"));
-                return ExitCode::from(2);
-            }
-            Some(mutation) => mutation,
-            None => None,
+    let mutation = match named(&pagemesh::membership::Mutation::ALL, args.plant.as_deref()) {
+        Ok(mutation) => mutation,
+        Err(names) => {
+            eprintln!("{names}");
+            return ExitCode::from(2);
         }
     };
     let run = |seed: u64, trace: bool| {
@@ -105,10 +98,7 @@ fn run_members(args: &Args) -> ExitCode {
         )
     };
     std::panic::set_hook(Box::new(|_| {}));
-    let seeds = match args.seed {
-        Some(seed) => seed..seed + 1,
-        None => args.from..args.from + args.seeds,
-    };
+    let seeds = args.range();
     let (started, mut work, mut broken) = (Instant::now(), ClusterWork::default(), 0);
     let count = seeds.end - seeds.start;
     for seed in seeds {
@@ -129,35 +119,22 @@ fn run_members(args: &Args) -> ExitCode {
             }
         }
     }
-    let seconds = started.elapsed().as_secs_f64();
-    println!(
-        "{count} seeds in {seconds:.1} s ({:.0} seeds/s): {work}; {broken} seeds broke a rule",
-        count as f64 / seconds
-    );
-    if broken == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    conclude(count, started, &work, broken)
 }
 
 /// Seeds of whole nodes.
 fn run_whole(args: &Args) -> ExitCode {
     #[cfg(feature = "planted")]
-    let mutation = {
-        use pagemesh::machine::Mutation;
-        let named = |name: &str| Mutation::ALL.into_iter().find(|known| format!("{known:?}") == name);
-        match args.plant.as_deref().map(named) {
-            Some(None) => {
-                eprintln!("{}", Mutation::ALL.map(|known| format!("{known:?}")).join("\n"));
-                return ExitCode::from(2);
-            }
-            Some(mutation) => mutation,
-            None => None,
+    let mutation = match named(&pagemesh::machine::Mutation::ALL, args.plant.as_deref()) {
+        Ok(mutation) => mutation,
+        Err(names) => {
+            eprintln!("{names}");
+            return ExitCode::from(2);
         }
     };
     let keep = if args.trace { Keep::All } else { Keep::Tail };
     std::panic::set_hook(Box::new(|_| {}));
-    let seeds = match args.seed {
-        Some(seed) => seed..seed + 1,
-        None => args.from..args.from + args.seeds,
-    };
+    let seeds = args.range();
     let (started, mut work, mut broken) = (Instant::now(), MachinesWork::default(), 0);
     let count = seeds.end - seeds.start;
     for seed in seeds {
@@ -185,12 +162,38 @@ fn run_whole(args: &Args) -> ExitCode {
             return ExitCode::FAILURE;
         }
     }
+    conclude(count, started, &work, broken)
+}
+
+/// The last line of a run of so many seeds.
+fn conclude(count: u64, started: Instant, work: &impl Display, broken: u64) -> ExitCode {
     let seconds = started.elapsed().as_secs_f64();
     println!(
         "{count} seeds in {seconds:.1} s ({:.0} seeds/s): {work}; {broken} seeds broke a rule",
         count as f64 / seconds
     );
     if broken == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+/// The fault of that name, if one is named; else the names of all.
+#[cfg(feature = "planted")]
+fn named<T: Copy + std::fmt::Debug>(all: &[T], name: Option<&str>) -> Result<Option<T>, String> {
+    let Some(name) = name else { return Ok(None) };
+    let names: Vec<String> = all.iter().map(|known| format!("{known:?}")).collect();
+    match names.iter().position(|known| known == name) {
+        Some(at) => Ok(Some(all[at])),
+        None => Err(names.join("\n")),
+    }
+}
+
+impl Args {
+    /// The seeds to run.
+    fn range(&self) -> std::ops::Range<u64> {
+        match self.seed {
+            Some(seed) => seed..seed + 1,
+            None => self.from..self.from + self.seeds,
+        }
+    }
 }
 
 /// Minutes of search: what the tests leave out.
@@ -227,12 +230,7 @@ fn search() -> ExitCode {
 
 #[cfg(feature = "planted")]
 fn with_plant(options: Options, name: Option<&str>) -> Result<Options, String> {
-    use pagemesh::coherence::Plant;
-    let Some(name) = name else { return Ok(options) };
-    match Plant::ALL.into_iter().find(|plant| format!("{plant:?}") == name) {
-        Some(plant) => Ok(Options { plant: Some(plant), ..options }),
-        None => Err(Plant::ALL.map(|plant| format!("{plant:?}")).join("\n")),
-    }
+    Ok(Options { plant: named(&pagemesh::coherence::Plant::ALL, name)?, ..options })
 }
 
 #[cfg(not(feature = "planted"))]

@@ -116,6 +116,11 @@ impl Lifecycle {
         }
     }
 
+    /// Whether nothing that a thread waits for will come.
+    pub(super) fn is_over(&self) -> bool {
+        self.why().is_some() || self.is_closed()
+    }
+
     /// Whether all sessions were ended.
     pub fn is_closed(&self) -> bool {
         matches!(self, Lifecycle::Closed(_))
