@@ -7,14 +7,14 @@ mod roles;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use crate::bed::{Bed, Going, Pipe};
+use crate::bed::{Bed, Done, Going, Pipe};
 use roles::PAGES;
 
 const ROLE: &str = "BYSTANDERS_ROLE";
 /// Bytes of a region.
 const LEN: usize = PAGES * 4096;
 const SIGNALS: [Signal; 3] = [Signal::SIGKILL, Signal::SIGTERM, Signal::SIGINT];
-/// Signals, targets and orders of the regions; the long run is 100 deaths.
+/// Signals, targets and orders of the regions; the long run is 200 deaths.
 const COMBINATIONS: usize = 3 * 2 * 2;
 
 /// One death.
@@ -90,9 +90,34 @@ fn one_death(bed: &Bed, keeper: &Keeper, death: usize, address: usize) {
         Target::Rank => kill(Pid::from_raw(process.parse().expect("a process")), signal).expect("it runs"),
         Target::Run => going.signal(signal),
     }
-    assert_ne!(going.wait().code, 0, "{what}");
+    let done = going.wait();
+    assert_eq!(done.code, 128 + signal as i32, "{what}: {done:#?}");
+    assert_lines(&done, target, signal, process);
     keeper.check(&what);
     word.remove();
+}
+
+/// Fails unless the lines of a run that was killed, or of which a rank was killed, name what was killed, and no other
+/// process.
+fn assert_lines(done: &Done, target: Target, signal: Signal, process: &str) {
+    let of_command: Vec<&str> = done.err.lines().filter(|line| line.starts_with("pagemesh: ")).collect();
+    let (first, others) =
+        of_command.split_first().map_or((None, &[][..]), |(first, rest)| (Some(*first), rest));
+    let expected = match (target, signal) {
+        (Target::Rank, _) => Some(format!("pagemesh: rank 0 was killed by {signal}")),
+        (Target::Run, Signal::SIGKILL) => None,
+        (Target::Run, Signal::SIGINT) => Some("pagemesh: interrupted".to_owned()),
+        (Target::Run, _) => Some(format!("pagemesh: interrupted by {signal}")),
+    };
+    assert_eq!(first, expected.as_deref(), "{done:#?}");
+    // Rank 1 goes on until it needs the other one, or until the command ends it.
+    let of_rank_1 =
+        |line: &&str| line.contains("then rank 1 ") || line.contains("the other ranks do not end");
+    assert!(others.iter().all(|line| target == Target::Rank && of_rank_1(line)), "{done:#?}");
+    for line in done.err.lines().filter(|line| line.contains(" died (") && !line.starts_with("pagemesh: ")) {
+        let names_the_dead = line.contains("(rank 0 of ") && line.contains(&format!("process {process} at"));
+        assert!(target == Target::Rank && names_the_dead, "{line}: {done:#?}");
+    }
 }
 
 /// All combinations in turn: each region of a neighbour lies between two of the keeper's.
@@ -100,7 +125,7 @@ fn one_death(bed: &Bed, keeper: &Keeper, death: usize, address: usize) {
 fn a_killed_program_takes_no_page_of_its_neighbour_along() {
     let bed = Bed::new();
     bed.pagemesh("up --daemons 2").ok();
-    let deaths = if system_tests::long() { 100 } else { COMBINATIONS };
+    let deaths = if system_tests::long() { 200 } else { COMBINATIONS };
     let addresses = make_regions(&bed, deaths);
     assert!(addresses.windows(2).all(|two| two[0] + LEN == two[1]), "not back to back: {addresses:#x?}");
     let keeper = Keeper::start(&bed, deaths);
