@@ -47,7 +47,6 @@ step documentation cargo doc --workspace --no-deps --document-private-items --lo
 if [ -n "$long" ]; then
     step seeds cargo run --release -p sim --locked -- --seeds 100000
     step machine-seeds cargo run --release -p sim --locked -- --rig machines --seeds 100000
-    step stacked-seeds cargo run --release -p sim --locked -- --rig stacked --seeds 20000
     step search cargo run --release -p sim --locked -- --explore
     step new-crate scripts/new-crate-check.sh
 fi

@@ -1,6 +1,6 @@
 //! Deterministic simulation of the cores that ship: thousands of schedules a second, each a function
-//! of its seed alone. The nodes' coherence (and, in the stacked rig, their sessions) are the real ones;
-//! memory, application threads, network and time are made up. After every event the run is compared
+//! of its seed alone. Three rigs: coherence alone (`world`), membership alone (`cluster`), whole nodes (`machines`).
+//! Memory, application threads, network and time are made up. After every event the run is compared
 //! with an oracle that knows nothing of the protocol. (The way of testing is FoundationDB's; Zhou et
 //! al., SIGMOD 2021.)
 
@@ -15,33 +15,29 @@ mod plan;
 mod program;
 mod quiet;
 mod slab;
-mod stacked;
 mod trace;
 mod world;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use fastrand::Rng;
+use pagemesh::coherence::Plant;
 use pagemesh::page::Time;
 
 pub use cluster::ClusterWork;
 pub use explore::{Bounds, Explored, explore};
 pub use machines::MachinesWork;
 use plan::Plan;
-pub use plan::Rig;
 pub use trace::Keep;
 use world::World;
 
-/// How a seed is run.
-#[derive(Clone, Copy, Debug)]
+/// How a seed is run. By default without a planted fault, keeping the end of the trace.
+#[derive(Clone, Copy, Default, Debug)]
 pub struct Options {
-    /// What carries messages.
-    pub rig: Rig,
     /// How much of the trace is kept.
     pub keep: Keep,
-    /// A fault planted in every node.
-    #[cfg(feature = "planted")]
-    pub plant: Option<pagemesh::coherence::Plant>,
+    /// A fault planted in every node; only with the feature `planted`.
+    pub plant: Option<Plant>,
 }
 
 /// What a run without a broken rule did.
@@ -66,24 +62,10 @@ pub struct Report {
 pub struct Violation {
     /// The seed; alone it replays the run.
     pub seed: u64,
-    /// The rig.
-    pub rig: Rig,
     /// The rule, and who broke it.
     pub what: String,
     /// The end of the trace, or all of it.
     pub lines: Vec<String>,
-}
-
-impl Options {
-    /// A rig without a planted fault, keeping the end of the trace.
-    pub fn of(rig: Rig) -> Options {
-        Options {
-            rig,
-            keep: Keep::Tail,
-            #[cfg(feature = "planted")]
-            plant: None,
-        }
-    }
 }
 
 /// What the nodes of a livelock test fight over.
@@ -97,9 +79,10 @@ pub enum Prize {
 
 /// Runs one seed.
 pub fn run_seed(seed: u64, options: Options) -> Result<Report, Box<Violation>> {
-    guarded(seed, options, || {
+    assert_planted(options.plant.is_some());
+    guarded(seed, || {
         let mut rng = Rng::with_seed(seed);
-        let plan = Plan::draw(options.rig, &mut rng);
+        let plan = Plan::draw(&mut rng);
         World::new(plan, rng, options).run()
     })
 }
@@ -122,12 +105,14 @@ pub struct ClusterViolation {
     pub lines: Vec<String>,
 }
 
-/// Runs one seed of the membership protocol: a cluster's processes, whole but for their memory.
+/// Runs one seed of the membership protocol: a cluster's processes, whole but for their memory. A mutation needs
+/// the feature `planted`.
 pub fn run_cluster(
     seed: u64,
     trace: bool,
-    #[cfg(feature = "planted")] mutation: Option<pagemesh::membership::Mutation>,
+    mutation: Option<pagemesh::membership::Mutation>,
 ) -> Result<ClusterReport, ClusterViolation> {
+    assert_planted(mutation.is_some());
     let run = || {
         let mut rng = Rng::with_seed(seed);
         let plan = cluster::Plan::draw(&mut rng);
@@ -139,12 +124,14 @@ pub fn run_cluster(
     caught(run).unwrap_or_else(|what| Err(ClusterViolation { what, lines: Vec::new() }))
 }
 
-/// Runs one seed of whole nodes; returns what it did and its trace, or the rule that it broke and the trace.
+/// Runs one seed of whole nodes; returns what it did and its trace, or the rule that it broke and the trace. A
+/// mutation needs the feature `planted`.
 pub fn run_machines(
     seed: u64,
     keep: Keep,
-    #[cfg(feature = "planted")] mutation: Option<pagemesh::machine::Mutation>,
+    mutation: Option<pagemesh::machine::Mutation>,
 ) -> Result<(MachinesWork, Vec<String>), (String, Vec<String>)> {
+    assert_planted(mutation.is_some());
     let run = || {
         let mut rng = Rng::with_seed(seed);
         let plan = machines::Plan::draw(&mut rng);
@@ -164,7 +151,7 @@ pub fn run_contention(
     prize: Prize,
     times: u32,
 ) -> Result<Report, Box<Violation>> {
-    guarded(seed, options, || {
+    guarded(seed, || {
         let edge = pagemesh::page::EXTENT_PAGES - 1;
         let pages = vec![Plan::page(edge), Plan::page(edge + 1)];
         let plan = Plan::contended(nodes, pages);
@@ -183,19 +170,23 @@ pub fn run_crowd(
     threads_max: u8,
     times: u32,
 ) -> Result<Report, Box<Violation>> {
-    guarded(seed, options, || {
+    guarded(seed, || {
         let mut world = World::new(Plan::crowded(nodes, threads_max), Rng::with_seed(seed), options);
         world.crowd(times);
         world.run()
     })
 }
 
+/// Faults that the build does not have would be found by no seed.
+fn assert_planted(is_wanted: bool) {
+    assert!(cfg!(feature = "planted") || !is_wanted, "build with --features planted");
+}
+
 fn guarded(
     seed: u64,
-    options: Options,
     run: impl FnOnce() -> Result<Report, (String, Vec<String>)>,
 ) -> Result<Report, Box<Violation>> {
-    let violation = |what, lines| Box::new(Violation { seed, rig: options.rig, what, lines });
+    let violation = |what, lines| Box::new(Violation { seed, what, lines });
     match caught(run) {
         Ok(Ok(report)) => Ok(report),
         Ok(Err((what, lines))) => Err(violation(what, lines)),

@@ -1,13 +1,15 @@
 //! Runs seeds and reports the first that breaks a rule.
 
-use std::fmt::Display;
+use std::fmt::{Debug, Display};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use clap::{Parser, ValueEnum};
+use pagemesh::coherence::Plant;
+use pagemesh::{machine, membership};
 use sim::{
-    Bounds, ClusterWork, Keep, MachinesWork, Options, Report, Rig, Violation, explore, run_cluster,
-    run_machines, run_seed,
+    Bounds, ClusterWork, Keep, MachinesWork, Options, Report, Violation, explore, run_cluster, run_machines,
+    run_seed,
 };
 
 /// Deterministic simulator of the coherence protocol: every seed is one schedule, checked event by event.
@@ -19,7 +21,7 @@ struct Args {
     /// The first seed.
     #[arg(long, default_value_t = 0)]
     from: u64,
-    /// What carries the messages.
+    /// What is simulated.
     #[arg(long, value_enum, default_value_t = RigArg::Bare)]
     rig: RigArg,
     /// Run this seed only.
@@ -28,8 +30,8 @@ struct Args {
     /// Print every event of the seed.
     #[arg(long, requires = "seed")]
     trace: bool,
-    /// Plant a fault in every node (needs the feature `planted`); `list` names them.
-    #[arg(long)]
+    /// Plant a fault in every node (needs the feature `planted`); a name that none has lists those of the rig.
+    #[arg(long, conflicts_with = "explore")]
     plant: Option<String>,
     /// Instead of seeds, search every order of delivery, within larger bounds than the tests do.
     #[arg(long)]
@@ -44,8 +46,6 @@ struct Args {
 
 #[derive(Clone, Copy, ValueEnum)]
 enum RigArg {
-    /// Coherence over the reliable UDP cores.
-    Stacked,
     /// Coherence alone on a network without order.
     Bare,
     /// Membership: processes that join, leave, crash, starve and are cut off.
@@ -59,50 +59,33 @@ fn main() -> ExitCode {
     if args.explore {
         return search();
     }
-    let rig = match args.rig {
-        RigArg::Stacked => Rig::Stacked,
-        RigArg::Bare => Rig::Bare,
-        RigArg::Members => return run_members(&args),
-        RigArg::Machines => return run_whole(&args),
-    };
-    let keep = if args.trace { Keep::All } else { Keep::Tail };
-    let options = match with_plant(Options { keep, ..Options::of(rig) }, args.plant.as_deref()) {
-        Ok(options) => options,
-        Err(text) => {
-            eprintln!("{text}");
-            return ExitCode::from(2);
+    let plant = args.plant.as_deref();
+    let outcome = match args.rig {
+        RigArg::Bare => named(&Plant::ALL, plant).map(|plant| run_bare(&args, plant)),
+        RigArg::Members => {
+            named(&membership::Mutation::ALL, plant).map(|mutation| run_members(&args, mutation))
         }
+        RigArg::Machines => named(&machine::Mutation::ALL, plant).map(|mutation| run_whole(&args, mutation)),
     };
-    let seeds = args.range();
-    // A panic of a core is reported with its seed, below.
+    outcome.unwrap_or_else(|why| {
+        eprintln!("{why}");
+        ExitCode::from(2)
+    })
+}
+
+/// A panic of a core is reported with its seed.
+fn silence_panics() {
     std::panic::set_hook(Box::new(|_| {}));
-    run(seeds, options, &args)
 }
 
 /// Seeds of the membership protocol.
-fn run_members(args: &Args) -> ExitCode {
-    #[cfg(feature = "planted")]
-    let mutation = match named(&pagemesh::membership::Mutation::ALL, args.plant.as_deref()) {
-        Ok(mutation) => mutation,
-        Err(names) => {
-            eprintln!("{names}");
-            return ExitCode::from(2);
-        }
-    };
-    let run = |seed: u64, trace: bool| {
-        run_cluster(
-            seed,
-            trace,
-            #[cfg(feature = "planted")]
-            mutation,
-        )
-    };
-    std::panic::set_hook(Box::new(|_| {}));
+fn run_members(args: &Args, mutation: Option<membership::Mutation>) -> ExitCode {
+    silence_panics();
     let seeds = args.range();
     let (started, mut work, mut broken) = (Instant::now(), ClusterWork::default(), 0);
     let count = seeds.end - seeds.start;
     for seed in seeds {
-        match run(seed, args.trace) {
+        match run_cluster(seed, args.trace, mutation) {
             Ok(report) => {
                 report.lines.iter().for_each(|line| println!("{line}"));
                 work.add(&report.work);
@@ -123,28 +106,14 @@ fn run_members(args: &Args) -> ExitCode {
 }
 
 /// Seeds of whole nodes.
-fn run_whole(args: &Args) -> ExitCode {
-    #[cfg(feature = "planted")]
-    let mutation = match named(&pagemesh::machine::Mutation::ALL, args.plant.as_deref()) {
-        Ok(mutation) => mutation,
-        Err(names) => {
-            eprintln!("{names}");
-            return ExitCode::from(2);
-        }
-    };
+fn run_whole(args: &Args, mutation: Option<machine::Mutation>) -> ExitCode {
     let keep = if args.trace { Keep::All } else { Keep::Tail };
-    std::panic::set_hook(Box::new(|_| {}));
+    silence_panics();
     let seeds = args.range();
     let (started, mut work, mut broken) = (Instant::now(), MachinesWork::default(), 0);
     let count = seeds.end - seeds.start;
     for seed in seeds {
-        let outcome = run_machines(
-            seed,
-            keep,
-            #[cfg(feature = "planted")]
-            mutation,
-        );
-        let lines = match outcome {
+        let lines = match run_machines(seed, keep, mutation) {
             Ok((done, lines)) => {
                 work.add(&done);
                 lines
@@ -175,15 +144,17 @@ fn conclude(count: u64, started: Instant, work: &impl Display, broken: u64) -> E
     if broken == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
-/// The fault of that name, if one is named; else the names of all.
-#[cfg(feature = "planted")]
-fn named<T: Copy + std::fmt::Debug>(all: &[T], name: Option<&str>) -> Result<Option<T>, String> {
+/// The fault of that name, if one is named; why there is none.
+fn named<T: Copy + Debug>(all: &[T], name: Option<&str>) -> Result<Option<T>, String> {
     let Some(name) = name else { return Ok(None) };
     let names: Vec<String> = all.iter().map(|known| format!("{known:?}")).collect();
-    match names.iter().position(|known| known == name) {
-        Some(at) => Ok(Some(all[at])),
-        None => Err(names.join("\n")),
+    let Some(at) = names.iter().position(|known| known == name) else {
+        return Err(format!("--plant {name}: this rig has no such fault; it has {}", names.join(", ")));
+    };
+    if !cfg!(feature = "planted") {
+        return Err(format!("--plant {name}: this build has no faults; build it with --features planted"));
     }
+    Ok(Some(all[at]))
 }
 
 impl Args {
@@ -228,19 +199,6 @@ fn search() -> ExitCode {
     ExitCode::SUCCESS
 }
 
-#[cfg(feature = "planted")]
-fn with_plant(options: Options, name: Option<&str>) -> Result<Options, String> {
-    Ok(Options { plant: named(&pagemesh::coherence::Plant::ALL, name)?, ..options })
-}
-
-#[cfg(not(feature = "planted"))]
-fn with_plant(options: Options, name: Option<&str>) -> Result<Options, String> {
-    match name {
-        None => Ok(options),
-        Some(_) => Err("build with --features planted".to_owned()),
-    }
-}
-
 #[derive(Default)]
 struct Totals {
     seeds: u64,
@@ -250,14 +208,18 @@ struct Totals {
     broken: u64,
 }
 
-fn run(seeds: std::ops::Range<u64>, options: Options, args: &Args) -> ExitCode {
+/// Seeds of the coherence protocol.
+fn run_bare(args: &Args, plant: Option<Plant>) -> ExitCode {
+    let options = Options { keep: if args.trace { Keep::All } else { Keep::Tail }, plant };
+    let seeds = args.range();
+    silence_panics();
     let (started, mut told) = (Instant::now(), Instant::now());
     let (end, mut totals) = (seeds.end, Totals::default());
     for seed in seeds {
         let outcome = run_seed(seed, options).and_then(|report| {
             // Every hundredth seed runs twice: the same seed must give the same run.
             let again = if seed % 100 == 0 { run_seed(seed, options)? } else { report.clone() };
-            if again.trace_hash == report.trace_hash { Ok(report) } else { Err(differs(seed, options)) }
+            if again.trace_hash == report.trace_hash { Ok(report) } else { Err(differs(seed)) }
         });
         match outcome {
             Ok(report) => totals.add(&report),
@@ -282,17 +244,17 @@ fn run(seeds: std::ops::Range<u64>, options: Options, args: &Args) -> ExitCode {
     if totals.broken == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
-fn differs(seed: u64, options: Options) -> Box<Violation> {
+fn differs(seed: u64) -> Box<Violation> {
     let what = "a seed replays exactly: two traces differ".to_owned();
-    Box::new(Violation { seed, rig: options.rig, what, lines: Vec::new() })
+    Box::new(Violation { seed, what, lines: Vec::new() })
 }
 
 fn tell(violation: &Violation) {
-    println!("seed {} ({:?}): {}", violation.seed, violation.rig, violation.what);
+    println!("seed {} (Bare): {}", violation.seed, violation.what);
     for line in &violation.lines {
         println!("{line}");
     }
-    println!("seed {} ({:?}): {}", violation.seed, violation.rig, violation.what);
+    println!("seed {} (Bare): {}", violation.seed, violation.what);
 }
 
 impl Totals {

@@ -1,6 +1,6 @@
 //! Nodes that leave, crash and join, as membership orders it: a message counts only while its receiver
 //! regards the sender's incarnation as a member. A node that leaves is a member until its last
-//! messages have arrived, as the session layer sees to. In half of the runs of the bare rig what it had
+//! messages have arrived, as the session layer sees to. In half of the runs what it had
 //! sent about pages is gone when its core says that no page depends on it; a dead one is cut off at each survivor when
 //! that survivor learns of the death, each at its own time.
 
@@ -8,7 +8,6 @@ use pagemesh::coherence::Input;
 use pagemesh::page::{NodeId, Span};
 
 use crate::plan::How;
-use crate::stacked::Port;
 use crate::trace::What;
 use crate::world::{BARRIER, Event, Phase, World};
 
@@ -75,7 +74,6 @@ impl World {
 
     pub(crate) fn learn_death(&mut self, node: NodeId, dead: NodeId) {
         self.node(node).view[dead.0 as usize] = None;
-        self.disconnect(node, dead);
         if !self.up().contains(node) {
             // Who has left, its last messages still under way, no longer asks its core.
             return;
@@ -95,14 +93,12 @@ impl World {
     /// Once the last message of a node that left has arrived, it is a member no longer.
     pub(crate) fn settle_left(&mut self, node: NodeId) {
         let slot = self.node(node);
-        let drained = slot.in_flight == 0 && slot.port.as_ref().is_none_or(Port::is_drained);
-        if slot.phase != Phase::Left || !drained {
+        if slot.phase != Phase::Left || slot.in_flight > 0 {
             return;
         }
         slot.phase = Phase::Gone;
         for other in 0..self.nodes.len() {
             self.nodes[other].view[node.0 as usize] = None;
-            self.disconnect(NodeId(other as u16), node);
         }
         for other in self.up().iter() {
             self.record(other, What::LearnsLeave { node });
@@ -130,9 +126,6 @@ impl World {
                 self.record(other, What::LearnsJoin { node });
                 self.feed(other, Input::NodeJoined(node));
             }
-        }
-        for other in self.up().iter().filter(|&other| other != node) {
-            self.connect(node, other);
         }
         self.start(node);
         // A home that died before stays dead for whoever comes later.

@@ -15,18 +15,8 @@ const CACHED_MIN: u64 = 4;
 /// Pages of a crowd.
 pub(crate) const CROWDED_PAGES: u64 = 8;
 
-/// What carries messages.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-pub enum Rig {
-    /// Coherence alone: messages overtake each other without bound and are doubled, but none is lost.
-    Bare,
-    /// Coherence over the reliable UDP cores: datagrams are lost, doubled, delayed and damaged.
-    Stacked,
-}
-
 /// The scenario of one seed.
 pub(crate) struct Plan {
-    pub(crate) rig: Rig,
     /// Nodes present from the start.
     pub(crate) nodes: u16,
     pub(crate) region: RegionInfo,
@@ -80,8 +70,6 @@ pub(crate) struct Net {
     pub(crate) tail_one_in: Option<u32>,
     pub(crate) tail: Span,
     pub(crate) duplicate_one_in: Option<u32>,
-    pub(crate) loss_one_in: Option<u32>,
-    pub(crate) damage_one_in: Option<u32>,
 }
 
 /// A node goes, and perhaps a fresh one comes to its slot.
@@ -110,22 +98,13 @@ const WAKES_SLOWLY: Pace = Pace {
     between_one_in: 2,
 };
 /// A network that such a thread always loses against.
-const QUICK: Net = Net {
-    typical: Span::from_us(4),
-    tail_one_in: None,
-    tail: Span(0),
-    duplicate_one_in: None,
-    loss_one_in: None,
-    damage_one_in: None,
-};
+const QUICK: Net =
+    Net { typical: Span::from_us(4), tail_one_in: None, tail: Span(0), duplicate_one_in: None };
 
 impl Plan {
     /// The scenario of a seed.
-    pub(crate) fn draw(rig: Rig, rng: &mut Rng) -> Plan {
+    pub(crate) fn draw(rng: &mut Rng) -> Plan {
         let nodes = match rng.u32(..10) {
-            // Endpoints cost more than the cores do.
-            0..=6 if rig == Rig::Stacked => rng.u16(2..=3),
-            7.. if rig == Rig::Stacked => rng.u16(4..=6),
             0..=4 => rng.u16(2..=3),
             5..=8 => rng.u16(4..=5),
             _ => rng.u16(6..=9),
@@ -143,12 +122,11 @@ impl Plan {
             all_meet || departures.iter().all(|going| going.node != *node || going.how == How::Crashes)
         };
         let (pace, net) = match rng.u32(..8) {
-            0 if rig == Rig::Bare => (WAKES_SLOWLY, QUICK),
-            _ => (draw_pace(rng), draw_net(rig, rng)),
+            0 => (WAKES_SLOWLY, QUICK),
+            _ => (draw_pace(rng), draw_net(rng)),
         };
         let barrier_rounds = if rng.u32(..3) == 0 { rng.u32(1..=3) } else { 0 };
         Plan {
-            rig,
             nodes,
             members: (0..nodes).map(NodeId).filter(meets).collect(),
             bystanders: bystanders_of(&region),
@@ -185,7 +163,6 @@ impl Plan {
         };
         let adjacent = vec![0];
         Plan {
-            rig: Rig::Bare,
             nodes,
             bystanders: bystanders_of(&region),
             region,
@@ -232,11 +209,8 @@ impl Plan {
 
     /// How long anybody may wait for anything.
     pub(crate) fn patience(&self) -> Span {
-        match self.rig {
-            // Some thousand hops, and some hundred of the longest holds.
-            Rig::Bare => Span(3_000_000_000 + 1_000 * (self.net.typical.0 + self.net.tail.0)),
-            Rig::Stacked => Span::from_ms(30_000),
-        }
+        // Some thousand hops, and some hundred of the longest holds.
+        Span(3_000_000_000 + 1_000 * (self.net.typical.0 + self.net.tail.0))
     }
 
     /// The `index`-th page of the region of every plan.
@@ -347,25 +321,16 @@ fn draw_pace(rng: &mut Rng) -> Pace {
     }
 }
 
-fn draw_net(rig: Rig, rng: &mut Rng) -> Net {
+fn draw_net(rng: &mut Rng) -> Net {
     let (typical, tail_one_in, tail) = match rng.u32(..5) {
         0 => (Span::from_us(8), None, Span(0)),
         1 => (Span::from_us(100), None, Span(0)),
-        3.. if rig == Rig::Stacked => (Span::from_us(30), Some(20), Span::from_ms(10)),
         2 => (Span::from_us(10), Some(8), Span::from_ms(2)),
         3 => (Span::from_us(20), Some(3), Span::from_ms(20)),
         _ => (Span::from_ms(2), Some(2), Span::from_ms(4)),
     };
     let duplicate_one_in = [None, Some(20), Some(3)][rng.usize(..3)];
-    let stacked = rig == Rig::Stacked;
-    Net {
-        typical,
-        tail_one_in,
-        tail,
-        duplicate_one_in,
-        loss_one_in: stacked.then(|| [50, 10, 4][rng.usize(..3)]),
-        damage_one_in: stacked.then(|| [200, 30][rng.usize(..2)]),
-    }
+    Net { typical, tail_one_in, tail, duplicate_one_in }
 }
 
 impl Net {

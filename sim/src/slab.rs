@@ -29,8 +29,4 @@ impl<T> Slab<T> {
         self.free.push(slot);
         self.slots[slot as usize].take().expect("each thing is taken once")
     }
-
-    pub(crate) fn is_empty(&self) -> bool {
-        self.free.len() == self.slots.len()
-    }
 }

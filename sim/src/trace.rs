@@ -94,9 +94,10 @@ impl Trace {
 }
 
 /// How much of a trace is kept.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
 pub enum Keep {
     /// The last events.
+    #[default]
     Tail,
     /// Every event.
     All,

@@ -15,10 +15,9 @@ use smallvec::SmallVec;
 use crate::bare::Parcel;
 use crate::local::{Local, NodeMemory, Shared};
 use crate::oracle::Oracle;
-use crate::plan::{CROWDED_PAGES, Departure, Plan, Rig};
+use crate::plan::{CROWDED_PAGES, Departure, Plan};
 use crate::program::{COUNTER, Cell, Instruction, State, Step, Thread};
 use crate::slab::Slab;
-use crate::stacked::{Datagram, Port};
 use crate::trace::{Keep, Trace, What};
 use crate::{Options, Prize, Report};
 
@@ -33,10 +32,7 @@ pub(crate) struct World {
     pub(crate) nodes: Vec<Node>,
     queue: BinaryHeap<Reverse<(Time, u64, Event)>>,
     pub(crate) parcels: Slab<Parcel>,
-    pub(crate) datagrams: Slab<Datagram>,
     scheduled: u64,
-    /// Departures, deaths to be learnt and joins that are scheduled.
-    coming_and_going: u32,
     next_op: u64,
     next_incarnation: u32,
     options: Options,
@@ -56,8 +52,6 @@ pub(crate) struct Node {
     pub(crate) leave_op: Option<OpId>,
     /// When it began to leave.
     pub(crate) leaving_since: Option<Time>,
-    /// Its end of the network, in the stacked rig.
-    pub(crate) port: Option<Port>,
     timer_at: Option<Time>,
     /// Newest version of each page that was readable here.
     seen: Vec<Version>,
@@ -80,8 +74,6 @@ pub(crate) enum Phase {
 pub(crate) enum Event {
     Step { node: NodeId, thread: u8, incarnation: u32 },
     Deliver { slot: u32 },
-    Datagram { slot: u32 },
-    PortTimer { node: NodeId, incarnation: u32 },
     Timer { node: NodeId, incarnation: u32 },
     Abandon { node: NodeId, thread: u8, op: OpId, lock: LockId },
     Withdraw { node: NodeId, thread: u8, op: OpId },
@@ -109,9 +101,7 @@ impl World {
             nodes: Vec::new(),
             queue: BinaryHeap::new(),
             parcels: Slab::new(),
-            datagrams: Slab::new(),
             scheduled: 0,
-            coming_and_going: 0,
             next_op: 0,
             next_incarnation: 0,
             options,
@@ -126,9 +116,6 @@ impl World {
             node.view.clone_from(&view);
         }
         for node in (0..nodes).map(NodeId) {
-            for peer in (0..node.0).map(NodeId) {
-                world.connect(node, peer);
-            }
             world.start(node);
         }
         for index in 0..world.shared.plan.departures.len() {
@@ -165,7 +152,6 @@ impl World {
             in_flight: 0,
             leave_op: None,
             leaving_since: None,
-            port: (self.shared.plan.rig == Rig::Stacked).then(|| self.fresh_port(incarnation)),
             timer_at: None,
             seen: vec![Version::default(); pages],
             since: SmallVec::from_elem(None, threads.len()),
@@ -228,10 +214,6 @@ impl World {
             if events.is_multiple_of(256) || at.since(checked_at) > Span::from_ms(1_000) {
                 checked_at = at;
                 self.check_patience(events);
-                // Endpoints have timers for ever; the run is over when nobody has anything to do.
-                if self.shared.plan.rig == Rig::Stacked && self.is_settled() {
-                    break;
-                }
             }
             if self.shared.oracle.broken.is_some() {
                 break;
@@ -261,7 +243,6 @@ impl World {
     }
 
     pub(crate) fn schedule(&mut self, at: Time, event: Event) {
-        self.coming_and_going += u32::from(event.is_about_members());
         self.scheduled += 1;
         self.queue.push(Reverse((at, self.scheduled, event)));
     }
@@ -279,7 +260,6 @@ impl World {
     }
 
     fn react(&mut self, event: Event) {
-        self.coming_and_going -= u32::from(event.is_about_members());
         match event {
             Event::Step { node, thread, incarnation } => {
                 let slot = self.node(node);
@@ -289,8 +269,6 @@ impl World {
                 }
             }
             Event::Deliver { slot } => self.deliver(slot),
-            Event::Datagram { slot } => self.receive(slot),
-            Event::PortTimer { node, incarnation } => self.port_timer(node, incarnation),
             Event::Timer { node, incarnation } => {
                 let now = self.shared.now;
                 let slot = self.node(node);
@@ -478,25 +456,15 @@ impl World {
 
     /// Gives a node's core an input, carries out what it says, and checks it.
     pub(crate) fn feed(&mut self, node: NodeId, input: Input<'_>) {
-        self.feed_with(node, |core, now, memory| core.handle(now, input, memory));
-    }
-
-    /// The same for whatever a core is told.
-    pub(crate) fn feed_with(
-        &mut self,
-        node: NodeId,
-        tell: impl FnOnce(&mut Coherence, Time, &mut NodeMemory<'_>),
-    ) {
         let slot = &mut self.nodes[node.0 as usize];
         let mut memory = NodeMemory { local: &mut slot.local, shared: &mut self.shared };
-        tell(&mut slot.core, memory.shared.now, &mut memory);
+        slot.core.handle(memory.shared.now, input, &mut memory);
         while let Some(output) = self.node(node).core.poll_output() {
             match output {
                 Output::Send { to, message, page } => self.send(node, to, message, page),
                 Output::Done { op, result } => self.done(node, op, result),
             }
         }
-        self.send_batches(node);
         self.check_node(node);
         self.set_timer(node);
     }
@@ -596,10 +564,7 @@ impl World {
         }
         let Some(incarnation) = self.node(from).view[to.0 as usize] else { return };
         self.work.messages += 1;
-        match self.shared.plan.rig {
-            Rig::Bare => self.post_message(from, (to, incarnation), message, page),
-            Rig::Stacked => self.queue(from, to, message, page),
-        }
+        self.post_message(from, (to, incarnation), message, page);
     }
 
     fn check_node(&mut self, node: NodeId) {
@@ -667,20 +632,6 @@ impl World {
         }
     }
 
-    /// Whether everybody has finished, every message has arrived, and nobody is still to come or go.
-    fn is_settled(&self) -> bool {
-        let settled = |node: &Node| match node.phase {
-            Phase::Gone => true,
-            Phase::Leaving | Phase::Left => false,
-            Phase::Up => {
-                node.local.threads.iter().all(|thread| thread.state == State::Finished)
-                    && node.port.as_ref().is_none_or(Port::is_drained)
-                    && node.core.is_idle()
-            }
-        };
-        self.coming_and_going == 0 && self.datagrams.is_empty() && self.nodes.iter().all(settled)
-    }
-
     /// The pages that the run touches.
     pub(crate) fn pages(&self) -> Vec<PageId> {
         self.shared.plan.pages.clone()
@@ -690,21 +641,6 @@ impl World {
     pub(crate) fn up(&self) -> NodeSet {
         let up = |&(_, node): &(usize, &Node)| matches!(node.phase, Phase::Up | Phase::Leaving);
         self.nodes.iter().enumerate().filter(up).map(|(at, _)| NodeId(at as u16)).collect()
-    }
-}
-
-impl Event {
-    fn is_about_members(&self) -> bool {
-        match self {
-            Event::Depart { .. } | Event::LearnDeath { .. } | Event::Join { .. } => true,
-            Event::Step { .. }
-            | Event::Deliver { .. }
-            | Event::Datagram { .. }
-            | Event::PortTimer { .. }
-            | Event::Timer { .. }
-            | Event::Abandon { .. }
-            | Event::Withdraw { .. } => false,
-        }
     }
 }
 

@@ -4,12 +4,7 @@
 use sim::{ClusterWork, run_cluster};
 
 fn run(seed: u64) -> ClusterWork {
-    let outcome = run_cluster(
-        seed,
-        false,
-        #[cfg(feature = "planted")]
-        None,
-    );
+    let outcome = run_cluster(seed, false, None);
     match outcome {
         Ok(report) => report.work,
         Err(violation) => panic!("seed {seed} (members): {}", violation.what),

@@ -2,12 +2,12 @@
 //! wake up than the network takes to carry their page away again.
 
 use pagemesh::page::{Span, Time};
-use sim::{Options, Prize, Report, Rig, Violation, run_contention, run_crowd};
+use sim::{Options, Prize, Report, Violation, run_contention, run_crowd};
 
 const TIMES: u32 = 40;
 
 fn fight(nodes: u16, prize: Prize, seed: u64) -> Report {
-    unbroken(run_contention(seed, Options::of(Rig::Bare), nodes, prize, TIMES))
+    unbroken(run_contention(seed, Options::default(), nodes, prize, TIMES))
 }
 
 fn unbroken(outcome: Result<Report, Box<Violation>>) -> Report {
@@ -50,7 +50,7 @@ fn threads_with_room_for_one_of_their_instructions_run_one_after_the_other() {
     // Twice what the worst of 4,000 seeds takes.
     let bound = Span::from_ms(250);
     for seed in 0..1000 {
-        let report = unbroken(run_crowd(seed, Options::of(Rig::Bare), 3, 3, TIMES));
+        let report = unbroken(run_crowd(seed, Options::default(), 3, 3, TIMES));
         assert!(report.simulated < Time(bound.0), "seed {seed} took {:?}", report.simulated);
     }
 }

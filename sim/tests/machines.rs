@@ -8,12 +8,7 @@ use sim::{Keep, MachinesWork, run_machines};
 const SEEDS: u64 = 5_000;
 
 fn run(seed: u64) -> MachinesWork {
-    let outcome = run_machines(
-        seed,
-        Keep::Tail,
-        #[cfg(feature = "planted")]
-        None,
-    );
+    let outcome = run_machines(seed, Keep::Tail, None);
     match outcome {
         Ok((work, _)) => work,
         Err((what, _)) => panic!("seed {seed} (machines): {what}"),

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use pagemesh::coherence::Plant;
 use pagemesh::membership::Mutation;
-use sim::{Keep, Options, Rig, run_cluster, run_machines, run_seed};
+use sim::{Keep, Options, run_cluster, run_machines, run_seed};
 
 /// Ten times the seeds that the best hidden fault needs (`NodeHoldsWhileItWaitsForRoom`, 1,664), and more.
 const SEEDS_MAX: u64 = 17_000;
@@ -18,7 +18,7 @@ fn every_planted_fault_is_found() {
     let (next, hidden) = (AtomicUsize::new(0), Mutex::new(Vec::new()));
     let search = || {
         while let Some(&plant) = Plant::ALL.get(next.fetch_add(1, Ordering::Relaxed)) {
-            let options = Options { plant: Some(plant), ..Options::of(Rig::Bare) };
+            let options = Options { plant: Some(plant), ..Options::default() };
             match (0..SEEDS_MAX).find_map(|seed| run_seed(seed, options).err()) {
                 Some(violation) => println!("{plant:?}: seed {}, {}", violation.seed, violation.what),
                 None => hidden.lock().expect("no search panics").push(plant),

@@ -76,12 +76,13 @@ impl Machines {
         let (net, healed) = (self.plan.net, self.shared.now >= HEALED_AT);
         let link = (self.host_of(from), self.host_of(to));
         let is_cut = self.cuts.get(&link).is_some_and(|&until| self.shared.now < until);
-        if is_cut && link.0 != link.1 || !healed && Net::happens(net.loss_one_in, &mut self.shared.rng) {
+        if is_cut && link.0 != link.1 || !healed && Net::happens(self.plan.loss_one_in, &mut self.shared.rng)
+        {
             return;
         }
         let mut datagram = Datagram { from, to: process, bytes };
         let rng = &mut self.shared.rng;
-        if !healed && Net::happens(net.damage_one_in, rng) && !datagram.bytes.is_empty() {
+        if !healed && Net::happens(self.plan.damage_one_in, rng) && !datagram.bytes.is_empty() {
             let at = rng.usize(..datagram.bytes.len());
             datagram.bytes[at] ^= 1 << rng.u8(..8);
             self.work.hostile += 1;

@@ -5,7 +5,7 @@ use pagemesh::coherence::{NodeSet, Placement};
 use pagemesh::machine::Rules;
 use pagemesh::page::{NodeId, Span, Time};
 
-use crate::plan::{Net, Plan as Memory, Rig};
+use crate::plan::{Net, Plan as Memory};
 
 /// The program whose one rank reads all pages in the end.
 pub(super) const AUDITOR: u64 = 99;
@@ -18,6 +18,9 @@ pub(crate) struct Plan {
     pub(super) daemons: usize,
     pub(super) incidents: Vec<Incident>,
     pub(super) net: Net,
+    /// One datagram in so many is lost, or damaged.
+    pub(super) loss_one_in: Option<u32>,
+    pub(super) damage_one_in: Option<u32>,
     /// Bytes that may wait for one peer.
     pub(super) queue_max: usize,
     /// Datagrams that a socket holds.
@@ -111,14 +114,15 @@ impl Plan {
             tail_one_in: [None, Some(20), Some(5)][rng.usize(..3)],
             tail: [Span::from_ms(1), Span::from_ms(20)][rng.usize(..2)],
             duplicate_one_in: [None, Some(20), Some(4)][rng.usize(..3)],
-            loss_one_in,
-            damage_one_in: [None, Some(100)][rng.usize(..2)],
         };
+        let damage_one_in = [None, Some(100)][rng.usize(..2)];
         Plan {
             processes,
             daemons,
             incidents,
             net,
+            loss_one_in,
+            damage_one_in,
             queue_max: [160 << 10, 64 << 20][rng.usize(..2)],
             socket_max: [8, 64, 512][rng.usize(..3)],
             is_rough,
@@ -148,7 +152,7 @@ impl Plan {
 
     /// The pages and threads of the run. Their addresses follow when the region is made.
     pub(super) fn memory(&self, rng: &mut Rng) -> Memory {
-        let mut memory = Memory::draw(Rig::Bare, rng);
+        let mut memory = Memory::draw(rng);
         memory.departures.clear();
         memory.barrier_rounds = 0;
         memory.members = NodeSet::EMPTY;
