@@ -201,6 +201,7 @@ impl Drop for Guest {
         drop(shared);
         // Calls and channels may outlive the guest: nothing comes for them any more.
         self.endpoint.handle_end();
+        self.endpoint.run_deferred();
     }
 }
 
@@ -334,6 +335,10 @@ impl Carrier {
         if endpoint.poll_timeout().is_some_and(|due| due <= self.now()) {
             endpoint.handle_timeout();
         }
+        if endpoint.deferred_len() > 0 {
+            // This thread receives for others, and a waker may wait for something.
+            self.attendant.wake(self);
+        }
     }
 
     /// When the calls' timers are due.
@@ -444,6 +449,9 @@ impl Transport for Carrier {
                 self.handle_calls();
             }
             self.turn.lock().give();
+            if let Some(endpoint) = self.endpoint().filter(|_| !self.attendant.is_there()) {
+                endpoint.run_deferred();
+            }
         }
         if woken {
             // The turn may have been meant for this thread, which has no use for it.

@@ -325,6 +325,8 @@ impl Node {
         for thread in self.workers.drain(..).chain([progress]).filter(|thread| thread.thread().id() != me) {
             let _ = thread.join();
         }
+        // What the workers have left.
+        self.calls().run_deferred();
     }
 }
 
@@ -578,6 +580,7 @@ impl Inner {
         drop(locked);
         // No answer comes any more, and nobody takes one.
         self.calls.endpoint.handle_end();
+        self.calls.endpoint.offer_deferred();
         self.calls.directory.end();
         self.calls.mailbox.end();
     }

@@ -1,13 +1,17 @@
 //! Calls between nodes of one process, over their own sockets.
 
+use std::future::Future;
+use std::pin::pin;
 use std::sync::atomic::Ordering;
+use std::sync::mpsc;
+use std::task::Context;
 use std::time::Duration;
 
 use pagemesh::page::NodeId;
 use pagemesh::rpc::{ErrorKind, Policy};
 use pagemesh::{Dsm, Node, Placement};
 
-use crate::counting::{CounterCalls, CounterClient, CounterServer, Counting};
+use crate::counting::{CounterCalls, CounterClient, CounterServer, Counting, OnWake};
 use system_tests::rig::{self, Rig, until};
 
 /// Rank 0 serves, the others call; then all leave together.
@@ -53,6 +57,28 @@ fn every_kind_of_call_crosses_from_node_to_node() {
             assert_eq!(sums, (6..=105).collect::<Vec<i64>>());
         });
     }
+}
+
+/// No thread waits in the library: its own threads receive the answer, and must not wake the future in a section,
+/// where a fault ends the process.
+#[test]
+fn a_waker_may_touch_shared_memory_and_call() {
+    let rig = Rig::with_daemons(1, 1);
+    let (daemons, counting) = (rig.start_daemons(), Counting::default());
+    daemons[0].serve(CounterServer(counting.clone()), 1024).unwrap();
+    let dsm = rig::join(rig.rank(rig::new_program(), 0, daemons.first().map(Node::local_addr)));
+    let data = dsm.alloc::<u64>("data", 10_000).unwrap();
+    let channel = dsm.channel_to(NodeId(0)).unwrap();
+    let mut call = pin!(CounterCalls::new(channel.clone()).hold());
+    let (tell, told) = mpsc::channel();
+    let second = CounterClient::new(channel);
+    let waker = OnWake::new(move || _ = tell.send((data.get(9_999), second.add(7).unwrap()))).into();
+    assert!(call.as_mut().poll(&mut Context::from_waker(&waker)).is_pending());
+    counting.state.go_on.store(true, Ordering::SeqCst);
+    assert_eq!(told.recv_timeout(Duration::from_secs(20)), Ok((0, 7)), "the waker has run");
+    assert!(call.as_mut().poll(&mut Context::from_waker(&waker)).is_ready());
+    dsm.leave().unwrap();
+    rig::stop(daemons);
 }
 
 #[test]

@@ -1,7 +1,8 @@
 //! The server that the tests of calls talk to.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::task::Wake;
 use std::time::{Duration, Instant};
 
 use pagemesh::rpc::{Context, Error, Global, Sink};
@@ -94,5 +95,21 @@ impl Counter for Counting {
         let globals = self.globals.as_ref().expect("a server with memory");
         let data = globals.open(data).map_err(reason)?;
         Ok((0..data.len()).map(|index| data.get(index)).sum())
+    }
+}
+
+/// A waker that does what its test gave it, once.
+pub(crate) struct OnWake(Mutex<Option<Box<dyn FnOnce() + Send>>>);
+
+impl OnWake {
+    pub(crate) fn new(act: impl FnOnce() + Send + 'static) -> Arc<OnWake> {
+        Arc::new(OnWake(Mutex::new(Some(Box::new(act)))))
+    }
+}
+
+impl Wake for OnWake {
+    fn wake(self: Arc<Self>) {
+        let act = self.0.lock().unwrap().take();
+        act.into_iter().for_each(|act| act());
     }
 }

@@ -1,8 +1,12 @@
 //! Calls from outside of the cluster, over networks and to servers that fail.
 
 use std::collections::VecDeque;
+use std::future::Future;
 use std::net::SocketAddr;
+use std::pin::pin;
 use std::sync::atomic::Ordering;
+use std::sync::mpsc;
+use std::task::Context;
 use std::time::{Duration, Instant};
 
 use pagemesh::guest::Guest;
@@ -11,7 +15,7 @@ use pagemesh::rpc::ErrorKind;
 use pagemesh::{Node, NodeId, Settings};
 
 use crate::child::Child;
-use crate::counting::{CounterCalls, CounterClient, CounterServer, Counting};
+use crate::counting::{CounterCalls, CounterClient, CounterServer, Counting, OnWake};
 use system_tests::rig::{self, Rig, until};
 
 const CONNECT_MAX: Duration = Duration::from_secs(10);
@@ -46,6 +50,25 @@ fn who_is_no_member_calls_by_address() {
     assert_eq!(counter.read().unwrap(), 1500);
     assert_eq!(counter.echo(&[7; 100_000]).unwrap(), [7; 100_000]);
     assert_eq!(counter.count(100).count(), 100);
+    rig::stop(daemons);
+}
+
+/// The thread that wakes the future also receives for all of the guest's calls.
+#[test]
+fn a_waker_of_a_guest_may_wait_for_another_call() {
+    let rig = Rig::with_daemons(1, 0);
+    let (daemons, counting) = server(&rig);
+    let guest = guest(&rig.settings);
+    let peer = guest.connect(NodeId(0), daemons[0].local_addr(), CONNECT_MAX).unwrap();
+    let mut call = pin!(CounterCalls::new(guest.channel_to(peer)).hold());
+    let (tell, told) = mpsc::channel();
+    let second = CounterClient::new(guest.channel_to(peer));
+    let waker = OnWake::new(move || _ = tell.send(second.add(7))).into();
+    assert!(call.as_mut().poll(&mut Context::from_waker(&waker)).is_pending());
+    counting.state.go_on.store(true, Ordering::SeqCst);
+    assert_eq!(told.recv_timeout(Duration::from_secs(20)), Ok(Ok(7)), "the waker has run");
+    assert!(call.as_mut().poll(&mut Context::from_waker(&waker)).is_ready());
+    drop(guest);
     rig::stop(daemons);
 }
 

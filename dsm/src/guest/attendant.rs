@@ -1,4 +1,5 @@
-//! The thread that receives for a guest's futures: an executor only polls, and does not wait in here.
+//! The thread that receives for a guest's futures, and wakes them: an executor only polls, and does not wait
+//! in here.
 //! It starts with the first future that finds no answer, and sleeps while none waits.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -29,7 +30,8 @@ impl Attendant {
             self.start(carrier);
         }
         let until = self.until.load(Ordering::Acquire);
-        if until == 0 || calls.poll_timeout().is_some_and(|due| due.0 < until) {
+        let is_late = || calls.poll_timeout().is_some_and(|due| due.0 < until);
+        if until == 0 || is_late() || calls.deferred_len() > 0 {
             self.wake(carrier);
         }
     }
@@ -48,7 +50,13 @@ impl Attendant {
         }
     }
 
-    fn wake(&self, carrier: &Carrier) {
+    /// Whether the thread was started.
+    pub(super) fn is_there(&self) -> bool {
+        self.thread.lock().is_some()
+    }
+
+    /// Has the thread look at what there is to do.
+    pub(super) fn wake(&self, carrier: &Carrier) {
         if let Some(signal) = self.signal.get() {
             signal.set();
             signal.unpark();
@@ -64,7 +72,7 @@ impl Attendant {
         // A future that is woken may own the last handle on the guest.
         let me: ThreadId = std::thread::current().id();
         if let Some(thread) = thread.filter(|thread| thread.thread().id() != me) {
-            // It cannot have panicked: what it runs are the wakers of executors, which do not.
+            // It cannot have panicked: it catches what wakers panic with.
             let _ = thread.join();
         }
     }
@@ -82,7 +90,10 @@ fn run(carrier: &Weak<Carrier>) {
         if attendant.stopping.load(Ordering::Acquire) {
             return;
         }
-        let Some(endpoint) = carrier.endpoint().filter(|endpoint| endpoint.has_tasks()) else {
+        let endpoint = carrier.endpoint();
+        // Here it receives for nobody, and a waker may wait for something.
+        endpoint.iter().for_each(|endpoint| endpoint.run_deferred());
+        let Some(endpoint) = endpoint.filter(|endpoint| endpoint.has_tasks()) else {
             drop(carrier);
             std::thread::park();
             continue;

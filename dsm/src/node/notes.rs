@@ -1,8 +1,7 @@
 //! What a node tells its operator through `tracing`.
 //!
 //! The thread that finds something out may be inside a page fault of the application, which may have a
-//! lock that the subscriber needs: standard output's, for instance. So the cores only note, and the
-//! progress thread tells.
+//! lock that the subscriber needs: standard output's, for instance. So the cores only note, and a worker tells.
 
 use tracing::{Level, debug, error, warn};
 

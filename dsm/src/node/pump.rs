@@ -267,8 +267,11 @@ impl Inner {
     /// Without the lock: pauses if the socket gives nothing but errors, and says so once.
     fn pause_after(&self, found: &Found) {
         let Found::Failing { errors, error } = *found else { return };
-        if errors == ERRORS_IN_A_ROW {
-            tracing::warn!("the UDP socket has given {errors} errors and no datagram, the last: {error}");
+        // In a signal handler that interrupted this thread with the calls' lock it is left out.
+        if errors == ERRORS_IN_A_ROW && !CallSection::is_open() {
+            self.calls.endpoint.defer(move || {
+                tracing::warn!("the UDP socket has given {errors} errors and no datagram, the last: {error}");
+            });
         }
         self.socket.pause();
     }
@@ -591,11 +594,11 @@ impl Inner {
         self.tell_notes(&mut self.lock());
     }
 
-    /// Tells what the cores have noted, in a thread that is in no fault and has no lock.
+    /// Leaves to a worker what the cores have noted: a subscriber may take long, or touch shared memory.
     pub(super) fn tell_notes(&self, locked: &mut MutexGuard<'_, Locked>) {
         let notes = std::mem::take(&mut locked.notes);
         if !notes.is_empty() {
-            MutexGuard::unlocked(locked, || notes.tell());
+            MutexGuard::unlocked(locked, || self.calls.endpoint.defer(|| notes.tell()));
         }
     }
 

@@ -56,7 +56,7 @@ struct Worker {
 /// The work that events have brought to the calls.
 #[derive(Default)]
 struct Handled {
-    /// Calls that wait for a worker now.
+    /// Calls, and code of others, that wait for a worker now.
     queued: usize,
     /// Who sent what no peer sends.
     violators: SmallVec<[PeerId; 1]>,
@@ -123,8 +123,10 @@ impl Calls {
             self.due.store(u64::MAX, Ordering::Release);
             self.endpoint.handle_timeout();
         }
+        let has_calls = handled.queued > 0;
+        handled.queued += self.endpoint.deferred_len();
         // A call may have come with a sign of life to be given.
-        if due || handled.queued > 0 {
+        if due || has_calls {
             let next = self.endpoint.poll_timeout().map_or(u64::MAX, |due| due.0);
             self.due.fetch_min(next, Ordering::AcqRel);
         }
@@ -257,7 +259,8 @@ impl Inner {
             self.calls.workers[number].interrupted.store(false, Ordering::Release);
             let mut queued = self.handle_calls(&mut locked);
             if queued == 0 {
-                queued = MutexGuard::unlocked(&mut locked, || self.calls.endpoint.queue_len());
+                let endpoint = &self.calls.endpoint;
+                queued = MutexGuard::unlocked(&mut locked, || endpoint.queue_len() + endpoint.deferred_len());
             }
             if queued > 0 {
                 self.pass_on(&mut locked, number, queued);

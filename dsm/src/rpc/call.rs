@@ -330,6 +330,7 @@ fn block_on<R>(endpoint: &Endpoint, mut ask: impl FnMut(Waiter) -> Option<R>) ->
         endpoint.transport().wait(&signal, due);
         if due.is_some_and(|due| due <= endpoint.now()) {
             endpoint.handle_timeout();
+            endpoint.offer_deferred();
         }
     }
 }

@@ -19,6 +19,7 @@ use crate::page::{PeerId, Time};
 use super::error::{Error, ErrorKind};
 use super::frame::{CALL_HEADER_LEN, Frame, FrameKind, IDEMPOTENT, ONEWAY, RETRIED, Status};
 use super::interface::{Kind, Method};
+use super::server::Served;
 use super::transport::{SendError, Signal};
 
 /// Buffers kept for requests.
@@ -47,6 +48,8 @@ pub(super) struct Effects {
     pub(super) wakes: SmallVec<[Waiter; 4]>,
     /// Calls whose request must be sent to a peer.
     pub(super) requests: SmallVec<[(PeerId, Ticket); 2]>,
+    /// References to services whose calls have ended.
+    pub(super) services: SmallVec<[Arc<Served>; 1]>,
 }
 
 /// How a call ended: a status with its body, or why it failed.

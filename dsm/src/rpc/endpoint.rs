@@ -24,7 +24,7 @@ use super::error::ErrorKind;
 use super::frame::{CALL_HEADER_LEN, Frame, FrameKind, HEADER_LEN, ONEWAY, Status};
 use super::interface::{Method, Service};
 use super::section::CallSection;
-use super::server::{Counters, Job, Rank, ServerCore};
+use super::server::{Counters, Deferred, Job, Rank, ServerCore};
 use super::stats::MethodReading;
 use super::transport::{SendError, Signal, Transport};
 use super::wire::Decoder;
@@ -293,7 +293,7 @@ impl Endpoint {
         let mut ran = 0;
         let mut replies = Vec::new();
         self.serving.fetch_add(1, Ordering::AcqRel);
-        while let Some(job) = self.next_job(down_to) {
+        while let Some(job) = self.next_job(down_to, &mut replies) {
             if job.is_slow() {
                 self.flush(&mut replies);
                 // Nobody is woken for what stood behind a short one.
@@ -318,7 +318,7 @@ impl Endpoint {
     #[doc(hidden)]
     pub fn rouse(&self, calls: usize) -> usize {
         let roused = (0..calls).take_while(|_| self.arrived.notify_one()).count();
-        if roused < calls && self.server().has_system_calls() {
+        if roused < calls && self.server().has_work_of_system() {
             self.system_arrived.notify_one();
         }
         roused
@@ -346,16 +346,16 @@ impl Endpoint {
     #[doc(hidden)]
     pub fn wait_for_calls(&self, done: impl Fn() -> bool) {
         let mut server = self.server.lock();
-        while server.queue_len() == 0 && !done() {
+        while server.queue_len() + server.deferred_len() == 0 && !done() {
             self.arrived.wait(&mut server);
         }
     }
 
-    /// The same for calls of the system's own interfaces that found no worker.
+    /// The same for calls of the system's own interfaces that found no worker, and for code of others.
     #[doc(hidden)]
     pub fn wait_for_system_calls(&self, done: impl Fn() -> bool) {
         let mut server = self.server.lock();
-        while !server.has_system_calls() && !done() {
+        while !server.has_work_of_system() && !done() {
             self.system_arrived.wait(&mut server);
         }
     }
@@ -369,11 +369,42 @@ impl Endpoint {
         self.system_arrived.notify_all();
     }
 
-    fn next_job(&self, down_to: Rank) -> Option<Job> {
-        let mut effects = Effects::default();
-        let job = self.server().take_job(self.now(), down_to, &mut effects);
-        self.perform(effects);
-        job
+    fn next_job(&self, down_to: Rank, replies: &mut Vec<(PeerId, Vec<u8>)>) -> Option<Job> {
+        loop {
+            let mut effects = Effects::default();
+            let mut server = self.server();
+            if server.deferred_len() == 0 {
+                let job = server.take_job(self.now(), down_to, &mut effects);
+                drop(server);
+                self.perform(effects);
+                return job;
+            }
+            drop(server);
+            // What may take long holds up no answer and no call.
+            self.flush(replies);
+            self.rouse(usize::from(self.queue_len() > 0));
+            self.run_deferred();
+        }
+    }
+
+    /// Leaves to a worker what may take locks, fault or call: log lines.
+    #[doc(hidden)]
+    pub fn defer(&self, run: impl FnOnce() + Send + 'static) {
+        self.server().defer(Deferred::Run(Box::new(run)));
+        self.rouse(1);
+    }
+
+    /// How much was left to workers and has not begun to run: wakers of futures, log lines.
+    #[doc(hidden)]
+    pub fn deferred_len(&self) -> usize {
+        self.server().deferred_len()
+    }
+
+    /// Runs it in this thread, which must be in no section and have no lock.
+    #[doc(hidden)]
+    pub fn run_deferred(&self) {
+        let deferred = self.server().take_deferred();
+        deferred.into_iter().for_each(Deferred::run);
     }
 
     fn run(&self, job: Job, replies: &mut Vec<(PeerId, Vec<u8>)>) {
@@ -399,7 +430,9 @@ impl Endpoint {
         frame.write_header(&mut out[start..], len);
         job.served.stats[job.method].ran(self.now().since(started), status != Status::Done);
         let oneway = job.flags & ONEWAY != 0;
-        self.server().finish(job, &out[start..]);
+        let served = self.server().finish(job, &out[start..]);
+        // Without the lock: a service may own the last handle on the node.
+        drop(served);
         if oneway {
             out.truncate(start);
         }
@@ -595,9 +628,20 @@ impl Endpoint {
             }
         }
         self.perform(effects);
+        self.offer_deferred();
     }
 
-    /// Does what a core asked for, without its lock.
+    /// Has a worker, or the thread for futures, look at what this thread has left to them.
+    #[doc(hidden)]
+    pub fn offer_deferred(&self) {
+        if self.deferred_len() > 0 {
+            self.rouse(1);
+            self.transport.attend();
+        }
+    }
+
+    /// Does what a core asked for, without its lock. Wakers wait for a worker: this thread may be in a section
+    /// of its node.
     pub(super) fn perform(&self, mut effects: Effects) {
         for (peer, message) in effects.sends.drain(..) {
             if self.send(peer, &message) == Err(SendError::Full) {
@@ -616,7 +660,7 @@ impl Endpoint {
                     signal.set();
                     self.transport.notify(&signal);
                 }
-                Waiter::Task(waker) => waker.wake(),
+                Waiter::Task(waker) => self.server().defer(Deferred::Wake(waker)),
             }
         }
     }

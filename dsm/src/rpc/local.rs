@@ -77,6 +77,7 @@ impl LocalNetwork {
         self.lose(peer);
         for endpoint in self.endpoints() {
             endpoint.handle_peer_died(peer);
+            endpoint.run_deferred();
         }
     }
 
@@ -117,7 +118,11 @@ impl LocalNetwork {
     /// Delivers one message, of the network or made up.
     pub fn deliver(&self, envelope: &Envelope) -> Result<usize, DecodeError> {
         match self.endpoint(envelope.to) {
-            Some(endpoint) => endpoint.handle_message(envelope.from, &envelope.message),
+            Some(endpoint) => {
+                let queued = endpoint.handle_message(envelope.from, &envelope.message);
+                endpoint.run_deferred();
+                queued
+            }
             None => Ok(0),
         }
     }
@@ -151,6 +156,7 @@ impl LocalNetwork {
         for endpoint in self.endpoints() {
             if endpoint.poll_timeout().is_some_and(|due| due <= now) {
                 endpoint.handle_timeout();
+                endpoint.run_deferred();
             }
         }
     }

@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
+use std::task::Waker;
 
 use rustc_hash::FxHashMap;
 
@@ -48,6 +49,15 @@ pub(super) struct Job {
     pub(super) method: usize,
     pub(super) body: Vec<u8>,
     pub(super) deadline: Option<Time>,
+}
+
+/// Code of the program, or of a library that it chose, which may take locks, fault and call: it runs in a
+/// worker, without any lock of ours.
+pub(super) enum Deferred {
+    /// Tells a future that it should be polled.
+    Wake(Waker),
+    /// Log lines.
+    Run(Box<dyn FnOnce() + Send>),
 }
 
 /// Names a call that somebody waits for.
@@ -126,6 +136,8 @@ pub(super) struct ServerCore {
     delayed_bytes: usize,
     delayed_until: Option<Time>,
     spare: Vec<Vec<u8>>,
+    /// Code of others that waits for a worker.
+    deferred: Vec<Deferred>,
 }
 
 /// What a sink may do next.
@@ -363,7 +375,7 @@ impl ServerCore {
             if !oneway {
                 effects.sends.push((job.from, reply.clone()));
             }
-            self.finish(job, &reply);
+            effects.services.push(self.finish(job, &reply));
         }
         None
     }
@@ -373,14 +385,29 @@ impl ServerCore {
         self.system.len() + self.queue.len()
     }
 
+    /// Leaves code of others to a worker.
+    pub(super) fn defer(&mut self, deferred: Deferred) {
+        self.deferred.push(deferred);
+    }
+
+    /// How much code of others waits for a worker.
+    pub(super) fn deferred_len(&self) -> usize {
+        self.deferred.len()
+    }
+
+    /// Takes it, to run it without the lock.
+    pub(super) fn take_deferred(&mut self) -> Vec<Deferred> {
+        std::mem::take(&mut self.deferred)
+    }
+
     /// Bytes of the replies that are kept.
     pub(super) fn kept_bytes(&self) -> usize {
         self.reply_bytes
     }
 
-    /// Whether calls of the system wait.
-    pub(super) fn has_system_calls(&self) -> bool {
-        !self.system.is_empty()
+    /// Whether there is work that must not wait until a method has ended: calls of the system, code of others.
+    pub(super) fn has_work_of_system(&self) -> bool {
+        !self.system.is_empty() || !self.deferred.is_empty()
     }
 
     /// Whether the next call may hold its worker for long.
@@ -388,8 +415,10 @@ impl ServerCore {
         self.system.front().or(self.queue.front()).is_some_and(Job::is_slow)
     }
 
-    /// The call has been answered with the frame `reply`.
-    pub(super) fn finish(&mut self, job: Job, reply: &[u8]) {
+    /// The call has been answered with the frame `reply`. Its service comes back, to be dropped without the lock:
+    /// it is the program's, and this may be its last reference.
+    #[must_use]
+    pub(super) fn finish(&mut self, job: Job, reply: &[u8]) -> Arc<Served> {
         if let Some(occupied) = self.occupied.get_mut(job.served.service.interface().name) {
             *occupied -= 1;
         }
@@ -404,6 +433,7 @@ impl ServerCore {
             }
         }
         self.reuse(job.body);
+        job.served
     }
 
     /// Keeps a reply for its client. If all clients' take too much, those of whom has been away longest go first.
@@ -593,6 +623,17 @@ impl Job {
     pub(super) fn is_slow(&self) -> bool {
         let method = self.method();
         method.longrunning || method.kind == Kind::Stream || self.served.stats[self.method].is_slow()
+    }
+}
+
+impl Deferred {
+    /// Runs it. A panic is its own.
+    pub(super) fn run(self) {
+        let run = std::panic::AssertUnwindSafe(|| match self {
+            Deferred::Wake(waker) => waker.wake(),
+            Deferred::Run(run) => run(),
+        });
+        let _ = std::panic::catch_unwind(run);
     }
 }
 

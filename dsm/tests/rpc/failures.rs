@@ -734,3 +734,44 @@ proptest! {
         prop_assert!(pair.runs() <= acknowledged as i64 + cancelled, "asked {asked}");
     }
 }
+
+/// A service of which nothing is left but a call in the queue; it looks at its node when it is dropped.
+#[test]
+fn a_service_that_is_dropped_may_use_its_node() {
+    struct Last {
+        end: Arc<pagemesh::rpc::Endpoint>,
+        gone: std::sync::mpsc::Sender<u64>,
+    }
+    impl Drop for Last {
+        fn drop(&mut self) {
+            let _ = self.gone.send(self.end.counters().not_run);
+        }
+    }
+    impl pagemesh::rpc::Service for Last {
+        fn interface(&self) -> &'static pagemesh::rpc::Interface {
+            &CALCULATOR
+        }
+
+        fn dispatch(
+            &self,
+            _: usize,
+            _: &pagemesh::rpc::Context<'_>,
+            _: &mut pagemesh::rpc::Decoder<'_>,
+            _: &mut pagemesh::rpc::Reply<'_>,
+        ) -> Result<(), pagemesh::rpc::DecodeError> {
+            Ok(())
+        }
+    }
+    let network = pagemesh::rpc::local::LocalNetwork::new();
+    let ((_, client_end), (server, end)) = (peer(&network, 0, 10), peer(&network, 1, 11));
+    let (gone, told) = std::sync::mpsc::channel();
+    end.serve(Last { end: end.clone(), gone }, 8);
+    drop(CalculatorCalls::new(Channel::to(&client_end, server)).func1(1));
+    for envelope in network.take_queue(|_| true) {
+        network.deliver(&envelope).unwrap();
+    }
+    end.stop_serving();
+    std::thread::spawn(move || end.run_ready());
+    let not_run = told.recv_timeout(std::time::Duration::from_secs(20));
+    assert_eq!(not_run, Ok(1), "it is dropped without the lock that it needs");
+}
