@@ -392,17 +392,12 @@ impl Coherence {
         self.cache.unsaved_pages(&self.places, self.me)
     }
 
-    /// Bytes kept for write-backs, in pages.
-    pub fn retained_pages(&self) -> u64 {
-        self.cache.resident.occupancy().retained
-    }
-
     /// Whether this node holds no more than it may; after a region has come, it may for a while.
     pub fn is_within_limit(&self) -> bool {
         self.cache.resident.is_within_limit()
     }
 
-    /// Memory that pages of other homes take here. The kept bytes are counted anew.
+    /// Memory that pages of other homes take here.
     pub fn occupancy(&self) -> Occupancy {
         self.cache.occupancy()
     }
@@ -616,6 +611,7 @@ impl Coherence {
                 | ToHome::InvAck { page, .. }
                 | ToHome::Installed { page, .. }
                 | ToHome::WriteBack { page, .. }
+                | ToHome::Drop { page, .. }
                 | ToHome::LostAck { page, .. } => known(page),
                 ToHome::Locate { extent, nearest } => home_in(extent, nearest),
                 ToHome::Leave => true,

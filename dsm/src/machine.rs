@@ -663,8 +663,7 @@ impl Cores {
 
     /// Keeps the most that this node has held.
     fn note_resident<H: Host>(&mut self, host: &H) {
-        let retained = self.coherence.as_ref().map_or(0, Coherence::retained_pages);
-        self.resident_peak = self.resident_peak.max(host.backed_pages() + retained);
+        self.resident_peak = self.resident_peak.max(host.backed_pages());
     }
 
     fn map_region<H: Host>(&mut self, now: Time, record: RegionRecord, host: &mut H) {

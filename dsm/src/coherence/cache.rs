@@ -39,10 +39,12 @@ enum State {
     Shared,
     /// The only copy, writable.
     Modified,
-    /// Unmapped, the bytes kept until the home has them.
+    /// Unmapped; the bytes stay in place until the home has them.
     WritingBack,
-    /// As before, but a forward has taken the bytes; only the acknowledgement is due.
+    /// As before, but a forward was answered from the bytes; only the acknowledgement is due.
     GivenAway,
+    /// Unmapped; the home was asked whether the bytes may go, and has not answered.
+    Dropping,
 }
 
 /// Whether an owned page was lowered ahead of a reader.
@@ -63,6 +65,9 @@ struct Entry {
     /// Whether it has been mapped since it came.
     touched: bool,
     lowered: Lowered,
+    /// This node wrote the bytes last, as far as it knows: they stay until the home says that they are elsewhere.
+    bound: bool,
+    /// Version of the bytes that lie here; zero if there are none, or the page was never written.
     version: Version,
 }
 
@@ -72,12 +77,10 @@ impl Default for Entry {
     }
 }
 
-/// The request, the kept bytes and the waits of a page; pages at rest have none.
+/// The request and the waits of a page; pages at rest have none.
 #[derive(Clone, Default, Hash)]
 struct Pending {
     request: Option<Request>,
-    /// The bytes of a page that is being written back.
-    retained: Option<PageBuf>,
     waiters: SmallVec<[Waiter; 2]>,
 }
 
@@ -200,7 +203,7 @@ impl Cache {
     }
 
     pub(super) fn is_idle(&self) -> bool {
-        self.pending.is_empty() && self.held_up.is_empty()
+        self.pending.is_empty() && self.held_up.is_empty() && self.writing_back == 0
     }
 
     pub(super) fn is_leaving(&self) -> bool {
@@ -317,8 +320,7 @@ impl Cache {
             return self.let_go_while_waiting(ctx, page);
         }
         let busy = pending.request.is_some() && !ctx.planted.has(Plant::NodeSendsSecondRequest);
-        let given_back = matches!(state, State::WritingBack | State::GivenAway)
-            && !ctx.planted.has(Plant::NodeRequestsBeforeWriteBackAck);
+        let given_back = state.awaits_ack() && !ctx.planted.has(Plant::NodeRequestsBeforeWriteBackAck);
         if busy || given_back {
             return;
         }
@@ -418,7 +420,8 @@ impl Cache {
             Access::None | Access::Read => (State::Shared, version),
             Access::Write => (State::Modified, txn),
         };
-        *entry = Entry::new(state, version);
+        // A reader's copy is not bound: its giver or the home has the bytes.
+        *entry = Entry { bound: state == State::Modified, ..Entry::new(state, version) };
         ctx.memory.install(page, contents, Access::None);
         // Other reads run beside it, and a writer asks for it.
         let answer = if state == State::Shared { Answer::Riding } else { Answer::AtOnce };
@@ -446,7 +449,7 @@ impl Cache {
             ctx.counters.violations += 1;
             return;
         }
-        (entry.state, entry.version) = (State::Modified, txn);
+        (entry.state, entry.version, entry.bound) = (State::Modified, txn, true);
         self.resident.touch(page);
         self.on_installed(ctx, places, page, txn, answer);
     }
@@ -507,7 +510,9 @@ impl Cache {
                     // Unmap before acknowledging: the ack lets a writer start.
                     self.lower(ctx.memory, page, Access::None);
                 }
-                self.table.entry(page).state = State::Invalid;
+                let entry = self.table.entry(page);
+                // The home invalidates only what it has the bytes of.
+                (entry.state, entry.bound) = (State::Invalid, false);
                 ctx.counters.invalidations += 1;
                 self.note_waste(ctx, page);
             }
@@ -519,7 +524,7 @@ impl Cache {
                 ctx.counters.stale_messages += 1;
                 return;
             }
-            State::Shared | State::Invalid | State::WritingBack | State::GivenAway => {}
+            State::Shared | State::Invalid | State::WritingBack | State::GivenAway | State::Dropping => {}
         }
         // Also without a copy: the home's copyset is a superset, and it counts on every answer.
         ctx.send(home, ToHome::InvAck { page, txn });
@@ -550,8 +555,7 @@ impl Cache {
             self.note_waste(ctx, page);
             self.lower_and_read(ctx, page, home, requester, write)
         } else {
-            // Once: a read leaves them at home, a write with the next owner.
-            self.take_retained(page)
+            Some(ctx.memory.read(page))
         };
         self.table.entry(page).state = match (state, write) {
             (State::Modified, false) => State::Shared,
@@ -639,10 +643,6 @@ impl Cache {
             let again = waiter.faulted != page;
             ctx.outbox.done(waiter.op, if again { Ok(0) } else { Err(failure) });
         }
-        if pending.retained.is_some() {
-            pending.request = None;
-            self.pending.insert(page, pending);
-        }
     }
 
     /// Fails what only the dead node could have answered.
@@ -652,15 +652,15 @@ impl Cache {
         places: &Places,
         dead: NodeId,
     ) {
+        if self.writing_back > 0 {
+            let pages = self.table.pages();
+            pages.into_iter().filter(|&page| places.home(page) == Some(dead)).for_each(|page| {
+                self.end_return(page);
+            });
+        }
         for page in sorted_keys(&self.pending) {
             let asked = places.home(page).or_else(|| places.manager(page));
             if asked == Some(dead) {
-                let entry = self.table.entry(page);
-                if matches!(entry.state, State::WritingBack | State::GivenAway) {
-                    entry.state = State::Invalid;
-                    self.writing_back -= 1;
-                    self.take_retained(page);
-                }
                 self.fail(ctx, page, Failure::NodeDied(dead));
             }
         }
@@ -686,15 +686,18 @@ impl Cache {
     }
 
     pub(super) fn forget_region(&mut self, region: &RegionInfo) {
+        if self.writing_back > 0 {
+            let pages = self.table.pages();
+            pages.into_iter().filter(|&page| region.contains(page)).for_each(|page| {
+                self.end_return(page);
+            });
+        }
         let pages: Vec<PageId> = self.pending.keys().copied().filter(|&page| region.contains(page)).collect();
         for page in pages {
-            self.take_retained(page);
             let reserved = |request: Request| request.place == Place::Reserved;
             if self.pending.remove(&page).and_then(|pending| pending.request).is_some_and(reserved) {
                 self.resident.cancel();
             }
-            let state = self.table.entry(page).state;
-            self.writing_back -= usize::from(matches!(state, State::WritingBack | State::GivenAway));
         }
         // An instruction must not ask for a page that has no home any more.
         self.instructions.forget(|page| region.contains(page));
@@ -746,16 +749,26 @@ impl Cache {
     }
 }
 
+impl State {
+    /// Whether the page is on its way out, and the home's acknowledgement is due.
+    fn awaits_ack(self) -> bool {
+        match self {
+            State::WritingBack | State::GivenAway | State::Dropping => true,
+            State::Invalid | State::Shared | State::Modified => false,
+        }
+    }
+}
+
 impl Entry {
     /// A page that has just come.
     fn new(state: State, version: Version) -> Entry {
-        Entry { state, mapped: Access::None, touched: false, lowered: Lowered::No, version }
+        Entry { state, mapped: Access::None, touched: false, lowered: Lowered::No, bound: false, version }
     }
 
     /// What the protocol allows.
     fn access(&self) -> Access {
         match self.state {
-            State::Invalid | State::WritingBack | State::GivenAway => Access::None,
+            State::Invalid | State::WritingBack | State::GivenAway | State::Dropping => Access::None,
             State::Shared => Access::Read,
             State::Modified => Access::Write,
         }

@@ -74,6 +74,7 @@ struct Open {
 enum Queued {
     Get { from: NodeId, req: Req, access: Access, have: Option<Version> },
     WriteBack { from: NodeId, version: Version, bytes: Option<PageBuf> },
+    Drop { from: NodeId, version: Version },
     Leave { from: NodeId },
 }
 
@@ -127,6 +128,7 @@ impl Directory {
                     self.enqueue(ctx, page, queued);
                 }
             }
+            ToHome::Drop { page, version } => self.enqueue(ctx, page, Queued::Drop { from, version }),
             ToHome::DataHome { page, txn, body } => self.on_data_home(ctx, from, page, txn, body, bytes),
             ToHome::InvAck { page, txn } => self.on_inv_ack(ctx, from, page, txn),
             ToHome::Installed { page, txn } => self.on_installed(ctx, from, page, txn),
@@ -213,6 +215,15 @@ impl Directory {
                     self.table.entry(page).owner = None;
                 }
                 // Otherwise a forward was answered from the bytes: they are older than the owner's.
+                ctx.send(from, ToNode::WriteBackAck { page, version });
+            }
+            Queued::Drop { from, version } => {
+                // No transaction is open: whoever took these bytes has them, or they are here. The sender stays
+                // in the copyset: a late duplicate would take out a newer copy.
+                if self.table.entry(page).version < version {
+                    ctx.counters.violations += 1;
+                    return;
+                }
                 ctx.send(from, ToNode::WriteBackAck { page, version });
             }
             Queued::Leave { from } => {
@@ -471,7 +482,9 @@ impl Directory {
             match self.busy.get_mut(&page) {
                 Some(busy) => {
                     busy.queue.retain(|queued| match queued {
-                        Queued::Get { from, .. } | Queued::Leave { from } => *from != dead,
+                        Queued::Get { from, .. } | Queued::Drop { from, .. } | Queued::Leave { from } => {
+                            *from != dead
+                        }
                         // Its bytes have arrived: they are as good as ever.
                         Queued::WriteBack { .. } => true,
                     });
@@ -552,7 +565,7 @@ impl Queued {
     fn gives_back(&self, node: NodeId, current: Version) -> bool {
         match *self {
             Queued::WriteBack { from, version, .. } => from == node && version == current,
-            Queued::Get { .. } | Queued::Leave { .. } => false,
+            Queued::Get { .. } | Queued::Drop { .. } | Queued::Leave { .. } => false,
         }
     }
 }

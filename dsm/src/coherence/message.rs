@@ -75,6 +75,8 @@ pub enum ToHome {
     Installed { page: PageId, txn: Txn },
     /// From the owner: the page, given back.
     WriteBack { page: PageId, version: Version, body: Body },
+    /// From who wrote this version last: may its bytes go?
+    Drop { page: PageId, version: Version },
     /// Not installed, and will not be.
     LostAck { page: PageId, txn: Txn },
     /// Nothing of yours is here any more.
@@ -106,7 +108,7 @@ pub enum ToNode {
     Inv { page: PageId, txn: Txn },
     /// Somebody waits for your INSTALLED of this transaction: send it now, if you have not.
     Hurry { page: PageId, txn: Txn },
-    /// The written-back bytes need not be kept any longer.
+    /// The bytes of this version are elsewhere: they need not be kept any longer.
     WriteBackAck { page: PageId, version: Version },
     /// The page's last bytes died with `dead`.
     Lost { page: PageId, req: Req, txn: Txn, dead: NodeId },
@@ -192,7 +194,7 @@ impl Message {
     pub fn decode(r: &mut Reader<'_>) -> Result<Message, DecodeError> {
         let kind = r.u8()?;
         match kind {
-            kind::GET_S..=kind::LOCATE => ToHome::decode(kind, r).map(Message::ToHome),
+            kind::GET_S..=kind::DROP => ToHome::decode(kind, r).map(Message::ToHome),
             kind::FWD_S..=kind::LOCATED => ToNode::decode(kind, r).map(Message::ToNode),
             kind::LOCK_REQUEST..=kind::LOCK_BUSY => LockMessage::decode(kind, r).map(Message::Lock),
             kind::BARRIER_ARRIVE..=kind::BARRIER_WITHDRAWN => {
@@ -238,6 +240,7 @@ mod kind {
     pub(super) const LOST_ACK: u8 = 7;
     pub(super) const LEAVE: u8 = 8;
     pub(super) const LOCATE: u8 = 9;
+    pub(super) const DROP: u8 = 10;
     pub(super) const FWD_S: u8 = 16;
     pub(super) const FWD_M: u8 = 17;
     pub(super) const DATA: u8 = 18;
@@ -287,6 +290,7 @@ impl ToHome {
                 put(w, kind::WRITE_BACK, &[page.0, version.0]);
                 w.put_u8(body_byte(body));
             }
+            ToHome::Drop { page, version } => put(w, kind::DROP, &[page.0, version.0]),
             ToHome::LostAck { page, txn } => put(w, kind::LOST_ACK, &[page.0, txn.0]),
             ToHome::Leave => put(w, kind::LEAVE, &[]),
             ToHome::Locate { extent, nearest } => {
@@ -312,6 +316,7 @@ impl ToHome {
             kind::INV_ACK => ToHome::InvAck { page, txn: Txn(r.u64()?) },
             kind::INSTALLED => ToHome::Installed { page, txn: Txn(r.u64()?) },
             kind::WRITE_BACK => ToHome::WriteBack { page, version: Txn(r.u64()?), body: decode_body(r)? },
+            kind::DROP => ToHome::Drop { page, version: Txn(r.u64()?) },
             kind::LOST_ACK => ToHome::LostAck { page, txn: Txn(r.u64()?) },
             kind::LOCATE => ToHome::Locate { extent: ExtentId(page.0), nearest: decode_node(r)? },
             _ => return Err(BAD_KIND),

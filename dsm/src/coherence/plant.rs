@@ -40,7 +40,6 @@ pub enum Plant {
     NodeLeavesWithoutAck,
     NodeMapsNeighboursItLacks,
     NodeFetchesBeyondTheRegion,
-    NodeCountsNoRetained,
     NodeAsksWithoutRoom,
     NodeDropsOwnedPage,
     NodeEvictsHeldPage,
@@ -58,7 +57,7 @@ pub enum Plant {
 
 impl Plant {
     /// Every fault.
-    pub const ALL: [Plant; 49] = [
+    pub const ALL: [Plant; 48] = [
         Plant::HomeDoesNotAwaitInstalled,
         Plant::HomeDoesNotAwaitDataHome,
         Plant::HomeReadsBeforeDataHome,
@@ -94,7 +93,6 @@ impl Plant {
         Plant::NodeLeavesWithoutAck,
         Plant::NodeMapsNeighboursItLacks,
         Plant::NodeFetchesBeyondTheRegion,
-        Plant::NodeCountsNoRetained,
         Plant::NodeAsksWithoutRoom,
         Plant::NodeDropsOwnedPage,
         Plant::NodeEvictsHeldPage,

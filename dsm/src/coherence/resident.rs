@@ -1,8 +1,7 @@
 //! How much memory the pages of other homes take here, and whose turn it is to go.
 //!
-//! Counted are pages with memory (readable, owned, or invalidated and not given back yet), the kept
-//! bytes of pages that are being written back, and a place for every page that was asked for: so an
-//! answer always finds its place. Pages at home are set aside as a whole when their region comes. There
+//! Counted are pages with memory (readable, owned, invalidated and not given back yet, or on their way out),
+//! and a place for every page that was asked for: so an answer always finds its place. Pages at home are set aside as a whole when their region comes. There
 //! is no reference bit in hardware for a mapping of ours; CLOCK's (Corbato, 1968) is had by taking a page from the
 //! application's view and keeping its bytes: the next touch is a fault without a message. This file
 //! counts and turns the hand; what may go, and how, is decided in [`super::cache`].
@@ -31,11 +30,11 @@ pub struct MemoryLimit {
 pub struct Occupancy {
     /// Pages of other homes that have memory here.
     pub cached: u64,
-    /// Pages whose bytes are kept until their home has them.
-    pub retained: u64,
+    /// Of them, pages that go when their home has acknowledged it.
+    pub returning: u64,
     /// Places kept for pages that were asked for.
     pub reserved: u64,
-    /// Upper bound of the three together.
+    /// Upper bound of pages with memory and places together.
     pub cached_max: u64,
 }
 
@@ -46,7 +45,7 @@ pub(super) struct Resident {
     /// Pages whose home is, or may become, here.
     at_home: u64,
     cached: u64,
-    retained: u64,
+    returning: u64,
     reserved: u64,
     extents: FxHashMap<ExtentId, Marks>,
     /// Extents with pages, the one under the hand first. An extent that has lost all stays until then.
@@ -77,7 +76,7 @@ impl Resident {
             limit: MemoryLimit { pages: u64::MAX, cache_min: 0 },
             at_home: 0,
             cached: 0,
-            retained: 0,
+            returning: 0,
             reserved: 0,
             extents: FxHashMap::default(),
             ring: VecDeque::new(),
@@ -96,8 +95,8 @@ impl Resident {
     }
 
     pub(super) fn occupancy(&self) -> Occupancy {
-        let &Resident { cached, retained, reserved, .. } = self;
-        Occupancy { cached, retained, reserved, cached_max: self.cached_max() }
+        let &Resident { cached, returning, reserved, .. } = self;
+        Occupancy { cached, returning, reserved, cached_max: self.cached_max() }
     }
 
     fn cached_max(&self) -> u64 {
@@ -106,17 +105,17 @@ impl Resident {
 
     /// Whether pages at home that come now find room.
     pub(super) fn is_within_limit(&self) -> bool {
-        self.cached + self.retained + self.reserved <= self.cached_max()
+        self.cached + self.reserved <= self.cached_max()
     }
 
     /// Places that are free.
     pub(super) fn room(&self) -> u64 {
-        self.cached_max().saturating_sub(self.cached + self.retained + self.reserved)
+        self.cached_max().saturating_sub(self.cached + self.reserved)
     }
 
     /// Pages that must go, those on their way out not counted: for who waits, and a few ahead of need.
     pub(super) fn shortage(&self) -> u64 {
-        let held = self.cached + self.reserved;
+        let held = self.cached - self.returning + self.reserved;
         let spare = (self.cached_max() / 16).min(SPARE_PAGES_MAX);
         (held + self.queue.len() as u64 + spare).saturating_sub(self.cached_max())
     }
@@ -179,14 +178,14 @@ impl Resident {
         }
     }
 
-    /// A page's bytes are kept for its write-back.
-    pub(super) fn retain(&mut self) {
-        self.retained += 1;
+    /// A page is on its way out.
+    pub(super) fn begin_return(&mut self) {
+        self.returning += 1;
     }
 
-    /// They are no longer.
-    pub(super) fn forget_retained(&mut self) {
-        self.retained -= 1;
+    /// It is so no longer.
+    pub(super) fn end_return(&mut self) {
+        self.returning -= 1;
     }
 
     /// Forgets whole extents whose memory is gone.

@@ -174,7 +174,7 @@ pub(super) fn node_status(locked: &mut Locked, inner: &Inner) -> NodeStatus {
         host_memory: HostMemory::default(),
         uptime_us: inner.clock.elapsed().as_micros() as u64,
         fault_backend: inner.arena.backend().to_string(),
-        resident_pages: inner.arena.backed_pages() + coherence.map_or(0, Coherence::retained_pages),
+        resident_pages: inner.arena.backed_pages(),
         resident_peak: machine.resident_peak(),
         resident_limit: machine.intro().memory_max / PAGE_SIZE as u64,
         read_faults: faults.reads,

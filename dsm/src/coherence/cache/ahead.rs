@@ -40,7 +40,8 @@ impl Cache {
             if self.departs || full || self.pending.len() >= AHEAD_PENDING_MAX {
                 break;
             }
-            let lacks = self.access(page) < access && !self.pending.contains_key(&page);
+            let goes = self.table.peek(page).is_some_and(|entry| entry.state.awaits_ack());
+            let lacks = self.access(page) < access && !self.pending.contains_key(&page) && !goes;
             if lacks && usable(page, ctx.planted) {
                 self.pending.entry(page).or_default();
                 self.request(ctx, places, page, access);

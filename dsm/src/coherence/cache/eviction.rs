@@ -1,16 +1,17 @@
-//! Giving pages up: shared copies are dropped without a word, owned pages go back to their homes. On
-//! demand, and when the node's memory is full, in the order of [`super::super::resident`]'s clock.
+//! Giving pages up: readers' copies are dropped without a message, owned pages go back to their homes, and of
+//! what this node wrote last the home is asked whether it may go. On demand, and when the node's memory is full,
+//! in the order of [`super::super::resident`]'s clock.
 
 use smallvec::SmallVec;
 
-use super::{Cache, Place, Request, State};
+use super::{Cache, Entry, Place, Request, State};
 use crate::coherence::instruction::{ANY_AGE, Age};
 use crate::coherence::message::{Body, ToHome, Version};
 use crate::coherence::placement::Places;
 use crate::coherence::plant::Plant;
 use crate::coherence::{Context, Occupancy};
 use crate::config::coherence::{RECLAIM_PAGES_MAX, SHARED_FIRST_EXTENTS, SWEEP_EXTENTS_MAX, WRITE_BACKS_MAX};
-use crate::page::{Access, Memory, PageBuf, PageId};
+use crate::page::{Access, Memory, PageId};
 
 /// What the hand of the clock does with a page.
 enum Verdict {
@@ -20,12 +21,12 @@ enum Verdict {
     Ages,
     /// Gives its memory back.
     Drops,
-    /// Writes it back, if nothing can be dropped.
+    /// Writes it back, or asks the home whether it may go, if nothing can be dropped without that.
     Returns,
 }
 
 impl Cache {
-    /// Drops a shared copy silently, or starts to write an owned page back.
+    /// Drops a reader's copy silently, starts to write an owned page back, or asks whether a page may go.
     pub(in crate::coherence) fn evict<M: Memory>(
         &mut self,
         ctx: &mut Context<'_, M>,
@@ -41,21 +42,28 @@ impl Cache {
         if stays || outstanding || self.is_held(page, ctx.now) {
             return;
         }
-        match self.table.peek(page).map_or(State::Invalid, |entry| entry.state) {
-            State::Invalid | State::WritingBack | State::GivenAway => {}
-            State::Shared => self.drop_page(ctx, page),
+        let Some(&Entry { state, bound, .. }) = self.table.peek(page) else { return };
+        match state {
             State::Modified => self.write_back(ctx, places, page),
+            State::Invalid | State::Shared if bound => self.ask_to_drop(ctx, places, page),
+            State::Shared => self.drop_page(ctx, page),
+            State::Invalid | State::WritingBack | State::GivenAway | State::Dropping => {}
         }
     }
 
     fn drop_page<M: Memory>(&mut self, ctx: &mut Context<'_, M>, page: PageId) {
         self.lower(ctx.memory, page, Access::None);
-        self.table.entry(page).state = State::Invalid;
-        ctx.memory.discard(page);
-        self.resident.vacate(page);
+        self.give_memory_back(ctx, page);
         ctx.counters.evictions += 1;
     }
 
+    fn give_memory_back<M: Memory>(&mut self, ctx: &mut Context<'_, M>, page: PageId) {
+        *self.table.entry(page) = Entry::default();
+        ctx.memory.discard(page);
+        self.resident.vacate(page);
+    }
+
+    /// The home is given the bytes; they stay in place until it has stored them.
     fn write_back<M: Memory>(&mut self, ctx: &mut Context<'_, M>, places: &Places, page: PageId) {
         let Some(home) = places.home(page) else { return };
         let entry = self.table.entry(page);
@@ -64,18 +72,41 @@ impl Cache {
         // Unmap before reading: no store may land after.
         self.lower(ctx.memory, page, Access::None);
         let bytes = ctx.memory.read(page);
-        ctx.memory.discard(page);
-        self.resident.vacate(page);
-        if !ctx.planted.has(Plant::NodeForgetsWrittenBackBytes) {
-            self.pending.entry(page).or_default().retained = Some(bytes.clone());
-            if !ctx.planted.has(Plant::NodeCountsNoRetained) {
-                self.resident.retain();
-            }
+        if ctx.planted.has(Plant::NodeForgetsWrittenBackBytes) {
+            ctx.memory.discard(page);
         }
-        self.writing_back += 1;
+        self.begin_return();
         ctx.counters.write_backs += 1;
         ctx.counters.pages_sent += 1;
         ctx.outbox.send_page(home, ToHome::WriteBack { page, version, body: Body::Page }, bytes);
+    }
+
+    /// The home is asked whether the bytes, which this node wrote last, are elsewhere by now.
+    fn ask_to_drop<M: Memory>(&mut self, ctx: &mut Context<'_, M>, places: &Places, page: PageId) {
+        let Some(home) = places.home(page) else { return };
+        self.lower(ctx.memory, page, Access::None);
+        let entry = self.table.entry(page);
+        entry.state = State::Dropping;
+        let version = entry.version;
+        self.begin_return();
+        ctx.counters.evictions += 1;
+        ctx.send(home, ToHome::Drop { page, version });
+    }
+
+    fn begin_return(&mut self) {
+        self.writing_back += 1;
+        self.resident.begin_return();
+    }
+
+    /// A page that was on its way out is so no longer; true if it was. Its bytes are still here.
+    pub(super) fn end_return(&mut self, page: PageId) -> bool {
+        let Some(state) = self.table.peek(page).map(|entry| entry.state) else { return false };
+        if state.awaits_ack() {
+            self.table.entry(page).state = State::Invalid;
+            self.writing_back -= 1;
+            self.resident.end_return();
+        }
+        state.awaits_ack()
     }
 
     pub(super) fn on_write_back_ack<M: Memory>(
@@ -85,31 +116,18 @@ impl Cache {
         page: PageId,
         version: Version,
     ) {
-        let entry = self.table.entry(page);
-        let awaited = matches!(entry.state, State::WritingBack | State::GivenAway);
-        let same = entry.version == version || ctx.planted.has(Plant::NodeIgnoresWriteBackAckVersion);
-        if !awaited || !same {
+        let known = self.table.entry(page).version;
+        let same = known == version || ctx.planted.has(Plant::NodeIgnoresWriteBackAckVersion);
+        if !same || !self.end_return(page) {
             ctx.counters.stale_messages += 1;
             return;
         }
-        entry.state = State::Invalid;
-        self.writing_back -= 1;
-        self.take_retained(page);
+        self.give_memory_back(ctx, page);
         self.advance(ctx, places, page);
     }
 
-    /// The kept bytes of a page that is being written back; its place is free from now on.
-    pub(super) fn take_retained(&mut self, page: PageId) -> Option<PageBuf> {
-        let bytes = self.pending.get_mut(&page)?.retained.take();
-        if bytes.is_some() && !self.planted.has(Plant::NodeCountsNoRetained) {
-            self.resident.forget_retained();
-        }
-        bytes
-    }
-
     pub(in crate::coherence) fn occupancy(&self) -> Occupancy {
-        let retained = self.pending.values().filter(|pending| pending.retained.is_some()).count() as u64;
-        Occupancy { retained, ..self.resident.occupancy() }
+        self.resident.occupancy()
     }
 }
 
@@ -202,7 +220,13 @@ impl Cache {
         }
         let free = (wanted - found).min(WRITE_BACKS_MAX.saturating_sub(self.writing_back) as u64);
         for page in owned.into_iter().take(free as usize) {
-            self.write_back(ctx, places, page);
+            match self.table.entry(page).state {
+                State::Modified => self.write_back(ctx, places, page),
+                State::Invalid | State::Shared => self.ask_to_drop(ctx, places, page),
+                State::WritingBack | State::GivenAway | State::Dropping => {
+                    unreachable!("it is not given back twice")
+                }
+            }
             found += 1;
         }
         found
@@ -228,15 +252,18 @@ impl Cache {
         if outstanding || held {
             return Verdict::Stays;
         }
-        match self.table.peek(page).map_or(State::Invalid, |entry| entry.state) {
-            State::Invalid => Verdict::Drops,
+        let Some(&Entry { state, bound, .. }) = self.table.peek(page) else { return Verdict::Drops };
+        match state {
             State::Shared | State::Modified if !aged => Verdict::Ages,
-            State::Shared => Verdict::Drops,
             // Its home is dead: nobody else can ever ask for it.
-            State::Modified if places.orphaned_by(page).is_some() => Verdict::Drops,
+            State::Invalid | State::Shared | State::Modified if places.orphaned_by(page).is_some() => {
+                Verdict::Drops
+            }
             State::Modified if ctx.planted.has(Plant::NodeDropsOwnedPage) => Verdict::Drops,
             State::Modified => Verdict::Returns,
-            State::WritingBack | State::GivenAway => Verdict::Stays,
+            State::Invalid | State::Shared if bound => Verdict::Returns,
+            State::Invalid | State::Shared => Verdict::Drops,
+            State::WritingBack | State::GivenAway | State::Dropping => Verdict::Stays,
         }
     }
 }

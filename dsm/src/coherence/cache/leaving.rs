@@ -53,12 +53,13 @@ impl Cache {
             }
             self.evict(ctx, places, page);
         }
-        let drained = pages.is_empty() && self.pending.is_empty() && self.held_up.is_empty();
+        let drained = pages.is_empty() && self.is_idle();
         // A page that an outstanding request brought in after its turn.
         if drained && leaving.awaited.is_none() && locks_returned {
             let left_over: VecDeque<PageId> = self.table.pages().into_iter().collect();
             let owned = |page: &PageId| {
-                self.access(*page) != Access::None
+                let is_bound = self.table.peek(*page).is_some_and(|entry| entry.bound);
+                (self.access(*page) != Access::None || is_bound)
                     && places.home(*page) != Some(ctx.me)
                     && places.orphaned_by(*page).is_none()
             };

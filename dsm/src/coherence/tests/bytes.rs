@@ -40,10 +40,11 @@ fn samples() -> Vec<Message> {
         all.push(LockMessage::Request { lock, req, attempt }.into());
         all.push(LockMessage::Forward { lock, tenure: req, next: node, next_req: Req(6), attempt }.into());
     }
-    let rest: [Message; 23] = [
+    let rest: [Message; 24] = [
         ToHome::GetS { page, req }.into(),
         ToHome::InvAck { page, txn }.into(),
         ToHome::Installed { page, txn }.into(),
+        ToHome::Drop { page, version }.into(),
         ToHome::LostAck { page, txn }.into(),
         ToHome::Leave.into(),
         ToHome::Locate { extent: ExtentId(2), nearest: node }.into(),

@@ -154,7 +154,7 @@ fn reads_overlap_while_the_home_s_bytes_are_current() {
 }
 
 #[test]
-fn a_forward_that_crosses_a_write_back_is_answered_from_the_retained_bytes() {
+fn a_forward_that_crosses_a_write_back_is_answered_from_the_bytes_in_place() {
     for access in [Read, Write] {
         let mut rig = Rig::new(3);
         rig.write(A, P, 9);
@@ -163,7 +163,7 @@ fn a_forward_that_crosses_a_write_back_is_answered_from_the_retained_bytes() {
         rig.fault(B, P, access);
         rig.deliver(B, H);
         rig.deliver(H, A);
-        assert_eq!(rig.byte(A, P), 0, "the memory is given back; the bytes are kept beside it");
+        assert_eq!(rig.byte(A, P), 9, "the bytes stay until the home has acknowledged them");
         rig.give(&write_back);
         rig.settle();
         assert_eq!((rig.mapped(B, P), rig.byte(B, P)), (access, 9));
@@ -190,7 +190,7 @@ fn a_write_back_ack_cannot_overtake_a_forward_of_the_same_page() {
 }
 
 #[test]
-fn a_node_that_answered_from_retained_bytes_is_listed_as_a_sharer_and_that_does_no_harm() {
+fn a_node_that_answered_while_it_wrote_back_is_listed_as_a_sharer_and_that_does_no_harm() {
     let mut rig = Rig::new(3);
     rig.write(A, P, 9);
     rig.feed(A, Input::Evict { page: P });

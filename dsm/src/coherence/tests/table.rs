@@ -114,6 +114,8 @@ fn node_states() -> Vec<(&'static str, Bench)> {
     let modified = modified_held.clone().later();
     let writing_back = after(&modified, &|bench| bench.feed(Input::Evict { page: P }));
     let given_away = after(&writing_back, &|bench| bench.hear(H, forward(Access::Write, 6, 4)));
+    let shared_bound = after(&modified, &|bench| bench.hear(H, forward(Access::Read, 6, 4))).later();
+    let dropping = after(&shared_bound, &|bench| bench.feed(Input::Evict { page: P }));
     vec![
         ("I", invalid),
         ("I+r", reads),
@@ -125,6 +127,8 @@ fn node_states() -> Vec<(&'static str, Bench)> {
         ("M held", modified_held),
         ("W", writing_back),
         ("W-", given_away),
+        ("S bound", shared_bound),
+        ("D", dropping),
     ]
 }
 
@@ -211,7 +215,7 @@ fn the_home_s_reactions() {
             "invalidating" => 3,
             _ => 1,
         };
-        let messages: [(&str, NodeId, ToHome); 14] = [
+        let messages: [(&str, NodeId, ToHome); 15] = [
             ("GET_S of C", C, ToHome::GetS { page: P, req: Req(1) }),
             ("GET_M of C", C, ToHome::GetM { page: P, req: Req(1), have: None }),
             ("GET_S of B again", B, ToHome::GetS { page: P, req: Req(1) }),
@@ -225,6 +229,7 @@ fn the_home_s_reactions() {
             ("INSTALLED, old txn", B, ToHome::Installed { page: P, txn: Txn(0) }),
             ("WB of A, version 1", A, ToHome::WriteBack { page: P, version: Txn(1), body: Body::Page }),
             ("WB of A, old version", A, ToHome::WriteBack { page: P, version: Txn(0), body: Body::Page }),
+            ("DROP of A, version 1", A, ToHome::Drop { page: P, version: Txn(1) }),
             ("LEAVE of A", A, ToHome::Leave),
         ];
         for (name, from, message) in messages {
