@@ -25,6 +25,8 @@ mod patience;
 #[allow(unsafe_code)]
 mod poller;
 mod pump;
+#[allow(dead_code)] // until the runtime runs by it
+mod reception;
 mod rpc;
 mod seat;
 pub mod status;
