@@ -12,7 +12,7 @@ use std::sync::{Arc, OnceLock, Weak};
 
 use crate::error::{Error, Result};
 use crate::fork;
-use crate::page::{Access, Contents, GlobalAddr, Memory, PAGE_SIZE, PageBuf, PageId, PagePool};
+use crate::page::{Access, Contents, GlobalAddr, Memory, PAGE_SIZE, PageBuf, PageId, PagePool, Version};
 
 mod access;
 #[allow(unsafe_code)]
@@ -30,6 +30,8 @@ mod mapper;
 mod mprotect;
 mod probe;
 #[allow(unsafe_code)]
+mod record;
+#[allow(unsafe_code)]
 mod table;
 #[cfg(test)]
 #[allow(unsafe_code)]
@@ -41,11 +43,13 @@ pub use backend::{Backend, BackendChoice};
 pub use core_section::{CoreSection, asynchronous, check_thread_mask};
 pub use counts::FaultCounts;
 pub use doctor::{Check, Health, doctor};
+pub use record::Recorded;
 
 use access::{AccessMap, Backing};
 use ample_stack::StackPool;
 use map::{AppView, Store};
 use mapper::Mapper;
+use record::Record;
 
 /// A load or store of the application that the MMU stopped.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -105,6 +109,7 @@ pub struct Arena {
     mapper: Mapper,
     shared: Arc<Shared>,
     store: Store,
+    record: Record,
     len: usize,
     pool: PagePool,
 }
@@ -144,6 +149,8 @@ impl Arena {
             ),
         };
         let store = Store::new(len).map_err(|error| doctor::store_error(len, error))?;
+        let record =
+            Record::new((len / PAGE_SIZE) as u64).map_err(|error| doctor::store_error(len, error))?;
         let shared = Arc::new(Shared {
             addresses: view.as_ref().map_or(0..0, AppView::addresses),
             process: std::process::id(),
@@ -157,7 +164,7 @@ impl Arena {
         let registration = view.as_ref().map(|_| register(&shared)).transpose()?;
         let mapper = Mapper::start(view, &shared, options)?;
         let pool = options.pool.clone();
-        Ok(Arena { _registration: registration, mapper, shared, store, len, pool })
+        Ok(Arena { _registration: registration, mapper, shared, store, record, len, pool })
     }
 
     /// Names the one who answers page faults; once, and before the first region is mapped. Weak,
@@ -217,6 +224,8 @@ impl Arena {
         let range = self.checked(start, pages)?;
         let fails = |error| Error::os(format!("unmapping {pages} pages at {start:?}"), error);
         self.mapper.close_region(&self.shared.access, &range).map_err(fails)?;
+        let has_bytes = |page: &PageId| self.shared.access.is_backed(*page);
+        range.clone().map(PageId).filter(has_bytes).for_each(|page| self.record.clear(page));
         self.store.punch(bytes(&range)).map_err(fails)?;
         self.shared.access.close(range);
         Ok(())
@@ -232,6 +241,11 @@ impl Arena {
         if self.shared.access.is_backed(page) {
             self.store.prefetch(page.start().0 as usize);
         }
+    }
+
+    /// What the arena's record says of a page: the version of the bytes that lie there.
+    pub fn recorded(&self, page: PageId) -> Recorded {
+        self.record.get(page)
     }
 
     /// Answers a fault on a page whose present access suffices (another thread's fault was answered
@@ -260,9 +274,9 @@ impl Arena {
     }
 
     /// [`Memory::install`] for neighbouring pages, mapped by one system call if they have no access yet.
-    pub fn install_range(&self, start: PageId, contents: &[Contents<'_>], access: Access) {
-        for (page, contents) in (start.0..).map(PageId).zip(contents) {
-            self.fill(page, *contents);
+    pub fn install_range(&self, start: PageId, contents: &[(Contents<'_>, Version)], access: Access) {
+        for (page, &(contents, version)) in (start.0..).map(PageId).zip(contents) {
+            self.fill(page, contents, version);
         }
         self.protect_range(start, contents.len() as u64, access);
     }
@@ -319,15 +333,17 @@ impl Arena {
         }
     }
 
-    /// Writes a page's bytes into the store.
-    fn fill(&self, page: PageId, contents: Contents<'_>) {
+    /// Writes a page's bytes into the store, and their version into the record: what lies there is recorded only
+    /// while it is complete, and before the application may change it.
+    fn fill(&self, page: PageId, contents: Contents<'_>, version: Version) {
         let new = match contents {
-            Contents::InPlace => return,
+            Contents::InPlace => return self.record.set(page, version),
             Contents::Zero => None,
             Contents::Bytes(new) => Some(new),
         };
         // A reader must not see the page half old and half new.
         self.protect_range(page, 1, Access::None);
+        self.record.clear(page);
         let offset = page.start().0 as usize;
         match new {
             Some(new) => {
@@ -339,6 +355,7 @@ impl Arena {
             None => self.store.touch(offset),
         }
         self.shared.access.set_backed(page, Backing::Memory);
+        self.record.set(page, version);
     }
 
     fn checked(&self, start: PageId, pages: u64) -> Result<Range<u64>> {
@@ -370,9 +387,13 @@ impl Memory for &Arena {
         bytes
     }
 
-    fn install(&mut self, page: PageId, contents: Contents<'_>, access: Access) {
-        self.fill(page, contents);
+    fn install(&mut self, page: PageId, contents: Contents<'_>, access: Access, version: Version) {
+        self.fill(page, contents, version);
         self.protect(page, access);
+    }
+
+    fn set_version(&mut self, page: PageId, version: Version) {
+        self.record.set(page, version);
     }
 
     fn expect(&mut self, first: PageId, pages: u64) {
@@ -387,6 +408,8 @@ impl Memory for &Arena {
 
     fn discard(&mut self, page: PageId) {
         assert_eq!(self.access(page), Access::None, "{page:?} is in use");
+        // First: a page of zeros must not pass for this version.
+        self.record.clear(page);
         expect(self.store.punch(bytes(&run_of(page))), "giving memory back");
         self.shared.access.set_backed(page, Backing::Hole);
     }

@@ -31,6 +31,13 @@ pub struct Incarnation(pub u64);
 )]
 pub struct Epoch(pub u64);
 
+/// Number of a page's transactions. The version of a page's bytes is the number of its last write grant.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Debug)]
+pub struct Txn(pub u64);
+
+/// Version of a page's bytes: the transaction that last granted write access. Zero: never written.
+pub use self::Txn as Version;
+
 /// A page of the arena: byte offset divided by [`PAGE_SIZE`]. The same page has the same id on every node.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize)]
 pub struct PageId(pub u64);
@@ -116,8 +123,11 @@ pub trait Memory {
     fn protect_range(&mut self, first: PageId, pages: u64, access: Access);
     /// Copies the page's bytes. A page without memory reads as zero.
     fn read(&mut self, page: PageId) -> PageBuf;
-    /// Writes the page's bytes, then sets what the application may do with it.
-    fn install(&mut self, page: PageId, contents: Contents<'_>, access: Access);
+    /// Writes the page's bytes, which are of this version, then sets what the application may do with it.
+    fn install(&mut self, page: PageId, contents: Contents<'_>, access: Access, version: Version);
+    /// The bytes that are in place become this version's: what the application stores to them from now on. Complete
+    /// on return, so that the access may be raised.
+    fn set_version(&mut self, page: PageId, version: Version);
     /// Contents of `pages` neighbours from `first` on will be installed soon: a hint to make room for
     /// them together, which is cheaper.
     fn expect(&mut self, _first: PageId, _pages: u64) {}

@@ -468,7 +468,9 @@ impl Memory for Frame {
         page_of(self.value)
     }
 
-    fn install(&mut self, page: PageId, contents: Contents<'_>, access: Access) {
+    fn set_version(&mut self, _page: PageId, _version: Version) {}
+
+    fn install(&mut self, page: PageId, contents: Contents<'_>, access: Access, _version: Version) {
         assert_eq!(page, PAGE);
         match contents {
             Contents::Zero => self.value = 0,

@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 use fastrand::Rng;
 use pagemesh::coherence::LockId;
 use pagemesh::page::{
-    Access, Contents, Lent, LockWords, Memory, NodeId, PAGE_SIZE, PageBuf, PageId, PagePool, Time,
+    Access, Contents, Lent, LockWords, Memory, NodeId, PAGE_SIZE, PageBuf, PageId, PagePool, Time, Version,
 };
 use smallvec::SmallVec;
 
@@ -219,6 +219,13 @@ impl NodeMemory<'_> {
         }
     }
 
+    /// The record says which version of the page lies here.
+    fn note_version(&mut self, page: PageId, version: Version) {
+        if let Some(index) = self.shared.plan.find(page) {
+            self.shared.oracle.recorded(self.local.me, index, version);
+        }
+    }
+
     fn map(&mut self, page: usize, access: Access) {
         let access = if self.local.revoked { Access::None } else { access };
         self.local.frames[page].access = access;
@@ -256,7 +263,12 @@ impl Memory for NodeMemory<'_> {
         buffer
     }
 
-    fn install(&mut self, page: PageId, contents: Contents<'_>, access: Access) {
+    fn set_version(&mut self, page: PageId, version: Version) {
+        self.between();
+        self.note_version(page, version);
+    }
+
+    fn install(&mut self, page: PageId, contents: Contents<'_>, access: Access, version: Version) {
         self.between();
         self.record(What::Install { page, access });
         self.check_region(page);
@@ -269,6 +281,7 @@ impl Memory for NodeMemory<'_> {
             Contents::Bytes(bytes) => frame.cells = read_cells(bytes),
             Contents::InPlace => {}
         }
+        self.note_version(page, version);
         if mapped == Access::Write && contents != Contents::InPlace {
             self.shared.oracle.fail(|| format!("bytes are not changed under a writer: {me} {page:?}"));
         }
@@ -283,6 +296,7 @@ impl Memory for NodeMemory<'_> {
         self.between();
         self.record(What::Discard { page });
         self.local.backed.remove(&page);
+        self.note_version(page, Version(0));
         let Some(index) = self.shared.plan.find(page) else { return };
         let frame = &mut self.local.frames[index];
         let (mapped, me) = (frame.access, self.local.me);

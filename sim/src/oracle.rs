@@ -3,7 +3,7 @@
 //! the protocol's own state, so no fault of the protocol can hide in it.
 
 use pagemesh::coherence::{Failure, NodeSet};
-use pagemesh::page::{Access, NodeId};
+use pagemesh::page::{Access, NodeId, Version};
 
 use crate::program::{CELLS, COUNTER, Cell, GUARDED};
 
@@ -37,6 +37,8 @@ struct Page {
     sections: u32,
     holder: Option<(NodeId, u64)>,
     token: u64,
+    /// What the nodes' records say of the page, by slot.
+    versions: Vec<Version>,
 }
 
 #[derive(Clone, Default)]
@@ -85,10 +87,39 @@ impl Oracle {
             Access::Read => entry.readers.insert(node),
             Access::Write => entry.writers.insert(node),
         }
+        let newest = entry.versions.iter().max().copied().unwrap_or_default();
+        let own = entry.versions.get(node.0 as usize).copied().unwrap_or_default();
+        if access != Access::None && own != newest {
+            self.fail(|| {
+                format!("a page is used where its newest version lies: {node} page {page} has {own:?}, not {newest:?}")
+            });
+        }
+        let entry = &self.pages[page];
+        let alone = entry.versions.iter().filter(|&&version| version == newest).count() == 1;
+        if access == Access::Write && !(alone && newest > Version(0)) {
+            let versions = entry.versions.clone();
+            self.fail(|| format!("a writer's version is its own: {node} page {page} {versions:?}"));
+        }
         match &mut self.conflicts {
             None => self.check_mapping(page),
             Some(conflicts) => conflicts.push(page),
         }
+    }
+
+    /// A node's record says which version of a page lies there.
+    pub(crate) fn recorded(&mut self, node: NodeId, page: usize, version: Version) {
+        let (versions, at) = (&mut self.pages[page].versions, node.0 as usize);
+        if versions.len() <= at {
+            versions.resize(at + 1, Version::default());
+        }
+        versions[at] = version;
+    }
+
+    /// Whether no record says of a page that a newer version lies elsewhere.
+    pub(crate) fn holds_newest(&self, node: NodeId, page: usize) -> bool {
+        let versions = &self.pages[page].versions;
+        versions.get(node.0 as usize).copied().unwrap_or_default()
+            == versions.iter().max().copied().unwrap_or_default()
     }
 
     /// Mappings are judged by [`Oracle::check_mappings`] only.
@@ -225,6 +256,7 @@ impl Oracle {
         for page in &mut self.pages {
             page.readers.remove(node);
             page.writers.remove(node);
+            page.versions.get_mut(node.0 as usize).map(std::mem::take);
             page.holder.take_if(|(holder, _)| *holder == node);
         }
     }

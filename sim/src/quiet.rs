@@ -74,6 +74,9 @@ impl World {
         if bytes != truth && !is_lost {
             oracle.fail(|| format!("the latest bytes are at {holder}: {id:?} {bytes:?}, not {truth:?}"));
         }
+        if !is_lost && !oracle.holds_newest(holder, page) {
+            oracle.fail(|| format!("the records say where the latest bytes are: {id:?} is at {holder}"));
+        }
     }
 
     /// A run that does nothing proves nothing.

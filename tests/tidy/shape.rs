@@ -13,6 +13,7 @@ const UNSAFE_FILES: &[&str] = &[
     "dsm/src/fault/ample_stack.rs",
     "dsm/src/fault/handler.rs",
     "dsm/src/fault/map.rs",
+    "dsm/src/fault/record.rs",
     "dsm/src/fault/table.rs",
     "dsm/src/fault/uffd.rs",
     "dsm/src/io.rs",

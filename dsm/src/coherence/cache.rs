@@ -422,7 +422,7 @@ impl Cache {
         };
         // A reader's copy is not bound: its giver or the home has the bytes.
         *entry = Entry { bound: state == State::Modified, ..Entry::new(state, version) };
-        ctx.memory.install(page, contents, Access::None);
+        ctx.memory.install(page, contents, Access::None, version);
         // Other reads run beside it, and a writer asks for it.
         let answer = if state == State::Shared { Answer::Riding } else { Answer::AtOnce };
         self.on_installed(ctx, places, page, txn, answer);
@@ -450,6 +450,7 @@ impl Cache {
             return;
         }
         (entry.state, entry.version, entry.bound) = (State::Modified, txn, true);
+        ctx.memory.set_version(page, txn);
         self.resident.touch(page);
         self.on_installed(ctx, places, page, txn, answer);
     }

@@ -211,7 +211,7 @@ impl Directory {
                 let entry = self.table.entry(page);
                 let current = entry.version == version || ctx.planted.has(Plant::HomeIgnoresWriteBackVersion);
                 if entry.owner == Some(from) && current {
-                    store(ctx, page, bytes.as_ref().map(PageBuf::as_slice));
+                    store(ctx, page, entry.version, bytes.as_ref().map(PageBuf::as_slice));
                     self.table.entry(page).owner = None;
                 }
                 // Otherwise a forward was answered from the bytes: they are older than the owner's.
@@ -368,7 +368,8 @@ impl Directory {
         open.copy = None;
         let (requester, req) = (open.requester, open.req);
         if body != Body::InPlace {
-            store(ctx, page, (body == Body::Page).then_some(bytes));
+            let version = self.table.entry(page).version;
+            store(ctx, page, version, (body == Body::Page).then_some(bytes));
         }
         if requester == ctx.me {
             let version = self.table.entry(page).version;
@@ -544,7 +545,7 @@ impl Directory {
             return false;
         };
         if let Queued::WriteBack { bytes, .. } = busy.queue.remove(at) {
-            store(ctx, page, bytes.as_ref().map(PageBuf::as_slice));
+            store(ctx, page, entry.version, bytes.as_ref().map(PageBuf::as_slice));
         }
         entry.owner = None;
         true
@@ -658,7 +659,7 @@ fn answer<M: Memory>(
 }
 
 /// Writes bytes that came home. Nobody here has the page mapped: its owner was elsewhere.
-fn store<M: Memory>(ctx: &mut Context<'_, M>, page: PageId, bytes: Option<&[u8]>) {
+fn store<M: Memory>(ctx: &mut Context<'_, M>, page: PageId, version: Version, bytes: Option<&[u8]>) {
     let contents = bytes.map_or(Contents::Zero, Contents::Bytes);
-    ctx.memory.install(page, contents, Access::None);
+    ctx.memory.install(page, contents, Access::None, version);
 }

@@ -10,12 +10,7 @@ use crate::page::{Access, Epoch, ExtentId, NodeId, PAGE_SIZE, PageId};
 
 use super::copyset::NodeSet;
 
-/// Number of a page's transactions; a page's version is the number of its last write grant.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Debug)]
-pub struct Txn(pub u64);
-
-/// Version of a page's bytes: the transaction that last granted write access. Zero: never written.
-pub type Version = Txn;
+pub use crate::page::{Txn, Version};
 
 /// A node's request number; it grows with every request of that node's incarnation.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Debug)]

@@ -5,7 +5,7 @@
 //! that the runtime touches. All methods take byte offsets in the arena and check them, so that no
 //! call reaches memory outside it.
 
-use std::ffi::c_void;
+use std::ffi::{CStr, c_void};
 use std::fs::File;
 use std::io;
 use std::num::NonZeroUsize;
@@ -15,7 +15,7 @@ use std::ptr::{self, NonNull};
 
 use memmap2::{Advice, MmapOptions, MmapRaw};
 use nix::errno::Errno;
-use nix::fcntl::{FallocateFlags, fallocate};
+use nix::fcntl::{FallocateFlags, FcntlArg, SealFlag, fallocate, fcntl};
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::sys::mman::{MapFlags, MmapAdvise, ProtFlags, madvise, mmap, mmap_anonymous, mprotect, munmap};
 
@@ -168,6 +168,20 @@ pub(super) fn guard(addresses: &Range<usize>) {
     unsafe { libc::mmap(start, addresses.len(), libc::PROT_NONE, flags, -1, 0) };
 }
 
+/// A sparse memory file of `len` bytes, which nobody can make shorter or longer: whoever holds a descriptor of it may
+/// map it and touch every byte.
+pub(super) fn sealed_memory(name: &CStr, len: usize) -> io::Result<File> {
+    let file = File::from(memfd_create(name, MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING)?);
+    file.set_len(len as u64)?;
+    fcntl(&file, FcntlArg::F_ADD_SEALS(LENGTH_SEALS))?;
+    Ok(file)
+}
+
+/// Seals of a file whose length is for ever: it can be neither cut nor grown, and no other seal, such as one against
+/// stores, can be added.
+const LENGTH_SEALS: SealFlag =
+    SealFlag::F_SEAL_SHRINK.union(SealFlag::F_SEAL_GROW).union(SealFlag::F_SEAL_SEAL);
+
 /// The file and the runtime's view of it.
 #[derive(Debug)]
 pub(super) struct Store {
@@ -178,8 +192,11 @@ pub(super) struct Store {
 impl Store {
     /// A sparse file of `len` bytes.
     pub(super) fn new(len: usize) -> io::Result<Store> {
-        let file = File::from(memfd_create(c"pagemesh-arena", MFdFlags::MFD_CLOEXEC)?);
-        file.set_len(len as u64)?;
+        Store::open(sealed_memory(c"pagemesh-arena", len)?, len)
+    }
+
+    /// The memory that lies in a file already, of `len` bytes.
+    pub(super) fn open(file: File, len: usize) -> io::Result<Store> {
         let view = MmapOptions::new().len(len).no_reserve_swap().map_raw(&file)?;
         view.advise(Advice::DontFork)?;
         view.advise(Advice::DontDump)?;
@@ -244,6 +261,11 @@ impl Store {
         check(&range, self.view.len());
         let flags = FallocateFlags::FALLOC_FL_PUNCH_HOLE | FallocateFlags::FALLOC_FL_KEEP_SIZE;
         Ok(fallocate(&self.file, flags, range.start as libc::off_t, range.len() as libc::off_t)?)
+    }
+
+    #[cfg(test)]
+    pub(super) fn file(&self) -> &File {
+        &self.file
     }
 
     /// Where the runtime's view starts.

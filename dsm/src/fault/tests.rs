@@ -11,6 +11,7 @@ use parking_lot::Mutex;
 use super::*;
 
 mod children;
+mod killed;
 mod limits;
 mod races;
 mod revoked;
@@ -45,7 +46,7 @@ impl Local {
         core.faults.push(fault);
         let bytes = core.remote.remove(&fault.page);
         let contents = bytes.as_ref().map_or(Contents::InPlace, |b| Contents::Bytes(b.as_slice()));
-        (&self.arena).install(fault.page, contents, fault.access);
+        (&self.arena).install(fault.page, contents, fault.access, Version(1));
     }
 }
 

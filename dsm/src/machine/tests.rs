@@ -7,7 +7,7 @@ use crate::config::node::{EARLY_MESSAGES_MAX, EARLY_STRANGER_MESSAGES_MAX};
 use crate::config::rpc::SILENCE_MAX;
 use crate::membership::{COORDINATOR, HostId, Kind, LinkId, View};
 use crate::net::{ClusterKey, EndpointConfig, TransmitBuf, Version};
-use crate::page::{Access, Contents, Epoch, Lent};
+use crate::page::{Access, Contents, Epoch, Lent, Txn};
 
 fn addr(port: u16) -> SocketAddr {
     SocketAddr::from(([127, 0, 0, 1], port))
@@ -45,7 +45,11 @@ impl Memory for Nothing {
         unreachable!("{page:?} is in no region")
     }
 
-    fn install(&mut self, page: PageId, _contents: Contents<'_>, _access: Access) {
+    fn install(&mut self, page: PageId, _contents: Contents<'_>, _access: Access, _version: Txn) {
+        unreachable!("{page:?} is in no region")
+    }
+
+    fn set_version(&mut self, page: PageId, _version: Txn) {
         unreachable!("{page:?} is in no region")
     }
 

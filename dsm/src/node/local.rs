@@ -10,7 +10,7 @@ use super::lock_word::{Holder, LockWord};
 use crate::coherence::LockId;
 use crate::fault::{Arena, CoreSection};
 use crate::machine::Host;
-use crate::page::{Access, Contents, Lent, LockWords, Memory, PageBuf, PageId, Span};
+use crate::page::{Access, Contents, Lent, LockWords, Memory, PageBuf, PageId, Span, Version};
 
 /// A lock, as the threads of one node know it. Of use only to the node that made it.
 #[derive(Debug)]
@@ -130,8 +130,12 @@ impl Memory for LocalMemory<'_> {
         self.arena().read(page)
     }
 
-    fn install(&mut self, page: PageId, contents: Contents<'_>, access: Access) {
-        self.arena().install(page, contents, access);
+    fn install(&mut self, page: PageId, contents: Contents<'_>, access: Access, version: Version) {
+        self.arena().install(page, contents, access, version);
+    }
+
+    fn set_version(&mut self, page: PageId, version: Version) {
+        self.arena().set_version(page, version);
     }
 
     fn expect(&mut self, first: PageId, pages: u64) {

@@ -8,6 +8,7 @@ use crate::coherence::{
 };
 use crate::page::{
     Access, Contents, EXTENT_PAGES, Epoch, Lent, LockWords, Memory, NodeId, PageBuf, PageId, Span, Time,
+    Version,
 };
 
 /// The page that most tests are about.
@@ -277,7 +278,9 @@ impl Memory for Bytes {
         buffer
     }
 
-    fn install(&mut self, page: PageId, contents: Contents<'_>, access: Access) {
+    fn set_version(&mut self, _page: PageId, _version: Version) {}
+
+    fn install(&mut self, page: PageId, contents: Contents<'_>, access: Access, _version: Version) {
         let entry = self.pages.entry(page).or_default();
         let kind = match contents {
             Contents::Zero => {

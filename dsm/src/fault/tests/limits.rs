@@ -147,7 +147,7 @@ fn the_default_arena_can_be_reserved_and_cut() {
     }
     arena.deliver_to(Weak::<Nobody>::new());
     arena.map_region(last, 1).unwrap();
-    (&arena).install(last, Contents::Zero, Access::Write);
+    (&arena).install(last, Contents::Zero, Access::Write, Version(1));
     let word = arena.pointer(last.start()).unwrap();
     // SAFETY: the page has been made writable, and is this test's alone.
     unsafe { word.write_volatile(3) };

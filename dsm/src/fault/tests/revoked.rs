@@ -59,13 +59,13 @@ fn no_call_gives_access_once_all_was_taken() {
         rig.locked(|memory| {
             assert!(memory.settle(&fault(0)), "the record still has the access");
             memory.protect(PageId(1), Access::Write);
-            memory.install(PageId(2), Contents::Bytes(bytes.as_slice()), Access::Write);
-            memory.install(PageId(3), Contents::Zero, Access::Read);
+            memory.install(PageId(2), Contents::Bytes(bytes.as_slice()), Access::Write, Version(1));
+            memory.install(PageId(3), Contents::Zero, Access::Read, Version(1));
             memory.protect_range(PageId(4), 4, Access::Write);
             memory.protect_range(PageId(4), 2, Access::None);
             memory.discard(PageId(4));
             memory.map_region(PageId(8), 4).expect("mapped");
-            memory.install(PageId(8), Contents::Bytes(bytes.as_slice()), Access::Write);
+            memory.install(PageId(8), Contents::Bytes(bytes.as_slice()), Access::Write, Version(1));
         });
         assert_revoked(rig, 0..12);
         assert_eq!((rig.runtime_word(2), rig.runtime_word(8)), (9, 9));
@@ -86,7 +86,7 @@ fn no_access_is_left_by_calls_that_run_at_the_time() {
                     while !over.load(Ordering::SeqCst) {
                         rig.locked(|memory| {
                             memory.map_region(PageId(4), 4).expect("mapped");
-                            memory.install(PageId(0), Contents::Zero, Access::Write);
+                            memory.install(PageId(0), Contents::Zero, Access::Write, Version(1));
                             memory.protect_range(PageId(1), 3, Access::Write);
                             memory.protect_range(PageId(4), 4, Access::Write);
                             memory.protect_range(PageId(0), 4, Access::None);

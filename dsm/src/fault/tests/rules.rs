@@ -155,7 +155,7 @@ fn a_grant_of_zeros_clears_older_bytes() {
     on_each_backend(1, |rig| {
         rig.store(0, 77);
         rig.protect(0, Access::None);
-        rig.locked(|memory| memory.install(PageId(0), Contents::Zero, Access::Read));
+        rig.locked(|memory| memory.install(PageId(0), Contents::Zero, Access::Read, Version(1)));
         assert_eq!(rig.load(0), 0);
         assert_eq!(rig.runtime_word(0), 0);
     });
@@ -164,7 +164,7 @@ fn a_grant_of_zeros_clears_older_bytes() {
 #[test]
 fn a_grant_of_zeros_allocates_a_hole() {
     on_each_backend(1, |rig| {
-        rig.locked(|memory| memory.install(PageId(0), Contents::Zero, Access::Write));
+        rig.locked(|memory| memory.install(PageId(0), Contents::Zero, Access::Write, Version(1)));
         rig.store(0, 4);
         assert_eq!(rig.faults(), []);
         assert_eq!(rig.runtime_word(0), 4);
@@ -177,7 +177,7 @@ fn bytes_installed_over_a_mapped_page_are_seen() {
         rig.store(0, 1);
         let bytes = page_of_words(2);
         rig.locked(|memory| {
-            memory.install(PageId(0), Contents::Bytes(bytes.as_slice()), Access::Read);
+            memory.install(PageId(0), Contents::Bytes(bytes.as_slice()), Access::Read, Version(1));
         });
         rig.faults();
         assert_eq!(rig.load(0), 2);
@@ -214,7 +214,7 @@ fn a_range_is_installed_over_pages_in_every_state() {
         rig.store(2, 1);
         assert_eq!(rig.load(3), 0);
         assert_eq!(rig.load(5), 0);
-        let contents: Vec<Contents> = pages.iter().map(|p| Contents::Bytes(p.as_slice())).collect();
+        let contents: Vec<_> = pages.iter().map(|p| (Contents::Bytes(p.as_slice()), Version(1))).collect();
         rig.locked(|memory| memory.install_range(PageId(0), &contents, Access::Read));
         rig.faults();
         for page in 0..8 {
@@ -338,7 +338,7 @@ fn a_node_without_a_view_keeps_bytes_and_protects_nothing() {
     let arena = Arena::reserve(&options(Backend::None, 4)).unwrap();
     arena.map_region(PageId(0), 4).unwrap();
     let (mut memory, bytes) = (&arena, page_of_words(6));
-    memory.install(PageId(1), Contents::Bytes(bytes.as_slice()), Access::Read);
+    memory.install(PageId(1), Contents::Bytes(bytes.as_slice()), Access::Read, Version(1));
     memory.protect(PageId(1), Access::None);
     assert_eq!(memory.read(PageId(1)), bytes);
     assert_eq!(memory.read(PageId(2)), PageBuf::zeroed());

@@ -1,0 +1,181 @@
+//! A process is killed while it takes in pages, stores to them and gives them up: what its record says of the bytes
+//! that it leaves behind is true, whichever instruction was its last.
+//!
+//! `LONG=1` in the environment kills 10,000 processes in each order, instead of 200.
+
+use std::fs::File;
+use std::io::{Read, Write};
+use std::os::fd::{AsFd, AsRawFd};
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use nix::poll::{PollFd, PollFlags, ppoll};
+use nix::sys::time::TimeSpec;
+
+use super::*;
+
+const PAGES: u64 = 64;
+/// Set in the process that is killed: how it orders its steps.
+const ORDER: &str = "PAGEMESH_TEST_ORDER";
+/// A moment of the sweep is at most so long after the process began its work, in microseconds.
+const SWEEP_US: u64 = 3_000;
+
+/// What the process does in the wrong order.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Order {
+    Shipped,
+    RecordBeforeBytes,
+    StoresBeforeRecord,
+    PunchBeforeClearing,
+}
+
+const TURNED: [Order; 3] = [Order::RecordBeforeBytes, Order::StoresBeforeRecord, Order::PunchBeforeClearing];
+
+/// The bytes of a page at a version: its first word is the version, and so are all others until the application
+/// stores.
+fn contents(version: u64) -> PageBuf {
+    let mut page = PageBuf::zeroed();
+    for word in page.as_mut_slice().chunks_exact_mut(8) {
+        word.copy_from_slice(&version.to_le_bytes());
+    }
+    page
+}
+
+/// Takes pages in, makes them its own and stores to them, and gives them up, for ever.
+fn work(order: Order) -> ! {
+    let rig = Rig::new(Backend::Mprotect, PAGES);
+    let arena = &rig.arena;
+    let mut out = std::io::stdout();
+    writeln!(out, "files {} {}", arena.store.file().as_raw_fd(), arena.record.as_fd().as_raw_fd())
+        .and_then(|()| out.flush())
+        .expect("the parent reads");
+    for round in 1.. {
+        for page in (0..PAGES).map(PageId) {
+            let (taken, owned) = (Version(2 * round), Version(2 * round + 1));
+            let bytes = contents(taken.0);
+            if order == Order::RecordBeforeBytes {
+                arena.record.set(page, taken);
+                arena.store.write(page.start().0 as usize, bytes.as_slice());
+            }
+            rig.locked(|memory| memory.install(page, Contents::Bytes(bytes.as_slice()), Access::Read, taken));
+            if order == Order::StoresBeforeRecord {
+                rig.locked(|memory| memory.protect(page, Access::Write));
+                rig.store(page.0, owned.0);
+            }
+            rig.locked(|memory| memory.set_version(page, owned));
+            rig.locked(|memory| memory.protect(page, Access::Write));
+            rig.store(page.0, owned.0);
+            if page.0 % 4 == 0 {
+                rig.locked(|memory| memory.protect(page, Access::None));
+                if order == Order::PunchBeforeClearing {
+                    let start = page.start().0 as usize;
+                    arena.store.punch(start..start + PAGE_SIZE).expect("memory is given back");
+                }
+                rig.locked(|memory| memory.discard(page));
+            }
+        }
+    }
+    unreachable!("the parent kills this process")
+}
+
+/// The process under test: this test binary again.
+#[test]
+#[ignore = "is what the other tests of this file kill"]
+fn victim() {
+    let Ok(order) = std::env::var(ORDER) else { return };
+    let all = [&[Order::Shipped][..], &TURNED].concat();
+    work(all.into_iter().find(|known| format!("{known:?}") == order).expect("a known order"));
+}
+
+struct Victim(Child);
+
+impl Drop for Victim {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// Runs the process, kills it some time after it has begun, and returns what of its pages is not what its record
+/// says.
+fn kill_once(order: Order, after: Duration) -> Vec<String> {
+    let myself = std::env::current_exe().expect("a program");
+    let name = format!("{}::victim", module_path!().split_once("::").expect("a crate").1);
+    let mut command = Command::new(myself);
+    command
+        .args(["--exact", &name, "--ignored", "--nocapture", "--test-threads=1"])
+        .env(ORDER, format!("{order:?}"));
+    let child = command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().expect("a process");
+    let mut victim = Victim(child);
+    let mut stdout = victim.0.stdout.take().expect("a pipe");
+    let files = read_descriptors(&mut stdout);
+    let [arena, record] = files.map(|number| {
+        let path = format!("/proc/{}/fd/{number}", victim.0.id());
+        File::options().read(true).write(true).open(path).expect("a descriptor of a process of this user")
+    });
+    // The moment of the kill: nothing comes through the pipe.
+    let mut fds = [PollFd::new(stdout.as_fd(), PollFlags::POLLIN)];
+    let _ = ppoll(&mut fds, Some(TimeSpec::from_duration(after)), None);
+    drop(victim);
+    let len = PAGES as usize * PAGE_SIZE;
+    let store = Store::open(arena, len).expect("a mapping");
+    let record = Record::open(record, PAGES).expect("a mapping");
+    let wrong = |page: PageId| {
+        let mut bytes = PageBuf::zeroed();
+        store.read(page.start().0 as usize, bytes.as_mut_slice());
+        let words: Vec<u64> = bytes
+            .as_slice()
+            .chunks_exact(8)
+            .map(|word| u64::from_le_bytes(word.try_into().expect("8")))
+            .collect();
+        let is_true = match record.get(page) {
+            Recorded::Nothing => true,
+            // Taken in: all words are of this version. Owned: the others are of the one before, and the first may be.
+            Recorded::Version(version) if version.0 % 2 == 0 => words.iter().all(|&word| word == version.0),
+            Recorded::Version(version) => {
+                words[1..].iter().all(|&word| word == version.0 - 1)
+                    && [version.0, version.0 - 1].contains(&words[0])
+            }
+            Recorded::Doubt => false,
+        };
+        (!is_true)
+            .then(|| format!("{page:?} is recorded as {:?} and begins {:?}", record.get(page), &words[..2]))
+    };
+    (0..PAGES).filter_map(|page| wrong(PageId(page))).collect()
+}
+
+/// The two numbers of the line with which the process begins.
+fn read_descriptors(stdout: &mut impl Read) -> [i32; 2] {
+    let mut text = String::new();
+    let mut byte = [0];
+    loop {
+        assert_eq!(stdout.read(&mut byte).expect("a pipe"), 1, "the process has ended: {text}");
+        text.push(char::from(byte[0]));
+        if let Some(line) = text.split_once("files ").and_then(|(_, rest)| rest.strip_suffix('\n')) {
+            let mut numbers = line.split_whitespace().map(|number| number.parse().expect("a number"));
+            return [(); 2].map(|()| numbers.next().expect("two numbers"));
+        }
+    }
+}
+
+fn kills() -> u64 {
+    if std::env::var_os("LONG").is_some() { 10_000 } else { 200 }
+}
+
+/// Sweeps the moment of the kill; ends with the first wrong page.
+fn sweep(order: Order, kills: u64) -> Vec<String> {
+    let moment = |kill: u64| Duration::from_micros(kill.wrapping_mul(7_919) % SWEEP_US);
+    (0..kills).map(|kill| kill_once(order, moment(kill))).find(|wrong| !wrong.is_empty()).unwrap_or_default()
+}
+
+#[test]
+fn what_a_killed_process_has_recorded_lies_in_its_memory() {
+    assert_eq!(sweep(Order::Shipped, kills()), Vec::<String>::new());
+}
+
+#[test]
+fn a_record_that_is_written_in_another_order_is_found_out() {
+    for order in TURNED {
+        assert!(!sweep(order, 10_000).is_empty(), "{order:?} was not found");
+    }
+}
