@@ -8,6 +8,7 @@
 //! transaction a page at a time, and a transaction ends when the requester has mapped the page.
 //! `directory` is the home's side, `cache` the requester's, `lock` and `barrier` stand beside.
 
+mod authority;
 mod barrier;
 mod batch;
 mod cache;
@@ -40,7 +41,7 @@ pub use resident::{MemoryLimit, Occupancy};
 
 use crate::config::coherence::{INSTRUCTION_PAGES_MAX, LAZY_MESSAGES_MAX};
 use crate::config::membership::EPOCHS_MAX;
-use crate::page::{Access, EXTENT_PAGES, Epoch, ExtentId, LockWords, Memory, NodeId, PageBuf, PageId, Time};
+use crate::page::{Access, Epoch, LockWords, Memory, NodeId, PageBuf, PageId, Time};
 use barrier::Barriers;
 use cache::Cache;
 use directory::Directory;
@@ -358,6 +359,11 @@ impl Coherence {
         self.outbox.send_due(now);
     }
 
+    /// To which program a member belongs, if to any. A member of which nothing was told may come to any barrier.
+    pub fn tell_program(&mut self, member: NodeId, program: Option<u64>) {
+        self.barriers.tell_program(member, program);
+    }
+
     /// The next thing to send or to tell, in order.
     pub fn poll_output(&mut self) -> Option<Output> {
         let output = self.outbox.outputs.pop_front();
@@ -425,6 +431,11 @@ impl Coherence {
     /// Whether a page's version is only known to its owner; for the checks of the simulator.
     pub fn directory_entry(&self, page: PageId) -> Option<(Option<NodeId>, NodeSet, Version)> {
         self.directory.entry(page)
+    }
+
+    /// At homes: the most requests that wait for one page.
+    pub fn longest_queue(&self) -> usize {
+        self.directory.longest_queue()
     }
 
     /// Whether nothing is outstanding: no request, no open transaction, no message held up.
@@ -568,6 +579,15 @@ impl Coherence {
                 let (directory, mut ctx) = self.directory_parts(now, memory);
                 directory.on_message(&mut ctx, from, message, page);
             }
+            // The home knows which owner is to answer its own request. Another requester does not.
+            Message::ToNode(ToNode::Data { page, .. })
+                if from != self.me
+                    && self.is_home(page)
+                    && !self.directory.awaits_bytes(page, from)
+                    && !self.planted.has(Plant::HomeTakesPagesFromAnybody) =>
+            {
+                self.counters.stale_messages += 1;
+            }
             Message::ToNode(message) => {
                 if let ToNode::Located { extent, home } = message {
                     self.places.locate(extent, home);
@@ -590,49 +610,6 @@ impl Coherence {
         self.locks.recall(self.planted, lock, memory);
         react(self);
         self.locks.lend(lock, memory);
-    }
-
-    /// A page or lock outside every known region can only be named by a broken peer, or by a late
-    /// duplicate about a region that is gone. What a home says counts from the page's home alone, and where homes
-    /// are from their manager; a page itself may come from any owner.
-    fn concerns_us(&self, from: NodeId, message: &Message) -> bool {
-        let known = |page| self.places.region(page).is_some();
-        // A node that does not know the page's home has asked for nothing: a late message to its predecessor.
-        let is_of_home = |page| known(page) && self.places.home(page).is_none_or(|home| home == from);
-        let home_in = |extent: ExtentId, home| {
-            let first = PageId(extent.0.saturating_mul(EXTENT_PAGES));
-            self.places.region(first).is_some_and(|region| region.homes.contains(&home))
-        };
-        match *message {
-            Message::ToHome(ref message) => match *message {
-                ToHome::GetS { page, .. }
-                | ToHome::GetM { page, .. }
-                | ToHome::DataHome { page, .. }
-                | ToHome::InvAck { page, .. }
-                | ToHome::Installed { page, .. }
-                | ToHome::WriteBack { page, .. }
-                | ToHome::Drop { page, .. }
-                | ToHome::LostAck { page, .. } => known(page),
-                ToHome::Locate { extent, nearest } => home_in(extent, nearest),
-                ToHome::Leave => true,
-            },
-            Message::ToNode(ref message) => match *message {
-                ToNode::Data { page, .. } => known(page),
-                ToNode::Forward { page, .. }
-                | ToNode::Grant { page, .. }
-                | ToNode::Inv { page, .. }
-                | ToNode::Hurry { page, .. }
-                | ToNode::WriteBackAck { page, .. }
-                | ToNode::Lost { page, .. } => is_of_home(page),
-                ToNode::Located { extent, home } => {
-                    let first = PageId(extent.0.saturating_mul(EXTENT_PAGES));
-                    home_in(extent, home) && self.places.manager(first) == Some(from)
-                }
-                ToNode::LeaveAck => true,
-            },
-            Message::Lock(ref message) => known(message.lock().0),
-            Message::Barrier(_) => true,
-        }
     }
 
     fn on_node_died<M: Memory>(&mut self, now: Time, dead: NodeId, memory: &mut M) {

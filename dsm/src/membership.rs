@@ -72,6 +72,14 @@ impl Kind {
             Kind::Rank { rank, .. } => Some(rank),
         }
     }
+
+    /// The number of a rank's program.
+    pub fn program(&self) -> Option<u64> {
+        match *self {
+            Kind::Daemon => None,
+            Kind::Rank { program, .. } => Some(program),
+        }
+    }
 }
 
 /// What a node tells of itself when it joins.

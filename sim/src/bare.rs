@@ -78,6 +78,7 @@ impl World {
         let vanished = has_left && is_about_pages && self.shared.plan.vanishes;
         let receiver = &self.nodes[parcel.to.0.0 as usize];
         !cut && !vanished
+            && !self.is_true_by_now(from, &parcel.message)
             && matches!(receiver.phase, Phase::Up | Phase::Leaving)
             && receiver.incarnation == parcel.to.1
             && receiver.view[from.0 as usize] == Some(incarnation)

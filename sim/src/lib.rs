@@ -7,6 +7,7 @@
 mod bare;
 mod cluster;
 mod explore;
+mod lies;
 mod local;
 mod machines;
 mod members;
@@ -83,7 +84,7 @@ pub fn run_seed(seed: u64, options: Options) -> Result<Report, Box<Violation>> {
     guarded(seed, || {
         let mut rng = Rng::with_seed(seed);
         let plan = Plan::draw(&mut rng);
-        World::new(plan, rng, options).run()
+        World::new(plan, rng, options).with_liar().run()
     })
 }
 

@@ -126,6 +126,7 @@ impl World {
                 self.record(other, What::LearnsJoin { node });
                 self.feed(other, Input::NodeJoined(node));
             }
+            self.tell_program(other);
         }
         self.start(node);
         // A home that died before stays dead for whoever comes later.

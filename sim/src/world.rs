@@ -7,12 +7,13 @@ use std::collections::BinaryHeap;
 use fastrand::Rng;
 use pagemesh::coherence::{
     Attempt, BarrierId, Coherence, Failure, Fault, Input, LockId, Message, NodeSet, OpId, Output, RegionInfo,
-    Version,
+    ToHome, Version,
 };
 use pagemesh::page::{Access, Epoch, NodeId, PageBuf, PageId, Span, Time};
 use smallvec::SmallVec;
 
 use crate::bare::Parcel;
+use crate::lies::Liar;
 use crate::local::{Local, NodeMemory, Shared};
 use crate::oracle::Oracle;
 use crate::plan::{CROWDED_PAGES, Departure, Plan};
@@ -23,6 +24,10 @@ use crate::{Options, Prize, Report};
 
 /// Events of one run; beyond it something goes round in circles.
 const EVENTS_MAX: u64 = 2_000_000;
+/// Lies of one run.
+const LIES_MAX: u32 = 60;
+/// What one node can wait for at a page's home: its request, its bytes' return or end, and its departure.
+const QUEUED_MAX: usize = 4;
 /// The one program of a run, and its one barrier.
 pub(crate) const BARRIER: BarrierId = BarrierId { program: 1, index: 0 };
 
@@ -37,6 +42,8 @@ pub(crate) struct World {
     next_incarnation: u32,
     options: Options,
     pub(crate) work: Work,
+    /// A node that lies, if there is one.
+    pub(crate) liar: Option<Liar>,
 }
 
 /// One node of the run: a slot of the cluster, and who is in it.
@@ -106,6 +113,7 @@ impl World {
             next_incarnation: 0,
             options,
             work: Work::default(),
+            liar: None,
         };
         for node in (0..nodes).map(NodeId) {
             let fresh = world.fresh_node(node);
@@ -123,6 +131,25 @@ impl World {
             world.schedule(at, Event::Depart { index: index as u8 });
         }
         world
+    }
+
+    /// One of eight such runs has a member that lies. Its dice are its own, so the others are as they would be.
+    pub(crate) fn with_liar(mut self) -> World {
+        let mut rng = Rng::with_seed(self.shared.rng.get_seed() ^ 0x11e5);
+        if rng.u32(..8) == 0 {
+            let node = NodeId(rng.u16(..self.shared.plan.nodes));
+            self.liar = Some(Liar { node, one_in: rng.u32(2..12), left: LIES_MAX, rng, wanted: Vec::new() });
+            (0..self.shared.plan.nodes).for_each(|other| self.tell_program(NodeId(other)));
+        }
+        self
+    }
+
+    /// Tells a node that the liar has no business at the barriers of the run, if so it is.
+    pub(crate) fn tell_program(&mut self, node: NodeId) {
+        let Some(liar) = self.liar.as_ref().map(|liar| liar.node) else { return };
+        let is_fresh = self.node(liar).incarnation > u32::from(self.shared.plan.nodes);
+        let program = (!is_fresh && self.shared.plan.members.contains(liar)).then_some(BARRIER.program);
+        self.node(node).core.tell_program(liar, program);
     }
 
     /// A node that has just been started in a slot.
@@ -442,6 +469,7 @@ impl World {
         if self.node(node).phase != Phase::Up {
             return;
         }
+        self.lie(node);
         let Shared { plan, rng, .. } = &mut self.shared;
         let page = plan.pages[rng.usize(..plan.pages.len())];
         if plan.evict_one_in.is_some_and(|one_in| rng.u32(..one_in) == 0) {
@@ -564,6 +592,11 @@ impl World {
         }
         let Some(incarnation) = self.node(from).view[to.0 as usize] else { return };
         self.work.messages += 1;
+        if let (Message::ToHome(ToHome::GetM { page, .. }), Some(liar)) = (message, &mut self.liar)
+            && liar.node == from
+        {
+            liar.wanted.push(page);
+        }
         self.post_message(from, (to, incarnation), message, page);
     }
 
@@ -593,8 +626,12 @@ impl World {
         let slot = &mut self.nodes[node.0 as usize];
         let oracle = &mut self.shared.oracle;
         let violations = slot.core.counters().violations;
-        if violations > 0 {
+        if violations > 0 && self.liar.is_none() {
             oracle.fail(|| format!("nothing impossible arrives: {node} counts {violations}"));
+        }
+        let (longest, nodes) = (slot.core.longest_queue(), usize::from(self.shared.plan.nodes));
+        if longest > QUEUED_MAX * nodes {
+            oracle.fail(|| format!("every queue is within its bound: {longest} wait for a page at {node}"));
         }
     }
 

@@ -21,12 +21,17 @@ use super::plant::{Plant, Planted};
 use super::{Failure, OpId, Outbox};
 use crate::page::NodeId;
 
+/// Barriers that a home keeps: a program that needs more has one for each number that it computes.
+pub(super) const BARRIERS_MAX: usize = 1 << 16;
+
 /// Both sides of all barriers of a node.
 #[derive(Clone, Default)]
 pub(super) struct Barriers {
     members: FxHashMap<BarrierId, Member>,
     homes: FxHashMap<BarrierId, Home>,
     dead: NodeSet,
+    /// The program of each member that was told of.
+    programs: FxHashMap<NodeId, Option<u64>>,
 }
 
 /// This node's own arrivals.
@@ -76,6 +81,24 @@ impl Home {
 }
 
 impl Barriers {
+    pub(super) fn tell_program(&mut self, member: NodeId, program: Option<u64>) {
+        self.programs.insert(member, program);
+    }
+
+    /// Whether a member can be one of this barrier.
+    pub(super) fn may_come(&self, member: NodeId, barrier: BarrierId) -> bool {
+        self.programs.get(&member).is_none_or(|program| *program == Some(barrier.program))
+    }
+
+    /// Barriers that this node is home of.
+    pub(super) fn kept(&self) -> usize {
+        self.homes.len()
+    }
+
+    pub(super) fn is_kept(&self, barrier: BarrierId) -> bool {
+        self.homes.contains_key(&barrier)
+    }
+
     pub(super) fn arrive(
         &mut self,
         me: NodeId,
@@ -85,6 +108,9 @@ impl Barriers {
         barrier: BarrierId,
         members: NodeSet,
     ) {
+        if self.members.len() >= BARRIERS_MAX && !self.members.contains_key(&barrier) {
+            return outbox.done(op, Err(Failure::BarrierMisuse));
+        }
         let member = self.members.entry(barrier).or_default();
         if member.has_quit {
             return outbox.done(op, Err(Failure::Leaving));
@@ -167,8 +193,8 @@ impl Barriers {
             }
             BarrierMessage::Release { barrier, generation } => {
                 let any = planted.has(Plant::BarrierIgnoresGeneration);
-                let member = self.members.entry(barrier).or_default();
-                if (member.generation == generation || any)
+                if let Some(member) = self.members.get_mut(&barrier)
+                    && (member.generation == generation || any)
                     && let Some(op) = member.waiting.take()
                 {
                     member.generation += 1;
@@ -177,8 +203,8 @@ impl Barriers {
                 }
             }
             BarrierMessage::Broken { barrier, generation, dead } => {
-                let member = self.members.entry(barrier).or_default();
-                if member.generation == generation
+                if let Some(member) = self.members.get_mut(&barrier)
+                    && member.generation == generation
                     && let Some(op) = member.waiting.take()
                 {
                     member.dead = (dead != me).then_some(dead);
@@ -207,8 +233,8 @@ impl Barriers {
                 self.on_withdraw(me, planted, outbox, from, arrival);
             }
             BarrierMessage::Withdrawn { barrier, generation, arrival } => {
-                let member = self.members.entry(barrier).or_default();
-                if (member.generation, member.arrivals) == (generation, arrival)
+                if let Some(member) = self.members.get_mut(&barrier)
+                    && (member.generation, member.arrivals) == (generation, arrival)
                     && let Some(op) = member.waiting.take()
                 {
                     outbox.done(op, Err(Failure::Abandoned));

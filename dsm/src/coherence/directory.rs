@@ -100,6 +100,17 @@ impl Directory {
         self.table.peek(page).map(|entry| (entry.owner, entry.copyset, entry.version))
     }
 
+    /// Whether an owner was told to send the page to a requester.
+    pub(super) fn awaits_bytes(&self, page: PageId, owner: NodeId) -> bool {
+        let open = self.busy.get(&page).and_then(|busy| busy.open.as_ref());
+        open.is_some_and(|open| open.forwarded == Some(owner))
+    }
+
+    /// The most requests that wait for one page.
+    pub(super) fn longest_queue(&self) -> usize {
+        self.busy.values().map(|busy| busy.queue.len()).max().unwrap_or(0)
+    }
+
     pub(super) fn lost_pages(&self) -> Vec<(PageId, NodeId)> {
         let lost = |page| Some((page, self.table.peek(page)?.lost?));
         self.table.pages().into_iter().filter_map(lost).collect()
@@ -157,7 +168,14 @@ impl Directory {
     }
 
     fn enqueue<M: Memory>(&mut self, ctx: &mut Context<'_, M>, page: PageId, queued: Queued) {
-        self.busy.entry(page).or_default().queue.push(queued);
+        let queue = &mut self.busy.entry(page).or_default().queue;
+        // A node asks for one thing at a time; only a late duplicate, or a peer that breaks the protocol, is found here.
+        let known = queue.iter().position(|other| other.is_like(&queued));
+        match known.filter(|_| !ctx.planted.has(Plant::HomeQueuesWithoutBound)) {
+            Some(at) if queue[at].precedes(&queued) => queue[at] = queued,
+            Some(_) => ctx.counters.stale_messages += 1,
+            None => queue.push(queued),
+        }
         self.drain(ctx, page);
     }
 
@@ -562,6 +580,26 @@ impl Directory {
 }
 
 impl Queued {
+    /// Whether both are requests, or both say the same of a version, of one node.
+    fn is_like(&self, other: &Queued) -> bool {
+        match (self, other) {
+            (Queued::Get { from, .. }, Queued::Get { from: other, .. })
+            | (Queued::WriteBack { from, .. }, Queued::WriteBack { from: other, .. })
+            | (Queued::Drop { from, .. }, Queued::Drop { from: other, .. }) => from == other,
+            (_, _) => false,
+        }
+    }
+
+    /// Whether another of its like is newer.
+    fn precedes(&self, other: &Queued) -> bool {
+        match (self, other) {
+            (Queued::Get { req, .. }, Queued::Get { req: other, .. }) => req < other,
+            (Queued::WriteBack { version, .. }, Queued::WriteBack { version: other, .. })
+            | (Queued::Drop { version, .. }, Queued::Drop { version: other, .. }) => version < other,
+            (_, _) => false,
+        }
+    }
+
     /// Whether this is the node's write-back of that very version.
     fn gives_back(&self, node: NodeId, current: Version) -> bool {
         match *self {

@@ -396,7 +396,7 @@ impl Locks {
         broken: bool,
     ) {
         let home = self.homes.entry(lock).or_default();
-        if broken {
+        if broken && home.chain.contains(&(from, req)) {
             home.chain.retain(|slot| slot.0 != from);
             self.break_lock(me, outbox, lock, from);
             outbox.send(me, from, LockMessage::ReturnAck { lock, req });
@@ -405,7 +405,8 @@ impl Locks {
             home.token = home.token.max(token);
             outbox.send(me, from, LockMessage::ReturnAck { lock, req });
         }
-        // Otherwise a forward is on its way to the node, which will hand the lock on.
+        // Otherwise a forward is on its way to the node, which will hand the lock on; or the lock was broken, as it
+        // will hear; or it never had the lock.
     }
 
     /// A queued node died. If the lock had passed it, the queue goes on without it; if it had not,

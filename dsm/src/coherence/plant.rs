@@ -21,6 +21,8 @@ pub enum Plant {
     HomeIgnoresInstalledTxn,
     HomePunchesItsPage,
     HomeLetsGoOfWhoIsAwaited,
+    HomeQueuesWithoutBound,
+    HomeTakesPagesFromAnybody,
     OwnerSendsNoDataHome,
     OwnerReadsBeforeProtect,
     OwnerLowersOnPaperOnly,
@@ -45,19 +47,23 @@ pub enum Plant {
     NodeEvictsHeldPage,
     NodeForgetsWhoWaits,
     NodeHoldsWhileItWaitsForRoom,
+    NodeServesPagesOfOtherHomes,
     LockForwardIgnoresTenure,
     LockGrantIgnoresRequest,
     LockForgetsRequestNumbers,
     LockRecallMissesHolder,
     LockBusyForgetsItsPlace,
+    LockTakesAnybodysWord,
     BarrierIgnoresGeneration,
     BarrierIgnoresArrivalNumbers,
     BarrierWithdrawsAfterItsEnd,
+    BarrierTakesAnybodysWord,
+    BarrierTakesStrangers,
 }
 
 impl Plant {
     /// Every fault.
-    pub const ALL: [Plant; 48] = [
+    pub const ALL: [Plant; 54] = [
         Plant::HomeDoesNotAwaitInstalled,
         Plant::HomeDoesNotAwaitDataHome,
         Plant::HomeReadsBeforeDataHome,
@@ -74,6 +80,8 @@ impl Plant {
         Plant::HomeIgnoresInstalledTxn,
         Plant::HomePunchesItsPage,
         Plant::HomeLetsGoOfWhoIsAwaited,
+        Plant::HomeQueuesWithoutBound,
+        Plant::HomeTakesPagesFromAnybody,
         Plant::OwnerSendsNoDataHome,
         Plant::OwnerReadsBeforeProtect,
         Plant::OwnerLowersOnPaperOnly,
@@ -98,14 +106,18 @@ impl Plant {
         Plant::NodeEvictsHeldPage,
         Plant::NodeForgetsWhoWaits,
         Plant::NodeHoldsWhileItWaitsForRoom,
+        Plant::NodeServesPagesOfOtherHomes,
         Plant::LockForwardIgnoresTenure,
         Plant::LockGrantIgnoresRequest,
         Plant::LockForgetsRequestNumbers,
         Plant::LockRecallMissesHolder,
         Plant::LockBusyForgetsItsPlace,
+        Plant::LockTakesAnybodysWord,
         Plant::BarrierIgnoresGeneration,
         Plant::BarrierIgnoresArrivalNumbers,
         Plant::BarrierWithdrawsAfterItsEnd,
+        Plant::BarrierTakesAnybodysWord,
+        Plant::BarrierTakesStrangers,
     ];
 }
 

@@ -1,6 +1,7 @@
 //! The core driven by hand: races written down with their order of delivery, every reaction of both
 //! tables as a snapshot, and the bytes of the messages.
 
+mod authority;
 mod bytes;
 mod crossings;
 mod deaths;

@@ -168,7 +168,10 @@ impl Machine {
         let joined = membership.view().epoch;
         let is_member = |id: &NodeId| membership.view().member(*id).is_some();
         let nearest = self.cores.nearest.filter(is_member).unwrap_or(me);
-        let coherence = Coherence::new(me, joined, nearest, COORDINATOR).with_limit(self.cores.limit());
+        let mut coherence = Coherence::new(me, joined, nearest, COORDINATOR).with_limit(self.cores.limit());
+        for member in &membership.view().members {
+            coherence.tell_program(member.id, member.intro.kind.program());
+        }
         self.cores.coherence = Some(coherence);
         for node in others {
             self.connect_to(now, node);
@@ -227,7 +230,7 @@ impl Machine {
         let (after, before): (Vec<&Member>, Vec<&Member>) =
             joined.iter().partition(|member| is_vacated(member.id));
         for member in before {
-            self.cores.input(now, Input::NodeJoined(member.id), host);
+            self.cores.on_member(now, member, host);
         }
         if self.cores.rules.hears_leavers_out() {
             self.deliver_last_words(now, left, host);
@@ -258,7 +261,7 @@ impl Machine {
             self.cores.on_death(&death);
         }
         for member in after {
-            self.cores.input(now, Input::NodeJoined(member.id), host);
+            self.cores.on_member(now, member, host);
         }
         self.cores.has_new_view = true;
         if !self.cores.rules.installs_whole_views() {
@@ -273,6 +276,13 @@ impl Cores {
         match self.silence_max {
             Some(longest) => membership.with_silence_max(longest),
             None => membership,
+        }
+    }
+
+    fn on_member<H: Host>(&mut self, now: Time, member: &Member, host: &mut H) {
+        self.input(now, Input::NodeJoined(member.id), host);
+        if let Some(coherence) = &mut self.coherence {
+            coherence.tell_program(member.id, member.intro.kind.program());
         }
     }
 
