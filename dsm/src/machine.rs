@@ -23,10 +23,8 @@ use std::collections::{BTreeMap, VecDeque};
 use std::net::SocketAddr;
 
 use rustc_hash::FxHashMap;
-use smallvec::SmallVec;
 use tracing::Level;
 
-pub use calls::{CallEvent, CallRefused};
 pub use describe::describe;
 pub use egress::Outputs;
 pub use lifecycle::{Departing, Departure, LeaveFailure, Lifecycle, Why};
@@ -45,6 +43,7 @@ use crate::net::{Endpoint, OutMessage, Priority, SessionHandle};
 use crate::page::{
     Epoch, Incarnation, LockWords, Memory, NodeId, PAGE_SIZE, PageBuf, PageId, PeerId, Span, Time,
 };
+use crate::rpc::core::Calls;
 use egress::Egress;
 use gate::Gate;
 use losses::Losses;
@@ -163,6 +162,10 @@ pub enum Output {
         /// How.
         outcome: Outcome,
     },
+    /// Something that a thread waits for in the calls.
+    Call(crate::rpc::core::Output),
+    /// This start of a node is no member any more.
+    Gone(PeerId),
     /// Text for the operator.
     Note(Level, String),
     /// Whether a debugger has stopped this process of this host is to be found out; then [`Event::Traced`].
@@ -211,6 +214,7 @@ pub struct Machine {
     endpoint: Endpoint,
     cores: Cores,
     sends: Vec<Send>,
+    call_message: Vec<u8>,
 }
 
 /// A message of the coherence core, its receiver, and the page that it carries.
@@ -247,8 +251,10 @@ struct Cores {
     crowding: Vec<PageId>,
     outputs: Outputs,
     pending: VecDeque<Output>,
-    /// What has come for the calls.
-    call_events: SmallVec<[CallEvent; 2]>,
+    /// What threads of this node call, and what they are asked.
+    calls: Calls,
+    /// This node has ended, and the calls have not heard of it.
+    calls_end: bool,
     coordinator_session: Option<SessionHandle>,
     /// Sessions under way to members.
     connecting: FxHashMap<SessionHandle, NodeId>,
@@ -288,7 +294,8 @@ impl Machine {
             crowding: Vec::new(),
             outputs: Outputs::default(),
             pending: VecDeque::new(),
-            call_events: SmallVec::new(),
+            calls: Calls::default().with_rules(config.rules.calls()),
+            calls_end: false,
             coordinator_session: None,
             connecting: FxHashMap::default(),
             departing: Vec::new(),
@@ -297,7 +304,7 @@ impl Machine {
             drained_at: None,
             listening_since: Time(0),
         };
-        Machine { endpoint, cores, sends: Vec::new() }
+        Machine { endpoint, cores, sends: Vec::new(), call_message: Vec::new() }
     }
 
     /// Starts to found a cluster (no address), or to join the one whose coordinator is at `join`.
@@ -382,6 +389,7 @@ impl Machine {
             }
             moved |= self.cores.admit_regions();
             moved |= self.send_outputs(now);
+            moved |= self.send_calls(now);
             moved |= self.send_waiting(now);
             for session in std::mem::take(&mut self.cores.violators) {
                 let reason = "message that does not decode";
@@ -409,17 +417,8 @@ impl Machine {
 
     /// The next output.
     pub fn poll_output(&mut self) -> Option<Output> {
-        self.cores.pending.pop_front()
-    }
-
-    /// What has come for the calls, in the order of arrival.
-    pub fn take_calls(&mut self) -> SmallVec<[CallEvent; 2]> {
-        std::mem::take(&mut self.cores.call_events)
-    }
-
-    /// Whether something has come for the calls.
-    pub fn has_calls(&self) -> bool {
-        !self.cores.call_events.is_empty()
+        let call = || self.cores.calls.poll_output().map(Output::Call);
+        self.cores.pending.pop_front().or_else(call)
     }
 
     /// The endpoint.
@@ -437,7 +436,8 @@ impl Machine {
         let heartbeat = self.cores.next_heartbeat;
         let coherence = self.cores.coherence.as_ref().and_then(Coherence::poll_timeout);
         let leaving = self.cores.lifecycle.poll_timeout();
-        let due = [coherence, self.endpoint.poll_timeout(), leaving].into_iter().flatten().min();
+        let calls = self.cores.calls.poll_timeout();
+        let due = [coherence, self.endpoint.poll_timeout(), leaving, calls].into_iter().flatten().min();
         due.map_or(heartbeat, |due| due.min(heartbeat))
     }
 
@@ -524,6 +524,9 @@ impl Machine {
         {
             self.cores.input(now, Input::Timer, host);
         }
+        if self.cores.calls.poll_timeout().is_some_and(|due| due <= now) {
+            self.cores.calls.handle_timeout(now);
+        }
         if now < self.cores.next_heartbeat {
             return;
         }
@@ -594,9 +597,9 @@ impl Cores {
     fn deliver<H: Host>(&mut self, now: Time, session: SessionHandle, bytes: &[u8], host: &mut H) {
         let understood = match bytes.split_first() {
             Some((&channel::COHERENCE, rest)) => self.deliver_batch(now, session, bytes, rest, host),
-            Some((&channel::CALLS, rest)) => self.deliver_calls(session, bytes, rest),
+            Some((&channel::CALLS, rest)) => self.deliver_calls(now, session, bytes, rest),
             Some((&channel::CONTROL, rest)) => self.deliver_control(now, session, rest),
-            Some((&channel::GUEST, rest)) => self.deliver_guest(session, rest),
+            Some((&channel::GUEST, rest)) => self.deliver_guest(now, session, rest),
             Some((&channel::LOSS, rest)) => self.deliver_loss(self.routes.node(session), rest),
             Some(_) | None => false,
         };
@@ -729,6 +732,7 @@ impl Cores {
 
 fn typed(channel: u8, body: &[u8]) -> OutMessage {
     let mut message = OutMessage::default();
+    message.head.reserve(1 + body.len());
     message.head.push(channel);
     message.head.extend_from_slice(body);
     message

@@ -59,7 +59,7 @@ use crate::membership::{ElementType, Introduction, Kind, RegionRecord, Want};
 use crate::net::inject::Injector;
 use crate::net::udp::{DATAGRAM_MAX, Outlet, UdpSocket};
 use crate::net::{ClusterKey, Endpoint, EndpointConfig, TransmitBuf, Version};
-use crate::page::{Access, GlobalAddr, Incarnation, NodeId, PageId, PagePool, Span, Time};
+use crate::page::{Access, GlobalAddr, Incarnation, NodeId, PageId, PagePool, PeerId, Span, Time};
 use crate::settings::Settings;
 use leaving::current_thread;
 pub use local::LockHandle;
@@ -124,6 +124,12 @@ struct Inner {
 
 struct Locked {
     machine: Machine,
+    /// Who waits for its calls.
+    callers: crate::rpc::Callers,
+    /// Members that have gone, of which workers are to tell.
+    departed: Vec<PeerId>,
+    /// The machine has ended, of which workers are to tell.
+    has_ended: bool,
     /// The words of locks.
     words: LockTable,
     waits: Waits,
@@ -376,6 +382,9 @@ impl Inner {
         };
         let locked = Locked {
             machine: Machine::new(endpoint, machine),
+            callers: crate::rpc::Callers::default(),
+            departed: Vec::new(),
+            has_ended: false,
             words: LockTable::default(),
             waits: Waits::default(),
             wait_clock: WaitClock::default(),
@@ -579,10 +588,8 @@ impl Inner {
         let now = self.now();
         self.give(&mut locked, now, Event::Close(reason));
         self.settle(&mut locked, now);
+        self.hand_out_calls(&mut locked);
         drop(locked);
-        // No answer comes any more, and nobody takes one.
-        self.calls.endpoint.handle_end();
-        self.calls.endpoint.offer_deferred();
         self.calls.directory.end();
         self.calls.mailbox.end();
     }

@@ -23,29 +23,28 @@
 //!
 //! The bytes, and what a client is promised, are in `docs/rpc.md`.
 
-// Two cores that are plain values decide (`client`: what is open; `server`: what was seen, waits and runs);
-// `Endpoint` is the shell around both, one a node. A `Transport` carries the messages, a `Registry` names the
-// servers; nothing here knows the node, its sockets or its memory.
+// One value decides (`core`), the same in the simulator; `Endpoint` is the shell around it, one a node, and `callers`
+// what waits. A `Transport` carries the messages, a `Registry` names the servers; nothing here knows the node, its
+// sockets or its memory.
 
 mod call;
+mod callers;
 mod channel;
-mod client;
 mod context;
+#[doc(hidden)]
+pub mod core;
 #[doc(hidden)]
 pub mod dynamic;
 mod endpoint;
 mod error;
-mod frame;
 mod interface;
 #[doc(hidden)]
 pub mod local;
 mod meta;
 #[rustfmt::skip]
 mod meta_stubs;
+mod port;
 mod section;
-mod seen;
-mod server;
-mod stats;
 mod transport;
 mod wire;
 mod workers;
@@ -53,8 +52,8 @@ mod workers;
 pub use crate::page::PeerId;
 pub use call::{Call, Streaming};
 pub use channel::{Channel, Policy};
-pub use client::Progress;
 pub use context::{Context, Sink};
+pub use core::Progress;
 pub use endpoint::{Batch, Endpoint};
 pub use error::{Error, ErrorKind, Result};
 pub use interface::Service;
@@ -80,8 +79,13 @@ pub use wire::{
 // For whoever carries calls: the node, guests, tests.
 #[doc(hidden)]
 pub use crate::page::GUEST;
+pub(crate) use callers::{Callers, Deferred};
 #[doc(hidden)]
-pub use frame::{is_asked_again, is_message};
+pub use core::frame::{is_asked_again, is_message};
+#[doc(hidden)]
+pub use core::stats::MethodReading;
+#[doc(hidden)]
+pub use core::{Counters, SendError};
 #[doc(hidden)]
 pub use meta::serve_meta;
 #[doc(hidden)]
@@ -89,12 +93,9 @@ pub use meta_stubs::{
     META, Meta, MetaCalls, MetaClient, MetaDescribeError, MetaServer, MethodStatistics, NoSuchInterface,
     Served,
 };
+pub(crate) use port::{Port, State, enter_nowhere};
 pub(crate) use section::CallSection;
-#[doc(hidden)]
-pub use server::Counters;
-#[doc(hidden)]
-pub use stats::MethodReading;
-pub use transport::{Registry, SendError, Signal, Transport};
+pub use transport::{Registry, Signal, Transport};
 #[doc(hidden)]
 pub use workers::Workers;
 

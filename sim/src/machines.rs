@@ -23,6 +23,7 @@ use crate::local::Shared;
 use crate::oracle::Oracle;
 use crate::slab::Slab;
 use crate::trace::Trace;
+use calls::OpenCall;
 use network::{Datagram, Stranger};
 pub(crate) use plan::Plan;
 use process::{Phase, Process};
@@ -51,7 +52,7 @@ pub struct MachinesWork {
     pub starvations: u64,
     /// Links that did not work for a while.
     pub cuts: u64,
-    /// Messages of the calls that arrived.
+    /// Calls that ran.
     pub calls: u64,
     /// Datagrams that arrived.
     pub datagrams: u64,
@@ -70,8 +71,9 @@ pub(crate) struct Machines {
     datagrams: Slab<Datagram>,
     scheduled: u64,
     next_op: u64,
-    /// Calls that have arrived, by sender and number.
-    calls: BTreeSet<(u64, u64)>,
+    /// Calls that have run.
+    calls_run: BTreeSet<u64>,
+    open_calls: BTreeMap<u64, OpenCall>,
     next_call: u64,
     /// Some datagrams of the run, to be sent again.
     recorded: Vec<(SocketAddr, Vec<u8>)>,
@@ -138,7 +140,8 @@ impl Machines {
             datagrams: Slab::new(),
             scheduled: 0,
             next_op: 0,
-            calls: BTreeSet::new(),
+            calls_run: BTreeSet::new(),
+            open_calls: BTreeMap::new(),
             next_call: 0,
             recorded: Vec::new(),
             stranger: None,

@@ -1,48 +1,58 @@
-//! Messages of the calls: the machine carries them between its sessions and the calls, whose cores are elsewhere
-//! (`crate::rpc`).
+//! Between the machine's sessions and the calls, which are a value of their own (`crate::rpc::core`).
 
-use super::{Cores, Machine, channel, typed};
+use super::{Cores, Machine, Output, channel, typed};
 use crate::config::node::UNSENT_MESSAGES_MAX;
 use crate::config::rpc::CALLS_QUEUE_SHARE;
 use crate::membership::{Member, Membership};
 use crate::net::{self, Priority, SessionHandle};
 use crate::page::{GUEST, Incarnation, NodeId, PeerId, Time};
+use crate::rpc::core::{Calls, SendError};
 use crate::rpc::is_message;
 
+/// Longest buffer for messages of the calls that is kept.
+const SPARE_LEN_MAX: usize = 1 << 16;
 /// Longest message that travels ahead of pages.
 const CONTROL_LEN_MAX: usize = 1024;
 
-/// Something that concerns the calls.
-#[derive(Debug)]
-pub enum CallEvent {
-    /// A message of a peer.
-    Message(PeerId, Vec<u8>),
-    /// This start of the peer is no member any more.
-    Ended(PeerId),
-    /// This client has no session now, and may come back.
-    Away(PeerId),
-    /// This node cannot go on.
-    AllEnded,
-}
-
-/// Why a message of the calls was not taken. Nothing was sent.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum CallRefused {
-    /// There is no session with this start of the peer, and none is being made.
-    Unreachable,
-    /// The calls' part of the queue to the peer is full.
-    Full,
-    /// It is longer than a message may be.
-    TooLong,
-}
-
 impl Machine {
+    /// The calls of this node.
+    pub fn calls(&self) -> &Calls {
+        &self.cores.calls
+    }
+
+    /// The same, for what threads want of them; then [`Machine::flush`].
+    pub fn calls_mut(&mut self) -> &mut Calls {
+        &mut self.cores.calls
+    }
+
+    /// Sends what the calls have put out; true if there was something.
+    pub(super) fn send_calls(&mut self, now: Time) -> bool {
+        if std::mem::take(&mut self.cores.calls_end) {
+            self.cores.calls.handle_end(now);
+        }
+        // Kept from call to call for its memory.
+        let mut message = std::mem::take(&mut self.call_message);
+        let mut any = false;
+        message.clear();
+        while let Some(peer) = self.cores.calls.next_message(&mut message) {
+            any = true;
+            if let Err(refused) = self.send_call(now, peer, &message) {
+                self.cores.calls.handle_unsent(now, peer, &message, refused);
+            }
+            message.clear();
+        }
+        if message.capacity() <= SPARE_LEN_MAX {
+            self.call_message = message;
+        }
+        any
+    }
+
     /// Sends a message of the calls; never waits, and gives up no peer.
-    pub fn send_call(&mut self, now: Time, to: PeerId, message: &[u8]) -> Result<(), CallRefused> {
+    pub fn send_call(&mut self, now: Time, to: PeerId, message: &[u8]) -> Result<(), SendError> {
         let lifecycle = &self.cores.lifecycle;
         // Calls to members have all ended. A client may still wait for the answer to what ended this node.
         if lifecycle.is_closed() || (lifecycle.why().is_some() && to.node != GUEST) {
-            return Err(CallRefused::Unreachable);
+            return Err(SendError::Unreachable);
         }
         let priority = if message.len() <= CONTROL_LEN_MAX { Priority::Control } else { Priority::Bulk };
         let Some(session) = self.session_of(to) else {
@@ -54,12 +64,12 @@ impl Machine {
         let full = self.endpoint.queued(session) + message.total_len() > share;
         if full && self.cores.rules.divides_queues() {
             // The other half is for pages and control messages.
-            return Err(CallRefused::Full);
+            return Err(SendError::Full);
         }
         self.endpoint.send(now, session, message, priority).map_err(|error| match error {
-            net::SendError::Full => CallRefused::Full,
-            net::SendError::TooLong => CallRefused::TooLong,
-            net::SendError::Closed | net::SendError::NotConnected => CallRefused::Unreachable,
+            net::SendError::Full => SendError::Full,
+            net::SendError::TooLong => SendError::TooLong,
+            net::SendError::Closed | net::SendError::NotConnected => SendError::Unreachable,
         })
     }
 
@@ -70,16 +80,17 @@ impl Machine {
         to: PeerId,
         message: &[u8],
         priority: Priority,
-    ) -> Result<(), CallRefused> {
+    ) -> Result<(), SendError> {
         if self.peer(to.node) != Some(to) {
-            return Err(CallRefused::Unreachable);
+            return Err(SendError::Unreachable);
         }
         if self.cores.membership.as_ref().and_then(Membership::me) == Some(to.node) {
-            self.cores.call_events.push(CallEvent::Message(to, message.to_vec()));
+            // It is our own, and sound.
+            let _ = self.cores.calls.handle_message(now, to, message);
             return Ok(());
         }
         if self.cores.egress.waiting(to.node) >= UNSENT_MESSAGES_MAX {
-            return Err(CallRefused::Full);
+            return Err(SendError::Full);
         }
         self.send(now, to.node, typed(channel::CALLS, message), priority);
         Ok(())
@@ -100,18 +111,6 @@ impl Machine {
         self.endpoint.acknowledged(self.session_of(peer)?)
     }
 
-    /// A message of this peer was none of the calls': its session ends.
-    pub(crate) fn call_violation(&mut self, peer: PeerId) {
-        let session = self.session_of(peer);
-        self.cores.violators.extend(session);
-    }
-
-    /// Puts something aside for the calls.
-    #[cfg(test)]
-    pub(crate) fn push_call(&mut self, event: CallEvent) {
-        self.cores.call_events.push(event);
-    }
-
     /// Ends the session with a client. It may come back and ask again.
     pub(crate) fn close_guest(&mut self, now: Time, incarnation: Incarnation) {
         if let Some(session) = self.cores.routes.guest_session(incarnation) {
@@ -121,28 +120,37 @@ impl Machine {
 }
 
 impl Cores {
-    /// Puts a message of the calls aside; false if there is no room.
-    pub(super) fn deliver_calls(&mut self, session: SessionHandle, bytes: &[u8], rest: &[u8]) -> bool {
+    /// Takes a message of the calls; false if it is none, or came too early and there is no room for it.
+    pub(super) fn deliver_calls(
+        &mut self,
+        now: Time,
+        session: SessionHandle,
+        bytes: &[u8],
+        rest: &[u8],
+    ) -> bool {
         match self.routes.peer(session) {
-            Some(peer) => self.call_events.push(CallEvent::Message(peer, rest.to_vec())),
-            None => return is_message(rest) && self.keep_early(session, bytes),
+            Some(peer) => self.calls.handle_message(now, peer, rest).is_ok(),
+            None => is_message(rest) && self.keep_early(session, bytes),
         }
-        true
     }
 
-    /// Puts a message of a client aside; false if there is no such session.
-    pub(super) fn deliver_guest(&mut self, session: SessionHandle, rest: &[u8]) -> bool {
+    /// Takes a message of a client; false if it is none, or there is no such session.
+    pub(super) fn deliver_guest(&mut self, now: Time, session: SessionHandle, rest: &[u8]) -> bool {
         let Some(incarnation) = self.routes.guest(session) else { return false };
-        let peer = PeerId { node: GUEST, incarnation };
-        self.call_events.push(CallEvent::Message(peer, rest.to_vec()));
-        true
+        self.calls.handle_message(now, PeerId { node: GUEST, incarnation }, rest).is_ok()
     }
 
-    /// A session is over, which may have been a client's.
-    pub(super) fn guest_closed(&mut self, session: SessionHandle) {
+    /// A session is over, which may have been a client's: it may come back.
+    pub(super) fn guest_closed(&mut self, now: Time, session: SessionHandle) {
         if let Some(incarnation) = self.routes.guest_closed(session) {
-            self.call_events.push(CallEvent::Away(PeerId { node: GUEST, incarnation }));
+            self.calls.handle_peer_away(now, PeerId { node: GUEST, incarnation });
         }
+    }
+
+    /// This start of the peer is no member any more.
+    pub(super) fn peer_gone(&mut self, now: Time, peer: PeerId) {
+        self.calls.handle_peer_died(now, peer);
+        self.pending.push_back(Output::Gone(peer));
     }
 }
 

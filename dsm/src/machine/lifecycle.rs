@@ -2,7 +2,7 @@
 
 use tracing::Level;
 
-use super::{CallEvent, Cores, Host, Machine, Outcome, Output, close};
+use super::{Cores, Host, Machine, Outcome, Output, close};
 use crate::coherence::{Coherence, Failure, Input, NodeSet, OpId};
 use crate::config::node::{CONSENT_MAX, FLUSH_MAX, LEAVE_STALL_MAX, WRITE_BACK_STALL_MAX};
 use crate::membership::{COORDINATOR, Kind, Member, Membership};
@@ -295,6 +295,8 @@ impl Machine {
     pub(super) fn close_all(&mut self, now: Time, reason: &str) {
         let code = if self.cores.lifecycle.is_let_go() { close::DONE } else { close::ENDS };
         self.close_sessions(now, code, reason);
+        // No answer comes any more, and no thread takes one.
+        self.cores.calls_end = true;
     }
 
     fn close_sessions(&mut self, now: Time, code: u16, reason: &str) {
@@ -389,7 +391,7 @@ impl Cores {
             } else {
                 self.lifecycle = Lifecycle::Ended(why);
             }
-            self.call_events.push(CallEvent::AllEnded);
+            self.calls_end = true;
         }
         if self.rules.ends_waits() {
             self.pending.push_back(Output::Ended { departure: self.lifecycle.leaving_op() });

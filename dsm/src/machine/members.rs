@@ -5,7 +5,7 @@ use smallvec::SmallVec;
 use tracing::Level;
 
 use super::routes::link;
-use super::{CallEvent, Cores, Host, Machine, Why, close};
+use super::{Cores, Host, Machine, Why, close};
 use crate::coherence::{Coherence, Input};
 use crate::config::membership::HEARTBEAT;
 use crate::config::net::SESSIONS_CROWD;
@@ -119,7 +119,7 @@ impl Machine {
         reason: Option<CloseReason>,
     ) -> Option<String> {
         self.cores.departing.retain(|&(departing, _)| departing != session);
-        self.cores.guest_closed(session);
+        self.cores.guest_closed(now, session);
         let node = self.cores.forget_session(session);
         if let (Some(node), Some(reason)) = (node, &reason) {
             self.cores.note(Level::DEBUG, format!("the session with {node} is over: {reason}"));
@@ -241,7 +241,7 @@ impl Machine {
                 self.cores.input(now, Input::NodeLeft(member.id), host);
             }
             self.cores.left.insert(member.id, member.clone());
-            self.cores.call_events.push(CallEvent::Ended(member.into()));
+            self.cores.peer_gone(now, member.into());
             if let Some(session) = self.cores.forget_member(member) {
                 self.cores.departing.push((session, now + FLUSH_MAX));
             }
@@ -254,7 +254,7 @@ impl Machine {
             }
             self.cores.left.remove(&id);
             self.cores.record_losses(&death);
-            self.cores.call_events.push(CallEvent::Ended((&death.member).into()));
+            self.cores.peer_gone(now, (&death.member).into());
             if let Some(session) = self.cores.forget_member(&death.member) {
                 self.endpoint.close(now, session, close::EVICTED, &death.how);
             }

@@ -1,6 +1,8 @@
 //! Faults planted on purpose in the node around the cores, one rule each, chosen at run time: the check on the
 //! simulator's oracles. Outside the `planted` feature every rule holds, and its test is a constant.
 
+use crate::rpc::core;
+
 /// A rule of the machine that a mutated node breaks.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
 #[allow(missing_docs)] // The name is the rule that is broken.
@@ -22,11 +24,14 @@ pub enum Mutation {
     LeavesWithoutDraining,
     EndedLeavesOperationsOpen,
     EndedRevokesNothing,
+    RepliesGoToTheNextStart,
+    CallsEndTwice,
+    EndedLeavesCallsOpen,
 }
 
 impl Mutation {
     /// Every mutation.
-    pub const ALL: [Mutation; 17] = [
+    pub const ALL: [Mutation; 20] = [
         Mutation::GateTakesLaterEpochs,
         Mutation::GateOpensBetweenChanges,
         Mutation::GateDropsEarlyMessages,
@@ -44,6 +49,9 @@ impl Mutation {
         Mutation::LeavesWithoutDraining,
         Mutation::EndedLeavesOperationsOpen,
         Mutation::EndedRevokesNothing,
+        Mutation::RepliesGoToTheNextStart,
+        Mutation::CallsEndTwice,
+        Mutation::EndedLeavesCallsOpen,
     ];
 }
 
@@ -155,5 +163,26 @@ impl Rules {
     /// The end of a node takes the access to all pages away.
     pub(super) fn revokes_access(&self) -> bool {
         self.keeps(Mutation::EndedRevokesNothing)
+    }
+
+    /// Those of the calls.
+    #[cfg(feature = "planted")]
+    pub(super) fn calls(&self) -> core::Rules {
+        match self.broken {
+            Some(Mutation::RepliesGoToTheNextStart) => {
+                core::Rules::without(core::Mutation::RepliesGoToTheNextStart)
+            }
+            Some(Mutation::CallsEndTwice) => core::Rules::without(core::Mutation::CallsEndTwice),
+            Some(Mutation::EndedLeavesCallsOpen) => {
+                core::Rules::without(core::Mutation::EndedLeavesCallsOpen)
+            }
+            Some(_) | None => core::Rules::default(),
+        }
+    }
+
+    /// Those of the calls.
+    #[cfg(not(feature = "planted"))]
+    pub(super) fn calls(&self) -> core::Rules {
+        core::Rules::default()
     }
 }

@@ -27,7 +27,7 @@ use crate::fault::CoreSection;
 use crate::machine::{Event, Outcome, Output, describe};
 use crate::net::udp::{Received, datagrams};
 use crate::page::Time;
-use crate::rpc::CallSection;
+use crate::rpc::{CallSection, Deferred};
 
 /// The one thread that takes datagrams from the socket.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -98,9 +98,17 @@ impl Locked {
         while let Some(output) = self.machine.poll_output() {
             match output {
                 Output::Done { op, outcome } => self.end(op, outcome),
+                Output::Call(output) => {
+                    if let Some(signal) = self.callers.perform(output) {
+                        signal.set();
+                        self.end(OpId(signal.mark()), Outcome::Membership);
+                    }
+                }
+                Output::Gone(peer) => self.departed.push(peer),
                 Output::Note(level, text) => self.notes.add(level, text),
                 Output::Inspect { of, pid } => self.inspections.push((of, pid)),
                 Output::Ended { departure } => {
+                    self.has_ended = true;
                     for op in self.waits.open().into_iter().filter(|op| Some(*op) != departure) {
                         if self.waits.end(op, Outcome::Membership) == Audience::Detached {
                             self.failed_fault.get_or_insert(Failure::Leaving);
@@ -151,6 +159,7 @@ impl Inner {
             }
         }
         self.follow_view(locked, now);
+        self.tell_departures(locked);
         if !locked.notes.is_empty() {
             self.poller.wake();
         }
@@ -164,7 +173,7 @@ impl Inner {
         }
         // A sleeping receiver that would look at the timers too late must look earlier.
         let due = self.due(locked);
-        if due + ACTIVE_TICK < locked.sleep_until || (sleeps && locked.machine.has_calls()) {
+        if due + ACTIVE_TICK < locked.sleep_until || (sleeps && locked.has_work()) {
             self.wake_receiver(locked);
         }
     }
@@ -191,7 +200,7 @@ impl Inner {
     /// When the timers must be looked at.
     pub(super) fn due(&self, locked: &Locked) -> Time {
         let outlet = locked.outlet.poll_timeout().unwrap_or(Time(u64::MAX));
-        locked.machine.poll_timeout().min(outlet).min(self.calls.due())
+        locked.machine.poll_timeout().min(outlet)
     }
 
     pub(super) fn handle(
@@ -202,7 +211,7 @@ impl Inner {
         buffer: &[u8],
     ) {
         locked.machine.forget_asker();
-        let before = locked.machine.outputs();
+        let before = (locked.machine.outputs(), locked.machine.calls().handled());
         match *found {
             Found::Datagrams { len, segment, from } => {
                 for datagram in datagrams(&buffer[..len], segment) {
@@ -215,8 +224,8 @@ impl Inner {
         self.give(locked, now, Event::Timer);
         self.settle(locked, now);
         if matches!(found, Found::Datagrams { .. }) {
-            let (outputs, calls) = (locked.machine.outputs(), locked.machine.has_calls());
-            let (served, moved) = (outputs.served_since(&before), outputs.moved_since(&before));
+            let (outputs, calls) = (locked.machine.outputs(), locked.machine.calls().handled() > before.1);
+            let (served, moved) = (outputs.served_since(&before.0), outputs.moved_since(&before.0));
             if served || calls {
                 locked.patience.vigil.served(now);
             }
@@ -598,7 +607,8 @@ impl Inner {
     pub(super) fn tell_notes(&self, locked: &mut MutexGuard<'_, Locked>) {
         let notes = std::mem::take(&mut locked.notes);
         if !notes.is_empty() {
-            MutexGuard::unlocked(locked, || self.calls.endpoint.defer(|| notes.tell()));
+            locked.callers.defer(Deferred::Run(Box::new(|| notes.tell())));
+            self.hand_out_calls(locked);
         }
     }
 

@@ -11,15 +11,14 @@
 //! progress thread at its next look, takes it; any other gives it to the progress thread. A thread
 //! that waits for something relieves the leader: its own answer must cost one wake-up, not two.
 
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
 use std::thread::JoinHandle;
 use std::time::Instant;
 
 use nix::sys::eventfd::EventFd;
 use nix::sys::signal::SigmaskHow;
-use parking_lot::MutexGuard;
-use smallvec::SmallVec;
+use parking_lot::{Condvar, MutexGuard};
 
 use super::collective::Mailbox;
 use super::directory::Directory;
@@ -27,22 +26,23 @@ use super::leaving::current_thread;
 use super::poller::drain;
 use super::pump::Receiver;
 use super::{Inner, Locked, Node, receive_buffer, time_since, time_slice};
-use crate::coherence::OpId;
 use crate::error::{Error, Result};
 use crate::fault::{CoreSection, asynchronous};
 use crate::fork;
-use crate::machine::{CallEvent, CallRefused, Machine, Outcome};
+use crate::machine::{Machine, Outcome};
 use crate::membership::{ElementType, Opened, RegionRecord, RegionUse};
 use crate::page::{GlobalAddr, NodeId, Time};
-use crate::rpc::{CallSection, Channel, Endpoint, GUEST, PeerId, SendError, Signal, Transport};
+use crate::rpc::core::{Rank, SendError};
+use crate::rpc::{Channel, Deferred, Endpoint, GUEST, PeerId, Port, Signal, State, enter_nowhere};
 
 /// The calls of a node.
 pub(super) struct Calls {
     pub(super) endpoint: Arc<Endpoint>,
-    pub(super) directory: Directory,
-    pub(super) mailbox: Mailbox,
-    /// When the calls' timers are due.
-    due: AtomicU64,
+    pub(super) directory: Arc<Directory>,
+    pub(super) mailbox: Arc<Mailbox>,
+    /// Workers sleep on it, and the thread that serves the system, under the node's lock.
+    arrived: Condvar,
+    system_arrived: Condvar,
     workers: Vec<Worker>,
 }
 
@@ -53,119 +53,50 @@ struct Worker {
     interrupted: AtomicBool,
 }
 
-/// The work that events have brought to the calls.
-#[derive(Default)]
-struct Handled {
-    /// Calls, and code of others, that wait for a worker now.
-    queued: usize,
-    /// Who sent what no peer sends.
-    violators: SmallVec<[PeerId; 1]>,
-}
-
 impl Calls {
     /// The calls of the node behind `node`, to be run by so many workers.
     pub(super) fn new(node: Weak<Inner>, clock: Instant, workers: Vec<EventFd>) -> Calls {
         let worker = |wake| Worker { wake, interrupted: AtomicBool::new(false) };
         Calls {
-            endpoint: Endpoint::new(Arc::new(Carrier { node, clock })),
-            directory: Directory::default(),
-            mailbox: Mailbox::default(),
-            due: AtomicU64::new(u64::MAX),
+            endpoint: Endpoint::over(Arc::new(NodePort { node, clock })),
+            directory: Arc::default(),
+            mailbox: Arc::default(),
+            arrived: Condvar::new(),
+            system_arrived: Condvar::new(),
             workers: workers.into_iter().map(worker).collect(),
         }
     }
 
-    /// When the timers are due.
-    pub(super) fn due(&self) -> Time {
-        Time(self.due.load(Ordering::Acquire))
+    fn arrived(&self, rank: Rank) -> &Condvar {
+        match rank {
+            Rank::System => &self.system_arrived,
+            Rank::Program => &self.arrived,
+        }
+    }
+}
+
+impl Locked {
+    /// Whether there is something for workers that none was told of.
+    pub(super) fn has_work(&self) -> bool {
+        self.machine.calls().has_arrivals() || self.callers.has_new()
     }
 
-    /// Without the node's lock.
-    fn handle(
-        &self,
-        events: SmallVec<[CallEvent; 2]>,
-        now: Time,
-        is_here: impl Fn(PeerId) -> bool,
-    ) -> Handled {
-        let mut handled = Handled::default();
-        for event in events {
-            match event {
-                CallEvent::Message(from, bytes) => {
-                    match self.endpoint.admit_message(from, &bytes) {
-                        Ok(queued) => handled.queued += queued,
-                        Err(_) => {
-                            // What stood before the garbage may be a call that is queued.
-                            handled.queued += 1;
-                            handled.violators.push(from);
-                        }
-                    }
-                    if from.node == GUEST {
-                        // Another thread may have handled the end of the session first.
-                        self.endpoint.handle_presence(from, || is_here(from));
-                    }
-                }
-                CallEvent::Ended(peer) => {
-                    self.directory.forget(peer);
-                    self.mailbox.note_departure();
-                    self.endpoint.handle_peer_died(peer);
-                }
-                CallEvent::Away(peer) => self.endpoint.handle_presence(peer, || is_here(peer)),
-                CallEvent::AllEnded => {
-                    self.endpoint.handle_end();
-                    self.directory.end();
-                    self.mailbox.end();
-                }
-            }
-        }
-        let due = self.due() <= now;
-        if due {
-            // Forgotten first: a timer that is set meanwhile must not be lost.
-            self.due.store(u64::MAX, Ordering::Release);
-            self.endpoint.handle_timeout();
-        }
-        let has_calls = handled.queued > 0;
-        handled.queued += self.endpoint.deferred_len();
-        // A call may have come with a sign of life to be given.
-        if due || has_calls {
-            let next = self.endpoint.poll_timeout().map_or(u64::MAX, |due| due.0);
-            self.due.fetch_min(next, Ordering::AcqRel);
-        }
-        handled
+    fn work_len(&mut self, rank: Rank) -> usize {
+        let Locked { machine, callers, .. } = self;
+        State { calls: machine.calls_mut(), callers }.work_len(rank)
     }
 }
 
 impl Inner {
-    /// Gives the calls what the cores found for them, and the time. Returns how many calls were queued for
-    /// workers, of which none was woken.
-    pub(super) fn handle_calls(&self, locked: &mut MutexGuard<'_, Locked>) -> usize {
-        if CallSection::is_open() {
-            // In a signal handler, which interrupted this thread while it had a lock of the calls.
-            self.leave_calls(locked);
-            return 0;
-        }
-        let mut queued = 0;
-        loop {
-            let events = locked.machine.take_calls();
-            if events.is_empty() && (self.calls.due() == Time(u64::MAX) || self.calls.due() > self.now()) {
-                return queued;
-            }
-            let now = self.now();
-            let is_here = |peer| self.with_machine(|machine| machine.session_of(peer).is_some());
-            let handled = MutexGuard::unlocked(locked, || self.calls.handle(events, now, is_here));
-            queued += handled.queued;
-            for peer in &handled.violators {
-                locked.machine.call_violation(*peer);
-            }
-            if !handled.violators.is_empty() {
-                self.settle(locked, now);
-            }
-        }
+    /// How much was left to workers of which none was told.
+    pub(super) fn handle_calls(&self, locked: &mut Locked) -> usize {
+        locked.machine.calls_mut().take_arrivals() + locked.callers.take_new()
     }
 
     /// The same, for a thread that runs no calls: workers are woken.
     pub(super) fn hand_out_calls(&self, locked: &mut MutexGuard<'_, Locked>) -> usize {
         let queued = self.handle_calls(locked);
-        let roused = self.calls.endpoint.rouse(queued);
+        let roused = self.rouse(locked, queued);
         // A worker that did not sleep may have begun to lead meanwhile, and have found no call.
         if roused < queued
             && let Receiver::Worker(_) = locked.receiver
@@ -175,9 +106,40 @@ impl Inner {
         queued
     }
 
+    /// Wakes as many sleeping workers as there are calls, and returns how many that were. If they were too few, the
+    /// thread that serves the system is woken for what must not wait.
+    fn rouse(&self, locked: &mut Locked, calls: usize) -> usize {
+        let roused = (0..calls).take_while(|_| self.calls.arrived.notify_one()).count();
+        if roused < calls && locked.work_len(Rank::System) > 0 {
+            self.calls.system_arrived.notify_one();
+        }
+        roused
+    }
+
+    /// Members have gone, or this node goes on no longer: workers tell it to those who wait without the node's lock,
+    /// whom a signal handler may have interrupted with a lock that they need.
+    pub(super) fn tell_departures(&self, locked: &mut Locked) {
+        let departed = std::mem::take(&mut locked.departed);
+        let has_ended = std::mem::take(&mut locked.has_ended);
+        if departed.is_empty() && !has_ended {
+            return;
+        }
+        let (directory, mailbox) = (self.calls.directory.clone(), self.calls.mailbox.clone());
+        locked.callers.defer(Deferred::Run(Box::new(move || {
+            for peer in departed {
+                directory.forget(peer);
+                mailbox.note_departure();
+            }
+            if has_ended {
+                directory.end();
+                mailbox.end();
+            }
+        })));
+    }
+
     /// Leaves what has come for the calls to the progress thread.
     pub(super) fn leave_calls(&self, locked: &Locked) {
-        if locked.machine.has_calls() {
+        if locked.has_work() {
             self.poller.wake();
         }
     }
@@ -196,7 +158,7 @@ impl Inner {
         locked.patience.absence.lasts_too_long();
         self.poller.arm(&self.socket);
         // What came with that method has waited for it long enough.
-        self.calls.endpoint.rouse(self.calls.workers.len());
+        self.rouse(locked, self.calls.workers.len());
     }
 
     /// Does something to the machine and sends what follows of it.
@@ -206,6 +168,7 @@ impl Inner {
         let result = command(&mut locked.machine);
         let now = self.now();
         self.settle(&mut locked, now);
+        self.hand_out_calls(&mut locked);
         result
     }
 
@@ -259,8 +222,7 @@ impl Inner {
             self.calls.workers[number].interrupted.store(false, Ordering::Release);
             let mut queued = self.handle_calls(&mut locked);
             if queued == 0 {
-                let endpoint = &self.calls.endpoint;
-                queued = MutexGuard::unlocked(&mut locked, || endpoint.queue_len() + endpoint.deferred_len());
+                queued = locked.work_len(Rank::Program);
             }
             if queued > 0 {
                 self.pass_on(&mut locked, number, queued);
@@ -279,13 +241,10 @@ impl Inner {
 
     /// This worker will run `queued` calls: others may receive, and run what may have to wait long.
     fn pass_on(&self, locked: &mut MutexGuard<'_, Locked>, number: usize, queued: usize) {
-        let slow = MutexGuard::unlocked(locked, || {
-            let slow = self.calls.endpoint.is_next_slow();
-            if slow {
-                self.calls.endpoint.rouse(queued - 1);
-            }
-            slow
-        });
+        let slow = locked.machine.calls().is_next_slow();
+        if slow {
+            self.rouse(locked, queued - 1);
+        }
         if locked.receiver != Receiver::Worker(number) {
             return;
         }
@@ -414,29 +373,55 @@ impl Node {
     }
 }
 
-/// Carries messages over the node's sessions.
-struct Carrier {
+/// The node as the owner of its calls.
+struct NodePort {
     node: Weak<Inner>,
     clock: Instant,
 }
 
-impl Transport for Carrier {
+impl NodePort {
+    /// The node, under its lock, and the time; nothing if it is gone.
+    fn locked<R>(&self, act: impl FnOnce(&Inner, &mut MutexGuard<'_, Locked>, Time) -> R) -> Option<R> {
+        let inner = self.node.upgrade()?;
+        let section = CoreSection::enter();
+        let mut locked = inner.lock();
+        let now = inner.now();
+        let result = act(&inner, &mut locked, now);
+        drop(locked);
+        drop(section);
+        Some(result)
+    }
+}
+
+impl Port for NodePort {
     fn now(&self) -> Time {
         time_since(self.clock)
     }
 
+    fn enter(&self, act: &mut dyn FnMut(Time, &mut State<'_>)) {
+        let entered = self.locked(|inner, locked, now| {
+            {
+                let Locked { machine, callers, .. } = &mut **locked;
+                act(now, &mut State { calls: machine.calls_mut(), callers });
+            }
+            if !locked.machine.calls().is_quiet() || locked.has_work() {
+                inner.settle(locked, now);
+                inner.hand_out_calls(locked);
+            }
+        });
+        if entered.is_none() {
+            enter_nowhere(self.now(), act);
+        }
+    }
+
     fn send(&self, to: PeerId, message: &[u8]) -> std::result::Result<(), SendError> {
-        let inner = self.node.upgrade().ok_or(SendError::Unreachable)?;
-        let _section = CoreSection::enter();
-        let mut locked = inner.lock();
-        let now = inner.now();
-        locked.machine.send_call(now, to, message).map_err(|refused| match refused {
-            CallRefused::Unreachable => SendError::Unreachable,
-            CallRefused::Full => SendError::Full,
-            CallRefused::TooLong => SendError::TooLong,
-        })?;
-        inner.settle(&mut locked, now);
-        Ok(())
+        let sent = self.locked(|inner, locked, now| {
+            locked.machine.send_call(now, to, message)?;
+            inner.settle(locked, now);
+            inner.hand_out_calls(locked);
+            Ok(())
+        });
+        sent.unwrap_or(Err(SendError::Unreachable))
     }
 
     fn wait(&self, signal: &Signal, until: Option<Time>) {
@@ -450,15 +435,24 @@ impl Transport for Carrier {
         }
     }
 
-    fn notify(&self, signal: &Signal) {
-        let Some(inner) = self.node.upgrade() else { return };
-        let _section = CoreSection::enter();
-        let mut locked = inner.lock();
-        let op = OpId(signal.mark());
-        locked.waits.end(op, Outcome::Membership);
-        if locked.receiver == Receiver::Waiter(op) && locked.sleep_until > Time(0) {
-            inner.wake_receiver(&mut locked);
-        }
+    fn wait_for_work(&self, rank: Rank, done: &dyn Fn() -> bool) {
+        self.locked(|inner, locked, _| {
+            while locked.work_len(rank) == 0 && !done() {
+                inner.calls.arrived(rank).wait(locked);
+            }
+        });
+    }
+
+    fn rouse(&self, calls: usize) -> usize {
+        self.locked(|inner, locked, _| inner.rouse(locked, calls)).unwrap_or(0)
+    }
+
+    fn wake_workers(&self) {
+        // Under the lock: no worker is between its question and its sleep.
+        self.locked(|inner, _, _| {
+            inner.calls.arrived.notify_all();
+            inner.calls.system_arrived.notify_all();
+        });
     }
 
     fn taken(&self, peer: PeerId) -> u64 {
@@ -474,16 +468,8 @@ impl Transport for Carrier {
         }
     }
 
-    fn timer_at(&self, at: Time) {
-        let Some(inner) = self.node.upgrade() else { return };
-        let before = inner.calls.due.fetch_min(at.0, Ordering::AcqRel);
-        if at.0 < before {
-            let _section = CoreSection::enter();
-            let mut locked = inner.lock();
-            if at < locked.sleep_until {
-                inner.wake_receiver(&mut locked);
-            }
-        }
+    fn attend(&self) {
+        // Somebody always receives, and workers wake futures.
     }
 }
 
@@ -494,7 +480,7 @@ mod tests {
     use super::*;
     use crate::{NodeConfig, Settings};
 
-    fn until(what: &str, condition: impl Fn() -> bool) {
+    fn until(what: &str, mut condition: impl FnMut() -> bool) {
         let give_up = Instant::now() + Duration::from_secs(20);
         while !condition() {
             assert!(Instant::now() < give_up, "in vain: {what}");
@@ -527,47 +513,35 @@ mod tests {
         };
         let section = CoreSection::enter();
 
-        let locked = inner.lock();
-        assert_eq!(calls.handle_message(me, &call(0)), Ok(1));
-        until("it ran", || ran() == 1 && !calls.is_serving());
-        // The worker waits for the lock to lead.
-        assert_eq!(calls.admit_message(me, &call(1)), Ok(1));
-        drop(locked);
-        until("the worker sees what was queued before it led", || ran() == 2);
+        // As when it comes in a datagram.
+        let queue = |locked: &mut Locked, sequence| {
+            let now = inner.now();
+            locked.machine.calls_mut().handle_message(now, me, &call(sequence)).expect("a sound message");
+        };
 
+        let mut sent = 0;
         until("the worker leads", || {
-            let locked = inner.lock();
-            locked.receiver == Receiver::Worker(0) && locked.sleep_until > Time(0)
+            let has_run = ran() == sent;
+            let mut locked = inner.lock();
+            if locked.receiver == Receiver::Worker(0) && locked.sleep_until > Time(0) {
+                return has_run;
+            }
+            if has_run {
+                // Who serves the system may take it, if it has not slept yet.
+                queue(&mut locked, sent);
+                inner.hand_out_calls(&mut locked);
+                sent += 1;
+            }
+            false
         });
         let mut locked = inner.lock();
-        locked.machine.push_call(CallEvent::Message(me, call(2)));
+        queue(&mut locked, sent);
         assert_eq!(inner.hand_out_calls(&mut locked), 1);
         let told = inner.calls.workers[0].interrupted.load(Ordering::Acquire);
         assert!(told, "it would see the call when its next timer is due");
         drop(locked);
-        until("the worker runs what is queued while it leads", || ran() == 3);
-
-        // A signal handler that faults while its thread has a lock of the calls.
-        let interrupted = CallSection::enter();
-        let mut locked = inner.lock();
-        locked.machine.push_call(CallEvent::Message(me, call(3)));
-        assert_eq!(inner.hand_out_calls(&mut locked), 0);
-        assert!(locked.machine.has_calls(), "it would wait for itself");
-        drop(locked);
-        until("another thread handles it", || ran() == 4);
-        // Another thread receives, and may be waiting for that lock.
-        let mut locked = inner.lock();
-        let (other, mine) = (OpId(u64::MAX), OpId(u64::MAX - 1));
-        locked.receiver = Receiver::Waiter(other);
-        inner.take_over(&mut locked, mine, inner.now());
-        assert_eq!(locked.receiver, Receiver::Waiter(other), "it receives");
-        locked.in_calls = Some(other);
-        inner.take_over(&mut locked, mine, inner.now());
-        assert_eq!(locked.receiver, Receiver::Waiter(mine));
-        locked.in_calls = None;
-        inner.hand_over(&mut locked);
-        drop(locked);
-        drop((interrupted, section));
+        until("the worker runs what is queued while it leads", || ran() == sent + 1);
+        drop(section);
         node.request_shutdown();
     }
 }

@@ -8,13 +8,14 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use crate::codec::DecodeError;
+use crate::config::rpc::STREAM_WINDOW;
 use crate::fork;
 use crate::page::{Span, Time};
 
-use super::client::{Effects, Next, Outcome, Progress, Ticket, Waiter};
+use super::callers::{CallCell, Next, Waiter};
+use super::core::{Outcome, Progress, Status, Ticket};
 use super::endpoint::Endpoint;
 use super::error::{Error, ErrorKind, MethodError};
-use super::frame::Status;
 use super::interface::Method;
 use super::wire::{Decoder, Wire};
 use crate::page::PeerId;
@@ -24,10 +25,23 @@ struct Open {
     endpoint: Arc<Endpoint>,
     method: &'static Method,
     /// `None` when the caller has the outcome.
-    ticket: Option<Ticket>,
+    call: Option<(Ticket, Arc<CallCell>)>,
     /// The call could not even be started.
     refused: Option<Error>,
-    place: Option<(PeerId, Time)>,
+    /// The first server, and since when.
+    peer: Option<PeerId>,
+    started: Time,
+    /// Items of the stream that the caller has got, and for how many its server has credit.
+    used: u64,
+    granted: u64,
+}
+
+/// A call that was started: what its outcome comes into, and its first server.
+pub(super) struct Started {
+    pub(super) ticket: Ticket,
+    pub(super) cell: Arc<CallCell>,
+    pub(super) peer: PeerId,
+    pub(super) at: Time,
 }
 
 /// A call on its way. It runs whether it is polled or not; dropping it cancels it.
@@ -77,7 +91,7 @@ impl<T: Wire, E: MethodError> Call<T, E> {
     pub(super) fn new(
         endpoint: Arc<Endpoint>,
         method: &'static Method,
-        started: Result<Ticket, Error>,
+        started: Result<Started, Error>,
     ) -> Self {
         Call { open: Open::new(endpoint, method, started), result: PhantomData }
     }
@@ -142,8 +156,8 @@ impl<T: Wire, E: MethodError> Call<T, E> {
     /// # }
     /// ```
     pub fn is_done(&self) -> bool {
-        let ticket = self.open.ticket.filter(|_| !fork::is_child());
-        ticket.is_none_or(|ticket| self.open.endpoint.client().is_done(ticket))
+        let call = self.open.call.as_ref().filter(|_| !fork::is_child());
+        call.is_none_or(|(_, cell)| cell.is_done())
     }
 
     /// How far the server says it is.
@@ -164,8 +178,8 @@ impl<T: Wire, E: MethodError> Call<T, E> {
     /// # }
     /// ```
     pub fn progress(&self) -> Option<Progress> {
-        let ticket = self.open.ticket.filter(|_| !fork::is_child())?;
-        self.open.endpoint.client().progress(ticket)
+        let (_, cell) = self.open.call.as_ref().filter(|_| !fork::is_child())?;
+        cell.progress()
     }
 
     fn poll_with(&mut self, waiter: Waiter) -> Option<Result<T, E>> {
@@ -173,9 +187,9 @@ impl<T: Wire, E: MethodError> Call<T, E> {
         if let Some(error) = self.open.refused.take() {
             return Some(Err(error.into()));
         }
-        let ticket = self.open.ticket.expect("a call gives its result once");
-        let outcome = self.open.endpoint.client().take(ticket, waiter)?;
-        self.open.ticket = None;
+        let (_, cell) = self.open.call.as_ref().expect("a call gives its result once");
+        let outcome = cell.take(waiter)?;
+        self.open.call = None;
         Some(self.open.result(outcome))
     }
 }
@@ -187,7 +201,7 @@ impl<T: Wire, E: MethodError> Future for Call<T, E> {
         match self.poll_with(Waiter::Task(context.waker().clone())) {
             Some(result) => Poll::Ready(result),
             None => {
-                self.open.endpoint.transport().attend();
+                self.open.endpoint.port().attend();
                 Poll::Pending
             }
         }
@@ -198,7 +212,7 @@ impl<T: Wire, E: MethodError> Streaming<T, E> {
     pub(super) fn new(
         endpoint: Arc<Endpoint>,
         method: &'static Method,
-        started: Result<Ticket, Error>,
+        started: Result<Started, Error>,
     ) -> Self {
         Streaming { open: Open::new(endpoint, method, started), result: PhantomData }
     }
@@ -208,7 +222,7 @@ impl<T: Wire, E: MethodError> Streaming<T, E> {
     pub fn poll_next(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<T, E>>> {
         let next = self.poll_with(Waiter::Task(context.waker().clone()));
         if next.is_pending() {
-            self.open.endpoint.transport().attend();
+            self.open.endpoint.port().attend();
         }
         next
     }
@@ -240,15 +254,16 @@ impl<T: Wire, E: MethodError> Streaming<T, E> {
         if let Some(error) = self.open.refused.take() {
             return Poll::Ready(Some(Err(error.into())));
         }
-        let Some(ticket) = self.open.ticket else { return Poll::Ready(None) };
-        let mut effects = Effects::default();
-        let next = self.open.endpoint.client().take_item(ticket, waiter, &mut effects);
-        self.open.endpoint.perform(effects);
+        let Some((ticket, cell)) = &self.open.call else { return Poll::Ready(None) };
+        let (ticket, next) = (*ticket, cell.next(waiter));
         match next {
-            Next::Item(bytes) => Poll::Ready(Some(decode(&bytes).map_err(|error| self.open.garbled(error)))),
+            Next::Item(bytes) => {
+                self.open.use_item(ticket);
+                Poll::Ready(Some(decode(&bytes).map_err(|error| self.open.garbled(error))))
+            }
             Next::Pending => Poll::Pending,
             Next::End(outcome) => {
-                self.open.ticket = None;
+                self.open.call = None;
                 let end: Result<(), E> = self.open.result(outcome);
                 Poll::Ready(end.err().map(Err))
             }
@@ -270,22 +285,35 @@ impl<T: Wire, E: MethodError> Iterator for Streaming<T, E> {
 }
 
 impl Open {
-    fn new(endpoint: Arc<Endpoint>, method: &'static Method, started: Result<Ticket, Error>) -> Self {
+    fn new(endpoint: Arc<Endpoint>, method: &'static Method, started: Result<Started, Error>) -> Self {
+        let (used, granted) = (0, STREAM_WINDOW);
         match started {
-            Ok(ticket) => {
-                let place = endpoint.client().place(ticket);
-                Open { endpoint, method, ticket: Some(ticket), refused: None, place }
+            Ok(Started { ticket, cell, peer, at: started }) => {
+                let (call, peer) = (Some((ticket, cell)), Some(peer));
+                Open { endpoint, method, call, refused: None, peer, started, used, granted }
             }
-            Err(error) => Open { endpoint, method, ticket: None, refused: Some(error), place: None },
+            Err(error) => {
+                let (refused, started) = (Some(error), Time(0));
+                Open { endpoint, method, call: None, refused, peer: None, started, used, granted }
+            }
+        }
+    }
+
+    /// The caller gets an item. Half a window at a time, its server may send more.
+    fn use_item(&mut self, ticket: Ticket) {
+        self.used += 1;
+        if self.granted - self.used <= STREAM_WINDOW / 2 {
+            self.granted = self.used + STREAM_WINDOW;
+            let used = self.used;
+            self.endpoint.with(|_, state| state.calls.use_items(ticket, used));
         }
     }
 
     /// In a forked child the call is the parent's, which gets its answer.
     fn refuse_in_child(&mut self) {
-        if fork::is_child() && self.ticket.take().is_some() {
-            let (peer, _) = self.place.unzip();
+        if fork::is_child() && self.call.take().is_some() {
             let method = Some(self.method);
-            self.refused = Some(Error { kind: ErrorKind::Forked, method, peer, spent: Span(0) });
+            self.refused = Some(Error { kind: ErrorKind::Forked, method, peer: self.peer, spent: Span(0) });
         }
     }
 
@@ -302,23 +330,22 @@ impl Open {
     /// An answer that does not decode.
     fn garbled<E: MethodError>(&self, error: DecodeError) -> E {
         let kind = ErrorKind::Remote(format!("the answer does not decode: {error}"));
-        let (peer, started) = self.place.unzip();
-        let spent = started.map_or_else(Default::default, |started| self.endpoint.now().since(started));
-        Error { kind, method: Some(self.method), peer, spent }.into()
+        let spent = self.endpoint.now().since(self.started);
+        Error { kind, method: Some(self.method), peer: self.peer, spent }.into()
     }
 }
 
 impl Drop for Open {
     fn drop(&mut self) {
-        if let Some(ticket) = self.ticket.filter(|_| !fork::is_child()) {
-            let mut effects = Effects::default();
-            self.endpoint.client().cancel(ticket, &mut effects);
-            self.endpoint.perform(effects);
+        if let Some((ticket, cell)) = self.call.take().filter(|_| !fork::is_child())
+            && !cell.is_done()
+        {
+            self.endpoint.cancel(ticket);
         }
     }
 }
 
-/// Asks until there is something, and gives the thread away in between, at most until the next timer.
+/// Asks until there is something, and gives the thread away in between.
 fn block_on<R>(endpoint: &Endpoint, mut ask: impl FnMut(Waiter) -> Option<R>) -> R {
     loop {
         let signal = endpoint.signal();
@@ -326,12 +353,7 @@ fn block_on<R>(endpoint: &Endpoint, mut ask: impl FnMut(Waiter) -> Option<R>) ->
             return result;
         }
         endpoint.flush_batches();
-        let due = endpoint.poll_timeout();
-        endpoint.transport().wait(&signal, due);
-        if due.is_some_and(|due| due <= endpoint.now()) {
-            endpoint.handle_timeout();
-            endpoint.offer_deferred();
-        }
+        endpoint.port().wait(&signal, None);
     }
 }
 

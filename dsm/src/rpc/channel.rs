@@ -8,12 +8,11 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use crate::fork;
 use crate::page::{GlobalAddr, PeerId, Span};
 
-use super::call::{Call, Streaming};
-use super::client::Start;
-use super::client::Ticket;
+use super::call::{Call, Started, Streaming};
+use super::core::Start;
+use super::core::frame::CALL_HEADER_LEN;
 use super::endpoint::Endpoint;
 use super::error::{Error, ErrorKind, MethodError};
-use super::frame::CALL_HEADER_LEN;
 use super::interface::Method;
 use super::transport::Registry;
 use super::wire::Wire;
@@ -176,11 +175,10 @@ impl Channel {
         let at_home = servers.iter().position(|peer| Some(peer.node) == home);
         let first = at_home.unwrap_or_else(|| match policy {
             Policy::RoundRobin => turn.fetch_add(1, Ordering::Relaxed) % servers.len(),
-            Policy::LeastInFlight => {
-                let client = self.endpoint.client();
-                let loads = servers.iter().map(|peer| client.in_flight(*peer)).enumerate();
+            Policy::LeastInFlight => self.endpoint.with(|_, state| {
+                let loads = servers.iter().map(|peer| state.calls.in_flight(*peer)).enumerate();
                 loads.min_by_key(|(_, load)| *load).map_or(0, |(at, _)| at)
-            }
+            }),
         });
         servers.rotate_left(first);
         let peer = servers.remove(0);
@@ -233,7 +231,7 @@ impl Prepared<'_> {
         sent.map_err(|kind| self.error(kind, Some(peer)))
     }
 
-    fn open(&mut self) -> Result<Ticket, Error> {
+    fn open(&mut self) -> Result<Started, Error> {
         let Channel { endpoint, deadline, .. } = self.channel;
         if fork::is_child() {
             return Err(self.error(ErrorKind::Forked, None));
@@ -242,10 +240,11 @@ impl Prepared<'_> {
             return Err(self.error(ErrorKind::Unreachable { may_have_executed: false }, None));
         };
         let own = self.method.deadline_us.map(Span::from_us);
-        let deadline = deadline.or(own).map(|limit| endpoint.now() + limit);
+        let at = endpoint.now();
+        let deadline = deadline.or(own).map(|limit| at + limit);
         let start = Start { method: self.method, peer, others, deadline };
-        let started = endpoint.start(start, &mut self.request);
-        started.map_err(|kind| self.error(kind, Some(peer)))
+        let (ticket, cell) = endpoint.start(start, &self.request);
+        Ok(Started { ticket, cell, peer, at })
     }
 
     fn error(&self, kind: ErrorKind, peer: Option<PeerId>) -> Error {

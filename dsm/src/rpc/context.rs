@@ -6,12 +6,11 @@ use std::marker::PhantomData;
 use crate::fork;
 use crate::page::{PeerId, Span, Time};
 
+use super::core::frame::{Frame, FrameKind};
+use super::core::{Job, Permit, SendError, Status};
 use super::endpoint::Endpoint;
 use super::error::{Error, ErrorKind, MethodError};
-use super::frame::{Frame, FrameKind, ONEWAY, Status};
 use super::interface::Method;
-use super::server::{Job, Permit};
-use super::transport::SendError;
 use super::wire::Wire;
 
 /// The call that a method is running for.
@@ -53,7 +52,7 @@ impl<'a> Context<'a> {
     /// What was called.
     #[doc(hidden)]
     pub fn method(&self) -> &'static Method {
-        self.job.method()
+        self.job.method
     }
 
     /// The node that the call runs on, to call others from inside.
@@ -84,8 +83,7 @@ impl<'a> Context<'a> {
             return true; // the call is the parent's
         }
         let late = self.job.deadline.is_some_and(|deadline: Time| deadline <= self.endpoint.now());
-        let oneway = self.job.flags & ONEWAY != 0;
-        late || (!oneway && self.endpoint.server().is_cancelled(self.job.from, self.job.sequence))
+        late || self.endpoint.with(|_, state| state.calls.is_cancelled(self.job))
     }
 
     /// Tells the caller how far the work is. Fails when nobody waits any more, so that `?` ends the work.
@@ -105,7 +103,7 @@ impl<'a> Context<'a> {
         if self.is_cancelled() {
             return Err(ErrorKind::Cancelled.into());
         }
-        let number = self.endpoint.server().next_report(self.job.from, self.job.sequence);
+        let number = self.endpoint.with(|_, state| state.calls.next_report(self.job));
         let Some(number) = number else { return Err(ErrorKind::Cancelled.into()) };
         let mut body = [0; 16];
         body[..8].copy_from_slice(&done.to_le_bytes());
@@ -158,13 +156,19 @@ impl<'a, T: Wire> Sink<'a, T> {
         }
         loop {
             let signal = endpoint.signal();
-            let permit = endpoint.server().permit(job.from, job.sequence, self.sent, &signal);
+            let permit = endpoint.with(|_, state| {
+                let permit = state.calls.permit(job, self.sent);
+                if permit == Permit::Wait {
+                    state.callers.expect_permit(job.from, job.sequence, &signal);
+                }
+                permit
+            });
             let over = job.deadline.is_some_and(|deadline| deadline <= endpoint.now());
             match permit {
                 Permit::Stop => return Err(ErrorKind::Cancelled.into()),
                 Permit::Send | Permit::Wait if over => return Err(ErrorKind::Deadline.into()),
                 Permit::Send => break,
-                Permit::Wait => endpoint.transport().wait(&signal, job.deadline),
+                Permit::Wait => endpoint.port().wait(&signal, job.deadline),
             }
         }
         let mut body = Vec::new();

@@ -10,8 +10,9 @@ use crate::codec::DecodeError;
 use crate::config::rpc::CALL_LEN_MAX;
 use crate::page::{GlobalAddr, Incarnation, NodeId, PeerId, Span, Time};
 
+use super::core::SendError;
 use super::endpoint::Endpoint;
-use super::transport::{Registry, SendError, Signal, Transport};
+use super::transport::{Registry, Signal, Transport};
 
 /// A message on its way.
 #[derive(Clone, Debug)]

@@ -5,21 +5,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::Thread;
 use std::time::Duration;
 
+use super::core::SendError;
 use crate::page::{GlobalAddr, NodeId, PeerId, Time};
-
-/// A message that was not queued. Nothing was sent.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
-pub enum SendError {
-    /// There is no session with this start of the node, and none is being made.
-    #[error("no session with this peer")]
-    Unreachable,
-    /// The queue to the peer is full.
-    #[error("the queue to the peer is full")]
-    Full,
-    /// Longer than [`crate::config::rpc::CALL_LEN_MAX`].
-    #[error("message too long")]
-    TooLong,
-}
 
 /// Carries messages between nodes, in any order, each exactly once, or reports the peer's end through
 /// [`super::Endpoint::handle_peer_died`] or [`super::Endpoint::handle_peer_reset`]. The implementer gives

@@ -249,7 +249,7 @@ fn a_stream_ends_with_its_clients_session_and_gives_its_worker_free() {
     while pair.counting.items.load(Ordering::SeqCst) < 32 {
         std::thread::yield_now();
     }
-    pair.server_end.handle_presence(pair.client, || false);
+    pair.server_end.handle_peer_away(pair.client);
     // Joins the worker.
     drop(worker);
     drop(stream);
@@ -261,12 +261,12 @@ fn calls_of_a_client_that_does_not_come_back_are_cancelled() {
     let calls = [pair.calls().func1(1), pair.calls().func1(1)];
     let requests = pair.network.take_queue(|_| true);
     pair.network.deliver(&requests[0]).unwrap();
-    pair.server_end.handle_presence(pair.client, || false);
+    pair.server_end.handle_peer_away(pair.client);
     pair.network.advance(Span(SILENCE_MAX.0 - 1));
     // It comes back, and goes again.
     pair.network.deliver(&requests[1]).unwrap();
     pair.network.advance(Span(1));
-    pair.server_end.handle_presence(pair.client, || false);
+    pair.server_end.handle_peer_away(pair.client);
     pair.network.advance(Span(SILENCE_MAX.0 - 1));
     assert_eq!(pair.server_end.queue_len(), 2);
     assert_eq!(pair.server_end.counters().not_run, 0);
@@ -554,7 +554,7 @@ fn a_client_that_is_away_makes_room_and_its_calls_run_no_second_time() {
     assert_eq!(pair.server_end.run_ready(), 2);
     // Their answers are lost with its session.
     assert!(!pair.network.take_queue(|envelope| envelope.to == first).is_empty());
-    pair.server_end.handle_presence(first, || false);
+    pair.server_end.handle_peer_away(first);
     // Others come until there is no room.
     for number in 1..=pagemesh::config::rpc::CLIENTS_MAX as u64 {
         let (_, end) = peer(&pair.network, 3, 1000 + number);
@@ -633,7 +633,7 @@ fn who_came_back_before_its_absence_was_told_is_here() {
     let pair = Pair::by_hand();
     let call = pair.calls().func1(1);
     pair.deliver();
-    pair.server_end.handle_presence(pair.client, || true);
+    pair.server_end.handle_peer_back(pair.client);
     pair.network.advance(SILENCE_MAX);
     assert_eq!(pair.server_end.run_ready(), 1);
     pair.network.settle();
@@ -651,7 +651,7 @@ fn replies_of_who_is_away_make_room_for_those_of_others() {
         let call = CalculatorCalls::new(Channel::to(&end, pair.server)).hello(&name, &ends);
         pair.network.settle();
         call.wait().unwrap();
-        pair.server_end.handle_presence(client, || false);
+        pair.server_end.handle_peer_away(client);
     }
     let mut call = pair.calls().hello(&name, &ends);
     pair.deliver();
@@ -735,7 +735,7 @@ proptest! {
     }
 }
 
-/// A service of which nothing is left but a call in the queue; it looks at its node when it is dropped.
+/// It looks at its node when it is dropped, while one of its calls is in the queue.
 #[test]
 fn a_service_that_is_dropped_may_use_its_node() {
     struct Last {
@@ -766,12 +766,16 @@ fn a_service_that_is_dropped_may_use_its_node() {
     let ((_, client_end), (server, end)) = (peer(&network, 0, 10), peer(&network, 1, 11));
     let (gone, told) = std::sync::mpsc::channel();
     end.serve(Last { end: end.clone(), gone }, 8);
-    drop(CalculatorCalls::new(Channel::to(&client_end, server)).func1(1));
+    let mut call = CalculatorCalls::new(Channel::to(&client_end, server)).func1(1);
     for envelope in network.take_queue(|_| true) {
         network.deliver(&envelope).unwrap();
     }
-    end.stop_serving();
-    std::thread::spawn(move || end.run_ready());
-    let not_run = told.recv_timeout(std::time::Duration::from_secs(20));
-    assert_eq!(not_run, Ok(1), "it is dropped without the lock that it needs");
+    let stopping = end.clone();
+    std::thread::spawn(move || stopping.stop_serving());
+    let counted = told.recv_timeout(std::time::Duration::from_secs(20));
+    assert_eq!(counted, Ok(0), "it is dropped without the lock that it needs");
+    assert_eq!(end.run_ready(), 1);
+    network.settle();
+    let outcome = call.try_take().expect("its call has ended");
+    assert_eq!(outcome.unwrap_err().kind, ErrorKind::Cancelled);
 }

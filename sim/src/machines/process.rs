@@ -175,6 +175,7 @@ impl Machines {
         let mut machine = Machine::new(endpoint, config);
         let join = (index > 0).then(|| addr(self.plan.processes[0].host, 0));
         machine.start(self.shared.now, join);
+        super::calls::serve(&mut machine);
         let process = &mut self.processes[index];
         (process.machine, process.phase) = (Some(machine), Phase::Running);
         self.log(index, || format!("starts: {:?}", spec.role));
@@ -226,13 +227,13 @@ impl Machines {
             if !self.transmit(index) {
                 return;
             }
-            if !moved {
+            if !self.run_calls(index) && !moved {
                 break;
             }
         }
         self.follow_view(index);
-        self.take_calls(index);
         self.check(index);
+        self.check_calls(index);
         let now = self.shared.now;
         let process = &mut self.processes[index];
         let Some(machine) = &process.machine else { return };
@@ -377,6 +378,8 @@ impl Machines {
                     self.ended(index, &why);
                 }
             }
+            Output::Call(output) => self.call_output(index, output),
+            Output::Gone(_) => {}
             Output::Note(_, text) => self.log(index, || text),
             Output::Inspect { .. } => {}
         }
@@ -459,6 +462,7 @@ impl Machines {
             self.work.leaves += 1;
             self.processes[index].phase = Phase::Gone;
             self.shared.oracle.left(NodeId(index as u16));
+            self.forget_calls(index);
             self.tell_host(index);
         } else {
             let machine = self.processes[index].machine.as_ref();
@@ -519,6 +523,7 @@ impl Machines {
         process.ops.clear();
         process.local.threads.clear();
         self.shared.oracle.died(NodeId(index as u16));
+        self.forget_calls(index);
         self.tell_host(index);
     }
 

@@ -94,7 +94,7 @@ impl Machines {
         }
         if self.shared.rng.u32(..self.plan.call_one_in) == 0 {
             if self.shared.rng.u32(..4) == 0 {
-                self.answer_somebody(index)
+                self.call_again(index)
             } else {
                 self.call_somebody(index)
             }

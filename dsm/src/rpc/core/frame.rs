@@ -12,21 +12,21 @@
 use crate::codec::{DecodeError, Reader};
 
 /// Bytes in front of a call's arguments.
-pub(super) const CALL_HEADER_LEN: usize = 40;
+pub const CALL_HEADER_LEN: usize = 40;
 /// Bytes in front of any other body.
-pub(super) const HEADER_LEN: usize = 24;
+pub(in crate::rpc) const HEADER_LEN: usize = 24;
 
 /// No answer is wanted; the sequence is of the oneway calls.
-pub(super) const ONEWAY: u8 = 1;
+pub(in crate::rpc) const ONEWAY: u8 = 1;
 /// May be executed again.
-pub(super) const IDEMPOTENT: u8 = 2;
+pub(in crate::rpc) const IDEMPOTENT: u8 = 2;
 
 /// Was sent before, over a session that is lost.
-pub(super) const RETRIED: u8 = 4;
+pub(in crate::rpc) const RETRIED: u8 = 4;
 
 /// What a frame is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum FrameKind {
+pub(in crate::rpc) enum FrameKind {
     /// extra: method; aux: items that the client has room for.
     Call = 1,
     /// aux: [`Status`]; extra: items of the stream that it ends.
@@ -43,7 +43,7 @@ pub(super) enum FrameKind {
 
 /// How a call ended.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Status {
+pub enum Status {
     /// Body: the result.
     Done = 0,
     /// Body: which of the declared errors, and its value.
@@ -66,7 +66,7 @@ pub(super) enum Status {
 
 impl Frame<'_> {
     /// Whether it is a client's first call, at its first attempt.
-    pub(super) fn is_first(&self) -> bool {
+    pub(in crate::rpc) fn is_first(&self) -> bool {
         self.kind == FrameKind::Call && self.flags & (ONEWAY | RETRIED) == 0 && self.sequence == 0
     }
 }
@@ -94,21 +94,21 @@ fn all_frames(bytes: &[u8], are: impl Fn(&Frame<'_>) -> bool) -> bool {
 
 /// One frame of a message.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Frame<'a> {
-    pub(super) kind: FrameKind,
-    pub(super) flags: u8,
-    pub(super) aux: u16,
-    pub(super) sequence: u64,
-    pub(super) extra: u64,
+pub(in crate::rpc) struct Frame<'a> {
+    pub(in crate::rpc) kind: FrameKind,
+    pub(in crate::rpc) flags: u8,
+    pub(in crate::rpc) aux: u16,
+    pub(in crate::rpc) sequence: u64,
+    pub(in crate::rpc) extra: u64,
     /// Nanoseconds that the call may still take; 0 for no limit.
-    pub(super) budget: u64,
-    pub(super) settled: u64,
-    pub(super) body: &'a [u8],
+    pub(in crate::rpc) budget: u64,
+    pub(in crate::rpc) settled: u64,
+    pub(in crate::rpc) body: &'a [u8],
 }
 
 impl<'a> Frame<'a> {
     /// Reads a frame from the front of `bytes`, and says what follows it.
-    pub(super) fn decode(bytes: &'a [u8]) -> Result<(Frame<'a>, &'a [u8]), DecodeError> {
+    pub(in crate::rpc) fn decode(bytes: &'a [u8]) -> Result<(Frame<'a>, &'a [u8]), DecodeError> {
         let mut reader = Reader::new(bytes);
         let kind = match reader.u8()? {
             1 => FrameKind::Call,
@@ -134,7 +134,7 @@ impl<'a> Frame<'a> {
     }
 
     /// Appends the frame.
-    pub(super) fn encode(&self, out: &mut Vec<u8>) {
+    pub(in crate::rpc) fn encode(&self, out: &mut Vec<u8>) {
         let start = out.len();
         out.resize(start + self.header_len(), 0);
         out.extend_from_slice(self.body);
@@ -142,7 +142,7 @@ impl<'a> Frame<'a> {
     }
 
     /// Writes the header over the front of `bytes`, for a body of `len` bytes that is there already.
-    pub(super) fn write_header(&self, bytes: &mut [u8], len: usize) {
+    pub(in crate::rpc) fn write_header(&self, bytes: &mut [u8], len: usize) {
         let len = u32::try_from(len).expect("messages are bounded");
         bytes[0] = self.kind as u8;
         bytes[1] = self.flags;
@@ -157,12 +157,12 @@ impl<'a> Frame<'a> {
     }
 
     /// A frame of this kind with nothing in it yet.
-    pub(super) fn new(kind: FrameKind, sequence: u64, extra: u64) -> Frame<'static> {
+    pub(in crate::rpc) fn new(kind: FrameKind, sequence: u64, extra: u64) -> Frame<'static> {
         Frame { kind, flags: 0, aux: 0, sequence, extra, budget: 0, settled: 0, body: &[] }
     }
 
     /// The bytes of this frame alone.
-    pub(super) fn to_vec(self) -> Vec<u8> {
+    pub(in crate::rpc) fn to_vec(self) -> Vec<u8> {
         let mut out = Vec::with_capacity(self.header_len() + self.body.len());
         self.encode(&mut out);
         out
@@ -174,7 +174,7 @@ impl<'a> Frame<'a> {
 }
 
 impl Status {
-    pub(super) fn from_wire(value: u16) -> Result<Status, DecodeError> {
+    pub(in crate::rpc) fn from_wire(value: u16) -> Result<Status, DecodeError> {
         Ok(match value {
             0 => Status::Done,
             1 => Status::Thrown,

@@ -1,92 +1,27 @@
 //! The client's side of all calls of a node, as a value: what is open, at which peer, until when. It
-//! takes events and the time, and says what to send and whom to wake; it does no IO and never waits.
+//! takes events and the time, and says what to send and how calls ended; it does no IO and never waits.
 //!
 //! At most once: a call has one sequence at one peer. It is sent again only to the same start of the
 //! same peer, which knows the sequence, or under a new sequence when the first was surely not executed
 //! or the method is idempotent.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::sync::Arc;
-use std::task::Waker;
 
 use rustc_hash::FxHashMap;
-use smallvec::SmallVec;
 
 use crate::codec::DecodeError;
 use crate::config::rpc::{ENDED_MAX, IN_FLIGHT_PEER_MAX, ROOM_AGAIN, SILENCE_MAX, STREAM_WINDOW};
-use crate::page::{PeerId, Time};
+use crate::page::{PeerId, Span, Time};
 
-use super::error::{Error, ErrorKind};
 use super::frame::{CALL_HEADER_LEN, Frame, FrameKind, IDEMPOTENT, ONEWAY, RETRIED, Status};
-use super::interface::{Kind, Method};
-use super::server::Served;
-use super::transport::{SendError, Signal};
+use super::{Effects, Outcome, Output, Progress, Rules, SendError, Start, Ticket};
+use crate::rpc::error::{Error, ErrorKind};
+use crate::rpc::interface::{Kind, Method};
 
 /// Buffers kept for requests.
 const SPARE_MAX: usize = 128;
 
-/// A call, as its caller holds it.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
-pub(super) struct Ticket(u64);
-
-/// Whom to tell that a call has changed.
-#[derive(Debug, Default)]
-pub(super) enum Waiter {
-    /// Nobody waits.
-    #[default]
-    None,
-    /// A blocked thread.
-    Thread(Arc<Signal>),
-    /// A future.
-    Task(Waker),
-}
-
-/// What the shell must do after an event, without the core's lock.
-#[derive(Default)]
-pub(super) struct Effects {
-    pub(super) sends: SmallVec<[(PeerId, Vec<u8>); 2]>,
-    pub(super) wakes: SmallVec<[Waiter; 4]>,
-    /// Calls whose request must be sent to a peer.
-    pub(super) requests: SmallVec<[(PeerId, Ticket); 2]>,
-    /// References to services whose calls have ended.
-    pub(super) services: SmallVec<[Arc<Served>; 1]>,
-}
-
-/// How a call ended: a status with its body, or why it failed.
-pub(super) type Outcome = Result<(Status, Vec<u8>), Error>;
-
-/// How far a long call is, as its server says.
-///
-/// ```
-/// fn percent(progress: pagemesh::rpc::Progress) -> u64 {
-///     progress.done * 100 / progress.total.max(1)
-/// }
-/// # assert_eq!(percent(pagemesh::rpc::Progress { done: 1, total: 4 }), 25);
-/// ```
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Progress {
-    /// Units done.
-    pub done: u64,
-    /// Units in all.
-    pub total: u64,
-}
-
-/// What the caller of a stream gets next.
-pub(super) enum Next {
-    Item(Vec<u8>),
-    End(Outcome),
-    Pending,
-}
-
-/// What a new call is made of.
-pub(super) struct Start {
-    pub(super) method: &'static Method,
-    pub(super) peer: PeerId,
-    /// Servers to try when the first surely did not execute the call.
-    pub(super) others: Vec<PeerId>,
-    pub(super) deadline: Option<Time>,
-}
-
+/// A call that has not ended.
 struct Slot {
     method: &'static Method,
     peer: PeerId,
@@ -100,9 +35,8 @@ struct Slot {
     timer: Option<Time>,
     heard: Time,
     others: Vec<PeerId>,
-    outcome: Option<Outcome>,
-    waiter: Waiter,
-    progress: Option<(u64, Progress)>,
+    /// Number of the newest report.
+    reported: Option<u64>,
     stream: Option<Box<Incoming>>,
 }
 
@@ -111,6 +45,8 @@ struct Incoming {
     early: BTreeMap<u64, Vec<u8>>,
     /// Index of the item that the caller gets next.
     next: u64,
+    /// Items that it has used.
+    used: u64,
     granted: u64,
     /// Number of items, and the answer that ended the stream.
     end: Option<(u64, Status, Vec<u8>)>,
@@ -128,10 +64,9 @@ struct Link {
     unused: BTreeSet<u64>,
 }
 
-/// All calls of a node that have not been taken by their callers.
+/// All calls of a node that have not ended.
 #[derive(Default)]
 pub(super) struct ClientCore {
-    next: u64,
     slots: FxHashMap<Ticket, Slot>,
     links: FxHashMap<PeerId, Link>,
     /// Where the sequences of peers stand whose end was told lately. Who was only out of reach may come back,
@@ -143,24 +78,25 @@ pub(super) struct ClientCore {
     delayed: BTreeSet<Ticket>,
     delayed_until: Option<Time>,
     spare: Vec<Vec<u8>>,
+    pub(super) rules: Rules,
 }
 
 impl ClientCore {
-    /// Opens a call. `request` has room for the header in front of the arguments; the header is filled in,
-    /// and the shell sends it.
-    /// Returns its sequence, too.
+    /// Opens a call. `request` has room for the header in front of the arguments.
     pub(super) fn start(
         &mut self,
         now: Time,
+        ticket: Ticket,
         start: Start,
-        request: &mut [u8],
-    ) -> Result<(Ticket, u64), ErrorKind> {
+        request: &[u8],
+        effects: &mut Effects,
+    ) {
         let link = link(&mut self.links, &mut self.ended, start.peer);
         if link.routes.len() >= IN_FLIGHT_PEER_MAX {
-            return Err(ErrorKind::Busy);
+            let (method, peer) = (Some(start.method), Some(start.peer));
+            let error = Error { kind: ErrorKind::Busy, method, peer, spent: Span(0) };
+            return effects.outputs.push_back(Output::Done(ticket, Err(error)));
         }
-        let ticket = Ticket(self.next);
-        self.next += 1;
         let mut copy = self.spare.pop().unwrap_or_default();
         copy.clear();
         copy.extend_from_slice(request);
@@ -176,17 +112,13 @@ impl ClientCore {
             timer: None,
             heard: now,
             others: start.others,
-            outcome: None,
-            waiter: Waiter::None,
-            progress: None,
+            reported: None,
             stream,
         };
         slot.route(ticket, link, now);
-        request[..CALL_HEADER_LEN].copy_from_slice(&slot.request[..CALL_HEADER_LEN]);
-        let sequence = slot.sequence;
+        effects.requests.push_back((slot.peer, ticket));
         self.slots.insert(ticket, slot);
         self.arm(ticket);
-        Ok((ticket, sequence))
     }
 
     /// Fills in the header of a call without an answer.
@@ -200,15 +132,10 @@ impl ClientCore {
         frame.write_header(request, len);
     }
 
-    /// The bytes to send for [`Effects::requests`], and their sequence, if the call is still for that peer.
-    pub(super) fn request(&self, peer: PeerId, ticket: Ticket) -> Option<(&[u8], u64)> {
-        let slot = self.slots.get(&ticket).filter(|slot| slot.peer == peer && slot.outcome.is_none())?;
-        Some((slot.request.as_slice(), slot.sequence))
-    }
-
-    /// The open call that has this sequence at the peer.
-    pub(super) fn ticket(&self, peer: PeerId, sequence: u64) -> Option<Ticket> {
-        self.links.get(&peer)?.routes.get(&sequence).copied()
+    /// The bytes to send for [`Effects::requests`], if the call is still for that peer.
+    pub(super) fn request(&self, peer: PeerId, ticket: Ticket) -> Option<&[u8]> {
+        let slot = self.slots.get(&ticket).filter(|slot| slot.peer == peer)?;
+        Some(slot.request.as_slice())
     }
 
     /// Calls that wait for an answer of the peer.
@@ -234,8 +161,8 @@ impl ClientCore {
         let Some(slot) = self.slots.get_mut(&ticket) else { return Ok(()) };
         slot.heard = now;
         match frame.kind {
-            FrameKind::Item => slot.on_item(frame, effects),
-            FrameKind::Progress => slot.on_progress(frame, effects),
+            FrameKind::Item => slot.on_item(ticket, frame, effects),
+            FrameKind::Progress => slot.on_progress(ticket, frame, effects),
             FrameKind::Reply => {
                 let status = Status::from_wire(frame.aux)?;
                 self.on_reply(now, ticket, status, frame, effects);
@@ -246,8 +173,8 @@ impl ClientCore {
             }
         }?;
         // The last item may come after the answer.
-        if slot.stream.as_ref().is_some_and(|stream| stream.is_complete()) {
-            self.close(ticket, effects);
+        if let Some((_, status, body)) = slot.stream.as_mut().and_then(|stream| stream.take_end()) {
+            self.close(ticket, Ok((status, body)), effects);
         }
         Ok(())
     }
@@ -265,16 +192,14 @@ impl ClientCore {
         let failure = match status {
             Status::Done | Status::Thrown => {
                 let body = frame.body.to_vec();
-                match &mut slot.stream {
-                    Some(stream) => {
-                        stream.end = Some((frame.extra, status, body));
-                        if !stream.is_complete() {
-                            return;
-                        }
+                if let Some(stream) = &mut slot.stream {
+                    stream.end = Some((frame.extra, status, body));
+                    if let Some((_, status, body)) = stream.take_end() {
+                        self.close(ticket, Ok((status, body)), effects);
                     }
-                    None => slot.outcome = Some(Ok((status, body))),
+                    return;
                 }
-                return self.close(ticket, effects);
+                return self.close(ticket, Ok((status, body)), effects);
             }
             Status::Remote => ErrorKind::Remote(String::from_utf8_lossy(frame.body).into_owned()),
             Status::Busy => ErrorKind::Busy,
@@ -293,9 +218,6 @@ impl ClientCore {
     /// The call failed at its peer: it goes to another one if that is safe, or ends.
     pub(super) fn fail(&mut self, now: Time, ticket: Ticket, kind: ErrorKind, effects: &mut Effects) {
         let Some(slot) = self.slots.get_mut(&ticket) else { return };
-        if slot.outcome.is_some() {
-            return;
-        }
         let safe = match kind {
             ErrorKind::Unreachable { may_have_executed } | ErrorKind::ServerDied { may_have_executed } => {
                 !may_have_executed || slot.method.idempotent
@@ -315,28 +237,30 @@ impl ClientCore {
             (slot.peer, slot.heard) = (peer, now);
             slot.stream = slot.stream.as_ref().map(|_| Box::new(Incoming::new()));
             slot.route(ticket, link, now);
-            effects.requests.push((peer, ticket));
+            effects.requests.push_back((peer, ticket));
             let timer = slot.timer.take();
             self.disarm(ticket, timer);
             self.arm(ticket);
             return;
         }
-        slot.outcome = Some(Err(slot.error(kind, now)));
-        self.close(ticket, effects);
+        let error = slot.error(kind, now);
+        self.close(ticket, Err(error), effects);
     }
 
-    /// The request did not leave with this sequence to this peer. If it has left before, over a session that is lost, it may have run, and must
-    /// be sent until its answer comes; else it was surely not executed.
+    /// The request did not leave with this sequence to this peer. If it has left before, over a session that is
+    /// lost, it may have run, and must be sent until its answer comes; else it was surely not executed.
     pub(super) fn handle_unsent(
         &mut self,
         now: Time,
-        (ticket, attempt): (Ticket, (PeerId, u64)),
+        peer: PeerId,
+        sequence: u64,
         error: SendError,
         effects: &mut Effects,
     ) {
         // Meanwhile the peer's end may have sent it to another one.
-        let is_current = |slot: &&Slot| slot.outcome.is_none() && (slot.peer, slot.sequence) == attempt;
-        let Some(slot) = self.slots.get(&ticket).filter(is_current) else { return };
+        let ticket = self.links.get(&peer).and_then(|link| link.routes.get(&sequence)).copied();
+        let Some(ticket) = ticket else { return };
+        let Some(slot) = self.slots.get(&ticket) else { return };
         let retried = slot.retried;
         let kind = match error {
             SendError::Full if retried => {
@@ -357,7 +281,8 @@ impl ClientCore {
     /// The peer has ended. Whatever it was asked may have happened.
     pub(super) fn handle_peer_died(&mut self, now: Time, peer: PeerId, effects: &mut Effects) {
         let Some(link) = self.links.get(&peer) else { return };
-        let tickets: Vec<Ticket> = link.routes.values().copied().collect();
+        let mut tickets: Vec<Ticket> = link.routes.values().copied().collect();
+        tickets.sort_unstable();
         for ticket in tickets {
             self.fail(now, ticket, ErrorKind::ServerDied { may_have_executed: true }, effects);
         }
@@ -373,18 +298,19 @@ impl ClientCore {
     pub(super) fn handle_peer_reset(&mut self, now: Time, peer: PeerId, effects: &mut Effects) {
         let Some(link) = self.links.get(&peer) else { return };
         let oldest = link.oldest;
-        let tickets: Vec<Ticket> = link.routes.values().copied().collect();
+        let mut tickets: Vec<Ticket> = link.routes.values().copied().collect();
+        tickets.sort_unstable();
         for ticket in tickets {
             let Some(slot) = self.slots.get_mut(&ticket) else { continue };
             if slot.stream.is_some() {
                 // Its items on the way are lost, and a server does not keep them.
-                effects.sends.push((peer, slot.cancel_frame()));
+                effects.sends.push_back((peer, slot.cancel_frame()));
                 self.fail(now, ticket, ErrorKind::Unreachable { may_have_executed: true }, effects);
                 continue;
             }
             slot.retried = true;
             slot.write_header(oldest, now);
-            effects.requests.push((peer, ticket));
+            effects.requests.push_back((peer, ticket));
         }
     }
 
@@ -393,7 +319,7 @@ impl ClientCore {
         if self.delayed_until.is_some_and(|until| until <= now) {
             self.delayed_until = None;
             let still_open = |ticket: Ticket| {
-                let slot = self.slots.get(&ticket).filter(|slot| slot.retried && slot.outcome.is_none())?;
+                let slot = self.slots.get(&ticket).filter(|slot| slot.retried)?;
                 Some((slot.peer, ticket))
             };
             effects.requests.extend(std::mem::take(&mut self.delayed).into_iter().filter_map(still_open));
@@ -405,7 +331,7 @@ impl ClientCore {
             let Some(slot) = self.slots.get_mut(&ticket) else { continue };
             slot.timer = None;
             if slot.deadline.is_some_and(|deadline| deadline <= now) {
-                effects.sends.push((slot.peer, slot.cancel_frame()));
+                effects.sends.push_back((slot.peer, slot.cancel_frame()));
                 self.fail(now, ticket, ErrorKind::Deadline, effects);
             } else if slot.silent_at().is_some_and(|silent| silent <= now) {
                 self.fail(now, ticket, ErrorKind::Unreachable { may_have_executed: true }, effects);
@@ -426,79 +352,40 @@ impl ClientCore {
         self.unroute(ticket);
         let Some(slot) = self.slots.remove(&ticket) else { return };
         self.disarm(ticket, slot.timer);
-        let open = slot.outcome.is_none() && slot.stream.as_ref().is_none_or(|stream| stream.end.is_none());
-        if open {
-            effects.sends.push((slot.peer, slot.cancel_frame()));
+        if slot.stream.as_ref().is_none_or(|stream| stream.end.is_none()) {
+            effects.sends.push_back((slot.peer, slot.cancel_frame()));
         }
         self.reuse(slot.request);
     }
 
-    /// The outcome, if it is there; else `waiter` is told when it is.
-    pub(super) fn take(&mut self, ticket: Ticket, waiter: Waiter) -> Option<Outcome> {
-        let slot = self.slots.get_mut(&ticket)?;
-        if slot.outcome.is_none() {
-            slot.waiter = waiter;
-            return None;
+    /// The caller has used so many items of its stream: the server may send more. Half a window at a time: one
+    /// credit frame for sixteen items.
+    pub(super) fn use_items(&mut self, ticket: Ticket, used: u64, effects: &mut Effects) {
+        let Some(slot) = self.slots.get_mut(&ticket) else { return };
+        let Some(stream) = &mut slot.stream else { return };
+        stream.used = stream.used.max(used);
+        if stream.end.is_none() && stream.granted - stream.used <= STREAM_WINDOW / 2 {
+            stream.granted = stream.used + STREAM_WINDOW;
+            let frame = Frame::new(FrameKind::Credit, slot.sequence, stream.granted);
+            effects.sends.push_back((slot.peer, frame.to_vec()));
         }
-        let slot = self.slots.remove(&ticket)?;
+    }
+
+    /// Calls that have not ended.
+    pub(super) fn len(&self) -> usize {
+        self.slots.len()
+    }
+
+    /// The call has ended: nothing of the peer is expected any more.
+    fn close(&mut self, ticket: Ticket, outcome: Outcome, effects: &mut Effects) {
+        if !self.rules.forgets_ended_calls() {
+            return effects.outputs.push_back(Output::Done(ticket, outcome));
+        }
+        self.unroute(ticket);
+        let Some(slot) = self.slots.remove(&ticket) else { return };
         self.disarm(ticket, slot.timer);
         self.reuse(slot.request);
-        slot.outcome
-    }
-
-    /// The next item, or the end; else `waiter` is told when there is one.
-    pub(super) fn take_item(&mut self, ticket: Ticket, waiter: Waiter, effects: &mut Effects) -> Next {
-        let Some(slot) = self.slots.get_mut(&ticket) else { return Next::Pending };
-        let Some(stream) = &mut slot.stream else { return Next::Pending };
-        if let Some(item) = stream.early.remove(&stream.next) {
-            stream.next += 1;
-            // Half a window at a time: one credit frame for sixteen items.
-            if stream.end.is_none() && stream.granted - stream.next <= STREAM_WINDOW / 2 {
-                stream.granted = stream.next + STREAM_WINDOW;
-                let frame = Frame::new(FrameKind::Credit, slot.sequence, stream.granted);
-                effects.sends.push((slot.peer, frame.to_vec()));
-            }
-            return Next::Item(item);
-        }
-        match self.take(ticket, waiter) {
-            Some(outcome) => Next::End(outcome),
-            None => Next::Pending,
-        }
-    }
-
-    /// Whether the outcome is there.
-    pub(super) fn is_done(&self, ticket: Ticket) -> bool {
-        self.slots.get(&ticket).is_none_or(|slot| slot.outcome.is_some())
-    }
-
-    /// The newest report of the server.
-    pub(super) fn progress(&self, ticket: Ticket) -> Option<Progress> {
-        self.slots.get(&ticket)?.progress.map(|(_, progress)| progress)
-    }
-
-    /// Whether futures wait for something.
-    pub(super) fn has_tasks(&self) -> bool {
-        self.slots.values().any(|slot| matches!(slot.waiter, Waiter::Task(_)))
-    }
-
-    /// Where the call runs and since when, for errors that are found later.
-    pub(super) fn place(&self, ticket: Ticket) -> Option<(PeerId, Time)> {
-        self.slots.get(&ticket).map(|slot| (slot.peer, slot.started))
-    }
-
-    /// The answer is complete: nothing of the peer is expected any more.
-    fn close(&mut self, ticket: Ticket, effects: &mut Effects) {
-        self.unroute(ticket);
-        let Some(slot) = self.slots.get_mut(&ticket) else { return };
-        if let Some(stream) = &mut slot.stream
-            && slot.outcome.is_none()
-            && let Some((_, status, body)) = &mut stream.end
-        {
-            slot.outcome = Some(Ok((*status, std::mem::take(body))));
-        }
-        effects.wakes.push(std::mem::take(&mut slot.waiter));
-        let timer = slot.timer.take();
-        self.disarm(ticket, timer);
+        effects.outputs.push_back(Output::Done(ticket, outcome));
     }
 
     fn unroute(&mut self, ticket: Ticket) {
@@ -581,7 +468,12 @@ impl Slot {
         Error { kind, method: Some(self.method), peer: Some(self.peer), spent: now.since(self.started) }
     }
 
-    fn on_item(&mut self, frame: &Frame<'_>, effects: &mut Effects) -> Result<(), DecodeError> {
+    fn on_item(
+        &mut self,
+        ticket: Ticket,
+        frame: &Frame<'_>,
+        effects: &mut Effects,
+    ) -> Result<(), DecodeError> {
         let Some(stream) = &mut self.stream else { return Err(DecodeError::Bad("item outside a stream")) };
         if frame.extra >= stream.granted {
             return Err(DecodeError::Bad("item without credit"));
@@ -589,22 +481,27 @@ impl Slot {
         if frame.extra >= stream.next && !stream.early.contains_key(&frame.extra) {
             stream.early.insert(frame.extra, frame.body.to_vec());
             stream.received += 1;
-            if frame.extra == stream.next {
-                effects.wakes.push(std::mem::take(&mut self.waiter));
+            while let Some(item) = stream.early.remove(&stream.next) {
+                stream.next += 1;
+                effects.outputs.push_back(Output::Item(ticket, item));
             }
         }
         Ok(())
     }
 
-    fn on_progress(&mut self, frame: &Frame<'_>, effects: &mut Effects) -> Result<(), DecodeError> {
+    fn on_progress(
+        &mut self,
+        ticket: Ticket,
+        frame: &Frame<'_>,
+        effects: &mut Effects,
+    ) -> Result<(), DecodeError> {
         // Without a body it only says that the call lives.
         let Some((done, rest)) = frame.body.split_first_chunk::<8>() else { return Ok(()) };
         let total = rest.first_chunk::<8>().ok_or(DecodeError::Truncated)?;
-        let newer = self.progress.is_none_or(|(number, _)| frame.extra > number);
-        if newer {
+        if self.reported.is_none_or(|number| frame.extra > number) {
             let progress = Progress { done: u64::from_le_bytes(*done), total: u64::from_le_bytes(*total) };
-            self.progress = Some((frame.extra, progress));
-            effects.wakes.push(std::mem::take(&mut self.waiter));
+            self.reported = Some(frame.extra);
+            effects.outputs.push_back(Output::Progress(ticket, progress));
         }
         Ok(())
     }
@@ -612,11 +509,15 @@ impl Slot {
 
 impl Incoming {
     fn new() -> Self {
-        Incoming { early: BTreeMap::new(), next: 0, granted: STREAM_WINDOW, end: None, received: 0 }
+        let early = BTreeMap::new();
+        Incoming { early, next: 0, used: 0, granted: STREAM_WINDOW, end: None, received: 0 }
     }
 
-    fn is_complete(&self) -> bool {
-        self.end.as_ref().is_some_and(|(total, status, _)| *status != Status::Done || self.received >= *total)
+    /// The answer that ended the stream, if all its items are there.
+    fn take_end(&mut self) -> Option<(u64, Status, Vec<u8>)> {
+        let is_complete =
+            |(total, status, _): &(u64, Status, Vec<u8>)| *status != Status::Done || self.received >= *total;
+        if self.end.as_ref().is_some_and(is_complete) { self.end.take() } else { None }
     }
 }
 
@@ -642,11 +543,12 @@ mod tests {
         let peer = |node| PeerId { node: NodeId(node), incarnation: Incarnation(1) };
         let (mut core, mut effects) = (ClientCore::default(), Effects::default());
         let start = Start { method: &METHOD, peer: peer(1), others: vec![peer(2)], deadline: None };
-        let (ticket, sequence) = core.start(Time(0), start, &mut [0; CALL_HEADER_LEN]).expect("room");
+        let ticket = Ticket(1);
+        core.start(Time(0), ticket, start, &[0; CALL_HEADER_LEN], &mut effects);
         core.handle_peer_died(Time(0), peer(1), &mut effects);
-        assert_eq!(effects.requests[..], [(peer(2), ticket)]);
-        core.handle_unsent(Time(0), (ticket, (peer(1), sequence)), SendError::Unreachable, &mut effects);
-        assert!(!core.is_done(ticket), "it is on its way to the other");
+        assert_eq!(effects.requests, [(peer(1), ticket), (peer(2), ticket)]);
+        core.handle_unsent(Time(0), peer(1), 0, SendError::Unreachable, &mut effects);
+        assert!(effects.outputs.is_empty(), "it is on its way to the other");
         assert!(core.links[&peer(2)].unused.is_empty());
         assert!(core.request(peer(1), ticket).is_none() && core.request(peer(2), ticket).is_some());
     }

@@ -2,8 +2,6 @@
 //! replies that a client may ask for again. It runs nothing itself: workers take [`Job`]s.
 
 use std::collections::{BTreeSet, VecDeque};
-use std::sync::Arc;
-use std::task::Waker;
 
 use rustc_hash::FxHashMap;
 
@@ -15,49 +13,55 @@ use crate::config::rpc::{
 };
 use crate::page::{GUEST, PeerId, Span, Time};
 
-use super::client::{Effects, Waiter};
 use super::frame::{Frame, FrameKind, IDEMPOTENT, ONEWAY, RETRIED, Status};
-use super::interface::{Interface, Kind, Method, Service};
 use super::seen::Seen;
-use super::stats::MethodStats;
-use super::transport::Signal;
+use super::stats::{MethodReading, MethodStats};
+use super::{Effects, Output, Rules};
+use crate::rpc::interface::{Interface, Kind, Method};
 
 /// Whose calls run first.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Rank {
+pub enum Rank {
     /// Those of the system's own interfaces, which are few, short, and what others wait for.
     System,
     /// All others.
     Program,
 }
 
+/// Names what runs the methods of an interface; the node knows it by this.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct ServiceId(pub u32);
+
 /// An interface that is served here.
-pub(super) struct Served {
-    pub(super) service: Arc<dyn Service>,
+struct Served {
+    interface: &'static Interface,
     /// Calls that may wait or run at one time.
-    pub(super) calls_max: usize,
+    calls_max: usize,
+    occupied: usize,
     rank: Rank,
-    pub(super) stats: Vec<MethodStats>,
+    stats: Vec<MethodStats>,
 }
 
 /// A call for a worker.
-pub(super) struct Job {
-    pub(super) from: PeerId,
-    pub(super) sequence: u64,
-    pub(super) flags: u8,
-    pub(super) served: Arc<Served>,
-    pub(super) method: usize,
-    pub(super) body: Vec<u8>,
-    pub(super) deadline: Option<Time>,
-}
-
-/// Code of the program, or of a library that it chose, which may take locks, fault and call: it runs in a
-/// worker, without any lock of ours.
-pub(super) enum Deferred {
-    /// Tells a future that it should be polled.
-    Wake(Waker),
-    /// Log lines.
-    Run(Box<dyn FnOnce() + Send>),
+#[derive(Debug)]
+pub struct Job {
+    /// Who called.
+    pub from: PeerId,
+    /// The number of the call at its client.
+    pub sequence: u64,
+    pub(in crate::rpc) flags: u8,
+    /// What runs it.
+    pub service: ServiceId,
+    /// What is called.
+    pub method: &'static Method,
+    /// Its number in the interface.
+    pub index: usize,
+    /// The arguments.
+    pub body: Vec<u8>,
+    /// When its client gives up.
+    pub deadline: Option<Time>,
+    /// Whether it may hold its worker for long, so that nothing should wait for it.
+    pub is_slow: bool,
 }
 
 /// Names a call that somebody waits for.
@@ -68,7 +72,8 @@ struct Running {
     cancelled: bool,
     /// Items of the stream that may be sent, counted from the first.
     credit: u64,
-    waiter: Option<Arc<Signal>>,
+    /// A thread waits until more items may be sent.
+    waits: bool,
     alive_at: Option<Time>,
     reports: u64,
 }
@@ -110,9 +115,11 @@ pub struct Counters {
 #[derive(Default)]
 pub(super) struct ServerCore {
     pub(super) counters: Counters,
-    methods: FxHashMap<u64, (Arc<Served>, usize)>,
-    families: FxHashMap<u32, Arc<Served>>,
-    occupied: FxHashMap<&'static str, usize>,
+    pub(super) rules: Rules,
+    /// By [`ServiceId`].
+    services: Vec<Served>,
+    methods: FxHashMap<u64, (ServiceId, usize)>,
+    families: FxHashMap<u32, ServiceId>,
     clients: FxHashMap<PeerId, Client>,
     /// A client that is away has had to make room for another.
     has_forgotten: bool,
@@ -136,42 +143,76 @@ pub(super) struct ServerCore {
     delayed_bytes: usize,
     delayed_until: Option<Time>,
     spare: Vec<Vec<u8>>,
-    /// Code of others that waits for a worker.
-    deferred: Vec<Deferred>,
 }
 
-/// What a sink may do next.
-pub(super) enum Permit {
+/// What a method with a stream may do next.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Permit {
+    /// Send the item.
     Send,
+    /// Wait for [`Output::Permit`].
     Wait,
+    /// End: nobody takes items any more.
     Stop,
 }
 
 impl ServerCore {
     /// Serves an interface; one of the same name must not be served already.
-    pub(super) fn register(&mut self, service: Arc<dyn Service>, calls_max: usize, rank: Rank) {
-        let interface = service.interface();
-        let methods = interface.methods;
-        let stats = methods.iter().map(|_| MethodStats::default()).collect();
-        let served = Arc::new(Served { service, calls_max, rank, stats });
-        for (index, method) in methods.iter().enumerate() {
-            let before = self.methods.insert(method.id, (served.clone(), index));
+    pub(super) fn register(
+        &mut self,
+        interface: &'static Interface,
+        calls_max: usize,
+        rank: Rank,
+    ) -> ServiceId {
+        let id = ServiceId(self.services.len() as u32);
+        let stats = interface.methods.iter().map(|_| MethodStats::default()).collect();
+        self.services.push(Served { interface, calls_max, occupied: 0, rank, stats });
+        for (index, method) in interface.methods.iter().enumerate() {
+            let before = self.methods.insert(method.id, (id, index));
             assert!(before.is_none(), "{}.{} is served twice", interface.name, method.name);
-            self.families.insert(Interface::family(method.id), served.clone());
+            self.families.insert(Interface::family(method.id), id);
         }
+        id
     }
 
-    /// Everything that was served, which is served no more.
-    pub(super) fn take_services(&mut self) -> Vec<Arc<Served>> {
+    /// Serves nothing any more.
+    pub(super) fn stop_serving(&mut self) {
         self.methods.clear();
-        self.families.drain().map(|(_, served)| served).collect()
+        self.families.clear();
     }
 
     /// The interfaces that are served, by name.
-    pub(super) fn served(&self) -> Vec<Arc<Served>> {
-        let mut list: Vec<Arc<Served>> = self.families.values().cloned().collect();
-        list.sort_by_key(|served| served.service.interface().name);
-        list
+    pub(super) fn interfaces(&self) -> Vec<&'static Interface> {
+        self.served().map(|served| served.interface).collect()
+    }
+
+    /// What their methods did.
+    pub(super) fn statistics(&self) -> Vec<(&'static Method, MethodReading)> {
+        let readings = |served: &Served| {
+            let methods = served.interface.methods.iter();
+            let readings = methods.zip(&served.stats).map(|(method, stats)| (method, stats.read()));
+            readings.collect::<Vec<_>>()
+        };
+        self.served().flat_map(readings).collect()
+    }
+
+    fn served(&self) -> impl Iterator<Item = &Served> {
+        let mut ids: Vec<ServiceId> = self.families.values().copied().collect();
+        ids.sort_by_key(|id| self.services[id.0 as usize].interface.name);
+        ids.into_iter().map(|id| &self.services[id.0 as usize])
+    }
+
+    fn service(&mut self, id: ServiceId) -> &mut Served {
+        &mut self.services[id.0 as usize]
+    }
+
+    /// Under which start of a node its calls are remembered: the one that it is.
+    fn start_of(&self, from: PeerId) -> PeerId {
+        if self.rules.remembers_each_start() {
+            return from;
+        }
+        let before = self.clients.keys().filter(|peer| peer.node == from.node).min();
+        before.copied().unwrap_or(from)
     }
 
     /// Takes a frame of a client. A new call is queued, or answered at once.
@@ -182,16 +223,17 @@ impl ServerCore {
         frame: &Frame<'_>,
         effects: &mut Effects,
     ) -> Result<(), DecodeError> {
-        let known = self.clients.contains_key(&from);
+        let start = self.start_of(from);
+        let known = self.clients.contains_key(&start);
         if !known && self.ended.contains(&from) {
             return Ok(());
         }
         if !known && !self.has_room_for_client() {
             self.counters.busy += 1;
-            effects.sends.push((from, refusal(frame.sequence, Status::Busy, 0)));
+            effects.sends.push_back((from, refusal(frame.sequence, Status::Busy, 0)));
             return Ok(());
         }
-        let client = self.clients.entry(from).or_default();
+        let client = self.clients.entry(start).or_default();
         client.may_be_forgotten |= !known && self.has_forgotten && !frame.is_first();
         let may_be_forgotten = client.may_be_forgotten;
         if let Some(since) = client.away.take() {
@@ -249,37 +291,37 @@ impl ServerCore {
     }
 
     fn on_new_call(&mut self, now: Time, from: PeerId, frame: &Frame<'_>, effects: &mut Effects) {
-        let Some((served, index)) = self.methods.get(&frame.extra).cloned() else {
+        let Some((service, index)) = self.methods.get(&frame.extra).copied() else {
             self.counters.unknown += 1;
             let (status, version) = match self.families.get(&Interface::family(frame.extra)) {
-                Some(served) => (Status::BadVersion, served.service.interface().version),
+                Some(id) => (Status::BadVersion, self.services[id.0 as usize].interface.version),
                 None => (Status::Unknown, 0),
             };
             return self.refuse(from, frame, status, u64::from(version), effects);
         };
-        let interface = served.service.interface();
+        let &Served { interface, calls_max, occupied, rank, .. } = &self.services[service.0 as usize];
         let method = &interface.methods[index];
-        let occupied = self.occupied.entry(interface.name).or_default();
-        let is_full = match served.rank {
+        let is_full = match rank {
             // Their number has the interface's own limit.
             Rank::System => self.system_bytes + frame.body.len() > SYSTEM_BYTES_MAX,
             Rank::Program => {
                 self.queue.len() >= QUEUE_LEN_MAX || self.queue_bytes + frame.body.len() > QUEUE_BYTES_MAX
             }
         };
-        if is_full || *occupied >= served.calls_max {
+        if is_full || occupied >= calls_max {
             self.counters.busy += 1;
-            served.stats[index].busy();
+            self.service(service).stats[index].busy();
             return self.refuse(from, frame, Status::Busy, 0, effects);
         }
-        *occupied += 1;
+        self.service(service).occupied += 1;
+        effects.arrivals += 1;
         let oneway = frame.flags & ONEWAY != 0;
         if !oneway {
             let alive_at = method.longrunning.then(|| now + ALIVE_EVERY);
             self.alive.extend(alive_at.map(|at| (at, (from, frame.sequence))));
             let credit = u64::from(frame.aux);
             let kind = method.kind;
-            let running = Running { kind, cancelled: false, credit, waiter: None, alive_at, reports: 0 };
+            let running = Running { kind, cancelled: false, credit, waits: false, alive_at, reports: 0 };
             self.running.insert((from, frame.sequence), running);
         }
         let mut body = self.spare.pop().unwrap_or_default();
@@ -287,7 +329,7 @@ impl ServerCore {
         body.extend_from_slice(frame.body);
         // The method decides what a call is, not the client's flags; they only choose the sequences.
         let idempotent = if method.idempotent { IDEMPOTENT } else { 0 };
-        let (queue, bytes) = match served.rank {
+        let (queue, bytes) = match rank {
             Rank::System => (&mut self.system, &mut self.system_bytes),
             Rank::Program => (&mut self.queue, &mut self.queue_bytes),
         };
@@ -296,17 +338,19 @@ impl ServerCore {
             from,
             sequence: frame.sequence,
             flags: (frame.flags & ONEWAY) | idempotent,
-            served,
-            method: index,
+            service,
+            method,
+            index,
             body,
             deadline: (frame.budget > 0).then(|| now + Span(frame.budget)),
+            is_slow: false,
         });
     }
 
     /// A call that was seen: runs already, is answered from memory, or is idempotent and runs again.
     fn on_duplicate(&mut self, now: Time, from: PeerId, frame: &Frame<'_>, effects: &mut Effects) {
         self.counters.duplicates += 1;
-        let Some(client) = self.clients.get(&from) else { return };
+        let Some(client) = self.clients.get(&self.start_of(from)) else { return };
         if frame.flags & ONEWAY != 0
             || client.seen.is_settled(frame.sequence)
             || self.running.contains_key(&(from, frame.sequence))
@@ -314,17 +358,17 @@ impl ServerCore {
             return;
         }
         if let Some((_, reply)) = client.replies.iter().find(|(sequence, _)| *sequence == frame.sequence) {
-            effects.sends.push((from, reply.clone()));
+            effects.sends.push_back((from, reply.clone()));
             return;
         }
         let idempotent = self
             .methods
             .get(&frame.extra)
-            .is_some_and(|(served, index)| served.service.interface().methods[*index].idempotent);
+            .is_some_and(|(id, index)| self.services[id.0 as usize].interface.methods[*index].idempotent);
         if idempotent {
             self.on_new_call(now, from, frame, effects);
         } else {
-            effects.sends.push((from, refusal(frame.sequence, Status::ReplyLost, 0)));
+            effects.sends.push_back((from, refusal(frame.sequence, Status::ReplyLost, 0)));
         }
     }
 
@@ -335,7 +379,7 @@ impl ServerCore {
         let reply = refusal(frame.sequence, status, extra);
         // Kept like an answer: a copy of the call must not run when there is room again.
         self.keep(from, frame.sequence, &reply);
-        effects.sends.push((from, reply));
+        effects.sends.push_back((from, reply));
     }
 
     fn change(
@@ -347,7 +391,7 @@ impl ServerCore {
     ) {
         if let Some(running) = self.running.get_mut(&(from, sequence)) {
             change(running);
-            effects.wakes.extend(running.waiter.take().map(Waiter::Thread));
+            running.tell((from, sequence), effects);
         }
     }
 
@@ -357,8 +401,8 @@ impl ServerCore {
             Rank::System => core.system.pop_front(),
             Rank::Program => core.system.pop_front().or_else(|| core.queue.pop_front()),
         };
-        while let Some(job) = next(self) {
-            match job.served.rank {
+        while let Some(mut job) = next(self) {
+            match self.service(job.service).rank {
                 Rank::System => self.system_bytes -= job.body.len(),
                 Rank::Program => self.queue_bytes -= job.body.len(),
             }
@@ -367,15 +411,16 @@ impl ServerCore {
             let cancelled = !oneway && self.running.get(&call).is_none_or(|running| running.cancelled);
             let late = job.deadline.is_some_and(|deadline| deadline <= now);
             if !cancelled && !late {
+                job.is_slow = self.is_slow(&job);
                 return Some(job);
             }
             self.counters.not_run += 1;
             let status = if cancelled { Status::Cancelled } else { Status::Deadline };
             let reply = refusal(job.sequence, status, 0);
             if !oneway {
-                effects.sends.push((job.from, reply.clone()));
+                effects.sends.push_back((job.from, reply.clone()));
             }
-            effects.services.push(self.finish(job, &reply));
+            self.finish(job, &reply);
         }
         None
     }
@@ -385,43 +430,34 @@ impl ServerCore {
         self.system.len() + self.queue.len()
     }
 
-    /// Leaves code of others to a worker.
-    pub(super) fn defer(&mut self, deferred: Deferred) {
-        self.deferred.push(deferred);
-    }
-
-    /// How much code of others waits for a worker.
-    pub(super) fn deferred_len(&self) -> usize {
-        self.deferred.len()
-    }
-
-    /// Takes it, to run it without the lock.
-    pub(super) fn take_deferred(&mut self) -> Vec<Deferred> {
-        std::mem::take(&mut self.deferred)
-    }
-
     /// Bytes of the replies that are kept.
     pub(super) fn kept_bytes(&self) -> usize {
         self.reply_bytes
     }
 
-    /// Whether there is work that must not wait until a method has ended: calls of the system, code of others.
-    pub(super) fn has_work_of_system(&self) -> bool {
-        !self.system.is_empty() || !self.deferred.is_empty()
+    /// Whether calls of the system wait.
+    pub(super) fn has_system_calls(&self) -> bool {
+        !self.system.is_empty()
     }
 
     /// Whether the next call may hold its worker for long.
     pub(super) fn is_next_slow(&self) -> bool {
-        self.system.front().or(self.queue.front()).is_some_and(Job::is_slow)
+        self.system.front().or(self.queue.front()).is_some_and(|job| self.is_slow(job))
     }
 
-    /// The call has been answered with the frame `reply`. Its service comes back, to be dropped without the lock:
-    /// it is the program's, and this may be its last reference.
-    #[must_use]
-    pub(super) fn finish(&mut self, job: Job, reply: &[u8]) -> Arc<Served> {
-        if let Some(occupied) = self.occupied.get_mut(job.served.service.interface().name) {
-            *occupied -= 1;
-        }
+    fn is_slow(&self, job: &Job) -> bool {
+        let is_long = job.method.longrunning || job.method.kind == Kind::Stream;
+        is_long || self.services[job.service.0 as usize].stats[job.index].is_slow()
+    }
+
+    /// The method has run for so long.
+    pub(super) fn ran(&mut self, job: &Job, time: Span, failed: bool) {
+        self.service(job.service).stats[job.index].ran(time, failed);
+    }
+
+    /// The call has been answered with the frame `reply`.
+    pub(super) fn finish(&mut self, job: Job, reply: &[u8]) {
+        self.service(job.service).occupied -= 1;
         if job.flags & ONEWAY == 0 {
             if let Some(running) = self.running.remove(&(job.from, job.sequence))
                 && let Some(at) = running.alive_at
@@ -433,13 +469,13 @@ impl ServerCore {
             }
         }
         self.reuse(job.body);
-        job.served
     }
 
     /// Keeps a reply for its client. If all clients' take too much, those of whom has been away longest go first.
     fn keep(&mut self, from: PeerId, sequence: u64, reply: &[u8]) {
         while self.reply_bytes + reply.len() > REPLY_BYTES_NODE_MAX && self.drop_oldest_replies(from) {}
-        let Some(client) = self.clients.get_mut(&from) else { return };
+        let start = self.start_of(from);
+        let Some(client) = self.clients.get_mut(&start) else { return };
         if client.seen.is_settled(sequence) {
             return;
         }
@@ -475,14 +511,14 @@ impl ServerCore {
         }
     }
 
-    /// Whether item number `index` of a stream may be sent; else `signal` is set when that changes.
-    pub(super) fn permit(&mut self, from: PeerId, sequence: u64, index: u64, signal: &Arc<Signal>) -> Permit {
+    /// Whether item number `index` of a stream may be sent; else [`Output::Permit`] says when that changes.
+    pub(super) fn permit(&mut self, from: PeerId, sequence: u64, index: u64) -> Permit {
         match self.running.get_mut(&(from, sequence)) {
             None => Permit::Stop,
             Some(running) if running.cancelled => Permit::Stop,
             Some(running) if index < running.credit => Permit::Send,
             Some(running) => {
-                running.waiter = Some(signal.clone());
+                running.waits = true;
                 Permit::Wait
             }
         }
@@ -523,7 +559,9 @@ impl ServerCore {
     /// The peer has ended: nobody waits for its calls, and what it did can come no more.
     pub(super) fn handle_peer_died(&mut self, peer: PeerId, effects: &mut Effects) {
         self.cancel_calls(peer, |_| true, effects);
-        self.forget(peer);
+        if self.rules.remembers_each_start() {
+            self.forget(peer);
+        }
         // A guest has no end: it comes back or does not.
         if peer.node != GUEST {
             self.ended.push_back(peer);
@@ -553,9 +591,9 @@ impl ServerCore {
 
     fn cancel_calls(&mut self, peer: PeerId, which: impl Fn(&Running) -> bool, effects: &mut Effects) {
         let of_peer = self.running.iter_mut().filter(|((from, _), running)| *from == peer && which(running));
-        for (_, running) in of_peer {
+        for (call, running) in of_peer {
             running.cancelled = true;
-            effects.wakes.extend(running.waiter.take().map(Waiter::Thread));
+            running.tell(*call, effects);
         }
     }
 
@@ -574,7 +612,7 @@ impl ServerCore {
             let Some(running) = self.running.get_mut(&call) else { continue };
             running.alive_at = Some(now + ALIVE_EVERY);
             self.alive.insert((now + ALIVE_EVERY, call));
-            effects.sends.push((call.0, Frame::new(FrameKind::Progress, call.1, 0).to_vec()));
+            effects.sends.push_back((call.0, Frame::new(FrameKind::Progress, call.1, 0).to_vec()));
         }
         if self.delayed_until.is_some_and(|until| until <= now) {
             (self.delayed_until, self.delayed_bytes) = (None, 0);
@@ -613,27 +651,12 @@ impl Client {
     }
 }
 
-impl Job {
-    /// What is called.
-    pub(super) fn method(&self) -> &'static Method {
-        &self.served.service.interface().methods[self.method]
-    }
-
-    /// Whether it may hold its worker for long, so that nothing should wait for it.
-    pub(super) fn is_slow(&self) -> bool {
-        let method = self.method();
-        method.longrunning || method.kind == Kind::Stream || self.served.stats[self.method].is_slow()
-    }
-}
-
-impl Deferred {
-    /// Runs it. A panic is its own.
-    pub(super) fn run(self) {
-        let run = std::panic::AssertUnwindSafe(|| match self {
-            Deferred::Wake(waker) => waker.wake(),
-            Deferred::Run(run) => run(),
-        });
-        let _ = std::panic::catch_unwind(run);
+impl Running {
+    /// What its method waits for may have changed.
+    fn tell(&mut self, (from, sequence): CallId, effects: &mut Effects) {
+        if std::mem::take(&mut self.waits) {
+            effects.outputs.push_back(Output::Permit(from, sequence));
+        }
     }
 }
 
