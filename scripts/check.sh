@@ -45,6 +45,8 @@ step mutations cargo test -p sim --features planted --test plants --locked
 step dependencies scripts/dependencies.sh
 step documentation cargo doc --workspace --no-deps --document-private-items --locked
 if [ -n "$long" ]; then
+    # The rules that keep a starved member alive, each switched off: the test of them has to see a death.
+    step process-mutations cargo test -p system-tests --features planted --test hosts --locked broken
     step seeds cargo run --release -p sim --locked -- --seeds 100000
     step machine-seeds cargo run --release -p sim --locked -- --rig machines --seeds 100000
     step search cargo run --release -p sim --locked -- --explore

@@ -20,6 +20,7 @@ mod leaving;
 mod limit;
 mod local;
 mod lock_word;
+mod mutation;
 mod notes;
 mod patience;
 #[allow(unsafe_code)]
@@ -54,7 +55,7 @@ use crate::config::node::{FLUSH_MAX, PAGE_POOL_MAX};
 use crate::error::{Error, Result};
 use crate::fault::{Arena, ArenaOptions, Backend, CoreSection, check_thread_mask};
 use crate::fork;
-use crate::machine::{Command, Departure, Event, Machine, MachineConfig, Outcome, Rules, Why, describe};
+use crate::machine::{Command, Departure, Event, Machine, MachineConfig, Outcome, Why, describe};
 use crate::membership::{ElementType, Introduction, Kind, RegionRecord, Want};
 use crate::net::inject::Injector;
 use crate::net::udp::{DATAGRAM_MAX, Outlet, UdpSocket};
@@ -377,8 +378,8 @@ impl Inner {
             intro: introduction(config, incarnation, addr),
             nearest: settings.nearest,
             silence_max: settings.silence_max_ms.map(Span::from_ms),
-            rules: Rules::default(),
-            membership_rules: crate::membership::Rules::default(),
+            rules: mutation::machine_rules(),
+            membership_rules: mutation::membership_rules(),
         };
         let locked = Locked {
             machine: Machine::new(endpoint, machine),
