@@ -224,6 +224,8 @@ fn the_child_plays_its_role() {
         "loads for ever" => crate::ended::loads_for_ever,
         "stores after an error" => crate::ended::stores_after_an_error,
         "waiter" => crate::starved::waiter,
+        "hands over" => crate::clean_leaves::hand_over,
+        "takes over" => crate::clean_leaves::take_over,
         "giver" => crate::leaving::giver,
         "taker" => crate::leaving::taker,
         "uses memory after leaving" => crate::leaving::use_memory_after_leaving,

@@ -9,6 +9,7 @@ mod allocation;
 mod atomics;
 mod backends;
 mod calls;
+mod clean_leaves;
 mod contention;
 mod counting;
 mod death;
