@@ -2,8 +2,9 @@
 //!
 //! At each time one thread takes datagrams from the socket: a thread that waits for something, because a reply
 //! then costs one wake-up; a worker, because it then runs a call without one; otherwise the progress thread. Each
-//! step of these threads is a method here, called under the node's lock. It changes the table and says what the
-//! runtime must do ([`Action`]). `docs/design.md` has the reasons, `reception/tests` the table and its search.
+//! step of these threads is a method here. It changes the table and says what the runtime must do ([`Action`]).
+//! `docs/design.md` has the reasons, `reception/tests` the table and its search. The runtime does not call it yet:
+//! `pump.rs` and `rpc.rs` have these rules in their loops.
 
 #[cfg(test)]
 mod tests;
