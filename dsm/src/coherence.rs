@@ -18,9 +18,11 @@ mod fingerprint;
 mod instruction;
 mod lock;
 mod message;
+mod outbox;
 mod placement;
 mod plant;
 mod resident;
+mod round;
 mod stream;
 mod table;
 #[cfg(test)]
@@ -28,25 +30,25 @@ mod tests;
 
 use std::collections::VecDeque;
 
-use smallvec::SmallVec;
-
 pub use copyset::NodeSet;
 pub use message::{
-    Answer, Attempt, BATCH_MESSAGES_MAX, BarrierId, BarrierMessage, Batch, Body, LockId, LockMessage,
-    Message, Req, ToHome, ToNode, Txn, Version, encode_batch_head,
+    Answer, Attempt, BATCH_MESSAGES_MAX, BarrierId, BarrierMessage, Batch, Body, Held, HeldLock, LockId,
+    LockMessage, Message, Report, ReportPart, Req, ToHome, ToNode, Txn, Version, encode_batch_head,
 };
 pub use placement::{Placement, Quota, RegionInfo};
 pub use plant::{Plant, Planted};
 pub use resident::{MemoryLimit, Occupancy};
 
-use crate::config::coherence::{INSTRUCTION_PAGES_MAX, LAZY_MESSAGES_MAX};
+use crate::config::coherence::INSTRUCTION_PAGES_MAX;
 use crate::config::membership::EPOCHS_MAX;
 use crate::page::{Access, Epoch, LockWords, Memory, NodeId, PageBuf, PageId, Time};
 use barrier::Barriers;
 use cache::Cache;
 use directory::Directory;
 use lock::Locks;
+use outbox::Outbox;
 use placement::Places;
+use round::{Reports, Round};
 
 /// Request numbers that an incarnation may use before it would reach those of the next.
 const REQS_PER_EPOCH: u64 = 1 << 40;
@@ -107,6 +109,8 @@ pub enum Input<'a> {
     Message {
         /// The sender.
         from: NodeId,
+        /// Of the view that the sender knew: not above this node's.
+        epoch: Epoch,
         /// The message.
         message: Message,
         /// One page if [`Message::carries_page`], else empty.
@@ -167,8 +171,20 @@ pub enum Input<'a> {
     },
     /// A member has left in peace: what still waits for it at a barrier waits in vain.
     NodeLeft(NodeId),
-    /// A member is dead. No message of its incarnation is handled after this.
-    NodeDied(NodeId),
+    /// Members are dead: a round begins. No message of their incarnations is handled after this.
+    Round {
+        /// Of the view that told the last of these deaths.
+        epoch: Epoch,
+        /// The members of that view, or of a later one.
+        members: NodeSet,
+        /// The dead.
+        died: NodeSet,
+    },
+    /// This node has just joined, in a view that tells deaths: others may wait for its report.
+    Joined {
+        /// The members of that view.
+        members: NodeSet,
+    },
     /// A fresh incarnation has come to a slot; what its predecessor left behind is forgotten. Given
     /// before the first message of the newcomer. The slot of a dead home stays empty: regions name it.
     NodeJoined(NodeId),
@@ -269,6 +285,9 @@ pub struct Coherence {
     me: NodeId,
     barrier_home: NodeId,
     planted: Planted,
+    round: Round,
+    /// What is still to be reported in this round, in slices: others want to be answered meanwhile.
+    reports: VecDeque<(NodeId, Report)>,
     places: Places,
     directory: Directory,
     cache: Cache,
@@ -288,16 +307,6 @@ struct Context<'a, M: Memory> {
     counters: &'a mut Counters,
 }
 
-/// Outputs for the caller, and messages of this node to itself.
-#[derive(Clone, Default)]
-struct Outbox {
-    outputs: VecDeque<Output>,
-    local: VecDeque<Message>,
-    /// Messages that nobody waits for yet: each rides on the next message to the same node, or goes
-    /// when it is due or asked for.
-    lazy: SmallVec<[(NodeId, Message, Time); 4]>,
-}
-
 impl Coherence {
     /// The protocol of node `me`, which knows no region and has no page yet. It joined with the view
     /// `joined`, from which its request numbers start: a slot's next incarnation must not repeat them.
@@ -309,6 +318,8 @@ impl Coherence {
             me,
             barrier_home,
             planted: Planted::default(),
+            round: Round::new(joined),
+            reports: VecDeque::new(),
             places: Places::default(),
             directory: Directory::new(),
             cache: Cache::new(nearest_home, first),
@@ -342,6 +353,9 @@ impl Coherence {
     pub fn handle<M: Memory + LockWords>(&mut self, now: Time, input: Input<'_>, memory: &mut M) {
         self.cache.settle_postponed(memory);
         self.react(now, input, memory);
+        if !self.reports.is_empty() {
+            self.send_reports();
+        }
         // What this node says to itself arrives at once and in order; held-up messages run as soon
         // as their hold has ended, for whatever reason.
         loop {
@@ -373,6 +387,9 @@ impl Coherence {
 
     /// When to call with [`Input::Timer`] next.
     pub fn poll_timeout(&self) -> Option<Time> {
+        if !self.reports.is_empty() {
+            return Some(Time(0));
+        }
         let lazy = self.outbox.lazy.iter().map(|&(_, _, due)| due).min();
         [self.cache.poll_timeout(), lazy].into_iter().flatten().min()
     }
@@ -421,6 +438,21 @@ impl Coherence {
     /// The page's home, as far as this node knows it.
     pub fn home(&self, page: PageId) -> Option<NodeId> {
         self.places.home(page)
+    }
+
+    /// How many pages this node has found lost as their home.
+    pub fn pages_lost(&self) -> u64 {
+        self.counters.pages_lost
+    }
+
+    /// After a round: the node that has a page's bytes, if its home has not fetched them yet.
+    pub fn page_source(&self, page: PageId) -> Option<NodeId> {
+        self.directory.source(page)
+    }
+
+    /// Whether this node wrote a page last, or may become its owner: if it dies, the page may be lost.
+    pub fn may_have_written(&self, page: PageId) -> bool {
+        self.cache.may_have_written(page)
     }
 
     /// Pages whose last bytes died with a node, of those whose home is here.
@@ -482,8 +514,12 @@ impl Coherence {
 
     fn react<M: Memory + LockWords>(&mut self, now: Time, input: Input<'_>, memory: &mut M) {
         match input {
-            Input::Message { from, message, page } => {
+            Input::Message { from, epoch, message, page } => {
                 self.counters.messages_in += 1;
+                if self.is_void(epoch, &message) {
+                    self.counters.stale_messages += 1;
+                    return;
+                }
                 self.on_message(now, from, message, page, memory);
             }
             Input::Fault(fault) => {
@@ -539,8 +575,15 @@ impl Coherence {
             Input::ProgramEnded { program } => self.barriers.forget_program(program),
             Input::NodeLeft(left) => {
                 self.barriers.on_node_gone(self.me, self.barrier_home, &mut self.outbox, left);
+                // It had nothing that any home does not know.
+                if self.round.forget(left) {
+                    self.report_completed(now, left, memory);
+                }
             }
-            Input::NodeDied(dead) => self.on_node_died(now, dead, memory),
+            Input::Round { epoch, members, died } => self.begin_round(now, epoch, (members, died), memory),
+            Input::Joined { members } => {
+                self.reports = Reports::default().address(members.without(self.me));
+            }
             Input::NodeJoined(node) => {
                 self.places.on_node_joined(node);
                 self.directory.on_node_joined(node);
@@ -601,6 +644,7 @@ impl Coherence {
             Message::Barrier(message) => {
                 self.barriers.on_message(self.me, self.planted, &mut self.outbox, from, message);
             }
+            Message::Report(message) => self.on_report(now, from, message, memory),
         }
     }
 
@@ -610,16 +654,6 @@ impl Coherence {
         self.locks.recall(self.planted, lock, memory);
         react(self);
         self.locks.lend(lock, memory);
-    }
-
-    fn on_node_died<M: Memory>(&mut self, now: Time, dead: NodeId, memory: &mut M) {
-        self.places.on_node_died(dead);
-        let (directory, mut ctx) = self.directory_parts(now, memory);
-        directory.on_node_died(&mut ctx, dead);
-        let (cache, places, mut ctx) = self.cache_parts(now, memory);
-        cache.on_node_died(&mut ctx, places, dead);
-        self.locks.on_node_died(self.me, &self.places, &mut self.outbox, dead);
-        self.barriers.on_node_gone(self.me, self.barrier_home, &mut self.outbox, dead);
     }
 
     fn continue_leaving<M: Memory>(&mut self, now: Time, memory: &mut M) {
@@ -664,59 +698,6 @@ impl Coherence {
             counters: &mut self.counters,
         };
         (&mut self.cache, &mut self.places, ctx)
-    }
-}
-
-impl Outbox {
-    /// A message without a page.
-    fn send(&mut self, me: NodeId, to: NodeId, message: impl Into<Message>) {
-        let message = message.into();
-        debug_assert!(!message.carries_page());
-        if to == me {
-            self.local.push_back(message);
-        } else {
-            self.send_lazy(to);
-            self.outputs.push_back(Output::Send { to, message, page: None });
-        }
-    }
-
-    /// A message that may wait until `due` for something to ride on.
-    fn send_later(&mut self, me: NodeId, to: NodeId, message: impl Into<Message>, due: Time) {
-        if to == me || self.lazy.len() >= LAZY_MESSAGES_MAX {
-            self.send(me, to, message);
-        } else {
-            self.lazy.push((to, message.into(), due));
-        }
-    }
-
-    /// Sends what waits for an occasion to be sent to `to`.
-    fn send_lazy(&mut self, to: NodeId) {
-        let outputs = &mut self.outputs;
-        self.lazy.retain(|&mut (node, message, _)| {
-            if node == to {
-                outputs.push_back(Output::Send { to, message, page: None });
-            }
-            node != to
-        });
-    }
-
-    /// Sends what has waited long enough.
-    fn send_due(&mut self, now: Time) {
-        while let Some(&(to, _, _)) = self.lazy.iter().find(|&&(_, _, due)| due <= now) {
-            self.send_lazy(to);
-        }
-    }
-
-    /// A message to another node with the page that it carries.
-    fn send_page(&mut self, to: NodeId, message: impl Into<Message>, page: PageBuf) {
-        let message = message.into();
-        debug_assert!(message.carries_page());
-        self.send_lazy(to);
-        self.outputs.push_back(Output::Send { to, message, page: Some(page) });
-    }
-
-    fn done(&mut self, op: OpId, result: Result<u64, Failure>) {
-        self.outputs.push_back(Output::Done { op, result });
     }
 }
 

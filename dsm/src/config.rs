@@ -149,6 +149,8 @@ pub mod coherence {
     pub const LAZY_MESSAGES_MAX: usize = 256;
     /// Threads whose faulting instruction is remembered; beyond it all are forgotten and learnt anew.
     pub const FAULTING_THREADS_MAX: usize = 1024;
+    /// Parts of reports that a node sends at one time when a round begins, so that nobody waits long for it.
+    pub const REPORT_PARTS_AT_ONCE: usize = 4096;
     /// Pages that a stream of read faults runs ahead: twice what comes while the first half is read.
     pub const READ_AHEAD_MAX: i64 = 120;
     /// Pages that a stream of write faults runs ahead. Fewer: a page that is taken from another writer

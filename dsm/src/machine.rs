@@ -388,6 +388,7 @@ impl Machine {
                 continue;
             }
             moved |= self.cores.admit_regions();
+            self.cores.record_losses();
             moved |= self.send_outputs(now);
             moved |= self.send_calls(now);
             moved |= self.send_waiting(now);
@@ -567,7 +568,7 @@ impl Machine {
                 let Some(message) = self.control_message(&control) else { return };
                 self.send(now, to, message, Priority::Control);
             }
-            Action::Joined => self.on_joined(now),
+            Action::Joined => self.on_joined(now, host),
             Action::JoinRefused(reason) => self.cores.end_with(Why::NotJoined(reason)),
             Action::ViewChanged { joined, left, died } => {
                 self.on_view_changed(now, (&joined, &left, died), host);

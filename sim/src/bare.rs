@@ -2,7 +2,7 @@
 //! twice, the second time much later. Nothing is lost: a session would repeat it.
 
 use pagemesh::coherence::{Input, Message};
-use pagemesh::page::{NodeId, PageBuf, Span};
+use pagemesh::page::{Epoch, NodeId, PageBuf, Span};
 
 use crate::plan::Net;
 use crate::trace::What;
@@ -12,6 +12,8 @@ use crate::world::{Phase, World};
 pub(crate) struct Parcel {
     from: (NodeId, u32),
     to: (NodeId, u32),
+    /// Of the sender's view.
+    epoch: Epoch,
     message: Message,
     page: Option<PageBuf>,
     copy: Copy,
@@ -32,15 +34,16 @@ impl World {
         message: Message,
         page: Option<PageBuf>,
     ) {
+        let epoch = self.node(from).epoch;
         let from = (from, self.node(from).incarnation);
         let net = self.shared.plan.net;
         if Net::happens(net.duplicate_one_in, &mut self.shared.rng) {
             let late = Span(self.shared.rng.u64(..net.tail.0 * 4 + net.typical.0 * 8));
-            let parcel = Parcel { from, to, message, page: page.clone(), copy: Copy::Duplicate };
+            let parcel = Parcel { from, to, epoch, message, page: page.clone(), copy: Copy::Duplicate };
             self.post(parcel, late);
         }
         self.node(from.0).in_flight += 1;
-        self.post(Parcel { from, to, message, page, copy: Copy::First }, Span(0));
+        self.post(Parcel { from, to, epoch, message, page, copy: Copy::First }, Span(0));
     }
 
     fn post(&mut self, parcel: Parcel, late: Span) {
@@ -52,13 +55,20 @@ impl World {
 
     pub(crate) fn deliver(&mut self, slot: u32) {
         let parcel = self.parcels.remove(slot);
+        let receiver = &self.nodes[parcel.to.0.0 as usize];
+        let takes =
+            matches!(receiver.phase, Phase::Up | Phase::Leaving) && receiver.incarnation == parcel.to.1;
+        if takes && parcel.epoch > receiver.epoch {
+            // Kept until the view comes that explains it.
+            return self.post(parcel, Span(0));
+        }
         let (from, incarnation) = parcel.from;
         let to = parcel.to.0;
         if self.accepts(&parcel) {
-            let message = parcel.message;
+            let (message, epoch) = (parcel.message, parcel.epoch);
             self.record(to, What::Deliver { from, message });
             let page = parcel.page.as_ref().map_or(&[][..], PageBuf::as_slice);
-            self.feed(to, Input::Message { from, message, page });
+            self.feed(to, Input::Message { from, epoch, message, page });
             self.disturb(to);
         }
         let sender = self.node(from);

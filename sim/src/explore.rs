@@ -301,7 +301,10 @@ impl State {
         }
         let page = parcel.value.map(page_of);
         let bytes = page.as_ref().map_or(&[][..], PageBuf::as_slice);
-        self.feed(parcel.to, Input::Message { from: parcel.from, message: parcel.message(), page: bytes })
+        self.feed(
+            parcel.to,
+            Input::Message { from: parcel.from, epoch: Epoch(1), message: parcel.message(), page: bytes },
+        )
     }
 
     fn feed(&mut self, id: NodeId, input: Input<'_>) -> Result<(), String> {

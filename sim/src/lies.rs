@@ -72,7 +72,7 @@ impl World {
 
     /// A request number that the node may have used.
     fn some_req(&self, rng: &mut Rng, of: NodeId) -> Req {
-        Req((u64::from(self.nodes[of.0 as usize].incarnation) << 40) + rng.u64(1..30))
+        Req((self.nodes[of.0 as usize].joined.0 << 40) + rng.u64(1..30))
     }
 
     fn lie_about_page(&mut self, liar: &mut Liar, to: NodeId, page: PageId) -> Vec<Message> {
@@ -90,7 +90,7 @@ impl World {
             ToNode::Inv { page, txn }.into(),
             ToNode::Hurry { page, txn }.into(),
             ToNode::WriteBackAck { page, version }.into(),
-            ToNode::Lost { page, req, txn, dead: to }.into(),
+            ToNode::Lost { page, req, dead: to }.into(),
         ];
         let own = Req(u64::MAX / 2 + rng.u64(..1 << 20));
         let to_home: [Message; 3] = [
@@ -137,10 +137,9 @@ impl World {
         let token = if rng.bool() { 0 } else { u64::MAX };
         let own = Req(u64::MAX / 2 + rng.u64(..1 << 20));
         let broken = rng.bool();
-        let of_manager: [LockMessage; 4] = [
+        let of_manager: [LockMessage; 3] = [
             LockMessage::Forward { lock, tenure: req, next: liar.node, next_req: own, attempt },
             LockMessage::ReturnAck { lock, req },
-            LockMessage::Probe { lock, req },
             LockMessage::Broken { lock, req, dead: to },
         ];
         let message = if manager == Some(to) {

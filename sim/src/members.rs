@@ -4,12 +4,12 @@
 //! sent about pages is gone when its core says that no page depends on it; a dead one is cut off at each survivor when
 //! that survivor learns of the death, each at its own time.
 
-use pagemesh::coherence::Input;
-use pagemesh::page::{NodeId, Span};
+use pagemesh::coherence::{Input, NodeSet};
+use pagemesh::page::{Epoch, NodeId, Span};
 
 use crate::plan::How;
 use crate::trace::What;
-use crate::world::{BARRIER, Event, Phase, World};
+use crate::world::{BARRIER, Death, Event, Phase, World};
 
 impl World {
     pub(crate) fn depart(&mut self, index: u8) {
@@ -40,19 +40,35 @@ impl World {
                 self.leave(node);
             }
             How::Leaves => self.leave(node),
-            How::Crashes => {
-                self.record(node, What::Crashed);
-                self.node(node).phase = Phase::Gone;
-                self.shared.oracle.died(node);
-                let latest = 1 + self.shared.rng.u64(..20_000_000);
-                for survivor in (0..self.nodes.len() as u16).map(NodeId).filter(|&other| other != node) {
-                    let at = self.shared.now + Span(self.shared.rng.u64(..latest));
-                    self.schedule(at, Event::LearnDeath { node: survivor, dead: node });
-                }
-                if going.replaced {
-                    self.schedule(self.shared.now + Span(latest), Event::Join { node });
-                }
+            How::Crashes => self.crash(node, going.replaced),
+        }
+    }
+
+    fn crash(&mut self, node: NodeId, replaced: bool) {
+        if !matches!(self.node(node).phase, Phase::Up | Phase::Leaving) {
+            return;
+        }
+        self.record(node, What::Crashed);
+        for page in 0..self.pages().len() {
+            let id = self.shared.plan.pages[page];
+            if self.node(node).core.may_have_written(id) {
+                self.shared.oracle.may_be_lost(page);
             }
+        }
+        self.node(node).phase = Phase::Gone;
+        self.shared.oracle.died(node);
+        self.epoch += 1;
+        let is_member = |at: &NodeId| self.nodes[at.0 as usize].phase != Phase::Gone;
+        let members = (0..self.nodes.len() as u16).map(NodeId).filter(is_member).collect();
+        self.deaths.push(Death { epoch: Epoch(self.epoch), node, members });
+        let told = self.deaths.len();
+        let latest = 1 + self.shared.rng.u64(..20_000_000);
+        for survivor in (0..self.nodes.len() as u16).map(NodeId).filter(|&other| other != node) {
+            let at = self.shared.now + Span(self.shared.rng.u64(..latest));
+            self.schedule(at, Event::LearnDeaths { node: survivor, told: told as u8 });
+        }
+        if replaced {
+            self.schedule(self.shared.now + Span(latest), Event::Join { node });
         }
     }
 
@@ -72,14 +88,34 @@ impl World {
         }
     }
 
-    pub(crate) fn learn_death(&mut self, node: NodeId, dead: NodeId) {
-        self.node(node).view[dead.0 as usize] = None;
-        if !self.up().contains(node) {
+    /// A node is told of the first so many deaths of the run: views only grow. Several at a time make one round.
+    pub(crate) fn learn_deaths(&mut self, node: NodeId, told: usize) {
+        while self.node(node).told < told {
+            let from = self.node(node).told;
+            let to = if self.shared.rng.bool() { told } else { from + 1 };
+            let died: NodeSet = self.deaths[from..to].iter().map(|death| death.node).collect();
+            let Death { epoch, members, .. } = self.deaths[to - 1];
+            let slot = self.node(node);
+            slot.told = to;
+            slot.epoch = slot.epoch.max(epoch);
+            died.iter().for_each(|dead| slot.view[dead.0 as usize] = None);
             // Who has left, its last messages still under way, no longer asks its core.
-            return;
+            if self.up().contains(node) {
+                self.record(node, What::LearnsDeaths { died });
+                self.feed(node, Input::Round { epoch, members, died });
+            }
         }
-        self.record(node, What::LearnsDeath { dead });
-        self.feed(node, Input::NodeDied(dead));
+    }
+
+    /// The next view: all that take part hear of it at once, and of all deaths before.
+    fn next_view(&mut self) {
+        for other in self.up().iter() {
+            self.learn_deaths(other, self.deaths.len());
+        }
+        self.epoch += 1;
+        for other in self.up().iter() {
+            self.node(other).epoch = Epoch(self.epoch);
+        }
     }
 
     /// The core says that nothing depends on this node any more: its mappings must be gone.
@@ -97,6 +133,7 @@ impl World {
             return;
         }
         slot.phase = Phase::Gone;
+        self.next_view();
         for other in 0..self.nodes.len() {
             self.nodes[other].view[node.0 as usize] = None;
         }
@@ -113,6 +150,7 @@ impl World {
 
     /// A fresh node comes to the slot; everybody hears of it before its first message.
     pub(crate) fn join(&mut self, node: NodeId) {
+        self.next_view();
         let mut fresh = self.fresh_node(node);
         fresh.view = vec![None; self.nodes.len()];
         let incarnation = fresh.incarnation;
@@ -129,11 +167,16 @@ impl World {
             self.tell_program(other);
         }
         self.start(node);
-        // A home that died before stays dead for whoever comes later.
-        for home in self.shared.plan.region.homes.clone() {
-            if !self.up().contains(home) {
-                self.learn_death(node, home);
-            }
+        // It hears nothing of earlier rounds, but a home that died stays dead for whoever comes later.
+        let died: NodeSet = self.deaths.iter().map(|death| death.node).collect();
+        let died: NodeSet = died.iter().filter(|&dead| !self.up().contains(dead)).collect();
+        if !died.is_empty() {
+            let epoch = self.node(node).epoch;
+            self.feed(node, Input::Round { epoch, members: NodeSet::from_iter([node]), died });
+        }
+        let members = self.up();
+        if !self.deaths.is_empty() {
+            self.feed(node, Input::Joined { members });
         }
     }
 }

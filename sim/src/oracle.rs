@@ -39,6 +39,10 @@ struct Page {
     token: u64,
     /// What the nodes' records say of the page, by slot.
     versions: Vec<Version>,
+    /// A node died in the critical section.
+    is_broken: bool,
+    /// A node died that may have written the page last.
+    may_be_lost: bool,
 }
 
 #[derive(Clone, Default)]
@@ -190,6 +194,9 @@ impl Oracle {
         if let Some((other, _)) = holder {
             self.fail(|| format!("one holder for each lock: {node} has lock {page}, and {other} too"));
         }
+        if self.pages[page].is_broken {
+            self.fail(|| format!("a lock whose holder died is broken: {node} has lock {page}"));
+        }
         if token <= last {
             self.fail(|| format!("tokens grow: lock {page} had {last}, now {token}"));
         }
@@ -246,8 +253,23 @@ impl Oracle {
         }
     }
 
+    /// A node is about to die that may have written the page last.
+    pub(crate) fn may_be_lost(&mut self, page: usize) {
+        self.pages[page].may_be_lost = true;
+    }
+
+    /// A page was declared lost: only what lay at the dead alone may be.
+    pub(crate) fn lost(&mut self, page: usize) {
+        if !self.pages[page].may_be_lost {
+            self.fail(|| format!("nothing is lost that the living have: page {page}"));
+        }
+    }
+
     pub(crate) fn died(&mut self, node: NodeId) {
         self.dead.insert(node);
+        for page in &mut self.pages {
+            page.is_broken |= page.holder.is_some_and(|(holder, _)| holder == node);
+        }
         self.gone(node);
     }
 

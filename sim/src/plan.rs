@@ -290,11 +290,19 @@ fn draw_pages(region: &RegionInfo, cached_max: Option<u64>, rng: &mut Rng) -> Ve
 
 fn draw_departures(nodes: u16, homes: &[NodeId], rng: &mut Rng) -> Vec<Departure> {
     let mut departures = Vec::new();
-    if rng.u32(..8) == 0 {
-        let (node, at) = (NodeId(rng.u16(..nodes)), Time(rng.u64(..3_000_000)));
-        // The slot of a home stays empty: regions name it, and mean the home that is dead.
-        let replaced = rng.bool() && !homes.contains(&node);
-        departures.push(Departure { node, at, how: How::Crashes, replaced });
+    if rng.u32(..4) == 0 {
+        // Several at a time: one round begins in another.
+        let (crashes, within) = (rng.u16(1..=3).min(nodes - 1), [1_000_000, 20_000_000][rng.usize(..2)]);
+        let first = rng.u64(..3_000_000);
+        for crash in 0..crashes {
+            let node = NodeId(rng.u16(..nodes));
+            let at = Time(first + if crash == 0 { 0 } else { rng.u64(..within) });
+            // The slot of a home stays empty: regions name it, and mean the home that is dead.
+            let replaced = rng.bool() && !homes.contains(&node);
+            if departures.iter().all(|going: &Departure| going.node != node) {
+                departures.push(Departure { node, at, how: How::Crashes, replaced });
+            }
+        }
     }
     for node in (0..nodes).map(NodeId).filter(|node| !homes.contains(node)) {
         let free = departures.iter().all(|going: &Departure| going.node != node);

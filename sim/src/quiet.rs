@@ -53,7 +53,11 @@ impl World {
         }
         let Some((owner, copyset, _)) = at_home.core.directory_entry(id) else { return };
         let is_lost = at_home.core.lost_pages().iter().any(|&(lost, _)| lost == id);
+        let source = at_home.core.page_source(id);
         let oracle = &mut self.shared.oracle;
+        if is_lost {
+            oracle.lost(page);
+        }
         for (at, node) in self.nodes.iter().enumerate().filter(|(_, node)| node.phase == Phase::Up) {
             let at = NodeId(at as u16);
             let access = node.core.access(id);
@@ -69,7 +73,7 @@ impl World {
                 });
             }
         }
-        let holder = owner.unwrap_or(home);
+        let holder = owner.or(source).unwrap_or(home);
         let (bytes, truth) = (self.nodes[holder.0 as usize].local.cells(page), oracle.cells(page));
         if bytes != truth && !is_lost {
             oracle.fail(|| format!("the latest bytes are at {holder}: {id:?} {bytes:?}, not {truth:?}"));

@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 use std::fmt;
 use std::hash::{Hash, Hasher};
 
-use pagemesh::coherence::{Attempt, Failure, Fault, LockId, Message, OpId};
+use pagemesh::coherence::{Attempt, Failure, Fault, LockId, Message, NodeSet, OpId};
 use pagemesh::page::{Access, NodeId, PageId, Time};
 use rustc_hash::FxHasher;
 
@@ -43,7 +43,7 @@ pub(crate) enum What {
     Leave,
     Left,
     Crashed,
-    LearnsDeath { dead: NodeId },
+    LearnsDeaths { died: NodeSet },
     Joined,
     LearnsLeave { node: NodeId },
     LearnsJoin { node: NodeId },

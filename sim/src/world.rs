@@ -40,10 +40,21 @@ pub(crate) struct World {
     scheduled: u64,
     next_op: u64,
     next_incarnation: u32,
+    /// Views of the cluster so far.
+    pub(crate) epoch: u64,
+    pub(crate) deaths: Vec<Death>,
     options: Options,
     pub(crate) work: Work,
     /// A node that lies, if there is one.
     pub(crate) liar: Option<Liar>,
+}
+
+/// A death as the views tell it.
+pub(crate) struct Death {
+    pub(crate) epoch: Epoch,
+    pub(crate) node: NodeId,
+    /// The members of the view that tells it.
+    pub(crate) members: NodeSet,
 }
 
 /// One node of the run: a slot of the cluster, and who is in it.
@@ -54,6 +65,10 @@ pub(crate) struct Node {
     pub(crate) incarnation: u32,
     /// Incarnations that this node regards as members; messages of others are dropped.
     pub(crate) view: Vec<Option<u32>>,
+    /// The newest view that it knows, and the deaths of the run that it has been told.
+    pub(crate) epoch: Epoch,
+    pub(crate) joined: Epoch,
+    pub(crate) told: usize,
     /// Messages of this incarnation under way, duplicates not counted.
     pub(crate) in_flight: u32,
     pub(crate) leave_op: Option<OpId>,
@@ -85,7 +100,7 @@ pub(crate) enum Event {
     Abandon { node: NodeId, thread: u8, op: OpId, lock: LockId },
     Withdraw { node: NodeId, thread: u8, op: OpId },
     Depart { index: u8 },
-    LearnDeath { node: NodeId, dead: NodeId },
+    LearnDeaths { node: NodeId, told: u8 },
     Join { node: NodeId },
 }
 
@@ -111,6 +126,8 @@ impl World {
             scheduled: 0,
             next_op: 0,
             next_incarnation: 0,
+            epoch: 1,
+            deaths: Vec::new(),
             options,
             work: Work::default(),
             liar: None,
@@ -159,7 +176,7 @@ impl World {
         let plan = &self.shared.plan;
         let homes = &plan.region.homes;
         let nearest = if homes.contains(&me) { me } else { homes[me.0 as usize % homes.len()] };
-        let joined = Epoch(u64::from(self.next_incarnation));
+        let joined = Epoch(self.epoch);
         let core = Coherence::new(me, joined, nearest, homes[0]);
         let core = match plan.limit(me) {
             Some(limit) => core.with_limit(limit),
@@ -175,6 +192,9 @@ impl World {
             core,
             phase: Phase::Up,
             incarnation,
+            epoch: joined,
+            joined,
+            told: self.deaths.len(),
             view: Vec::new(),
             in_flight: 0,
             leave_op: None,
@@ -321,7 +341,7 @@ impl World {
                 }
             }
             Event::Depart { index } => self.depart(index),
-            Event::LearnDeath { node, dead } => self.learn_death(node, dead),
+            Event::LearnDeaths { node, told } => self.learn_deaths(node, told as usize),
             Event::Join { node } => self.join(node),
         }
     }
@@ -553,6 +573,11 @@ impl World {
     fn failed(&mut self, node: NodeId, at: usize, step: Step, failure: Failure) {
         self.work.failures += 1;
         self.shared.oracle.failed(node, failure);
+        let faulted = self.node(node).local.threads[at].woken.map(|(page, _)| page);
+        if let (Failure::PageLost(_), Some(page)) = (failure, faulted) {
+            let page = self.shared.plan.index(page);
+            self.shared.oracle.lost(page);
+        }
         let leaving = self.node(node).phase == Phase::Leaving;
         match (step, failure) {
             (Step::Barrier(round), Failure::Abandoned) => {

@@ -10,8 +10,8 @@ use std::time::{Duration, Instant};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use pagemesh::codec::encode_control;
 use pagemesh::coherence::{
-    Answer, Attempt, BarrierId, BarrierMessage, Body, LockId, LockMessage, Message, NodeSet, Req, ToHome,
-    ToNode, Txn, encode_batch_head,
+    Answer, Attempt, BarrierId, BarrierMessage, Body, Held, HeldLock, LockId, LockMessage, Message, NodeSet,
+    Report, ReportPart, Req, ToHome, ToNode, Txn, encode_batch_head,
 };
 use pagemesh::membership::{Control, ElementType, HostId, Introduction, Kind, Want};
 use pagemesh::net::udp::{Outlet, Received, UdpSocket, datagrams};
@@ -533,7 +533,7 @@ fn invent(rng: &mut fastrand::Rng) -> Message {
     let lock = LockId(page);
     let barrier = BarrierId { program: rng.u64(900..910), index: 0 };
     let token = rng.u64(0..4);
-    match rng.u8(0..32) {
+    match rng.u8(0..38) {
         0 => ToHome::GetS { page, req }.into(),
         1 => ToHome::GetM { page, req, have: None }.into(),
         2 => ToHome::GetM { page, req, have: Some(version) }.into(),
@@ -541,7 +541,7 @@ fn invent(rng: &mut fastrand::Rng) -> Message {
         4 => ToHome::InvAck { page, txn }.into(),
         5 => ToHome::Installed { page, txn }.into(),
         6 => ToHome::WriteBack { page, version, body }.into(),
-        7 => ToHome::LostAck { page, txn }.into(),
+        7 => ToHome::Copy { page, version, body }.into(),
         8 => ToHome::Leave.into(),
         9 => ToHome::Locate { extent, nearest: node }.into(),
         10 => ToNode::Forward { page, txn, version, requester: node, req, access }.into(),
@@ -549,7 +549,7 @@ fn invent(rng: &mut fastrand::Rng) -> Message {
         12 => ToNode::Grant { page, req, txn, answer }.into(),
         13 => ToNode::Inv { page, txn }.into(),
         14 => ToNode::WriteBackAck { page, version }.into(),
-        15 => ToNode::Lost { page, req, txn, dead: node }.into(),
+        15 => ToNode::Lost { page, req, dead: node }.into(),
         16 => ToNode::LeaveAck.into(),
         17 => ToNode::Located { extent, home: node }.into(),
         18 => LockMessage::Request { lock, req, attempt }.into(),
@@ -557,8 +557,8 @@ fn invent(rng: &mut fastrand::Rng) -> Message {
         20 => LockMessage::Grant { lock, req, token }.into(),
         21 => LockMessage::Return { lock, req, token, broken: rng.bool() }.into(),
         22 => LockMessage::ReturnAck { lock, req }.into(),
-        23 => LockMessage::Probe { lock, req }.into(),
-        24 => LockMessage::ProbeReply { lock, req, reached: rng.bool() }.into(),
+        23 => ToNode::Fetch { page, version }.into(),
+        24 => ToHome::Drop { page, version }.into(),
         25 => LockMessage::Broken { lock, req, dead: node }.into(),
         26 => {
             let members = NodeSet::from_bits(rng.u128(..) & rng.u128(..));
@@ -567,6 +567,16 @@ fn invent(rng: &mut fastrand::Rng) -> Message {
         27 => BarrierMessage::Release { barrier, generation: rng.u64(0..3) }.into(),
         28 => LockMessage::Busy { lock, req }.into(),
         29 => BarrierMessage::Withdraw { barrier, generation: rng.u64(0..3), arrival }.into(),
+        31 => Report::Total { parts: rng.u32(0..3) }.into(),
+        32..=34 => {
+            let state = [Held::Bytes, Held::Shared, Held::Modified][rng.usize(0..3)];
+            let part = ReportPart::Pages { first: page, pages: rng.u32(0..4096), state, version };
+            Report::Part { number: rng.u32(0..3), part }.into()
+        }
+        35..=36 => {
+            let held = if rng.bool() { HeldLock::Here(req) } else { HeldLock::WaitsSince(req) };
+            Report::Part { number: rng.u32(0..3), part: ReportPart::Lock { lock, held } }.into()
+        }
         30 => BarrierMessage::Withdrawn { barrier, generation: rng.u64(0..3), arrival }.into(),
         _ => BarrierMessage::Broken { barrier, generation: rng.u64(0..3), dead: node }.into(),
     }

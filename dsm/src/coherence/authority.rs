@@ -32,7 +32,7 @@ impl Coherence {
                 | ToHome::Installed { page, .. }
                 | ToHome::WriteBack { page, .. }
                 | ToHome::Drop { page, .. }
-                | ToHome::LostAck { page, .. } => self.may_be_home(page),
+                | ToHome::Copy { page, .. } => self.may_be_home(page),
                 ToHome::Locate { extent, nearest } => {
                     home_in(extent, nearest) && self.places.manager(first_of(extent)) == Some(self.me)
                 }
@@ -45,7 +45,8 @@ impl Coherence {
                 | ToNode::Inv { page, .. }
                 | ToNode::Hurry { page, .. }
                 | ToNode::WriteBackAck { page, .. }
-                | ToNode::Lost { page, .. } => is_of_home(page),
+                | ToNode::Lost { page, .. }
+                | ToNode::Fetch { page, .. } => is_of_home(page),
                 ToNode::Located { extent, home } => {
                     home_in(extent, home) && self.places.manager(first_of(extent)) == Some(from)
                 }
@@ -53,6 +54,8 @@ impl Coherence {
             },
             Message::Lock(ref message) => self.lock_concerns_us(from, message),
             Message::Barrier(ref message) => self.barrier_concerns_us(from, message),
+            // What the sender claims is judged page by page.
+            Message::Report(_) => true,
         }
     }
 
@@ -76,12 +79,11 @@ impl Coherence {
             return true;
         }
         match *message {
-            LockMessage::Request { .. } | LockMessage::ProbeReply { .. } => home == self.me,
+            LockMessage::Request { .. } => home == self.me,
             LockMessage::Return { token, .. } => home == self.me && token <= TOKENS_MAX,
-            LockMessage::Forward { .. }
-            | LockMessage::ReturnAck { .. }
-            | LockMessage::Probe { .. }
-            | LockMessage::Broken { .. } => home == from,
+            LockMessage::Forward { .. } | LockMessage::ReturnAck { .. } | LockMessage::Broken { .. } => {
+                home == from
+            }
             // From the last holder, which the home alone knows.
             LockMessage::Grant { token, .. } => (1..=TOKENS_MAX).contains(&token),
             LockMessage::Busy { .. } => true,

@@ -28,21 +28,27 @@ impl Coherence {
         batch: &Batch<'_>,
         memory: &mut M,
     ) {
-        self.lower_runs(now, from, batch, memory);
+        if !self.round.voids(batch.epoch) {
+            self.lower_runs(now, from, batch, memory);
+        }
         let awaited = |core: &Self, message: &Message| match *message {
             Message::ToNode(ToNode::Data { page, .. }) => core.cache.is_awaited(page),
-            Message::ToHome(_) | Message::ToNode(_) | Message::Lock(_) | Message::Barrier(_) => false,
+            Message::ToHome(_)
+            | Message::ToNode(_)
+            | Message::Lock(_)
+            | Message::Barrier(_)
+            | Message::Report(_) => false,
         };
         let mut last: SmallVec<[(Message, &[u8]); 2]> = SmallVec::new();
         for (message, page) in batch.iter() {
             if awaited(self, &message) {
                 last.push((message, page));
             } else {
-                self.handle(now, Input::Message { from, message, page }, memory);
+                self.handle(now, Input::Message { from, epoch: batch.epoch, message, page }, memory);
             }
         }
         for (message, page) in last {
-            self.handle(now, Input::Message { from, message, page }, memory);
+            self.handle(now, Input::Message { from, epoch: batch.epoch, message, page }, memory);
         }
     }
 
@@ -86,7 +92,11 @@ impl Coherence {
             {
                 Some((page, if access == Access::Write { Access::None } else { Access::Read }))
             }
-            Message::ToHome(_) | Message::ToNode(_) | Message::Lock(_) | Message::Barrier(_) => None,
+            Message::ToHome(_)
+            | Message::ToNode(_)
+            | Message::Lock(_)
+            | Message::Barrier(_)
+            | Message::Report(_) => None,
         }
         .filter(|&(page, access)| self.cache.mapped(page) > access)
     }

@@ -10,6 +10,7 @@
 mod ahead;
 mod eviction;
 mod leaving;
+mod round;
 
 use std::collections::VecDeque;
 use std::hash::{Hash, Hasher};
@@ -17,7 +18,7 @@ use std::hash::{Hash, Hasher};
 use rustc_hash::FxHashMap;
 use smallvec::SmallVec;
 
-use super::fingerprint::{hash_map, sorted_keys};
+use super::fingerprint::hash_map;
 use super::instruction::{ANY_AGE, Age, Instructions};
 use super::message::{Answer, Body, Req, ToHome, ToNode, Txn, Version};
 use super::placement::{Places, RegionInfo};
@@ -202,6 +203,10 @@ impl Cache {
         matches!(entry.state, State::Shared | State::Modified).then_some(entry.version)
     }
 
+    pub(super) fn may_have_written(&self, page: PageId) -> bool {
+        self.table.peek(page).is_some_and(|entry| entry.bound) || self.pending.contains_key(&page)
+    }
+
     pub(super) fn is_idle(&self) -> bool {
         self.pending.is_empty() && self.held_up.is_empty() && self.writing_back == 0
     }
@@ -288,7 +293,8 @@ impl Cache {
                 self.on_forward(ctx, from, page, Forward { txn, version, to, access });
             }
             ToNode::WriteBackAck { page, version } => self.on_write_back_ack(ctx, places, page, version),
-            ToNode::Lost { page, req, txn, dead } => self.on_lost(ctx, from, page, (req, txn), dead),
+            ToNode::Lost { page, req, dead } => self.on_lost(ctx, page, req, dead),
+            ToNode::Fetch { page, version } => self.on_fetch(ctx, from, page, version),
             ToNode::Located { extent, .. } => {
                 for page in self.locating.remove(&extent).unwrap_or_default() {
                     if let Some(request) = self.pending.get(&page).and_then(|pending| pending.request) {
@@ -370,13 +376,23 @@ impl Cache {
         page: PageId,
         (access, place): (Access, Place),
     ) {
+        if place == Place::Reserved {
+            self.resident.reserve();
+        }
+        self.send_request(ctx, home, page, (access, place));
+    }
+
+    fn send_request<M: Memory>(
+        &mut self,
+        ctx: &mut Context<'_, M>,
+        home: NodeId,
+        page: PageId,
+        (access, place): (Access, Place),
+    ) {
         self.last_req.0 += 1;
         let req = self.last_req;
         self.pending.entry(page).or_default().request =
             Some(Request { req: Some(req), access, hurried: false, place });
-        if place == Place::Reserved {
-            self.resident.reserve();
-        }
         self.homes_used.insert(home);
         let entry = self.table.entry(page);
         let have = (entry.state == State::Shared).then_some(entry.version);
@@ -613,22 +629,13 @@ impl Cache {
         (!stays_here).then(|| ctx.memory.read(page))
     }
 
-    fn on_lost<M: Memory>(
-        &mut self,
-        ctx: &mut Context<'_, M>,
-        home: NodeId,
-        page: PageId,
-        (req, txn): (Req, Txn),
-        dead: NodeId,
-    ) {
+    fn on_lost<M: Memory>(&mut self, ctx: &mut Context<'_, M>, page: PageId, req: Req, dead: NodeId) {
         let outstanding = self.pending.get(&page).and_then(|pending| pending.request);
         if outstanding.is_none_or(|request| request.req != Some(req)) {
-            // Installed before: INSTALLED is on its way.
             ctx.counters.stale_messages += 1;
             return;
         }
         self.fail(ctx, page, Failure::PageLost(dead));
-        ctx.send(home, ToHome::LostAck { page, txn });
     }
 
     fn fail<M: Memory>(&mut self, ctx: &mut Context<'_, M>, page: PageId, failure: Failure) {
@@ -643,36 +650,6 @@ impl Cache {
         for waiter in pending.waiters.drain(..) {
             let again = waiter.faulted != page;
             ctx.outbox.done(waiter.op, if again { Ok(0) } else { Err(failure) });
-        }
-    }
-
-    /// Fails what only the dead node could have answered.
-    pub(super) fn on_node_died<M: Memory>(
-        &mut self,
-        ctx: &mut Context<'_, M>,
-        places: &Places,
-        dead: NodeId,
-    ) {
-        if self.writing_back > 0 {
-            let pages = self.table.pages();
-            pages.into_iter().filter(|&page| places.home(page) == Some(dead)).for_each(|page| {
-                self.end_return(page);
-            });
-        }
-        for page in sorted_keys(&self.pending) {
-            let asked = places.home(page).or_else(|| places.manager(page));
-            if asked == Some(dead) {
-                self.fail(ctx, page, Failure::NodeDied(dead));
-            }
-        }
-        self.locating.retain(|_, pages| {
-            pages.retain(|page| self.pending.contains_key(page));
-            !pages.is_empty()
-        });
-        self.held_up.retain(|&(_, from, _)| from != dead);
-        self.homes_used.remove(dead);
-        if let Some(awaited) = self.leaving.as_mut().and_then(|leaving| leaving.awaited.as_mut()) {
-            awaited.remove(dead);
         }
     }
 

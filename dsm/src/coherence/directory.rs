@@ -3,6 +3,9 @@
 //! A transaction starts when the home is idle and ends when the requester has said INSTALLED and,
 //! after a forwarded read, the owner's bytes have come home. Reads overlap: while the open transaction
 //! is a read and the home's bytes are current, further reads start beside it. No request is refused.
+//! When a member dies, all transactions end, and the directory is made anew of what the others report.
+
+mod rebuild;
 
 use std::hash::{Hash, Hasher};
 
@@ -14,10 +17,11 @@ use super::copyset::NodeSet;
 use super::fingerprint::hash_map;
 use super::message::{Answer, Body, Req, ToHome, ToNode, Txn, Version};
 use super::placement::RegionInfo;
-use super::plant::{Plant, Planted};
+use super::plant::Plant;
 use super::table::PageTable;
 use crate::config::coherence::WANTED_GRANTS;
 use crate::page::{Access, Contents, EXTENT_PAGES, Memory, NodeId, PageBuf, PageId};
+use rebuild::Rebuild;
 
 /// What the home knows of a page at rest.
 #[derive(Clone, Default, PartialEq, Hash)]
@@ -28,6 +32,11 @@ struct Entry {
     copyset: NodeSet,
     version: Version,
     txn: Txn,
+    /// Version of the bytes in this node's memory, as far as they came as the home's. Its own cache may have
+    /// written newer ones there.
+    stored: Version,
+    /// After a round, while `stored` is older than `version` and nobody owns the page: who has its bytes.
+    source: Option<NodeId>,
     /// The dead node that had the page's last bytes.
     lost: Option<NodeId>,
     /// So many grants are to be acknowledged at once: somebody has waited for one that was not.
@@ -41,6 +50,8 @@ struct Entry {
 struct Busy {
     open: Option<Open>,
     queue: SmallVec<[Queued; 2]>,
+    /// The page's source was asked for its bytes.
+    is_fetching: bool,
 }
 
 #[derive(Clone, Hash)]
@@ -50,6 +61,8 @@ struct Open {
     req: Req,
     have: Option<Version>,
     txn: Txn,
+    /// The page's version when the transaction began.
+    before: Version,
     /// Sharers whose INV_ACK is due.
     acks: NodeSet,
     /// Whether the answer to a write request still waits for `acks`.
@@ -60,8 +73,6 @@ struct Open {
     forwarded: Option<NodeId>,
     /// Nodes whose INSTALLED is due.
     installs: SmallVec<[(NodeId, Txn); 2]>,
-    /// The requester of an unanswered write died: its answer goes to nobody.
-    abandoned: bool,
     /// When INSTALLED comes by itself.
     answer: Answer,
     /// The nodes have been asked for their INSTALLED.
@@ -85,15 +96,25 @@ pub(super) struct Directory {
     busy: FxHashMap<PageId, Busy>,
     /// Leaving nodes, with the number of pages whose transaction must end first.
     leaving: FxHashMap<NodeId, usize>,
+    /// From the beginning of a round until all have reported.
+    rebuild: Option<Rebuild>,
+    /// Pages that have a source.
+    sources: usize,
 }
 
 impl Directory {
     pub(super) fn new() -> Self {
-        Directory { table: PageTable::new(), busy: FxHashMap::default(), leaving: FxHashMap::default() }
+        Directory {
+            table: PageTable::new(),
+            busy: FxHashMap::default(),
+            leaving: FxHashMap::default(),
+            rebuild: None,
+            sources: 0,
+        }
     }
 
     pub(super) fn is_idle(&self) -> bool {
-        self.busy.is_empty()
+        self.busy.is_empty() && self.rebuild.is_none()
     }
 
     pub(super) fn entry(&self, page: PageId) -> Option<(Option<NodeId>, NodeSet, Version)> {
@@ -133,17 +154,27 @@ impl Directory {
             ToHome::WriteBack { page, version, body } => {
                 let bytes = (body == Body::Page).then(|| PageBuf::copy_of(bytes));
                 let queued = Queued::WriteBack { from, version, bytes };
+                if ctx.planted.has(Plant::HomeAcksWriteBackBeforeItsTurn) {
+                    ctx.send(from, ToNode::WriteBackAck { page, version });
+                }
                 if ctx.planted.has(Plant::HomeTakesWriteBackWhileBusy) {
                     self.run(ctx, page, queued);
                 } else {
                     self.enqueue(ctx, page, queued);
                 }
             }
-            ToHome::Drop { page, version } => self.enqueue(ctx, page, Queued::Drop { from, version }),
+            ToHome::Drop { page, version } => {
+                let queued = Queued::Drop { from, version };
+                if ctx.planted.has(Plant::HomeAcksDropWhileBusy) && self.rebuild.is_none() {
+                    self.run(ctx, page, queued);
+                } else {
+                    self.enqueue(ctx, page, queued);
+                }
+            }
             ToHome::DataHome { page, txn, body } => self.on_data_home(ctx, from, page, txn, body, bytes),
             ToHome::InvAck { page, txn } => self.on_inv_ack(ctx, from, page, txn),
             ToHome::Installed { page, txn } => self.on_installed(ctx, from, page, txn),
-            ToHome::LostAck { page, txn } => self.on_lost_ack(ctx, from, page, txn),
+            ToHome::Copy { page, version, body } => self.on_copy(ctx, from, page, (version, body), bytes),
             ToHome::Leave => self.on_leave(ctx, from),
             ToHome::Locate { .. } => unreachable!("the manager's side answers it"),
         }
@@ -181,6 +212,11 @@ impl Directory {
 
     /// Ends the open transaction if nothing is due, then runs what may run from the queue's head.
     fn drain<M: Memory>(&mut self, ctx: &mut Context<'_, M>, page: PageId) {
+        if (self.rebuild.is_some() && !self.is_decided(ctx, page))
+            || (self.sources > 0 && self.lacks_bytes(ctx, page))
+        {
+            return;
+        }
         while let Some(busy) = self.busy.get_mut(&page) {
             if busy.open.as_ref().is_some_and(Open::has_ended) {
                 busy.open = None;
@@ -213,7 +249,7 @@ impl Directory {
             Queued::Get { from, req, access, have } => {
                 let entry = self.table.entry(page);
                 if let Some(dead) = entry.lost {
-                    ctx.send(from, ToNode::Lost { page, req, txn: Txn(0), dead });
+                    ctx.send(from, ToNode::Lost { page, req, dead });
                 } else if entry.owner == Some(from) {
                     ctx.counters.violations += 1;
                 } else {
@@ -229,8 +265,8 @@ impl Directory {
                 let entry = self.table.entry(page);
                 let current = entry.version == version || ctx.planted.has(Plant::HomeIgnoresWriteBackVersion);
                 if entry.owner == Some(from) && current {
+                    (entry.owner, entry.stored) = (None, entry.version);
                     store(ctx, page, entry.version, bytes.as_ref().map(PageBuf::as_slice));
-                    self.table.entry(page).owner = None;
                 }
                 // Otherwise a forward was answered from the bytes: they are older than the owner's.
                 ctx.send(from, ToNode::WriteBackAck { page, version });
@@ -238,9 +274,13 @@ impl Directory {
             Queued::Drop { from, version } => {
                 // No transaction is open: whoever took these bytes has them, or they are here. The sender stays
                 // in the copyset: a late duplicate would take out a newer copy.
-                if self.table.entry(page).version < version {
+                if self.table.entry(page).version < version && !ctx.planted.has(Plant::HomeAcksDropWhileBusy)
+                {
                     ctx.counters.violations += 1;
                     return;
+                }
+                if ctx.planted.has(Plant::HomeDropEndsSharing) {
+                    self.table.entry(page).copyset.remove(from);
                 }
                 ctx.send(from, ToNode::WriteBackAck { page, version });
             }
@@ -285,7 +325,8 @@ impl Directory {
         let entry = self.table.entry(page);
         let (txn, version) = (entry.txn, entry.version);
         let answer = Answer::AtOnce;
-        let mut open = Open { access: Access::Write, have, answer, ..Open::read(from, req, txn) };
+        let before = version;
+        let mut open = Open { access: Access::Write, have, answer, before, ..Open::read(from, req, txn) };
         if let Some(owner) = entry.owner {
             (entry.owner, entry.version) = (Some(from), txn);
             open.forwarded = Some(owner);
@@ -315,12 +356,6 @@ impl Directory {
         let Some(busy) = self.busy.get_mut(&page) else { return };
         let is_awaited = !busy.queue.is_empty();
         let Some(open) = busy.open.as_mut() else { return };
-        if open.abandoned {
-            // As if it had been granted and given back: a late duplicate of its invalidations must
-            // find nothing older than itself.
-            (entry.version, open.unanswered) = (open.txn, false);
-            return;
-        }
         let (from, req, txn) = (open.requester, open.req, open.txn);
         let listed = entry.copyset.contains(from) || ctx.planted.has(Plant::HomeDecidesDataByRequester);
         let same = open.have == Some(entry.version)
@@ -385,9 +420,10 @@ impl Directory {
         };
         open.copy = None;
         let (requester, req) = (open.requester, open.req);
+        let entry = self.table.entry(page);
+        entry.stored = entry.version;
         if body != Body::InPlace {
-            let version = self.table.entry(page).version;
-            store(ctx, page, version, (body == Body::Page).then_some(bytes));
+            store(ctx, page, entry.version, (body == Body::Page).then_some(bytes));
         }
         if requester == ctx.me {
             let version = self.table.entry(page).version;
@@ -414,34 +450,49 @@ impl Directory {
         self.table.fingerprint(hasher);
         hash_map(&self.busy, hasher, |busy, mut hasher| busy.hash(&mut hasher));
         hash_map(&self.leaving, hasher, |left, mut hasher| left.hash(&mut hasher));
+        if let Some(rebuild) = &self.rebuild {
+            rebuild.fingerprint(hasher);
+        }
     }
 
     pub(super) fn forget_region(&mut self, region: &RegionInfo) {
         self.busy.retain(|&page, _| !region.contains(page));
+        if let Some(rebuild) = &mut self.rebuild {
+            rebuild.forget_region(region);
+        }
+        if self.sources > 0 {
+            let pages = self.table.pages();
+            let gone = |&page: &PageId| region.contains(page) && self.source(page).is_some();
+            self.sources -= pages.into_iter().filter(gone).count();
+        }
         self.table.remove_extents(|extent| region.contains(PageId(extent.0 * EXTENT_PAGES)));
     }
 }
 
-/// Nodes that go: by leaving, or by dying.
+/// Nodes that leave.
 impl Directory {
+    /// A node leaves. No transaction needs a message of it but those of pages that it shares: of what it owned or
+    /// wrote last it has asked before whether the bytes may go, and that was answered between two transactions.
     fn on_leave<M: Memory>(&mut self, ctx: &mut Context<'_, M>, from: NodeId) {
+        if self.rebuild.as_mut().is_some_and(|rebuild| rebuild.puts_leaver_off(from)) {
+            return;
+        }
         if self.leaving.contains_key(&from) {
             return;
         }
         // One more than the pages, so that the count cannot end before the loop does.
         self.leaving.insert(from, 1);
-        self.await_transactions_of(ctx.planted, from);
         for page in self.table.pages() {
+            if self.rebuild.as_mut().is_some_and(|rebuild| rebuild.forgets_sharer(page, from)) {
+                continue;
+            }
             if !self.table.entry(page).copyset.contains(from) {
                 continue;
             }
             match self.busy.get_mut(&page) {
-                // Queued already if its transaction awaits this node.
                 Some(busy) => {
-                    if !busy.has_leave_of(from) {
-                        busy.queue.push(Queued::Leave { from });
-                        *self.leaving.entry(from).or_default() += 1;
-                    }
+                    busy.queue.push(Queued::Leave { from });
+                    *self.leaving.entry(from).or_default() += 1;
                 }
                 // Not its request number: a late duplicate must not ask on behalf of a node that left.
                 None => {
@@ -450,19 +501,6 @@ impl Directory {
             }
         }
         self.left_one(ctx, from);
-    }
-
-    /// A transaction that needs a message of the leaving node ends before it goes: its bytes on the way to a
-    /// requester, its copy for the home, its INV_ACK or INSTALLED. With the node they would be lost.
-    fn await_transactions_of(&mut self, planted: Planted, from: NodeId) {
-        let awaits = |busy: &Busy| busy.open.as_ref().is_some_and(|open| open.awaits(from));
-        if planted.has(Plant::HomeLetsGoOfWhoIsAwaited) {
-            return;
-        }
-        for busy in self.busy.values_mut().filter(|busy| awaits(busy)) {
-            busy.queue.push(Queued::Leave { from });
-            *self.leaving.entry(from).or_default() += 1;
-        }
     }
 
     fn left_one<M: Memory>(&mut self, ctx: &mut Context<'_, M>, from: NodeId) {
@@ -474,107 +512,10 @@ impl Directory {
         }
     }
 
-    fn on_lost_ack<M: Memory>(&mut self, ctx: &mut Context<'_, M>, from: NodeId, page: PageId, txn: Txn) {
-        let Some(open) = self.busy.get_mut(&page).and_then(|busy| busy.open.as_mut()) else { return };
-        let (Some(at), Some(dead)) =
-            (open.installs.iter().position(|&due| due == (from, txn)), open.forwarded)
-        else {
-            return;
-        };
-        open.installs.remove(at);
-        self.lose(ctx, page, dead);
-        self.drain(ctx, page);
-    }
-
     /// A newcomer's request numbers start again.
     pub(super) fn on_node_joined(&mut self, node: NodeId) {
         for page in self.table.pages() {
             self.table.entry(page).forget(node);
-        }
-    }
-
-    /// Ends what waits for the dead node, and finds out which pages died with it.
-    pub(super) fn on_node_died<M: Memory>(&mut self, ctx: &mut Context<'_, M>, dead: NodeId) {
-        self.leaving.remove(&dead);
-        for page in self.table.pages() {
-            self.table.entry(page).forget(dead);
-            match self.busy.get_mut(&page) {
-                Some(busy) => {
-                    busy.queue.retain(|queued| match queued {
-                        Queued::Get { from, .. } | Queued::Drop { from, .. } | Queued::Leave { from } => {
-                            *from != dead
-                        }
-                        // Its bytes have arrived: they are as good as ever.
-                        Queued::WriteBack { .. } => true,
-                    });
-                    self.end_for(ctx, page, dead);
-                    self.drain(ctx, page);
-                }
-                None => {
-                    if self.table.entry(page).owner == Some(dead) {
-                        self.lose(ctx, page, dead);
-                    }
-                }
-            }
-        }
-    }
-
-    fn end_for<M: Memory>(&mut self, ctx: &mut Context<'_, M>, page: PageId, dead: NodeId) {
-        let entry = self.table.entry(page);
-        let Some(busy) = self.busy.get_mut(&page) else { return };
-        let Some(open) = busy.open.as_mut() else { return };
-        let (requester, req, txn) = (open.requester, open.req, open.txn);
-        if open.unanswered {
-            // The other sharers' answers are awaited even if the requester died: an invalidation that
-            // is still under way must not meet a later grant.
-            open.abandoned |= requester == dead;
-            if open.acks.remove(dead) && open.acks.is_empty() {
-                self.answer_write(ctx, page);
-            }
-            return;
-        }
-        let had_granted = open.awaits_install(dead) && entry.owner == Some(dead);
-        open.installs.retain(|due| due.0 != dead);
-        // The owner died between the forward and its bytes' arrival at home.
-        let copy_died = open.copy.take_if(|owner| *owner == dead).is_some();
-        let forwarded = open.forwarded == Some(dead) && open.awaits_install(requester);
-        let reads = open.access == Access::Read;
-        if (copy_died || had_granted) && !self.take_back(ctx, page, dead) {
-            self.lose(ctx, page, dead);
-        }
-        if !forwarded {
-            return;
-        }
-        let entry = self.table.entry(page);
-        if reads && entry.lost.is_none() {
-            // The requester's answer may have died with the owner, but the bytes are at home.
-            let version = entry.version;
-            answer(ctx, page, (requester, req), (txn, version), Access::Read, version);
-        } else {
-            ctx.send(requester, ToNode::Lost { page, req, txn, dead });
-        }
-    }
-
-    /// Uses the dead node's queued write-back of the current version, if there is one.
-    fn take_back<M: Memory>(&mut self, ctx: &mut Context<'_, M>, page: PageId, dead: NodeId) -> bool {
-        let entry = self.table.entry(page);
-        let Some(busy) = self.busy.get_mut(&page) else { return false };
-        let Some(at) = busy.queue.iter().position(|queued| queued.gives_back(dead, entry.version)) else {
-            return false;
-        };
-        if let Queued::WriteBack { bytes, .. } = busy.queue.remove(at) {
-            store(ctx, page, entry.version, bytes.as_ref().map(PageBuf::as_slice));
-        }
-        entry.owner = None;
-        true
-    }
-
-    fn lose<M: Memory>(&mut self, ctx: &mut Context<'_, M>, page: PageId, dead: NodeId) {
-        let entry = self.table.entry(page);
-        entry.owner = None;
-        if entry.lost.is_none() {
-            entry.lost = Some(dead);
-            ctx.counters.pages_lost += 1;
         }
     }
 }
@@ -599,14 +540,6 @@ impl Queued {
             (_, _) => false,
         }
     }
-
-    /// Whether this is the node's write-back of that very version.
-    fn gives_back(&self, node: NodeId, current: Version) -> bool {
-        match *self {
-            Queued::WriteBack { from, version, .. } => from == node && version == current,
-            Queued::Get { .. } | Queued::Drop { .. } | Queued::Leave { .. } => false,
-        }
-    }
 }
 
 impl Entry {
@@ -617,10 +550,6 @@ impl Entry {
 }
 
 impl Busy {
-    fn has_leave_of(&self, node: NodeId) -> bool {
-        self.queue.iter().any(|queued| matches!(queued, Queued::Leave { from } if *from == node))
-    }
-
     /// Something waits for the open transaction to end: its INSTALLED may be waiting for an occasion. Returns
     /// for which access it was asked for just now.
     fn hurry<M: Memory>(&mut self, ctx: &mut Context<'_, M>, page: PageId) -> Option<Access> {
@@ -643,12 +572,12 @@ impl Open {
             req,
             have: None,
             txn,
+            before: Txn(0),
             acks: NodeSet::EMPTY,
             unanswered: false,
             copy: None,
             forwarded: None,
             installs: SmallVec::new(),
-            abandoned: false,
             answer: Answer::Riding,
             hurried: false,
             ack_count: 0,
@@ -657,14 +586,6 @@ impl Open {
 
     fn has_ended(&self) -> bool {
         !self.unanswered && self.copy.is_none() && self.installs.is_empty()
-    }
-
-    /// Whether the transaction needs a message of this node.
-    fn awaits(&self, node: NodeId) -> bool {
-        self.acks.contains(node)
-            || self.copy == Some(node)
-            || self.forwarded == Some(node)
-            || self.awaits_install(node)
     }
 
     fn awaits_install(&self, node: NodeId) -> bool {

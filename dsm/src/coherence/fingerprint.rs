@@ -15,6 +15,8 @@ impl Coherence {
         for &(to, message, due) in &self.outbox.lazy {
             (to, message, due.since(now)).hash(hasher);
         }
+        self.round.fingerprint(hasher);
+        self.reports.hash(hasher);
         self.places.fingerprint(hasher);
         self.directory.fingerprint(hasher);
         self.cache.fingerprint(now, hasher);

@@ -11,21 +11,26 @@
 //! request's number, so that a late duplicate never acts on a later tenure. Each holder gets a fencing
 //! token that only grows. A lock whose holder died is broken for good; recovery is not built yet.
 //!
+//! In a round, the home learns from all members who has the lock and who waits for it. If nobody has it, the place
+//! behind the last that has had it tells: there it was, or was on its way to. If that one is dead, the lock is
+//! broken; else it was on its way between the living, and is free.
+//!
 //! A node never gives its place in the queue back. A thread that waits no longer (its deadline has passed,
 //! or it only tried) leaves the place without a waiter; when the lock comes, the node hands it on or keeps
 //! it idle. A request that only tries is answered BUSY by the last node of the queue, if that node cannot
 //! hand the lock on at once; so trying again costs no message while the place stands.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::hash::{Hash, Hasher};
 
 use rustc_hash::FxHashMap;
 
 use super::copyset::NodeSet;
 use super::fingerprint::{hash_map, sorted_keys};
-use super::message::{Attempt, LockId, LockMessage, Req};
+use super::message::{Attempt, HeldLock, LockId, LockMessage, Req};
 use super::placement::{Places, RegionInfo};
 use super::plant::{Plant, Planted};
+use super::round::Reports;
 use super::{Failure, OpId, Outbox};
 use crate::page::{Lent, LockWords, NodeId};
 
@@ -37,12 +42,37 @@ pub(super) struct Locks {
     last_req: Req,
     leaving: bool,
     dead: NodeSet,
+    /// From the beginning of a round until all have reported.
+    verdicts: Option<Verdicts>,
+}
+
+/// What is reported of the locks of this home, and the messages that wait for the verdicts.
+#[derive(Clone, Default, Hash)]
+struct Verdicts {
+    told: BTreeMap<LockId, Vec<(NodeId, HeldLock)>>,
+    early: Vec<(NodeId, LockMessage)>,
+    /// Members whose report is not complete.
+    awaited: NodeSet,
+    decided: BTreeSet<LockId>,
+    /// Tokens of this round are above those of all earlier ones.
+    first_token: u64,
+}
+
+/// A place in a lock's queue.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+struct Place {
+    node: NodeId,
+    req: Req,
+    /// Its process is dead: a later one with its number has no place by it.
+    died: bool,
 }
 
 /// The requester's side: this node waits for the lock or has it.
 #[derive(Clone, Hash)]
 struct Tenure {
     req: Req,
+    /// The first request of this wait, of which `req` may be a repetition.
+    since: Req,
     phase: Phase,
     token: u64,
     /// Who gets the lock after this tenure.
@@ -73,13 +103,11 @@ enum Phase {
 #[derive(Clone, Default, Hash)]
 struct Home {
     /// From the node that last was known to have the lock to the queue's end.
-    chain: VecDeque<(NodeId, Req)>,
+    chain: VecDeque<Place>,
     /// Token of the last tenure that ended here.
     token: u64,
     last: Vec<(NodeId, Req)>,
     broken: Option<NodeId>,
-    /// Deaths that are being looked into: who died, and who was asked.
-    probing: Vec<(NodeId, NodeId)>,
 }
 
 impl Locks {
@@ -90,6 +118,7 @@ impl Locks {
             last_req: first,
             leaving: false,
             dead: NodeSet::EMPTY,
+            verdicts: None,
         }
     }
 
@@ -159,7 +188,7 @@ impl Locks {
     /// The nodes that the home of a lock knows to have it or to wait for it, in their order. Those in front
     /// may have handed it on already. Empty where the home is another node, or the lock is free.
     pub(super) fn queue(&self, lock: LockId) -> impl Iterator<Item = NodeId> {
-        self.homes.get(&lock).into_iter().flat_map(|home| home.chain.iter().map(|&(node, _)| node))
+        self.homes.get(&lock).into_iter().flat_map(|home| home.chain.iter().map(|place| place.node))
     }
 
     pub(super) fn unlock(&mut self, me: NodeId, home: NodeId, outbox: &mut Outbox, lock: LockId) {
@@ -188,7 +217,7 @@ impl Locks {
             Attempt::Wait => None,
             Attempt::Try => waiters.front().copied(),
         };
-        let tenure = Tenure { req, phase: Phase::Waiting, token: 0, next: None, waiters, trying };
+        let tenure = Tenure { req, since: req, phase: Phase::Waiting, token: 0, next: None, waiters, trying };
         self.tenures.insert(lock, tenure);
         outbox.send(me, home, LockMessage::Request { lock, req, attempt });
     }
@@ -223,6 +252,11 @@ impl Locks {
         message: LockMessage,
     ) {
         match message {
+            LockMessage::Request { lock, .. } | LockMessage::Return { lock, .. }
+                if !self.is_decided(me, planted, outbox, lock) =>
+            {
+                self.verdicts.get_or_insert_default().early.push((from, message));
+            }
             LockMessage::Request { lock, req, attempt } => {
                 self.on_request(me, planted, outbox, from, (lock, req, attempt));
             }
@@ -273,14 +307,6 @@ impl Locks {
                     self.tenures.remove(&lock);
                 }
             }
-            LockMessage::Probe { lock, req } => {
-                let waiting = |found: &Tenure| found.req == req && found.phase == Phase::Waiting;
-                let reached = !self.tenures.get(&lock).is_some_and(waiting);
-                outbox.send(me, from, LockMessage::ProbeReply { lock, req, reached });
-            }
-            LockMessage::ProbeReply { lock, req, reached } => {
-                self.on_probe_reply(me, outbox, from, lock, req, reached);
-            }
             LockMessage::Broken { lock, req, dead } => {
                 if self.tenures.get(&lock).is_some_and(|found| found.req == req) {
                     let tenure = self.tenures.remove(&lock);
@@ -301,39 +327,19 @@ impl Locks {
         }
     }
 
-    pub(super) fn on_node_died(&mut self, me: NodeId, places: &Places, outbox: &mut Outbox, dead: NodeId) {
-        self.dead.insert(dead);
-        for lock in sorted_keys(&self.tenures).into_iter().filter(|lock| places.manager(lock.0) == Some(dead))
-        {
-            // Whoever has the lock keeps it, and gives it to those it was told of; nobody else gets it.
-            let tenure = self.tenures.remove(&lock).expect("just listed");
-            match tenure.phase {
-                Phase::Held | Phase::Idle | Phase::Lent => {
-                    self.tenures.insert(lock, tenure);
-                }
-                Phase::Waiting | Phase::Returning | Phase::Breaking => {
-                    fail(outbox, tenure.waiters, Failure::NodeDied(dead))
-                }
-            }
-        }
-        for lock in sorted_keys(&self.homes) {
-            self.look_into(me, outbox, lock, dead);
-        }
-    }
-
     /// A newcomer's request numbers start again, and it has no place in any queue.
     pub(super) fn on_node_joined(&mut self, node: NodeId) {
         self.dead.remove(node);
         for home in self.homes.values_mut() {
             home.last.retain(|slot| slot.0 != node);
-            home.chain.retain(|slot| slot.0 != node);
+            home.chain.retain(|place| place.node != node || place.died);
         }
     }
 
     pub(super) fn fingerprint(&self, hasher: &mut impl Hasher) {
         hash_map(&self.tenures, hasher, |tenure, mut hasher| tenure.hash(&mut hasher));
         hash_map(&self.homes, hasher, |home, mut hasher| home.hash(&mut hasher));
-        (self.last_req, self.leaving, self.dead).hash(hasher);
+        (self.last_req, self.leaving, self.dead, &self.verdicts).hash(hasher);
     }
 
     pub(super) fn forget_region<M: LockWords>(
@@ -347,6 +353,11 @@ impl Locks {
             self.tenures.remove(&lock);
         }
         self.homes.retain(|lock, _| !region.contains(lock.0));
+        if let Some(Verdicts { told, early, decided, .. }) = &mut self.verdicts {
+            told.retain(|lock, _| !region.contains(lock.0));
+            decided.retain(|lock| !region.contains(lock.0));
+            early.retain(|(_, message)| !region.contains(message.lock().0));
+        }
     }
 }
 
@@ -370,7 +381,7 @@ impl Locks {
             return outbox.send(me, from, LockMessage::Broken { lock, req, dead });
         }
         // A node that asks again has handed the lock on: everything before its last place is past.
-        if let Some(at) = home.chain.iter().position(|&(node, _)| node == from) {
+        if let Some(at) = home.chain.iter().position(|place| place.node == from) {
             home.chain.drain(..=at);
         }
         match home.chain.back().copied() {
@@ -378,12 +389,12 @@ impl Locks {
                 home.token += 1;
                 outbox.send(me, from, LockMessage::Grant { lock, req, token: home.token });
             }
-            Some((tail, tenure)) => {
+            Some(Place { node: tail, req: tenure, .. }) => {
                 let forward = LockMessage::Forward { lock, tenure, next: from, next_req: req, attempt };
                 outbox.send(me, tail, forward);
             }
         }
-        home.chain.push_back((from, req));
+        home.chain.push_back(Place { node: from, req, died: false });
     }
 
     fn on_return(
@@ -396,64 +407,180 @@ impl Locks {
         broken: bool,
     ) {
         let home = self.homes.entry(lock).or_default();
-        if broken && home.chain.contains(&(from, req)) {
-            home.chain.retain(|slot| slot.0 != from);
+        let its_own = Place { node: from, req, died: false };
+        if broken && home.chain.contains(&its_own) {
+            home.chain.retain(|place| place.node != from);
             self.break_lock(me, outbox, lock, from);
-            outbox.send(me, from, LockMessage::ReturnAck { lock, req });
-        } else if home.chain.back() == Some(&(from, req)) {
+            return outbox.send(me, from, LockMessage::ReturnAck { lock, req });
+        }
+        if home.chain.back() == Some(&its_own) {
             home.chain.clear();
             home.token = home.token.max(token);
+        }
+        // Without a place in the queue the lock was taken back before, in a round in which the answer became void; or
+        // it was broken; or the sender never had it. With a place, a forward is on its way to the node, which will
+        // hand the lock on.
+        if !home.chain.contains(&its_own) {
             outbox.send(me, from, LockMessage::ReturnAck { lock, req });
-        }
-        // Otherwise a forward is on its way to the node, which will hand the lock on; or the lock was broken, as it
-        // will hear; or it never had the lock.
-    }
-
-    /// A queued node died. If the lock had passed it, the queue goes on without it; if it had not,
-    /// the lock is broken. The first living node behind it knows.
-    fn look_into(&mut self, me: NodeId, outbox: &mut Outbox, lock: LockId, dead: NodeId) {
-        let Some(home) = self.homes.get_mut(&lock) else { return };
-        home.last.retain(|slot| slot.0 != dead);
-        let Some(at) = home.chain.iter().position(|&(node, _)| node == dead) else { return };
-        let asked_died = home.probing.iter().any(|&(_, asked)| asked == dead);
-        match home.chain.get(at + 1).copied() {
-            Some((behind, req)) if !asked_died => {
-                home.probing.push((dead, behind));
-                outbox.send(me, behind, LockMessage::Probe { lock, req });
-            }
-            Some(_) | None => {
-                home.chain.retain(|slot| slot.0 != dead);
-                self.break_lock(me, outbox, lock, dead);
-            }
-        }
-    }
-
-    fn on_probe_reply(
-        &mut self,
-        me: NodeId,
-        outbox: &mut Outbox,
-        from: NodeId,
-        lock: LockId,
-        req: Req,
-        reached: bool,
-    ) {
-        let Some(home) = self.homes.get_mut(&lock) else { return };
-        let Some(probe) = home.probing.iter().position(|&(_, asked)| asked == from) else { return };
-        let (dead, _) = home.probing.remove(probe);
-        if !reached {
-            self.break_lock(me, outbox, lock, dead);
-        } else if let Some(at) = home.chain.iter().position(|&slot| slot == (from, req)) {
-            home.chain.drain(..at);
         }
     }
 
     fn break_lock(&mut self, me: NodeId, outbox: &mut Outbox, lock: LockId, dead: NodeId) {
         let home = self.homes.entry(lock).or_default();
         home.broken = Some(dead);
-        home.probing.clear();
-        for (node, req) in std::mem::take(&mut home.chain) {
-            outbox.send(me, node, LockMessage::Broken { lock, req, dead });
+        for Place { node, req, died } in std::mem::take(&mut home.chain) {
+            if !died {
+                outbox.send(me, node, LockMessage::Broken { lock, req, dead });
+            }
         }
+    }
+}
+
+/// A round.
+impl Locks {
+    /// Reports the locks that are here, and the waits. Every request, forward and grant under way is void.
+    pub(super) fn begin_round(
+        &mut self,
+        places: &Places,
+        outbox: &mut Outbox,
+        (members, died): (NodeSet, NodeSet),
+        first_token: u64,
+        reports: &mut Reports,
+    ) {
+        died.iter().for_each(|dead| self.dead.insert(dead));
+        // A round that begins in another one hears all reports again.
+        self.verdicts = Some(Verdicts { awaited: members, first_token, ..Verdicts::default() });
+        for home in self.homes.values_mut() {
+            home.last.retain(|slot| !died.contains(slot.0));
+            home.chain.iter_mut().for_each(|place| place.died |= died.contains(place.node));
+        }
+        for lock in sorted_keys(&self.tenures) {
+            let (Some(home), Some(tenure)) = (places.manager(lock.0), self.tenures.get_mut(&lock)) else {
+                continue;
+            };
+            // Who is behind asks again.
+            tenure.next = None;
+            tenure.phase = match tenure.phase {
+                Phase::Returning => Phase::Idle,
+                Phase::Breaking => Phase::Held,
+                phase @ (Phase::Waiting | Phase::Held | Phase::Idle | Phase::Lent) => phase,
+            };
+            if !self.dead.contains(home) {
+                let held = match tenure.phase {
+                    Phase::Waiting => HeldLock::WaitsSince(tenure.since),
+                    Phase::Held | Phase::Idle | Phase::Lent | Phase::Returning | Phase::Breaking => {
+                        HeldLock::Here(tenure.req)
+                    }
+                };
+                reports.lock(home, lock, held);
+            } else if tenure.phase == Phase::Waiting {
+                // Whoever has the lock keeps it; nobody else gets it.
+                let waiters = std::mem::take(&mut tenure.waiters);
+                self.tenures.remove(&lock);
+                fail(outbox, waiters, Failure::NodeDied(home));
+            }
+        }
+    }
+
+    /// Sends all requests again, under new numbers.
+    pub(super) fn ask_again(&mut self, me: NodeId, planted: Planted, places: &Places, outbox: &mut Outbox) {
+        if planted.has(Plant::LockRequestsAreNotRepeated) {
+            return;
+        }
+        for lock in sorted_keys(&self.tenures) {
+            let (Some(home), Some(tenure)) = (places.manager(lock.0), self.tenures.get_mut(&lock)) else {
+                continue;
+            };
+            if tenure.phase == Phase::Waiting {
+                self.last_req.0 += 1;
+                tenure.req = self.last_req;
+                let attempt = if tenure.trying.is_some() { Attempt::Try } else { Attempt::Wait };
+                outbox.send(me, home, LockMessage::Request { lock, req: tenure.req, attempt });
+            }
+        }
+    }
+
+    /// Takes a part of a member's report.
+    pub(super) fn hear(&mut self, from: NodeId, lock: LockId, held: HeldLock) {
+        if let Some(verdicts) = &mut self.verdicts {
+            verdicts.told.entry(lock).or_default().push((from, held));
+        }
+    }
+
+    /// A member has reported all, or has left: runs what waited for this.
+    pub(super) fn report_completed(
+        &mut self,
+        me: NodeId,
+        planted: Planted,
+        outbox: &mut Outbox,
+        from: NodeId,
+    ) {
+        let Some(verdicts) = &mut self.verdicts else { return };
+        verdicts.awaited.remove(from);
+        let early = std::mem::take(&mut verdicts.early);
+        if verdicts.awaited.is_empty() {
+            for lock in sorted_keys(&self.homes) {
+                self.decide(me, planted, outbox, lock);
+            }
+            self.verdicts = None;
+        }
+        for (from, message) in early {
+            self.on_message(me, planted, outbox, from, message);
+        }
+    }
+
+    /// Whether a lock can be asked for already: decides who has it if all have reported that the home knows to be in
+    /// its queue. Nobody else can have it.
+    fn is_decided(&mut self, me: NodeId, planted: Planted, outbox: &mut Outbox, lock: LockId) -> bool {
+        let Some(verdicts) = &self.verdicts else { return true };
+        let chain = self.homes.get(&lock).into_iter().flat_map(|home| &home.chain);
+        let waits = chain.into_iter().any(|place| !place.died && verdicts.awaited.contains(place.node));
+        if waits && !verdicts.decided.contains(&lock) && !planted.has(Plant::LockOpensBeforeAllReported) {
+            return false;
+        }
+        self.decide(me, planted, outbox, lock);
+        true
+    }
+
+    fn decide(&mut self, me: NodeId, planted: Planted, outbox: &mut Outbox, lock: LockId) {
+        let Some(verdicts) = &mut self.verdicts else { return };
+        if !verdicts.decided.insert(lock) {
+            return;
+        }
+        let told = verdicts.told.remove(&lock).unwrap_or_default();
+        let home = self.homes.entry(lock).or_default();
+        home.token = home.token.max(verdicts.first_token);
+        if planted.has(Plant::LockTokensStartAgain) {
+            home.token = 0;
+        }
+        let here = told.iter().find_map(|&(node, held)| match held {
+            // Of a node without a place the home has taken the lock back before.
+            HeldLock::Here(req) if home.chain.iter().any(|place| place.node == node && !place.died) => {
+                Some(Place { node, req, died: false })
+            }
+            HeldLock::Here(_) | HeldLock::WaitsSince(_) => None,
+        });
+        match (here, home.died_with(&told)) {
+            (Some(place), _) => home.chain = VecDeque::from([place]),
+            (None, Some(dead)) if !planted.has(Plant::LockForgetsDeadHolder) => {
+                self.break_lock(me, outbox, lock, dead);
+            }
+            (None, _) => home.chain.clear(),
+        }
+    }
+}
+
+impl Home {
+    /// If no member has the lock: the dead node that had it, or that it was on its way to.
+    fn died_with(&self, told: &[(NodeId, HeldLock)]) -> Option<NodeId> {
+        let waits = |place: &Place| {
+            told.iter().any(|&(node, held)| {
+                node == place.node && matches!(held, HeldLock::WaitsSince(since) if since <= place.req)
+            })
+        };
+        let has_had = |place: &Place| !place.died && !waits(place);
+        let behind = self.chain.iter().rposition(has_had).map_or(0, |at| at + 1);
+        self.chain.get(behind).filter(|place| place.died).map(|place| place.node)
     }
 }
 

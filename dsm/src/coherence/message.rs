@@ -50,8 +50,10 @@ pub enum Message {
     ToNode(ToNode),
     /// About a lock.
     Lock(LockMessage),
-    /// About a barrier.
+    /// About a barrier. Alone it is not void in a later round.
     Barrier(BarrierMessage),
+    /// At the beginning of a round: what a member holds.
+    Report(Report),
 }
 
 /// Messages to a page's home, or to an extent's manager.
@@ -72,8 +74,8 @@ pub enum ToHome {
     WriteBack { page: PageId, version: Version, body: Body },
     /// From who wrote this version last: may its bytes go?
     Drop { page: PageId, version: Version },
-    /// Not installed, and will not be.
-    LostAck { page: PageId, txn: Txn },
+    /// The answer to FETCH.
+    Copy { page: PageId, version: Version, body: Body },
     /// Nothing of yours is here any more.
     Leave,
     /// Which node is this extent's home? The first question decides: `nearest`.
@@ -106,7 +108,9 @@ pub enum ToNode {
     /// The bytes of this version are elsewhere: they need not be kept any longer.
     WriteBackAck { page: PageId, version: Version },
     /// The page's last bytes died with `dead`.
-    Lost { page: PageId, req: Req, txn: Txn, dead: NodeId },
+    Lost { page: PageId, req: Req, dead: NodeId },
+    /// After a round: the home has an older version than this node, and somebody asks for the page.
+    Fetch { page: PageId, version: Version },
     /// No message about a page of this home will come any more.
     LeaveAck,
     /// Manager's answer, for ever.
@@ -136,14 +140,51 @@ pub enum LockMessage {
     Return { lock: LockId, req: Req, token: u64, broken: bool },
     /// Home to leaving node: taken back.
     ReturnAck { lock: LockId, req: Req },
-    /// Home to a queued node after a death: did the lock reach you?
-    Probe { lock: LockId, req: Req },
-    /// The answer to a probe.
-    ProbeReply { lock: LockId, req: Req, reached: bool },
     /// Home to queued nodes: the lock was lost with `dead`.
     Broken { lock: LockId, req: Req, dead: NodeId },
     /// The last node of the queue to the next one, which only tries: the lock is not free now. Its place stands.
     Busy { lock: LockId, req: Req },
+}
+
+/// A member's report to a home.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+#[allow(missing_docs)] // Fields: docs/protocol.md.
+pub enum Report {
+    Part {
+        /// From zero on; parts overtake each other.
+        number: u32,
+        part: ReportPart,
+    },
+    /// The report has so many parts.
+    Total { parts: u32 },
+}
+
+/// A part of a report.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+#[allow(missing_docs)] // Fields: docs/protocol.md.
+pub enum ReportPart {
+    Pages { first: PageId, pages: u32, state: Held, version: Version },
+    Lock { lock: LockId, held: HeldLock },
+}
+
+/// What a member has of a page.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum Held {
+    /// Its bytes, unmapped.
+    Bytes,
+    /// A readable copy.
+    Shared,
+    /// The only copy, writable.
+    Modified,
+}
+
+/// What a member has of a lock.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum HeldLock {
+    /// The lock, in this tenure.
+    Here(Req),
+    /// Nothing: it waits since the request of this number.
+    WaitsSince(Req),
 }
 
 /// Messages about a barrier.
@@ -172,6 +213,7 @@ impl Message {
             Message::ToNode(ToNode::Data { body: Body::Page, .. })
                 | Message::ToHome(ToHome::DataHome { body: Body::Page, .. })
                 | Message::ToHome(ToHome::WriteBack { body: Body::Page, .. })
+                | Message::ToHome(ToHome::Copy { body: Body::Page, .. })
         )
     }
 
@@ -182,6 +224,7 @@ impl Message {
             Message::ToNode(message) => message.encode(w),
             Message::Lock(message) => message.encode(w),
             Message::Barrier(message) => message.encode(w),
+            Message::Report(message) => message.encode(w),
         }
     }
 
@@ -190,11 +233,12 @@ impl Message {
         let kind = r.u8()?;
         match kind {
             kind::GET_S..=kind::DROP => ToHome::decode(kind, r).map(Message::ToHome),
-            kind::FWD_S..=kind::LOCATED => ToNode::decode(kind, r).map(Message::ToNode),
+            kind::FWD_S..=kind::FETCH => ToNode::decode(kind, r).map(Message::ToNode),
             kind::LOCK_REQUEST..=kind::LOCK_BUSY => LockMessage::decode(kind, r).map(Message::Lock),
             kind::BARRIER_ARRIVE..=kind::BARRIER_WITHDRAWN => {
                 BarrierMessage::decode(kind, r).map(Message::Barrier)
             }
+            kind::REPORT_PAGES..=kind::REPORT_TOTAL => Report::decode(kind, r).map(Message::Report),
             _ => Err(BAD_KIND),
         }
     }
@@ -224,6 +268,12 @@ impl From<BarrierMessage> for Message {
     }
 }
 
+impl From<Report> for Message {
+    fn from(message: Report) -> Message {
+        Message::Report(message)
+    }
+}
+
 /// The first byte of each message.
 mod kind {
     pub(super) const GET_S: u8 = 1;
@@ -232,7 +282,7 @@ mod kind {
     pub(super) const INV_ACK: u8 = 4;
     pub(super) const INSTALLED: u8 = 5;
     pub(super) const WRITE_BACK: u8 = 6;
-    pub(super) const LOST_ACK: u8 = 7;
+    pub(super) const COPY: u8 = 7;
     pub(super) const LEAVE: u8 = 8;
     pub(super) const LOCATE: u8 = 9;
     pub(super) const DROP: u8 = 10;
@@ -246,13 +296,12 @@ mod kind {
     pub(super) const LEAVE_ACK: u8 = 23;
     pub(super) const HURRY: u8 = 24;
     pub(super) const LOCATED: u8 = 25;
+    pub(super) const FETCH: u8 = 26;
     pub(super) const LOCK_REQUEST: u8 = 32;
     pub(super) const LOCK_FORWARD: u8 = 33;
     pub(super) const LOCK_GRANT: u8 = 34;
     pub(super) const LOCK_RETURN: u8 = 35;
     pub(super) const LOCK_RETURN_ACK: u8 = 36;
-    pub(super) const LOCK_PROBE: u8 = 37;
-    pub(super) const LOCK_PROBE_REPLY: u8 = 38;
     pub(super) const LOCK_BROKEN: u8 = 39;
     pub(super) const LOCK_BUSY: u8 = 40;
     pub(super) const BARRIER_ARRIVE: u8 = 48;
@@ -261,6 +310,9 @@ mod kind {
     pub(super) const BARRIER_DEAD: u8 = 51;
     pub(super) const BARRIER_WITHDRAW: u8 = 52;
     pub(super) const BARRIER_WITHDRAWN: u8 = 53;
+    pub(super) const REPORT_PAGES: u8 = 64;
+    pub(super) const REPORT_LOCK: u8 = 65;
+    pub(super) const REPORT_TOTAL: u8 = 66;
 }
 
 const BAD_KIND: DecodeError = DecodeError::Bad("message kind");
@@ -286,7 +338,10 @@ impl ToHome {
                 w.put_u8(body_byte(body));
             }
             ToHome::Drop { page, version } => put(w, kind::DROP, &[page.0, version.0]),
-            ToHome::LostAck { page, txn } => put(w, kind::LOST_ACK, &[page.0, txn.0]),
+            ToHome::Copy { page, version, body } => {
+                put(w, kind::COPY, &[page.0, version.0]);
+                w.put_u8(body_byte(body));
+            }
             ToHome::Leave => put(w, kind::LEAVE, &[]),
             ToHome::Locate { extent, nearest } => {
                 put(w, kind::LOCATE, &[extent.0]);
@@ -312,7 +367,7 @@ impl ToHome {
             kind::INSTALLED => ToHome::Installed { page, txn: Txn(r.u64()?) },
             kind::WRITE_BACK => ToHome::WriteBack { page, version: Txn(r.u64()?), body: decode_body(r)? },
             kind::DROP => ToHome::Drop { page, version: Txn(r.u64()?) },
-            kind::LOST_ACK => ToHome::LostAck { page, txn: Txn(r.u64()?) },
+            kind::COPY => ToHome::Copy { page, version: Txn(r.u64()?), body: decode_body(r)? },
             kind::LOCATE => ToHome::Locate { extent: ExtentId(page.0), nearest: decode_node(r)? },
             _ => return Err(BAD_KIND),
         })
@@ -339,10 +394,11 @@ impl ToNode {
             ToNode::Inv { page, txn } => put(w, kind::INV, &[page.0, txn.0]),
             ToNode::Hurry { page, txn } => put(w, kind::HURRY, &[page.0, txn.0]),
             ToNode::WriteBackAck { page, version } => put(w, kind::WRITE_BACK_ACK, &[page.0, version.0]),
-            ToNode::Lost { page, req, txn, dead } => {
-                put(w, kind::LOST, &[page.0, req.0, txn.0]);
+            ToNode::Lost { page, req, dead } => {
+                put(w, kind::LOST, &[page.0, req.0]);
                 w.put_u16(dead.0);
             }
+            ToNode::Fetch { page, version } => put(w, kind::FETCH, &[page.0, version.0]),
             ToNode::LeaveAck => put(w, kind::LEAVE_ACK, &[]),
             ToNode::Located { extent, home } => {
                 put(w, kind::LOCATED, &[extent.0]);
@@ -375,9 +431,8 @@ impl ToNode {
             kind::INV => ToNode::Inv { page, txn: Txn(r.u64()?) },
             kind::HURRY => ToNode::Hurry { page, txn: Txn(r.u64()?) },
             kind::WRITE_BACK_ACK => ToNode::WriteBackAck { page, version: Txn(r.u64()?) },
-            kind::LOST => {
-                ToNode::Lost { page, req: Req(r.u64()?), txn: Txn(r.u64()?), dead: decode_node(r)? }
-            }
+            kind::LOST => ToNode::Lost { page, req: Req(r.u64()?), dead: decode_node(r)? },
+            kind::FETCH => ToNode::Fetch { page, version: Txn(r.u64()?) },
             kind::LOCATED => ToNode::Located { extent: ExtentId(page.0), home: decode_node(r)? },
             _ => return Err(BAD_KIND),
         })
@@ -393,8 +448,6 @@ impl LockMessage {
             | LockMessage::Grant { lock, .. }
             | LockMessage::Return { lock, .. }
             | LockMessage::ReturnAck { lock, .. }
-            | LockMessage::Probe { lock, .. }
-            | LockMessage::ProbeReply { lock, .. }
             | LockMessage::Broken { lock, .. }
             | LockMessage::Busy { lock, .. } => lock,
         }
@@ -417,11 +470,6 @@ impl LockMessage {
                 w.put_u8(u8::from(broken));
             }
             LockMessage::ReturnAck { lock, req } => put(w, kind::LOCK_RETURN_ACK, &[lock.0.0, req.0]),
-            LockMessage::Probe { lock, req } => put(w, kind::LOCK_PROBE, &[lock.0.0, req.0]),
-            LockMessage::ProbeReply { lock, req, reached } => {
-                put(w, kind::LOCK_PROBE_REPLY, &[lock.0.0, req.0]);
-                w.put_u8(u8::from(reached));
-            }
             LockMessage::Broken { lock, req, dead } => {
                 put(w, kind::LOCK_BROKEN, &[lock.0.0, req.0]);
                 w.put_u16(dead.0);
@@ -442,8 +490,6 @@ impl LockMessage {
             kind::LOCK_GRANT => LockMessage::Grant { lock, req, token: r.u64()? },
             kind::LOCK_RETURN => LockMessage::Return { lock, req, token: r.u64()?, broken: decode_flag(r)? },
             kind::LOCK_RETURN_ACK => LockMessage::ReturnAck { lock, req },
-            kind::LOCK_PROBE => LockMessage::Probe { lock, req },
-            kind::LOCK_PROBE_REPLY => LockMessage::ProbeReply { lock, req, reached: decode_flag(r)? },
             kind::LOCK_BROKEN => LockMessage::Broken { lock, req, dead: decode_node(r)? },
             kind::LOCK_BUSY => LockMessage::Busy { lock, req },
             _ => return Err(BAD_KIND),
@@ -498,6 +544,65 @@ impl BarrierMessage {
         })
     }
 }
+
+impl Report {
+    fn encode(&self, w: &mut impl Writer) {
+        match *self {
+            Report::Part { number, part: ReportPart::Pages { first, pages, state, version } } => {
+                put(w, kind::REPORT_PAGES, &[first.0, version.0]);
+                w.put_u32(number);
+                w.put_u32(pages);
+                w.put_u8(match state {
+                    Held::Bytes => 0,
+                    Held::Shared => 1,
+                    Held::Modified => 2,
+                });
+            }
+            Report::Part { number, part: ReportPart::Lock { lock, held } } => {
+                let (is_here, req) = match held {
+                    HeldLock::Here(req) => (true, req),
+                    HeldLock::WaitsSince(req) => (false, req),
+                };
+                put(w, kind::REPORT_LOCK, &[lock.0.0, req.0]);
+                w.put_u32(number);
+                w.put_u8(u8::from(is_here));
+            }
+            Report::Total { parts } => {
+                put(w, kind::REPORT_TOTAL, &[]);
+                w.put_u32(parts);
+            }
+        }
+    }
+
+    fn decode(kind: u8, r: &mut Reader<'_>) -> Result<Report, DecodeError> {
+        let part = match kind {
+            kind::REPORT_PAGES => {
+                let (first, version, number, pages) = (PageId(r.u64()?), Txn(r.u64()?), r.u32()?, r.u32()?);
+                let state = match r.u8()? {
+                    0 => Held::Bytes,
+                    1 => Held::Shared,
+                    2 => Held::Modified,
+                    _ => return Err(DecodeError::Bad("state")),
+                };
+                if pages > REPORT_RUN_MAX {
+                    return Err(DecodeError::Bad("pages"));
+                }
+                (number, ReportPart::Pages { first, pages, state, version })
+            }
+            kind::REPORT_LOCK => {
+                let (lock, req, number) = (LockId(PageId(r.u64()?)), Req(r.u64()?), r.u32()?);
+                let held = if decode_flag(r)? { HeldLock::Here(req) } else { HeldLock::WaitsSince(req) };
+                (number, ReportPart::Lock { lock, held })
+            }
+            _ => return Ok(Report::Total { parts: r.u32()? }),
+        };
+        let (number, part) = part;
+        Ok(Report::Part { number, part })
+    }
+}
+
+/// Pages in one part of a report.
+pub(super) const REPORT_RUN_MAX: u32 = 4096;
 
 fn put(w: &mut impl Writer, kind: u8, fields: &[u64]) {
     w.put_u8(kind);

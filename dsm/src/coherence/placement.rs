@@ -226,6 +226,10 @@ impl Places {
         self.home(page).or_else(|| self.manager(page)).filter(|&asked| self.dead.contains(asked))
     }
 
+    pub(super) fn is_dead(&self, node: NodeId) -> bool {
+        self.dead.contains(node)
+    }
+
     pub(super) fn on_node_died(&mut self, dead: NodeId) {
         self.dead.insert(dead);
     }

@@ -1,7 +1,8 @@
-//! With which process a page was lost. A page's home records it when the process dies, because node ids are
+//! With which process a page was lost. A page's home records it when it finds the page lost, because node ids are
 //! given again: a later program must not read the name of a process that lives. The home tells the name to
 //! each node that asks for the page, in a message of its own beside the protocol's LOST.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use rustc_hash::FxHashMap;
@@ -12,7 +13,6 @@ use super::{Cores, channel, typed};
 use crate::codec::{decode_control, encode_control};
 use crate::coherence::{Message, ToNode};
 use crate::config::node::{LOSS_NAME_LEN_MAX, LOSS_NOTICES_MAX};
-use crate::membership::Death;
 use crate::net::OutMessage;
 use crate::page::{NodeId, PageId};
 
@@ -49,23 +49,26 @@ impl Losses {
 }
 
 impl Cores {
-    /// Records the pages that were lost with a process whose death the core has just heard of.
-    pub(super) fn record_losses(&mut self, death: &Death) {
+    /// Records the pages that the core has found lost since the last time, each with its process.
+    pub(super) fn record_losses(&mut self) {
         let Some(coherence) = &self.coherence else { return };
-        let counted = coherence.counters().pages_lost;
+        let counted = coherence.pages_lost();
         // The list takes a look at every page.
         if std::mem::replace(&mut self.losses.counted, counted) == counted {
             return;
         }
-        let lost = coherence.lost_pages();
-        let process: Arc<str> = death.member.describe().into();
-        let before = self.losses.recorded.len();
-        for (page, _) in lost.into_iter().filter(|&(_, node)| node == death.member.id) {
-            self.losses.recorded.entry(page).or_insert_with(|| process.clone());
+        let mut by_node: BTreeMap<NodeId, Vec<PageId>> = BTreeMap::new();
+        for (page, node) in coherence.lost_pages() {
+            if !self.losses.recorded.contains_key(&page) {
+                by_node.entry(node).or_default().push(page);
+            }
         }
-        let pages = self.losses.recorded.len() - before;
-        if pages > 0 {
-            self.note(Level::WARN, format!("{pages} pages were lost with {process}"));
+        for (node, pages) in by_node {
+            let Some(process) = self.last_dead(node).map(|member| Arc::<str>::from(member.describe())) else {
+                continue;
+            };
+            self.note(Level::WARN, format!("{} pages were lost with {process}", pages.len()));
+            self.losses.recorded.extend(pages.into_iter().map(|page| (page, process.clone())));
         }
     }
 

@@ -6,7 +6,7 @@ use tracing::Level;
 
 use super::routes::link;
 use super::{Cores, Host, Machine, Why, close};
-use crate::coherence::{Coherence, Input};
+use crate::coherence::{Coherence, Input, NodeSet};
 use crate::config::membership::HEARTBEAT;
 use crate::config::net::SESSIONS_CROWD;
 use crate::config::node::FLUSH_MAX;
@@ -159,7 +159,7 @@ impl Machine {
         }
     }
 
-    pub(super) fn on_joined(&mut self, now: Time) {
+    pub(super) fn on_joined<H: Host>(&mut self, now: Time, host: &mut H) {
         let Some(membership) = &self.cores.membership else { return };
         let me = membership.me().expect("joined");
         // Members of before hear of this node by its hello; those that come later say hello to it.
@@ -173,6 +173,13 @@ impl Machine {
             coherence.tell_program(member.id, member.intro.kind.program());
         }
         self.cores.coherence = Some(coherence);
+        let view = membership.view();
+        let tells_deaths = !view.deaths.is_empty();
+        let members: NodeSet = view.members.iter().map(|member| member.id).collect();
+        if tells_deaths {
+            // A member that hears of this node together with a death waits for its report.
+            self.cores.input(now, Input::Joined { members }, host);
+        }
         for node in others {
             self.connect_to(now, node);
         }
@@ -246,14 +253,13 @@ impl Machine {
                 self.cores.departing.push((session, now + FLUSH_MAX));
             }
         }
+        if ends_transactions {
+            self.cores.begin_round(now, &died, host);
+        }
         for death in died {
             let id = death.member.id;
             self.cores.note(Level::WARN, format!("{} died: {}", death.member.describe(), death.how));
-            if ends_transactions {
-                self.cores.input(now, Input::NodeDied(id), host);
-            }
             self.cores.left.remove(&id);
-            self.cores.record_losses(&death);
             self.cores.peer_gone(now, (&death.member).into());
             if let Some(session) = self.cores.forget_member(&death.member) {
                 self.endpoint.close(now, session, close::EVICTED, &death.how);
@@ -271,6 +277,18 @@ impl Machine {
 }
 
 impl Cores {
+    /// Tells the coherence core of deaths. All members name the round alike: by the view that told the last of them.
+    fn begin_round<H: Host>(&mut self, now: Time, died: &[Death], host: &mut H) {
+        let Some(membership) = self.membership.as_ref().filter(|_| !died.is_empty()) else { return };
+        let view = membership.view();
+        let told =
+            view.deaths.iter().filter(|(_, death)| died.contains(death)).map(|&(epoch, _)| epoch).max();
+        let epoch = told.or(view.deaths.back().map(|&(epoch, _)| epoch)).unwrap_or(view.epoch);
+        let members = view.members.iter().map(|member| member.id).collect();
+        let died = died.iter().map(|death| death.member.id).collect();
+        self.input(now, Input::Round { epoch, members, died }, host);
+    }
+
     pub(super) fn configured(&self, membership: Membership) -> Membership {
         let membership = membership.with_rules(self.membership_rules);
         match self.silence_max {

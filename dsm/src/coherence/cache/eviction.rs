@@ -43,8 +43,10 @@ impl Cache {
             return;
         }
         let Some(&Entry { state, bound, .. }) = self.table.peek(page) else { return };
+        let lets_go = ctx.planted.has(Plant::NodeDropsLastWritersCopySilently);
         match state {
             State::Modified => self.write_back(ctx, places, page),
+            State::Shared if bound && lets_go => self.drop_page(ctx, page),
             State::Invalid | State::Shared if bound => self.ask_to_drop(ctx, places, page),
             State::Shared => self.drop_page(ctx, page),
             State::Invalid | State::WritingBack | State::GivenAway | State::Dropping => {}
@@ -253,6 +255,7 @@ impl Cache {
             return Verdict::Stays;
         }
         let Some(&Entry { state, bound, .. }) = self.table.peek(page) else { return Verdict::Drops };
+        let lets_go = ctx.planted.has(Plant::NodeDropsLastWritersCopySilently);
         match state {
             State::Shared | State::Modified if !aged => Verdict::Ages,
             // Its home is dead: nobody else can ever ask for it.
@@ -261,6 +264,7 @@ impl Cache {
             }
             State::Modified if ctx.planted.has(Plant::NodeDropsOwnedPage) => Verdict::Drops,
             State::Modified => Verdict::Returns,
+            State::Shared if bound && lets_go => Verdict::Drops,
             State::Invalid | State::Shared if bound => Verdict::Returns,
             State::Invalid | State::Shared => Verdict::Drops,
             State::WritingBack | State::GivenAway | State::Dropping => Verdict::Stays,

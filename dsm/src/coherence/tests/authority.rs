@@ -4,10 +4,10 @@ use super::rig::{A, B, Bytes, C, H, P, Rig};
 use crate::coherence::authority::TOKENS_MAX;
 use crate::coherence::barrier::BARRIERS_MAX;
 use crate::coherence::{
-    Attempt, BarrierId, BarrierMessage, Body, Coherence, Failure, Input, LockId, LockMessage, Message,
-    NodeSet, OpId, Output, Req, ToHome, ToNode, Txn,
+    Attempt, BarrierId, BarrierMessage, Body, Coherence, Failure, Held, Input, LockId, LockMessage, Message,
+    NodeSet, OpId, Output, Report, ReportPart, Req, ToHome, ToNode, Txn,
 };
-use crate::page::{Access, NodeId, PageId};
+use crate::page::{Access, Epoch, NodeId, PageId};
 
 const BARRIER: BarrierId = BarrierId { program: 1, index: 0 };
 const LOCK: LockId = LockId(P);
@@ -22,7 +22,7 @@ fn hear(rig: &Rig, node: NodeId, from: NodeId, message: impl Into<Message>) -> (
 }
 
 fn tell(core: &mut Coherence, memory: &mut Bytes, from: NodeId, message: Message) {
-    core.handle(crate::page::Time(1), Input::Message { from, message, page: &[] }, memory);
+    core.handle(crate::page::Time(1), Input::Message { from, epoch: Epoch(0), message, page: &[] }, memory);
 }
 
 #[test]
@@ -50,13 +50,33 @@ fn the_queue_of_a_lock_is_the_word_of_its_home_alone() {
     for message in [
         LockMessage::Forward { lock, tenure: req, next: B, next_req, attempt },
         LockMessage::ReturnAck { lock, req },
-        LockMessage::Probe { lock, req },
         LockMessage::Broken { lock, req, dead: H },
         LockMessage::Request { lock, req: next_req, attempt },
         LockMessage::Return { lock, req, token: 1, broken: true },
     ] {
         assert_eq!(hear(&rig, A, B, message), (Vec::new(), 1), "{message:?}");
     }
+}
+
+/// In a round the homes believe what members say that they hold; but nobody holds what was not granted to it.
+#[test]
+fn a_report_claims_no_more_than_the_home_has_granted() {
+    let mut rig = Rig::new(4);
+    rig.write(A, P, 6);
+    rig.die(C);
+    for (number, (state, version)) in
+        [(Held::Modified, Txn(1)), (Held::Shared, Txn(1)), (Held::Bytes, Txn(9))].into_iter().enumerate()
+    {
+        let part = ReportPart::Pages { first: P, pages: 1, state, version };
+        let claim = Message::from(Report::Part { number: number as u32, part });
+        let page = &[][..];
+        let (mut core, mut memory) = (rig.cores[0].clone(), Bytes::default());
+        let before = core.counters().violations;
+        core.handle(rig.now, Input::Message { from: B, epoch: rig.epoch, message: claim, page }, &mut memory);
+        assert_eq!(core.counters().violations, before + 1, "{claim:?}");
+    }
+    rig.settle();
+    assert_eq!(rig.read(B, P), 6);
 }
 
 /// Tokens are counted down and up from what a peer says.
@@ -83,7 +103,9 @@ fn who_does_not_hold_a_lock_does_not_break_it() {
     rig.settle();
     assert_eq!(rig.result(op), Some(Ok(1)));
     let broken = LockMessage::Return { lock: LOCK, req: Req(5), token: 1, broken: true };
-    assert_eq!(hear(&rig, H, B, broken), (Vec::new(), 0));
+    // It is only told that the home has nothing to await from it; A, who holds the lock, hears of nothing.
+    let message = LockMessage::ReturnAck { lock: LOCK, req: Req(5) }.into();
+    assert_eq!(hear(&rig, H, B, broken), (vec![Output::Send { to: B, message, page: None }], 0));
 }
 
 #[test]

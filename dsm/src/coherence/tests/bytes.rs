@@ -4,8 +4,8 @@ use proptest::prelude::*;
 
 use crate::codec::Reader;
 use crate::coherence::{
-    Answer, Attempt, BATCH_MESSAGES_MAX, BarrierId, BarrierMessage, Batch, Body, LockId, LockMessage,
-    Message, NodeSet, Req, ToHome, ToNode, Txn, encode_batch_head,
+    Answer, Attempt, BATCH_MESSAGES_MAX, BarrierId, BarrierMessage, Batch, Body, Held, HeldLock, LockId,
+    LockMessage, Message, NodeSet, Report, ReportPart, Req, ToHome, ToNode, Txn, encode_batch_head,
 };
 use crate::page::{Access, Epoch, ExtentId, NodeId, PAGE_SIZE, PageId};
 
@@ -22,6 +22,7 @@ fn samples() -> Vec<Message> {
     for body in [Body::Zero, Body::Page] {
         all.push(ToHome::DataHome { page, txn, body }.into());
         all.push(ToHome::WriteBack { page, version, body }.into());
+        all.push(ToHome::Copy { page, version, body }.into());
         for access in [Access::Read, Access::Write] {
             all.push(ToNode::Data { page, req, txn, version, access, body }.into());
         }
@@ -31,10 +32,16 @@ fn samples() -> Vec<Message> {
     }
     for flag in [false, true] {
         all.push(LockMessage::Return { lock, req, token: 7, broken: flag }.into());
-        all.push(LockMessage::ProbeReply { lock, req, reached: flag }.into());
     }
     for answer in [Answer::AtOnce, Answer::Riding] {
         all.push(ToNode::Grant { page, req, txn, answer }.into());
+    }
+    for state in [Held::Bytes, Held::Shared, Held::Modified] {
+        let part = ReportPart::Pages { first: page, pages: 2, state, version };
+        all.push(Report::Part { number: 1, part }.into());
+    }
+    for held in [HeldLock::Here(req), HeldLock::WaitsSince(req)] {
+        all.push(Report::Part { number: 2, part: ReportPart::Lock { lock, held } }.into());
     }
     for attempt in [Attempt::Wait, Attempt::Try] {
         all.push(LockMessage::Request { lock, req, attempt }.into());
@@ -45,18 +52,18 @@ fn samples() -> Vec<Message> {
         ToHome::InvAck { page, txn }.into(),
         ToHome::Installed { page, txn }.into(),
         ToHome::Drop { page, version }.into(),
-        ToHome::LostAck { page, txn }.into(),
+        ToNode::Fetch { page, version }.into(),
         ToHome::Leave.into(),
         ToHome::Locate { extent: ExtentId(2), nearest: node }.into(),
         ToNode::Inv { page, txn }.into(),
         ToNode::Hurry { page, txn }.into(),
         ToNode::WriteBackAck { page, version }.into(),
-        ToNode::Lost { page, req, txn, dead: node }.into(),
+        ToNode::Lost { page, req, dead: node }.into(),
         ToNode::LeaveAck.into(),
         ToNode::Located { extent: ExtentId(2), home: node }.into(),
         LockMessage::Grant { lock, req, token: 7 }.into(),
         LockMessage::ReturnAck { lock, req }.into(),
-        LockMessage::Probe { lock, req }.into(),
+        Report::Total { parts: 3 }.into(),
         LockMessage::Broken { lock, req, dead: node }.into(),
         LockMessage::Busy { lock, req }.into(),
         BarrierMessage::Arrive { barrier, generation, arrival: 3, members: NodeSet::from_bits(0b1011) }

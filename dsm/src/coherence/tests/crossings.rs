@@ -3,7 +3,7 @@
 use super::rig::{A, B, C, H, P, Rig, region};
 use crate::coherence::{Body, Input, Message, Placement, Req, ToHome, ToNode, Txn};
 use crate::page::Access::{None, Read, Write};
-use crate::page::PageId;
+use crate::page::{Epoch, PageId};
 
 #[test]
 fn a_read_fault_recalls_the_page_from_its_owner() {
@@ -452,13 +452,13 @@ fn what_a_home_says_counts_from_the_page_s_home_alone() {
         ToNode::WriteBackAck { page: P, version: txn }.into(),
         ToNode::Hurry { page: P, txn }.into(),
         ToNode::Grant { page, req, txn, answer: crate::coherence::Answer::AtOnce }.into(),
-        ToNode::Lost { page, req, txn, dead: B }.into(),
+        ToNode::Lost { page, req, dead: B }.into(),
         ToNode::Located { extent: P.extent(), home: H }.into(),
     ];
     // The rig takes no violations; the node's core is asked beside it.
     let (mut core, mut memory) = (rig.cores[1].clone(), rig.memories[1].clone());
     for (count, message) in said.into_iter().enumerate() {
-        core.handle(rig.now, Input::Message { from: C, message, page: &[] }, &mut memory);
+        core.handle(rig.now, Input::Message { from: C, epoch: Epoch(0), message, page: &[] }, &mut memory);
         assert_eq!(core.counters().violations, count as u64 + 1, "{message:?}");
     }
     assert_eq!((core.poll_output(), core.mapped(P)), (Option::None, Write));

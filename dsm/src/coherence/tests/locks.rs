@@ -375,8 +375,7 @@ fn a_lock_that_had_left_the_dead_node_goes_on() {
     token(&rig, later);
 }
 
-/// The newcomer's request stood in the queue under the number of the node that died, and was taken for
-/// the dead one's: nobody told it that the lock was broken.
+/// The newcomer's request stands behind the place of the node that died, under that one's number.
 #[test]
 fn a_newcomer_that_waits_in_the_slot_of_the_dead_is_told_too() {
     let mut rig = Rig::new(4);
@@ -385,13 +384,15 @@ fn a_newcomer_that_waits_in_the_slot_of_the_dead_is_told_too() {
     lock(&mut rig, B);
     let behind = lock(&mut rig, C);
     rig.settle();
+    rig.feed(A, Input::Unlock { lock: LOCK });
+    rig.settle();
     rig.die(B);
-    let probe = rig.take(H, C);
-    assert!(matches!(probe.message, Message::Lock(LockMessage::Probe { .. })));
+    let report = rig.take(A, H);
     rig.replace(B, Epoch(1));
     let newcomer = lock(&mut rig, B);
-    rig.settle();
-    rig.give(&probe);
+    rig.deliver_all();
+    assert_eq!([behind, newcomer].map(|op| rig.result(op)), [None; 2], "a report is missing");
+    rig.give(&report);
     rig.settle();
     let broken = Some(Err(Failure::LockBroken(B)));
     assert_eq!([behind, newcomer].map(|op| rig.result(op)), [broken, broken]);
@@ -481,7 +482,7 @@ fn a_generation_that_was_released_is_released_for_all() {
     }
     rig.deliver(H, A);
     let release = rig.take(H, B);
-    rig.feed(B, Input::NodeDied(C));
+    rig.hear_of_death(B, C);
     rig.give(&release);
     rig.settle();
     assert_eq!([ops[0], ops[1]].map(|op| rig.result(op)), [Some(Ok(0)); 2]);
@@ -494,9 +495,10 @@ fn a_waiting_member_tells_the_home_whom_it_waits_for_in_vain() {
     let mut rig = Rig::new(4);
     let waits = arrive(&mut rig, A, &[A, C]);
     let arrival = rig.take(A, H);
-    rig.feed(H, Input::NodeDied(C));
+    rig.hear_of_death(H, C);
     rig.feed(H, Input::NodeJoined(C));
-    rig.feed(A, Input::NodeDied(C));
+    rig.hear_of_death(A, C);
+    rig.forget_reports();
     let word = rig.deliver(A, H);
     assert!(matches!(word.message, Message::Barrier(BarrierMessage::Dead { dead: C, .. })));
     rig.give(&arrival);
@@ -729,7 +731,8 @@ fn a_member_that_withdraws_while_the_barrier_breaks_hears_of_one_or_the_other() 
         let mut rig = Rig::new(4);
         let op = arrive(&mut rig, A, &[A, C]);
         rig.settle();
-        rig.feed(H, Input::NodeDied(C));
+        rig.hear_of_death(H, C);
+        rig.forget_reports();
         let broken = rig.take(H, A);
         withdraw(&mut rig, A, op);
         rig.deliver(A, H);

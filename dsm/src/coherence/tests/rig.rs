@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 
 use crate::coherence::{
-    Batch, Coherence, Failure, Fault, Input, Message, OpId, Output, Placement, RegionInfo, ToHome, ToNode,
-    encode_batch_head,
+    Batch, Coherence, Failure, Fault, Input, Message, NodeSet, OpId, Output, Placement, RegionInfo, ToHome,
+    ToNode, encode_batch_head,
 };
 use crate::page::{
     Access, Contents, EXTENT_PAGES, Epoch, Lent, LockWords, Memory, NodeId, PageBuf, PageId, Span, Time,
@@ -35,6 +35,8 @@ pub(super) struct Bytes {
 pub(super) struct Parcel {
     pub(super) from: NodeId,
     pub(super) to: NodeId,
+    /// Of the sender's view.
+    pub(super) epoch: Epoch,
     pub(super) message: Message,
     pub(super) page: Option<PageBuf>,
 }
@@ -47,6 +49,9 @@ pub(super) struct Rig {
     pub(super) network: Vec<Parcel>,
     done: BTreeMap<OpId, Result<u64, Failure>>,
     next_op: u64,
+    /// The newest view, which all know.
+    pub(super) epoch: Epoch,
+    members: NodeSet,
 }
 
 impl Rig {
@@ -69,12 +74,16 @@ impl Rig {
             network: Vec::new(),
             done: BTreeMap::new(),
             next_op: 0,
+            epoch: Epoch(0),
+            members: (0..nodes).map(NodeId).collect(),
         }
     }
 
     /// A fresh incarnation in a node's slot, known to everybody.
     pub(super) fn replace(&mut self, node: NodeId, joined: Epoch) {
-        self.cores[node.0 as usize] = Coherence::new(node, joined, H, H);
+        self.epoch = joined.max(Epoch(self.epoch.0 + 1));
+        self.members.insert(node);
+        self.cores[node.0 as usize] = Coherence::new(node, self.epoch, H, H);
         self.memories[node.0 as usize] = Bytes::default();
         self.feed(node, Input::Region(region(Placement::OnNode(H), vec![H])));
         for other in 0..self.cores.len() as u16 {
@@ -94,7 +103,7 @@ impl Rig {
         let (parcels, rest): (Vec<_>, Vec<_>) = self.network.drain(..).partition(goes);
         self.network = rest;
         let mut bytes = Vec::new();
-        encode_batch_head(&mut bytes, Epoch(0), parcels.len());
+        encode_batch_head(&mut bytes, self.epoch, parcels.len());
         parcels.iter().for_each(|parcel| parcel.message.encode(&mut bytes));
         let pages = parcels.iter().filter_map(|parcel| parcel.page.as_ref());
         pages.for_each(|page| bytes.extend_from_slice(page.as_slice()));
@@ -110,7 +119,7 @@ impl Rig {
             match output {
                 Output::Send { to, message, page } => {
                     assert_ne!(to, node, "nobody sends to itself");
-                    self.network.push(Parcel { from: node, to, message, page });
+                    self.network.push(Parcel { from: node, to, epoch: self.epoch, message, page });
                 }
                 Output::Done { op, result } => {
                     assert!(self.done.insert(op, result).is_none(), "{op:?} ended twice");
@@ -156,7 +165,10 @@ impl Rig {
 
     pub(super) fn give(&mut self, parcel: &Parcel) {
         let page = parcel.page.as_ref().map_or(&[][..], PageBuf::as_slice);
-        self.feed(parcel.to, Input::Message { from: parcel.from, message: parcel.message, page });
+        self.feed(
+            parcel.to,
+            Input::Message { from: parcel.from, epoch: parcel.epoch, message: parcel.message, page },
+        );
     }
 
     /// Delivers the first message from one node to another.
@@ -230,9 +242,23 @@ impl Rig {
 
     pub(super) fn die(&mut self, node: NodeId) {
         self.network.retain(|parcel| parcel.from != node && parcel.to != node);
-        for other in (0..self.cores.len() as u16).map(NodeId).filter(|&other| other != node) {
-            self.feed(other, Input::NodeDied(node));
+        self.members.remove(node);
+        self.epoch.0 += 1;
+        for other in self.members.iter() {
+            self.hear_of_death(other, node);
         }
+    }
+
+    /// Takes reports off the network, in tests that are not about pages.
+    pub(super) fn forget_reports(&mut self) {
+        self.network.retain(|parcel| !matches!(parcel.message, Message::Report(_)));
+    }
+
+    /// A view without the dead comes to one node.
+    pub(super) fn hear_of_death(&mut self, node: NodeId, dead: NodeId) {
+        let (mut members, epoch) = (self.members, self.epoch);
+        members.remove(dead);
+        self.feed(node, Input::Round { epoch, members, died: NodeSet::from_iter([dead]) });
     }
 }
 
@@ -245,14 +271,18 @@ impl Parcel {
     pub(super) fn to_home(&self) -> ToHome {
         match self.message {
             Message::ToHome(message) => message,
-            Message::ToNode(_) | Message::Lock(_) | Message::Barrier(_) => panic!("{:?}", self.message),
+            Message::ToNode(_) | Message::Lock(_) | Message::Barrier(_) | Message::Report(_) => {
+                panic!("{:?}", self.message)
+            }
         }
     }
 
     pub(super) fn to_node(&self) -> ToNode {
         match self.message {
             Message::ToNode(message) => message,
-            Message::ToHome(_) | Message::Lock(_) | Message::Barrier(_) => panic!("{:?}", self.message),
+            Message::ToHome(_) | Message::Lock(_) | Message::Barrier(_) | Message::Report(_) => {
+                panic!("{:?}", self.message)
+            }
         }
     }
 }

@@ -207,7 +207,11 @@ fn rig_with_neighbouring_regions() -> Rig {
 fn asked_for(rig: &Rig) -> Vec<u64> {
     let page = |message| match message {
         Message::ToHome(ToHome::GetS { page, .. } | ToHome::GetM { page, .. }) => Some(page.0),
-        Message::ToHome(_) | Message::ToNode(_) | Message::Lock(_) | Message::Barrier(_) => None,
+        Message::ToHome(_)
+        | Message::ToNode(_)
+        | Message::Lock(_)
+        | Message::Barrier(_)
+        | Message::Report(_) => None,
     };
     rig.network.iter().filter_map(|parcel| page(parcel.message)).collect()
 }

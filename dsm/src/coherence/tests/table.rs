@@ -3,8 +3,8 @@
 
 use super::rig::{A, B, Bytes, C, H, P, region};
 use crate::coherence::{
-    Answer, Body, Coherence, Counters, Fault, Input, LockId, Message, OpId, Output, Placement, Req, ToHome,
-    ToNode, Txn,
+    Answer, Body, Coherence, Counters, Fault, Input, LockId, Message, OpId, Output, Placement, Report, Req,
+    ToHome, ToNode, Txn,
 };
 use crate::page::{Access, Epoch, NodeId, PAGE_SIZE, Span, Time};
 
@@ -42,7 +42,7 @@ impl Bench {
     fn hear(&mut self, from: NodeId, message: impl Into<Message>) -> Vec<String> {
         let message = message.into();
         let page = if message.carries_page() { &PAGE[..] } else { &[] };
-        self.feed(Input::Message { from, message, page })
+        self.feed(Input::Message { from, epoch: Epoch(1), message, page })
     }
 
     fn fault(&mut self, access: Access) -> Vec<String> {
@@ -85,8 +85,22 @@ fn short(message: &Message) -> String {
         Message::ToNode(message) => format!("{message:?}"),
         Message::Lock(message) => format!("{message:?}"),
         Message::Barrier(message) => format!("{message:?}"),
+        Message::Report(message) => format!("{message:?}"),
     };
     text.replace("page: p3, ", "").replace("Txn(", "(").replace("Req(", "(")
+}
+
+/// One of the four nodes has died.
+fn death(node: NodeId) -> Input<'static> {
+    let members = [H, A, B, C].into_iter().filter(|&member| member != node).collect();
+    Input::Round { epoch: Epoch(1), members, died: [node].into_iter().collect() }
+}
+
+/// The others report that they have nothing.
+fn all_report(bench: &mut Bench, nodes: &[NodeId]) {
+    for &node in nodes {
+        bench.hear(node, Report::Total { parts: 0 });
+    }
 }
 
 fn data(access: Access, req: u64, txn: u64, version: u64) -> ToNode {
@@ -159,7 +173,7 @@ fn the_node_s_reactions() {
             // A message that the tables mark as impossible is counted, and changes nothing.
             lines.push(bench.reaction(state, name, |bench| bench.hear(H, message)));
         }
-        let lost = ToNode::Lost { page: P, req: Req(outstanding), txn: Txn(7), dead: C };
+        let lost = ToNode::Lost { page: P, req: Req(outstanding), dead: C };
         lines.push(bench.reaction(state, "LOST, req equal", |bench| bench.hear(H, lost)));
         lines.push(bench.reaction(state, "read fault", |bench| bench.fault(Access::Read)));
         lines.push(bench.reaction(state, "write fault", |bench| bench.fault(Access::Write)));
@@ -167,7 +181,7 @@ fn the_node_s_reactions() {
         let prefetch = Input::Prefetch { first: P, pages: 1, access: Access::Read };
         lines.push(bench.reaction(state, "prefetch to read", |bench| bench.feed(prefetch)));
         lines.push(bench.reaction(state, "leave", |bench| bench.feed(Input::Leave { op: OpId(50) })));
-        lines.push(bench.reaction(state, "home died", |bench| bench.feed(Input::NodeDied(H))));
+        lines.push(bench.reaction(state, "home died", |bench| bench.feed(death(H))));
     }
     insta::assert_snapshot!(lines.join("\n"));
 }
@@ -192,7 +206,8 @@ fn home_states() -> Vec<(&'static str, Bench)> {
         &[(B, get_s(1)), (A, ToHome::DataHome { page: P, txn: Txn(2), body: Body::Page }), (B, installed(2))],
     );
     let mut lost = owned.clone();
-    lost.feed(Input::NodeDied(A));
+    lost.feed(death(A));
+    all_report(&mut lost, &[B, C]);
     vec![
         ("never touched", fresh.clone()),
         ("owner", owned.clone()),
@@ -237,8 +252,8 @@ fn the_home_s_reactions() {
         }
         lines.push(bench.home_reaction(state, "own read fault", |bench| bench.fault(Access::Read)));
         lines.push(bench.home_reaction(state, "own write fault", |bench| bench.fault(Access::Write)));
-        lines.push(bench.home_reaction(state, "A died", |bench| bench.feed(Input::NodeDied(A))));
-        lines.push(bench.home_reaction(state, "B died", |bench| bench.feed(Input::NodeDied(B))));
+        lines.push(bench.home_reaction(state, "A died", |bench| bench.feed(death(A))));
+        lines.push(bench.home_reaction(state, "B died", |bench| bench.feed(death(B))));
     }
     insta::assert_snapshot!(lines.join("\n"));
 }
