@@ -2,6 +2,7 @@
 //! know, where `unsafe` may stand, and how files look. A rule that hurts is changed here, with its reason.
 
 mod floors;
+mod paths;
 mod platform;
 mod shape;
 mod source;
