@@ -60,6 +60,10 @@ pub struct MachinesWork {
     pub hostile: u64,
     /// Messages that came before the view that explains them.
     pub early: u64,
+    /// Times in which a node came to suspect members.
+    pub suspicions: u64,
+    /// Times in which messages found no session or no room.
+    pub full: u64,
 }
 
 /// One run.
@@ -78,8 +82,10 @@ pub(crate) struct Machines {
     /// Some datagrams of the run, to be sent again.
     recorded: Vec<(SocketAddr, Vec<u8>)>,
     stranger: Option<Stranger>,
-    /// Links between hosts that do not work, and until when.
-    cuts: BTreeMap<(usize, usize), Time>,
+    /// Links between hosts that do not work, until when, and whether one of ten datagrams passes.
+    cuts: BTreeMap<(usize, usize), (Time, bool)>,
+    /// Hosts at the ends of such links.
+    weak: BTreeSet<usize>,
     /// Links that are slow, and until when.
     slow: BTreeMap<(usize, usize), Time>,
     /// Ranks that have come to a barrier of all ranks.
@@ -146,6 +152,7 @@ impl Machines {
             recorded: Vec::new(),
             stranger: None,
             cuts: BTreeMap::new(),
+            weak: BTreeSet::new(),
             slow: BTreeMap::new(),
             arrived: BTreeMap::new(),
             audit: Audit::NotYet,
@@ -316,6 +323,8 @@ impl MachinesWork {
             (&mut self.datagrams, other.datagrams),
             (&mut self.hostile, other.hostile),
             (&mut self.early, other.early),
+            (&mut self.suspicions, other.suspicions),
+            (&mut self.full, other.full),
         ];
         pairs.into_iter().for_each(|(sum, more)| *sum += more);
     }
@@ -326,7 +335,7 @@ impl fmt::Display for MachinesWork {
         write!(
             f,
             "{} faults, {} instructions, {} joins, {} leaves, {} crashes, {} deaths, {} starvations, {} failed \
-             links, {} calls, {} datagrams, {} hostile ones, {} early messages",
+             links, {} calls, {} datagrams, {} hostile ones, {} early messages, {} suspicions, {} full queues",
             self.faults,
             self.instructions,
             self.joins,
@@ -338,7 +347,9 @@ impl fmt::Display for MachinesWork {
             self.calls,
             self.datagrams,
             self.hostile,
-            self.early
+            self.early,
+            self.suspicions,
+            self.full
         )
     }
 }

@@ -50,10 +50,12 @@ fn no_seed_of_the_machines_rig_breaks_a_rule() {
         ("crashes", work.crashes, SEEDS / 10),
         ("deaths", work.deaths, SEEDS / 2),
         ("starvations", work.starvations, SEEDS / 2),
-        ("failed links", work.cuts, SEEDS / 10),
+        ("failed links", work.cuts, SEEDS / 4),
         ("calls", work.calls, 10 * SEEDS),
         ("hostile datagrams", work.hostile, 100 * SEEDS),
-        ("early messages", work.early, SEEDS / 10),
+        ("early messages", work.early, SEEDS / 5),
+        ("suspicions", work.suspicions, SEEDS / 5),
+        ("full queues", work.full, SEEDS / 20),
     ];
     for (what, done, floor) in floors {
         assert!(done >= floor, "{done} {what} in {SEEDS} seeds, at least {floor} are expected");

@@ -9,7 +9,7 @@ use super::{Cores, Host, Machine, Why, close};
 use crate::coherence::{Coherence, Input, NodeSet};
 use crate::config::membership::HEARTBEAT;
 use crate::config::net::SESSIONS_CROWD;
-use crate::config::node::FLUSH_MAX;
+use crate::config::node::{CONSENT_MAX, FLUSH_MAX};
 use crate::config::rpc::SILENCE_MAX;
 use crate::membership::{COORDINATOR, Death, Kind, Member, Membership, Observation};
 use crate::net::{CloseReason, ConnectRefused, Event as NetEvent, SessionHandle};
@@ -78,7 +78,14 @@ impl Machine {
     /// Ends the sessions of members that left some time ago.
     pub(super) fn end_departed_sessions(&mut self, now: Time) {
         let departing = std::mem::take(&mut self.cores.departing);
-        let (expired, kept) = departing.into_iter().partition(|&(_, until)| until <= now);
+        // A leaver that gets no core takes the coordinator's consent late, and waits for it that long.
+        let awaits = |session, until| {
+            self.cores.rules.waits_for_leavers()
+                && self.endpoint.pending(session).is_some_and(|count| count > 0)
+                && now < until + CONSENT_MAX
+        };
+        let (expired, kept) =
+            departing.into_iter().partition(|&(session, until)| until <= now && !awaits(session, until));
         self.cores.departing = kept;
         let expired: Vec<(SessionHandle, Time)> = expired;
         for (session, _) in expired {

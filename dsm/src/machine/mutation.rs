@@ -22,6 +22,7 @@ pub enum Mutation {
     ViewEndsNoTransactions,
     LeavesWithoutWritingBack,
     LeavesWithoutDraining,
+    LeaversAreForgottenEarly,
     EndedLeavesOperationsOpen,
     EndedRevokesNothing,
     RepliesGoToTheNextStart,
@@ -31,7 +32,7 @@ pub enum Mutation {
 
 impl Mutation {
     /// Every mutation.
-    pub const ALL: [Mutation; 20] = [
+    pub const ALL: [Mutation; 21] = [
         Mutation::GateTakesLaterEpochs,
         Mutation::GateOpensBetweenChanges,
         Mutation::GateDropsEarlyMessages,
@@ -47,6 +48,7 @@ impl Mutation {
         Mutation::ViewEndsNoTransactions,
         Mutation::LeavesWithoutWritingBack,
         Mutation::LeavesWithoutDraining,
+        Mutation::LeaversAreForgottenEarly,
         Mutation::EndedLeavesOperationsOpen,
         Mutation::EndedRevokesNothing,
         Mutation::RepliesGoToTheNextStart,
@@ -153,6 +155,11 @@ impl Rules {
     /// A node leaves when all members have what it sent them.
     pub(super) fn drains(&self) -> bool {
         self.keeps(Mutation::LeavesWithoutDraining)
+    }
+
+    /// The session of a member that was let go stays until that member has heard so.
+    pub(super) fn waits_for_leavers(&self) -> bool {
+        self.keeps(Mutation::LeaversAreForgottenEarly)
     }
 
     /// The end of a node ends every wait.

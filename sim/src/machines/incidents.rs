@@ -1,9 +1,14 @@
 //! What befalls processes and links.
 
+use pagemesh::page::Span;
+
 use super::Machines;
 use super::network::addr;
 use super::plan::{Fate, Incident};
 use super::process::Phase;
+
+/// Whoever does not run for so long may be taken for dead.
+const SILENT: Span = Span::from_ms(2_900);
 
 impl Machines {
     pub(super) fn incident(&mut self, index: usize) {
@@ -18,15 +23,18 @@ impl Machines {
                 self.log(process, || format!("gets no core for {} ms", lasts.0 / 1_000_000));
                 self.work.starvations += 1;
                 self.processes[process].starved_until = until;
+                self.processes[process].was_silent |= lasts > SILENT;
             }
             Fate::Deafen { process } if self.processes[process].phase == Phase::Running => {
                 self.log(process, || format!("does not receive for {} ms", lasts.0 / 1_000_000));
                 self.work.starvations += 1;
                 self.processes[process].deaf_until = until;
+                self.processes[process].was_silent |= lasts > SILENT;
             }
-            Fate::Cut { from, to } => {
+            Fate::Cut { from, to, is_leaky } => {
                 self.work.cuts += 1;
-                self.cuts.insert((from, to), until);
+                self.cuts.insert((from, to), (until, is_leaky));
+                self.weak.extend([from, to]);
             }
             Fate::Slow { from, to } => {
                 self.slow.insert((from, to), until);

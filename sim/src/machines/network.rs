@@ -75,7 +75,8 @@ impl Machines {
         }
         let (net, healed) = (self.plan.net, self.shared.now >= HEALED_AT);
         let link = (self.host_of(from), self.host_of(to));
-        let is_cut = self.cuts.get(&link).is_some_and(|&until| self.shared.now < until);
+        let cut = self.cuts.get(&link).copied().filter(|&(until, _)| self.shared.now < until);
+        let is_cut = cut.is_some_and(|(_, is_leaky)| !is_leaky || self.shared.rng.u32(..10) > 0);
         if is_cut && link.0 != link.1 || !healed && Net::happens(self.plan.loss_one_in, &mut self.shared.rng)
         {
             return;

@@ -28,6 +28,8 @@ pub(crate) struct Plan {
     /// Whether a process may be taken for dead that is not: links are cut, or it gets no core for long.
     pub(super) is_rough: bool,
     pub(super) hostile: bool,
+    /// Ranks come to a barrier of their program, unless they leave before.
+    pub(super) meets: bool,
     /// A process without a cluster's program that sends what no member explains.
     pub(super) flood: bool,
     /// One in so many steps of a thread is a call to another rank.
@@ -72,8 +74,8 @@ pub(super) enum Fate {
     Starve { process: usize },
     /// Its receiver gets none: timers run, datagrams stay in the socket.
     Deafen { process: usize },
-    /// Datagrams from one host to another are lost.
-    Cut { from: usize, to: usize },
+    /// Datagrams from one host to another are lost: all, or nine of ten.
+    Cut { from: usize, to: usize, is_leaky: bool },
     /// Datagrams from one host to another take longer, each by its own time.
     Slow { from: usize, to: usize },
     /// Its process is told that nobody listens at the address of some other.
@@ -84,15 +86,25 @@ const MS: u64 = 1_000_000;
 
 impl Plan {
     pub(crate) fn draw(rng: &mut Rng) -> Plan {
-        let hosts = rng.usize(1..=3);
-        let daemons = if rng.u32(..4) == 0 { 0 } else { rng.usize(1..=3) };
+        // The coordinator is far from one host: members there hear leavers before the views that explain what they
+        // say, and those are gone when the views come.
+        let is_late = rng.u32(..6) == 0;
+        let hosts = if is_late { 3 } else { rng.usize(1..=3) };
+        let daemons = if is_late {
+            rng.usize(2..=3)
+        } else if rng.u32(..4) == 0 {
+            0
+        } else {
+            rng.usize(1..=3)
+        };
         // Many come and go at the same time.
-        let is_restless = rng.u32(..4) == 0;
-        let programs = if daemons == 0 { 1 } else { rng.u64(1..=3) };
+        let is_restless = is_late || rng.u32(..4) == 0;
+        let programs = if daemons == 0 { 1 } else { rng.u64(1..=if is_late { 5 } else { 3 }) };
         let mut processes = Vec::new();
         for index in 0..daemons {
             let starts = Time(1 + if index == 0 { 0 } else { rng.u64(..3 * MS) });
-            processes.push(Spec { host: rng.usize(..hosts), role: Role::Daemon, starts, leaves_at: None });
+            let host = if is_late { index.min(1) } else { rng.usize(..hosts) };
+            processes.push(Spec { host, role: Role::Daemon, starts, leaves_at: None });
         }
         for program in 1..=programs {
             let ranks = rng.u32(1..=3) + u32::from(daemons == 0);
@@ -100,14 +112,20 @@ impl Plan {
             for rank in 0..ranks {
                 let first = daemons == 0 && rank == 0;
                 let starts = Time(from + if first { 0 } else { rng.u64(..10 * MS) });
-                let leaves_at = (daemons > 0 && rng.u32(..if is_restless { 2 } else { 6 }) == 0)
+                let leaves_at = (rng.u32(..if is_restless { 2 } else { 6 }) == 0)
                     .then(|| starts + Span(rng.u64(5 * MS..60 * MS)));
                 let role = Role::Rank { program, rank, ranks };
-                processes.push(Spec { host: rng.usize(..hosts), role, starts, leaves_at });
+                let host = if is_late { rng.usize(1..hosts) } else { rng.usize(..hosts) };
+                processes.push(Spec { host, role, starts, leaves_at });
             }
         }
         let is_rough = rng.u32(..3) == 0;
-        let incidents = draw_incidents(processes.len(), (hosts, processes[0].host), daemons, is_rough, rng);
+        let mut incidents =
+            draw_incidents(processes.len(), (hosts, processes[0].host), daemons, is_rough, rng);
+        if is_late {
+            let fate = Fate::Slow { from: 0, to: 2 };
+            incidents.push(Incident { at: Time(1), lasts: Span(2_000 * MS), fate });
+        }
         let loss_one_in = [None, Some(50), Some(10)][rng.usize(..3)];
         let net = Net {
             typical: [Span::from_us(20), Span::from_us(200), Span::from_ms(2)][rng.usize(..3)],
@@ -127,10 +145,12 @@ impl Plan {
             socket_max: [8, 64, 512][rng.usize(..3)],
             is_rough,
             hostile: rng.bool(),
+            meets: rng.bool(),
             flood: rng.u32(..8) == 0,
             call_one_in: [1, 4, 40][rng.usize(..3)],
             call_len: [0, 3_000, 60_000][rng.usize(..3)],
             placement: match rng.u32(..4) {
+                _ if is_late => Placement::OnNode(NodeId(1)),
                 0 => Placement::FirstTouch,
                 1 => Placement::Block,
                 2 => Placement::Cyclic,
@@ -197,7 +217,22 @@ fn draw_incidents(
     if is_rough && rng.bool() {
         let (from, to) = (rng.usize(..hosts), rng.usize(..hosts));
         let lasts = Span(rng.u64(..20_000 * MS));
-        incidents.push(Incident { at: when(rng), lasts, fate: Fate::Cut { from, to } });
+        let is_leaky = rng.bool();
+        let fate = Fate::Cut { from, to, is_leaky };
+        incidents.push(Incident { at: when(rng), lasts, fate });
+        if rng.bool() {
+            // Both ways.
+            let fate = Fate::Cut { from: to, to: from, is_leaky };
+            incidents.push(Incident { at: when(rng), lasts, fate });
+        }
+    }
+    if is_rough && hosts == 3 && rng.u32(..3) == 0 {
+        // Who joins on one of these hosts reaches all members but those on the other.
+        let [one, other] = [(coordinator + 1) % 3, (coordinator + 2) % 3];
+        let lasts = Span(rng.u64(..20_000 * MS));
+        for (from, to) in [(one, other), (other, one)] {
+            incidents.push(Incident { at: Time(1), lasts, fate: Fate::Cut { from, to, is_leaky: false } });
+        }
     }
     if rng.bool() {
         // From the coordinator, mostly: views are late.

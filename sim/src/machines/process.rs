@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::net::SocketAddr;
 
-use pagemesh::coherence::{BarrierId, OpId};
+use pagemesh::coherence::{BarrierId, Failure, Input, OpId};
 use pagemesh::config::membership::JOIN_TIMEOUT;
 use pagemesh::config::node::{EARLY_MESSAGES_MAX, EARLY_STRANGER_MESSAGES_MAX};
 use pagemesh::machine::{
@@ -43,6 +43,12 @@ pub(super) struct Process {
     pub(super) deaf_until: Time,
     /// It is killed after so many more datagrams.
     pub(super) dies_in: Option<u32>,
+    /// It did not run, or not receive, for so long that it may be taken for dead.
+    pub(super) was_silent: bool,
+    /// It has come to its program's own barrier.
+    pub(super) has_met: bool,
+    /// Suspicions, and messages without room, at the last look.
+    seen: (usize, usize),
     /// Peers that it has called.
     pub(super) peers: Vec<PeerId>,
     pub(super) role: Role,
@@ -77,6 +83,8 @@ pub(super) enum Op {
     Meet,
     Alloc,
     Thread(u8),
+    /// Its program's own barrier.
+    Round,
     End,
     Leave,
 }
@@ -84,6 +92,8 @@ pub(super) enum Op {
 /// The barriers of the ranks' common start and end, as the library numbers them.
 const FIRST_BARRIER: u32 = u32::MAX - 1;
 const LAST_BARRIER: u32 = u32::MAX;
+/// The program's own barrier.
+const PROGRAM_BARRIER: u32 = 0;
 
 impl Process {
     pub(super) fn rank(&self) -> Option<(u64, u32)> {
@@ -130,6 +140,9 @@ impl Machines {
             starved_until: Time(0),
             deaf_until: Time(0),
             dies_in: None,
+            was_silent: false,
+            has_met: false,
+            seen: (0, 0),
             peers: Vec::new(),
             role,
             buf: TransmitBuf::default(),
@@ -393,6 +406,8 @@ impl Machines {
                 self.met(index, LAST_BARRIER);
                 self.leave(index, false);
             }
+            (Op::Round, Outcome::Coherence(Ok(_))) => self.met(index, PROGRAM_BARRIER),
+            (Op::Round, Outcome::Coherence(Err(failure))) => self.round_fails(index, failure),
             // A rank left, or died, in between.
             (Op::Meet | Op::End, Outcome::Coherence(Err(_))) => self.fails(index),
             (Op::Alloc, Outcome::Region(Ok(Some(record)))) => self.found_region(index, &record),
@@ -435,6 +450,35 @@ impl Machines {
         }
     }
 
+    /// A rank comes to its program's own barrier, once, unless it leaves before.
+    pub(super) fn come_to_barrier(&mut self, index: usize) {
+        let Some((program, _)) = self.processes[index].rank() else { return };
+        self.processes[index].has_met = true;
+        *self.arrived.entry((program, PROGRAM_BARRIER)).or_default() += 1;
+        let barrier = BarrierId { program, index: PROGRAM_BARRIER };
+        self.begin(index, Op::Round, |op| MachineEvent::Command { op, command: Command::Barrier(barrier) });
+    }
+
+    /// A barrier breaks only if a rank of the program comes no more.
+    fn round_fails(&mut self, index: usize, failure: Failure) {
+        let own = self.processes[index].rank().map(|(program, _)| program);
+        let is_ours = |process: &&Process| process.rank().map(|(program, _)| program) == own;
+        let is_going = |process: &Process| process.stage >= Stage::Ending || process.phase == Phase::Gone;
+        let has_cause = match failure {
+            Failure::NodeDied(_) => self.processes.iter().filter(is_ours).any(is_going),
+            Failure::Leaving => is_going(&self.processes[index]),
+            Failure::PageLost(_)
+            | Failure::LockBroken(_)
+            | Failure::NoRegion
+            | Failure::Abandoned
+            | Failure::LockBusy
+            | Failure::BarrierMisuse => false,
+        };
+        if !has_cause && !self.plan.is_rough {
+            self.fail(|| format!("a barrier breaks if somebody is missing: p{index} is told {failure:?}"));
+        }
+    }
+
     /// A rank has done its work, or leaves in the middle of it.
     pub(super) fn finish(&mut self, index: usize) {
         let Some((program, _)) = self.processes[index].rank() else { return };
@@ -442,6 +486,12 @@ impl Machines {
             return self.leave(index, true);
         }
         self.processes[index].stage = Stage::Ending;
+        // Those that wait for it at the program's barrier would wait in vain.
+        let barrier = BarrierId { program, index: PROGRAM_BARRIER };
+        self.give(index, MachineEvent::Thread(Input::Retire { barrier }));
+        if self.processes[index].phase != Phase::Running || self.processes[index].stage != Stage::Ending {
+            return;
+        }
         *self.arrived.entry((program, LAST_BARRIER)).or_default() += 1;
         let barrier = BarrierId { program, index: LAST_BARRIER };
         self.begin(index, Op::End, |op| MachineEvent::Command { op, command: Command::Barrier(barrier) });
@@ -571,6 +621,11 @@ impl Machines {
         let process = &self.processes[index];
         let Some(machine) = &process.machine else { return };
         let audit = machine.audit();
+        let seen = std::mem::replace(&mut self.processes[index].seen, (audit.suspicions, audit.waiting));
+        self.work.suspicions += u64::from(audit.suspicions > seen.0);
+        self.work.full += u64::from(audit.waiting > 0 && seen.1 == 0);
+        let process = &self.processes[index];
+        let Some(machine) = &process.machine else { return };
         let violations = machine.coherence().map_or(0, |core| core.counters().violations);
         let late = process.ops.iter().find(|(_, (_, since))| now.since(*since) > PATIENCE);
         let late = late.map(|(op, what)| format!("{op:?} {what:?}"));
@@ -614,6 +669,13 @@ impl Machines {
                 continue;
             }
             if self.plan.is_rough {
+                let host = self.plan.processes[dead].host;
+                let is_cut = self.weak.contains(&host) || self.processes[dead].was_silent;
+                if !is_cut && self.processes[dead].stage != Stage::Failed {
+                    self.fail(|| {
+                        format!("only who is cut off or silent is declared dead: p{dead}, by p{index}")
+                    });
+                }
                 // It cannot know yet, and goes on with what it has; nobody else sees that.
                 self.processes[dead].local.threads.clear();
                 self.processes[dead].local.go_unwatched();

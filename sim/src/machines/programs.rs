@@ -92,6 +92,13 @@ impl Machines {
             self.log(index, || "leaves in the middle".to_owned());
             return self.finish(index);
         }
+        if self.plan.meets && !self.processes[index].has_met && self.shared.rng.u32(..12) == 0 {
+            self.come_to_barrier(index);
+            if self.processes[index].stage != Stage::Working || self.processes[index].phase != Phase::Running
+            {
+                return;
+            }
+        }
         if self.shared.rng.u32(..self.plan.call_one_in) == 0 {
             if self.shared.rng.u32(..4) == 0 {
                 self.call_again(index)
@@ -206,7 +213,11 @@ impl Machines {
         let has_cause = match failure {
             Failure::PageLost(_) | Failure::NodeDied(_) => self.work.crashes > 0 || self.plan.is_rough,
             Failure::LockBroken(_) => true,
-            Failure::Leaving => leaves || self.processes[index].stage == Stage::Failed,
+            Failure::Leaving => {
+                leaves
+                    || self.processes[index].stage == Stage::Ending
+                    || self.processes[index].stage == Stage::Failed
+            }
             Failure::NoRegion | Failure::Abandoned | Failure::LockBusy | Failure::BarrierMisuse => false,
         };
         if !has_cause {
