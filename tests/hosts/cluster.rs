@@ -11,7 +11,7 @@ use crate::member::{Member, Told};
 use crate::network::{Host, Network};
 
 /// No member takes as long for anything, on however busy a machine.
-const LIMIT: Duration = Duration::from_secs(120);
+pub(crate) const LIMIT: Duration = Duration::from_secs(120);
 
 /// A member that the test has killed, cut off or stopped.
 struct Doom {
