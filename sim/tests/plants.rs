@@ -8,7 +8,7 @@ use pagemesh::coherence::Plant;
 use pagemesh::membership::Mutation;
 use sim::{Keep, Options, run_cluster, run_machines, run_seed};
 
-/// Ten times the seeds that the best hidden fault needs (`NodeHoldsWhileItWaitsForRoom`, 1,664), and more.
+/// More seeds than the best hidden fault needs (`BarrierTakesStrangers`, 15,379).
 const SEEDS_MAX: u64 = 17_000;
 
 #[test]
@@ -56,7 +56,7 @@ fn every_mutation_of_the_membership_is_found() {
 }
 
 /// Three times the seeds that the best hidden mutation of the node around the cores needs
-/// (`EarlyMessagesGoWithTheirSession`, 19,209).
+/// (`GateOpensBetweenChanges`, 17,796).
 const MACHINE_SEEDS_MAX: u64 = 60_000;
 
 #[test]

@@ -139,15 +139,14 @@ fn no_healthy_member_is_called_dead_on_a_machine_that_starves_it() {
     cluster.check();
 }
 
-/// The check on the test above: each of these rules is what keeps somebody alive there.
+/// The check on the test above: this rule is what keeps somebody alive there.
 #[cfg(feature = "planted")]
 #[test]
 fn a_rule_that_is_broken_kills_a_healthy_member_on_a_machine_that_starves_it() {
-    for rule in ["DetectorCountsTimeNotListened", "StarvedReceiverKeepsTheSocket"] {
-        let Some(mut cluster) = Cluster::start_with(vec![("PLANTED_RULE", rule.to_owned())]) else { return };
-        starve(&mut cluster, Duration::from_secs(30));
-        let deaths = cluster.false_deaths();
-        assert!(!deaths.is_empty(), "{rule} kills nobody");
-        println!("{rule}: {deaths:#?}");
-    }
+    let rule = "DetectorCountsTimeNotListened";
+    let Some(mut cluster) = Cluster::start_with(vec![("PLANTED_RULE", rule.to_owned())]) else { return };
+    starve(&mut cluster, Duration::from_secs(30));
+    let deaths = cluster.false_deaths();
+    assert!(!deaths.is_empty(), "{rule} kills nobody");
+    println!("{rule}: {deaths:#?}");
 }

@@ -17,7 +17,7 @@ use super::local::LocalMemory;
 use super::patience::{Awaited, Choice, Look, Looked, Others, Patience};
 use super::poller::{Woken, has_datagram, wait_for_datagram};
 use super::waits::{Audience, Bell, Parked};
-use super::{Inner, Locked, exit, mutation, receive_buffer, time_slice};
+use super::{Inner, Locked, exit, receive_buffer, time_slice};
 use crate::coherence::{Failure, OpId};
 use crate::config::net::ERRORS_IN_A_ROW;
 use crate::config::node::{
@@ -668,7 +668,7 @@ impl Inner {
             *unread = Some(Unread { visits: locked.visits, since: now });
             return false;
         }
-        let starved = now.since(since) >= UNREAD_MAX && mutation::relieves_starved_receivers();
+        let starved = now.since(since) >= UNREAD_MAX;
         if starved {
             *unread = None;
             locked.sleep_until = Time(0);
