@@ -109,6 +109,8 @@ pub mod machine;
 #[doc(hidden)]
 pub mod membership;
 #[doc(hidden)]
+pub mod mutation;
+#[doc(hidden)]
 pub mod net;
 #[doc(hidden)]
 pub mod node;

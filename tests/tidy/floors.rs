@@ -4,12 +4,13 @@
 use crate::source::{Source, assert_none, sources};
 
 /// The modules of the library, each with the modules that it may import beside the words below.
-const MAY_IMPORT: [(&str, &[&str]); 20] = [
+const MAY_IMPORT: [(&str, &[&str]); 21] = [
     ("page", &[]),
     ("config", &[]),
     ("error", &[]),
     ("settings", &[]),
     ("codec", &[]),
+    ("mutation", &[]),
     ("coherence", &[]),
     ("membership", &["coherence"]),
     ("net", &[]),
@@ -28,7 +29,7 @@ const MAY_IMPORT: [(&str, &[&str]); 20] = [
 ];
 
 /// Floor 0: what every module speaks.
-const WORDS: [&str; 5] = ["page", "config", "error", "settings", "codec"];
+const WORDS: [&str; 6] = ["page", "config", "error", "settings", "codec", "mutation"];
 
 /// Modules that decide and do no IO.
 const CORES: [&str; 4] = ["coherence", "machine", "membership", "net"];

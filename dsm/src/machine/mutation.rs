@@ -58,30 +58,9 @@ impl Mutation {
 }
 
 /// The rules that a machine keeps: all of them, or all but one.
-#[derive(Clone, Copy, Default, Debug)]
-pub struct Rules {
-    #[cfg(feature = "planted")]
-    broken: Option<Mutation>,
-}
+pub type Rules = crate::mutation::Rules<Mutation>;
 
 impl Rules {
-    /// All rules but one.
-    #[cfg(feature = "planted")]
-    pub fn without(mutation: Mutation) -> Self {
-        Rules { broken: Some(mutation) }
-    }
-
-    #[cfg(feature = "planted")]
-    fn keeps(&self, mutation: Mutation) -> bool {
-        self.broken != Some(mutation)
-    }
-
-    #[cfg(not(feature = "planted"))]
-    #[inline(always)]
-    fn keeps(&self, _mutation: Mutation) -> bool {
-        true
-    }
-
     /// A batch of a view that is not known here yet waits for it.
     pub(super) fn awaits_views(&self) -> bool {
         self.keeps(Mutation::GateTakesLaterEpochs)
@@ -175,7 +154,7 @@ impl Rules {
     /// Those of the calls.
     #[cfg(feature = "planted")]
     pub(super) fn calls(&self) -> core::Rules {
-        match self.broken {
+        match self.broken() {
             Some(Mutation::RepliesGoToTheNextStart) => {
                 core::Rules::without(core::Mutation::RepliesGoToTheNextStart)
             }

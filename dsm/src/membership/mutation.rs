@@ -47,30 +47,9 @@ impl Mutation {
 }
 
 /// The rules that a membership value keeps: all of them, or all but one.
-#[derive(Clone, Copy, Default, Debug)]
-pub struct Rules {
-    #[cfg(feature = "planted")]
-    broken: Option<Mutation>,
-}
+pub type Rules = crate::mutation::Rules<Mutation>;
 
 impl Rules {
-    /// All rules but one.
-    #[cfg(feature = "planted")]
-    pub fn without(mutation: Mutation) -> Self {
-        Rules { broken: Some(mutation) }
-    }
-
-    #[cfg(feature = "planted")]
-    fn keeps(&self, mutation: Mutation) -> bool {
-        self.broken != Some(mutation)
-    }
-
-    #[cfg(not(feature = "planted"))]
-    #[inline(always)]
-    fn keeps(&self, _mutation: Mutation) -> bool {
-        true
-    }
-
     /// Time in which this node did not run is not silence of others.
     pub(super) fn counts_listened_time_only(&self) -> bool {
         self.keeps(Mutation::DetectorCountsTimeNotListened)

@@ -17,30 +17,9 @@ impl Mutation {
 }
 
 /// The rules that the calls keep: all of them, or all but one.
-#[derive(Clone, Copy, Default, Debug)]
-pub struct Rules {
-    #[cfg(feature = "planted")]
-    broken: Option<Mutation>,
-}
+pub type Rules = crate::mutation::Rules<Mutation>;
 
 impl Rules {
-    /// All rules but one.
-    #[cfg(feature = "planted")]
-    pub fn without(mutation: Mutation) -> Self {
-        Rules { broken: Some(mutation) }
-    }
-
-    #[cfg(feature = "planted")]
-    fn keeps(&self, mutation: Mutation) -> bool {
-        self.broken != Some(mutation)
-    }
-
-    #[cfg(not(feature = "planted"))]
-    #[inline(always)]
-    fn keeps(&self, _mutation: Mutation) -> bool {
-        true
-    }
-
     /// What one start of a node has asked is none of the next one's.
     pub(super) fn remembers_each_start(&self) -> bool {
         self.keeps(Mutation::RepliesGoToTheNextStart)
