@@ -194,6 +194,8 @@ pub enum Input<'a> {
     Retire {
         /// The barrier to which it comes no more.
         barrier: BarrierId,
+        /// All its members.
+        members: NodeSet,
     },
     /// Write everything back, give every lock back, and be forgotten by all homes.
     Leave {
@@ -283,7 +285,6 @@ pub struct Counters {
 #[derive(Clone)]
 pub struct Coherence {
     me: NodeId,
-    barrier_home: NodeId,
     planted: Planted,
     round: Round,
     /// What is still to be reported in this round, in slices: others want to be answered meanwhile.
@@ -310,13 +311,11 @@ struct Context<'a, M: Memory> {
 impl Coherence {
     /// The protocol of node `me`, which knows no region and has no page yet. It joined with the view
     /// `joined`, from which its request numbers start: a slot's next incarnation must not repeat them.
-    /// `nearest_home` becomes the home of what this node touches first; barriers are kept by
-    /// `barrier_home`.
-    pub fn new(me: NodeId, joined: Epoch, nearest_home: NodeId, barrier_home: NodeId) -> Self {
+    /// `nearest_home` becomes the home of what this node touches first.
+    pub fn new(me: NodeId, joined: Epoch, nearest_home: NodeId) -> Self {
         let first = Req(joined.0.checked_mul(REQS_PER_EPOCH).expect("views of later epochs are refused"));
         Coherence {
             me,
-            barrier_home,
             planted: Planted::default(),
             round: Round::new(joined),
             reports: VecDeque::new(),
@@ -375,7 +374,7 @@ impl Coherence {
 
     /// To which program a member belongs, if to any. A member of which nothing was told may come to any barrier.
     pub fn tell_program(&mut self, member: NodeId, program: Option<u64>) {
-        self.barriers.tell_program(member, program);
+        self.barriers.tell_program(self.me, member, program);
     }
 
     /// The next thing to send or to tell, in order.
@@ -491,12 +490,12 @@ impl Coherence {
         self.places.manager(lock.0)
     }
 
-    /// The node that counts the arrivals at barriers.
-    pub fn barrier_home(&self) -> NodeId {
-        self.barrier_home
+    /// The node that counts the arrivals at a barrier that this node has come to: its lowest member.
+    pub fn barrier_home(&self, barrier: BarrierId) -> Option<NodeId> {
+        self.barriers.home(barrier)
     }
 
-    /// At the barriers' home: the members that have not arrived, or have withdrawn their arrival. Empty
+    /// At the barrier's home: the members that have not arrived, or have withdrawn their arrival. Empty
     /// elsewhere, and when no member has come since the last one ended.
     pub fn barrier_missing(&self, barrier: BarrierId) -> NodeSet {
         self.barriers.missing(barrier)
@@ -555,10 +554,10 @@ impl Coherence {
                 });
             }
             Input::Barrier { op, barrier, members } => {
-                self.barriers.arrive(self.me, self.barrier_home, &mut self.outbox, op, barrier, members);
+                self.barriers.arrive(self.me, &mut self.outbox, op, barrier, members);
             }
             Input::WithdrawBarrier { op, barrier } => {
-                self.barriers.withdraw(self.me, self.barrier_home, &mut self.outbox, op, barrier);
+                self.barriers.withdraw(self.me, &mut self.outbox, op, barrier);
             }
             Input::Region(region) => {
                 self.places.add(region);
@@ -574,7 +573,7 @@ impl Coherence {
             }
             Input::ProgramEnded { program } => self.barriers.forget_program(program),
             Input::NodeLeft(left) => {
-                self.barriers.on_node_gone(self.me, self.barrier_home, &mut self.outbox, left);
+                self.barriers.on_node_gone(self.me, &mut self.outbox, left);
                 // It had nothing that any home does not know.
                 if self.round.forget(left) {
                     self.report_completed(now, left, memory);
@@ -588,10 +587,9 @@ impl Coherence {
                 self.places.on_node_joined(node);
                 self.directory.on_node_joined(node);
                 self.locks.on_node_joined(node);
-                self.barriers.on_node_joined(node);
             }
-            Input::Retire { barrier } => {
-                self.barriers.quit(self.me, self.barrier_home, &mut self.outbox, barrier);
+            Input::Retire { barrier, members } => {
+                self.barriers.quit(self.me, &mut self.outbox, barrier, members);
                 self.locks.start_leaving(self.planted, &mut self.outbox, memory);
             }
             Input::Leave { op } => {

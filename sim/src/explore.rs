@@ -167,7 +167,7 @@ impl State {
             quotas: Vec::new(),
         };
         let node = |id: u16| {
-            let mut core = Coherence::new(NodeId(id), Epoch(1), HOME, HOME);
+            let mut core = Coherence::new(NodeId(id), Epoch(1), HOME);
             let mut frame = Frame { value: 0, access: Access::None };
             core.handle(Time(0), Input::Region(region.clone()), &mut frame);
             Node {

@@ -54,7 +54,7 @@ impl World {
             0 => self.lie_about_page(liar, to, page),
             1 => self.lie_about_lock(liar, to, page),
             // Who keeps the barriers may say anything about them.
-            2 if self.shared.plan.region.homes[0] == liar.node => Vec::new(),
+            2 if self.shared.plan.members.iter().next() == Some(liar.node) => Vec::new(),
             2 => lie_about_barrier(rng, liar.node, self.is_stranger(liar.node, to)),
             _ => self.flood(liar, to, page),
         };
@@ -161,7 +161,7 @@ impl World {
     fn is_stranger(&self, liar: NodeId, to: NodeId) -> bool {
         let plan = &self.shared.plan;
         let is_fresh = self.nodes[liar.0 as usize].incarnation > u32::from(plan.nodes);
-        to != plan.region.homes[0] || is_fresh || !plan.members.contains(liar)
+        plan.members.iter().next() != Some(to) || is_fresh || !plan.members.contains(liar)
     }
 }
 
@@ -173,7 +173,7 @@ fn lie_about_barrier(rng: &mut Rng, liar: NodeId, is_stranger: bool) -> Vec<Mess
     let dead = NodeId(rng.u16(..4));
     let lies = [
         BarrierMessage::Arrive { barrier, generation, arrival, members },
-        BarrierMessage::Dead { barrier, generation, dead },
+        BarrierMessage::Quit { barrier },
         BarrierMessage::Withdraw { barrier, generation, arrival },
         BarrierMessage::Release { barrier, generation },
         BarrierMessage::Broken { barrier, generation, dead },

@@ -16,7 +16,7 @@ use std::net::SocketAddr;
 
 use fastrand::Rng;
 use pagemesh::coherence::OpId;
-use pagemesh::page::{Incarnation, NodeId, Span, Time};
+use pagemesh::page::{Incarnation, Span, Time};
 
 use crate::Keep;
 use crate::local::Shared;
@@ -135,7 +135,7 @@ enum Event {
 impl Machines {
     pub(crate) fn new(plan: Plan, mut rng: Rng, keep: Keep) -> Machines {
         let memory = plan.memory(&mut rng);
-        let mut oracle = Oracle::new(memory.pages.len(), 0, NodeId(0));
+        let mut oracle = Oracle::new(memory.pages.len(), 0);
         if plan.is_rough {
             oracle.judge_mappings_later();
         }

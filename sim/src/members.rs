@@ -33,7 +33,8 @@ impl World {
                 if now.0.is_multiple_of(2) {
                     self.shared.oracle.retires(node);
                     self.record(node, What::Retire);
-                    self.give_up(node, Input::Retire { barrier: BARRIER });
+                    let members = self.shared.plan.members;
+                    self.give_up(node, Input::Retire { barrier: BARRIER, members });
                     let until_it_leaves = Span(now.0 / 2 % 2_000_000);
                     return self.schedule(now + until_it_leaves, Event::Depart { index });
                 }

@@ -11,7 +11,6 @@ use crate::program::{CELLS, COUNTER, Cell, GUARDED};
 pub(crate) struct Oracle {
     pages: Vec<Page>,
     barriers: Vec<Barrier>,
-    barrier_home: NodeId,
     /// Slots in which a node has died.
     dead: NodeSet,
     /// Slots whose node has left.
@@ -52,11 +51,10 @@ struct Barrier {
 }
 
 impl Oracle {
-    pub(crate) fn new(pages: usize, rounds: u32, barrier_home: NodeId) -> Self {
+    pub(crate) fn new(pages: usize, rounds: u32) -> Self {
         Oracle {
             pages: vec![Page::default(); pages],
             barriers: vec![Barrier::default(); rounds as usize],
-            barrier_home,
             dead: NodeSet::EMPTY,
             leavers: NodeSet::EMPTY,
             deserters: NodeSet::EMPTY,
@@ -222,7 +220,8 @@ impl Oracle {
         let before = *barrier.outcome.get_or_insert(outcome);
         let arrived = barrier.arrived;
         // Only the death of the barrier's home can end one wait and not the other.
-        if before != outcome && !self.dead.contains(self.barrier_home) {
+        let home = members.iter().next();
+        if before != outcome && !home.is_some_and(|home| self.dead.contains(home)) {
             self.fail(|| format!("one outcome a barrier: round {round} {before:?}, but {node} {outcome:?}"));
         }
         if outcome.is_ok() && arrived != members {

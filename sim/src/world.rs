@@ -115,7 +115,7 @@ pub(crate) struct Work {
 impl World {
     /// The world of a plan before anything has happened; the dice have drawn the plan already.
     pub(crate) fn new(plan: Plan, rng: Rng, options: Options) -> World {
-        let oracle = Oracle::new(plan.pages.len(), plan.barrier_rounds, plan.region.homes[0]);
+        let oracle = Oracle::new(plan.pages.len(), plan.barrier_rounds);
         let trace = Trace::new(options.keep);
         let nodes = plan.nodes;
         let mut world = World {
@@ -177,7 +177,7 @@ impl World {
         let homes = &plan.region.homes;
         let nearest = if homes.contains(&me) { me } else { homes[me.0 as usize % homes.len()] };
         let joined = Epoch(self.epoch);
-        let core = Coherence::new(me, joined, nearest, homes[0]);
+        let core = Coherence::new(me, joined, nearest);
         let core = match plan.limit(me) {
             Some(limit) => core.with_limit(limit),
             None => core,

@@ -1,6 +1,7 @@
 //! A node that dies while others wait: everybody affected learns who it was, soon, and nobody hangs.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
@@ -129,9 +130,12 @@ fn a_barrier_wait_ends_when_a_member_dies() {
     let Pair { daemons, dsm, child } = pair("joiner");
     child.expect("joins");
     child.expect("joined");
-    let before = daemons[0].status().net.messages_in;
-    let waits = Running::start(move || dsm.barrier());
-    until_it_has_asked(&daemons[0], before);
+    let dsm = Arc::new(dsm);
+    let waits = Running::start({
+        let dsm = Arc::clone(&dsm);
+        move || dsm.barrier()
+    });
+    until("the rank waits", || dsm.status().waits.barriers.open == 1);
     child.signal(Signal::SIGKILL);
     assert_names(waits.end_in_time(), "rank 1");
     rig::stop(daemons);

@@ -2,7 +2,7 @@
 //! spoil what it may write. It must not speak for others: for the home of a page, for the queue of a lock, for a
 //! program that is not its own. Nor may any number that it claims overflow one of this node's.
 
-use super::barrier::BARRIERS_MAX;
+use super::barrier::{BARRIERS_MAX, home_of};
 use super::message::{BarrierMessage, LockMessage, Message, ToHome, ToNode};
 use super::plant::Plant;
 use super::{BarrierId, Coherence};
@@ -90,21 +90,23 @@ impl Coherence {
         }
     }
 
+    /// What is for a home counts if this node can be it; its members alone know which of them is the lowest.
     fn barrier_concerns_us(&self, from: NodeId, message: &BarrierMessage) -> bool {
         let kept_here = |barrier: BarrierId| {
             let is_one = self.barriers.is_kept(barrier) || self.barriers.kept() < BARRIERS_MAX;
-            let may_come = self.barriers.may_come(from, barrier);
-            self.barrier_home == self.me
-                && (is_one && may_come || self.planted.has(Plant::BarrierTakesStrangers))
+            let may_come = [self.me, from].iter().all(|node| self.barriers.may_come(*node, barrier));
+            is_one && may_come || self.planted.has(Plant::BarrierTakesStrangers)
         };
         match *message {
-            BarrierMessage::Arrive { barrier, .. }
-            | BarrierMessage::Dead { barrier, .. }
-            | BarrierMessage::Withdraw { barrier, .. } => kept_here(barrier),
-            BarrierMessage::Release { .. }
-            | BarrierMessage::Broken { .. }
-            | BarrierMessage::Withdrawn { .. } => {
-                self.barrier_home == from || self.planted.has(Plant::BarrierTakesAnybodysWord)
+            BarrierMessage::Arrive { barrier, members, .. } => {
+                home_of(members) == Some(self.me) && kept_here(barrier)
+            }
+            BarrierMessage::Quit { barrier } | BarrierMessage::Withdraw { barrier, .. } => kept_here(barrier),
+            BarrierMessage::Release { barrier, .. }
+            | BarrierMessage::Broken { barrier, .. }
+            | BarrierMessage::Withdrawn { barrier, .. } => {
+                self.barriers.home(barrier).is_none_or(|home| home == from)
+                    || self.planted.has(Plant::BarrierTakesAnybodysWord)
             }
         }
     }

@@ -1,5 +1,7 @@
 //! Barriers: every member tells the barrier's home, which answers all when the last has come:
-//! 2(n-1) messages, two hops. A barrier with a dead member breaks, for everybody alike.
+//! 2(n-1) messages, two hops. The home is the member with the lowest id, which each member knows from the set of
+//! members: no process that takes no part handles a message. A barrier with a dead member breaks, for everybody
+//! alike; when the home itself dies, a member may have heard of the end of the last generation, and another not.
 //!
 //! A member may withdraw its arrival while the generation has not ended. The home decides: either the
 //! arrival does not count (WITHDRAWN), and the generation goes on waiting for this member as if it had
@@ -29,7 +31,8 @@ pub(super) const BARRIERS_MAX: usize = 1 << 16;
 pub(super) struct Barriers {
     members: FxHashMap<BarrierId, Member>,
     homes: FxHashMap<BarrierId, Home>,
-    dead: NodeSet,
+    /// Ranks of this node's program that died or left. They stay so when another node has got their number.
+    gone: NodeSet,
     /// The program of each member that was told of.
     programs: FxHashMap<NodeId, Option<u64>>,
 }
@@ -68,6 +71,11 @@ struct Arrival {
     number: u32,
 }
 
+/// The member that counts the arrivals. `None` for no members.
+pub(super) fn home_of(members: NodeSet) -> Option<NodeId> {
+    members.iter().next()
+}
+
 impl Home {
     /// The number of the member's newest arrival that was withdrawn; zero if there is none.
     fn last_withdrawn(&self, member: NodeId) -> u32 {
@@ -81,7 +89,11 @@ impl Home {
 }
 
 impl Barriers {
-    pub(super) fn tell_program(&mut self, member: NodeId, program: Option<u64>) {
+    pub(super) fn tell_program(&mut self, me: NodeId, member: NodeId, program: Option<u64>) {
+        // A rank whose process failed before the ranks were complete may have a second one.
+        if self.programs.get(&me) == Some(&program) {
+            self.gone.remove(member);
+        }
         self.programs.insert(member, program);
     }
 
@@ -102,7 +114,6 @@ impl Barriers {
     pub(super) fn arrive(
         &mut self,
         me: NodeId,
-        home: NodeId,
         outbox: &mut Outbox,
         op: OpId,
         barrier: BarrierId,
@@ -115,14 +126,13 @@ impl Barriers {
         if member.has_quit {
             return outbox.done(op, Err(Failure::Leaving));
         }
-        let dead = member.dead.or_else(|| self.dead.first_of(members));
-        if let Some(dead) = dead.or(self.dead.contains(home).then_some(home)) {
+        if let Some(dead) = member.dead.or_else(|| self.gone.first_of(members)) {
             member.dead = Some(dead);
             return outbox.done(op, Err(Failure::NodeDied(dead)));
         }
-        if member.waiting.is_some() || !members.contains(me) {
+        let Some(home) = home_of(members).filter(|_| member.waiting.is_none() && members.contains(me)) else {
             return outbox.done(op, Err(Failure::BarrierMisuse));
-        }
+        };
         (member.waiting, member.members) = (Some(op), members);
         member.arrivals += 1;
         let (generation, arrival) = (member.generation, member.arrivals);
@@ -131,30 +141,29 @@ impl Barriers {
 
     /// Asks the home not to count this node's arrival. The wait goes on until the home has answered, or
     /// the barrier has ended or broken.
-    pub(super) fn withdraw(
-        &mut self,
-        me: NodeId,
-        home: NodeId,
-        outbox: &mut Outbox,
-        op: OpId,
-        barrier: BarrierId,
-    ) {
+    pub(super) fn withdraw(&mut self, me: NodeId, outbox: &mut Outbox, op: OpId, barrier: BarrierId) {
         let waits = |member: &&Member| member.waiting == Some(op);
-        if let Some(&Member { generation, arrivals: arrival, .. }) = self.members.get(&barrier).filter(waits)
+        if let Some(member) = self.members.get(&barrier).filter(waits)
+            && let Some(home) = home_of(member.members)
         {
+            let (generation, arrival) = (member.generation, member.arrivals);
             outbox.send(me, home, BarrierMessage::Withdraw { barrier, generation, arrival });
         }
     }
 
     /// This node comes to the barrier no more, which breaks for all its members. A thread that waits here goes on
     /// waiting until the barrier has ended or broken.
-    pub(super) fn quit(&mut self, me: NodeId, home: NodeId, outbox: &mut Outbox, barrier: BarrierId) {
+    pub(super) fn quit(&mut self, me: NodeId, outbox: &mut Outbox, barrier: BarrierId, members: NodeSet) {
         let member = self.members.entry(barrier).or_default();
         member.has_quit = true;
-        if !self.dead.contains(home) {
-            let generation = member.generation;
-            outbox.send(me, home, BarrierMessage::Dead { barrier, generation, dead: me });
+        if let Some(home) = home_of(members).filter(|home| !self.gone.contains(*home)) {
+            outbox.send(me, home, BarrierMessage::Quit { barrier });
         }
+    }
+
+    /// The home of a barrier that this node has come to.
+    pub(super) fn home(&self, barrier: BarrierId) -> Option<NodeId> {
+        home_of(self.members.get(&barrier)?.members)
     }
 
     /// At the home: the members that have not arrived in the present generation, if any has. A member that has
@@ -216,17 +225,14 @@ impl Barriers {
                     outbox.done(op, Err(failure));
                 }
             }
-            BarrierMessage::Dead { barrier, generation, dead } => {
-                // It may have overtaken the sender's arrival. A sender that comes no more may not have heard yet
-                // that this generation has ended.
+            BarrierMessage::Quit { barrier } => {
+                // It may have overtaken the sender's arrival.
                 let home = self.homes.entry(barrier).or_default();
-                if dead == from && home.arrived.remove(from) {
+                if home.arrived.remove(from) {
                     let generation = home.generation;
-                    outbox.send(me, from, BarrierMessage::Broken { barrier, generation, dead });
+                    outbox.send(me, from, BarrierMessage::Broken { barrier, generation, dead: from });
                 }
-                if dead == from || home.generation == generation {
-                    self.break_barrier(me, outbox, barrier, dead);
-                }
+                self.break_barrier(me, outbox, barrier, from);
             }
             BarrierMessage::Withdraw { barrier, generation, arrival: number } => {
                 let arrival = Arrival { barrier, generation, number };
@@ -269,6 +275,7 @@ impl Barriers {
             // The sender's own number stands for "you disagree with the others".
             return outbox.send(me, from, BarrierMessage::Broken { barrier, generation, dead: from });
         }
+        home.dead = home.dead.or_else(|| self.gone.first_of(members));
         if let Some(dead) = home.dead {
             return outbox.send(me, from, BarrierMessage::Broken { barrier, generation, dead });
         }
@@ -311,24 +318,25 @@ impl Barriers {
 
     /// A node has died, or left in peace: what waits for it waits in vain.
     ///
-    /// The home alone decides which generations end and which break, so that every member hears the
-    /// same; the others tell it what they know. (It may not know the members yet. And a member may hear
-    /// of a leave before it hears of its release.) Only the home's own death ends a wait here.
-    pub(super) fn on_node_gone(&mut self, me: NodeId, home: NodeId, outbox: &mut Outbox, dead: NodeId) {
-        self.dead.insert(dead);
+    /// The home alone decides which generations end and which break, so that every member hears the same. (A member
+    /// may hear of a leave before it hears of its release.) Only the home's own death ends a wait here: a home that
+    /// left in peace had sent its members all before, and they had acknowledged it.
+    pub(super) fn on_node_gone(&mut self, me: NodeId, outbox: &mut Outbox, dead: NodeId) {
+        if let [Some(of), Some(own)] = [dead, me].map(|node| self.programs.get(&node))
+            && of != own
+        {
+            return;
+        }
+        self.gone.insert(dead);
         self.break_kept(me, outbox, dead);
         for barrier in sorted_keys(&self.members) {
             let Some(member) = self.members.get_mut(&barrier) else { continue };
-            if dead == home {
-                if let Some(op) = member.waiting.take() {
-                    outbox.done(op, Err(Failure::NodeDied(dead)));
-                }
-            } else if member.members.contains(dead) {
-                member.dead = Some(dead);
-                if member.waiting.is_some() {
-                    let generation = member.generation;
-                    outbox.send(me, home, BarrierMessage::Dead { barrier, generation, dead });
-                }
+            let Some(home) = home_of(member.members).filter(|_| member.members.contains(dead)) else {
+                continue;
+            };
+            member.dead = Some(dead);
+            if let Some(op) = member.waiting.take_if(|_| dead == home) {
+                outbox.done(op, Err(Failure::NodeDied(dead)));
             }
         }
     }
@@ -340,11 +348,6 @@ impl Barriers {
                 self.break_barrier(me, outbox, barrier, dead);
             }
         }
-    }
-
-    /// A newcomer in the slot is alive; barriers that its predecessor broke stay broken.
-    pub(super) fn on_node_joined(&mut self, node: NodeId) {
-        self.dead.remove(node);
     }
 
     fn break_barrier(&mut self, me: NodeId, outbox: &mut Outbox, barrier: BarrierId, dead: NodeId) {
@@ -360,7 +363,7 @@ impl Barriers {
     pub(super) fn fingerprint(&self, hasher: &mut impl Hasher) {
         hash_map(&self.members, hasher, |member, mut hasher| member.hash(&mut hasher));
         hash_map(&self.homes, hasher, |home, mut hasher| home.hash(&mut hasher));
-        self.dead.hash(hasher);
+        self.gone.hash(hasher);
     }
 
     /// Forgets the barriers of a program that has ended.

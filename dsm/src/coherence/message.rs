@@ -197,8 +197,8 @@ pub enum BarrierMessage {
     Release { barrier: BarrierId, generation: u64 },
     /// Home to every member that has arrived: `dead` never will.
     Broken { barrier: BarrierId, generation: u64, dead: NodeId },
-    /// Waiting member to home, which may not know whom the barrier waits for: `dead` never will arrive.
-    Dead { barrier: BarrierId, generation: u64, dead: NodeId },
+    /// Member to home: it comes no more.
+    Quit { barrier: BarrierId },
     /// Member to home: this arrival no longer counts, unless the generation has ended.
     Withdraw { barrier: BarrierId, generation: u64, arrival: u32 },
     /// The answer: it does not.
@@ -307,7 +307,7 @@ mod kind {
     pub(super) const BARRIER_ARRIVE: u8 = 48;
     pub(super) const BARRIER_RELEASE: u8 = 49;
     pub(super) const BARRIER_BROKEN: u8 = 50;
-    pub(super) const BARRIER_DEAD: u8 = 51;
+    pub(super) const BARRIER_QUIT: u8 = 51;
     pub(super) const BARRIER_WITHDRAW: u8 = 52;
     pub(super) const BARRIER_WITHDRAWN: u8 = 53;
     pub(super) const REPORT_PAGES: u8 = 64;
@@ -500,10 +500,13 @@ impl LockMessage {
 impl BarrierMessage {
     fn encode(&self, w: &mut impl Writer) {
         let (kind, barrier, generation) = match *self {
+            BarrierMessage::Quit { barrier } => {
+                put(w, kind::BARRIER_QUIT, &[barrier.program]);
+                return w.put_u32(barrier.index);
+            }
             BarrierMessage::Arrive { barrier, generation, .. } => (kind::BARRIER_ARRIVE, barrier, generation),
             BarrierMessage::Release { barrier, generation } => (kind::BARRIER_RELEASE, barrier, generation),
             BarrierMessage::Broken { barrier, generation, .. } => (kind::BARRIER_BROKEN, barrier, generation),
-            BarrierMessage::Dead { barrier, generation, .. } => (kind::BARRIER_DEAD, barrier, generation),
             BarrierMessage::Withdraw { barrier, generation, .. } => {
                 (kind::BARRIER_WITHDRAW, barrier, generation)
             }
@@ -518,8 +521,8 @@ impl BarrierMessage {
                 w.put_u32(arrival);
                 w.put_u128(members.bits());
             }
-            BarrierMessage::Release { .. } => {}
-            BarrierMessage::Broken { dead, .. } | BarrierMessage::Dead { dead, .. } => w.put_u16(dead.0),
+            BarrierMessage::Release { .. } | BarrierMessage::Quit { .. } => {}
+            BarrierMessage::Broken { dead, .. } => w.put_u16(dead.0),
             BarrierMessage::Withdraw { arrival, .. } | BarrierMessage::Withdrawn { arrival, .. } => {
                 w.put_u32(arrival);
             }
@@ -527,7 +530,11 @@ impl BarrierMessage {
     }
 
     fn decode(kind: u8, r: &mut Reader<'_>) -> Result<BarrierMessage, DecodeError> {
-        let (program, generation) = (r.u64()?, r.u64()?);
+        let program = r.u64()?;
+        if kind == kind::BARRIER_QUIT {
+            return Ok(BarrierMessage::Quit { barrier: BarrierId { program, index: r.u32()? } });
+        }
+        let generation = r.u64()?;
         let barrier = BarrierId { program, index: r.u32()? };
         Ok(match kind {
             kind::BARRIER_ARRIVE => {
@@ -537,7 +544,6 @@ impl BarrierMessage {
             }
             kind::BARRIER_RELEASE => BarrierMessage::Release { barrier, generation },
             kind::BARRIER_BROKEN => BarrierMessage::Broken { barrier, generation, dead: decode_node(r)? },
-            kind::BARRIER_DEAD => BarrierMessage::Dead { barrier, generation, dead: decode_node(r)? },
             kind::BARRIER_WITHDRAW => BarrierMessage::Withdraw { barrier, generation, arrival: r.u32()? },
             kind::BARRIER_WITHDRAWN => BarrierMessage::Withdrawn { barrier, generation, arrival: r.u32()? },
             _ => return Err(BAD_KIND),

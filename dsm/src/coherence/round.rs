@@ -212,7 +212,7 @@ impl Coherence {
         cache.ask_again(&mut ctx, places);
         self.locks.ask_again(self.me, self.planted, &self.places, &mut self.outbox);
         for dead in died.iter() {
-            self.barriers.on_node_gone(self.me, self.barrier_home, &mut self.outbox, dead);
+            self.barriers.on_node_gone(self.me, &mut self.outbox, dead);
         }
     }
 

@@ -175,7 +175,7 @@ impl Machine {
         let joined = membership.view().epoch;
         let is_member = |id: &NodeId| membership.view().member(*id).is_some();
         let nearest = self.cores.nearest.filter(is_member).unwrap_or(me);
-        let mut coherence = Coherence::new(me, joined, nearest, COORDINATOR).with_limit(self.cores.limit());
+        let mut coherence = Coherence::new(me, joined, nearest).with_limit(self.cores.limit());
         for member in &membership.view().members {
             coherence.tell_program(member.id, member.intro.kind.program());
         }

@@ -10,7 +10,7 @@ use crate::config::net::{ACK_RANGES_MAX, CLOSE_REASON_LEN_MAX};
 use crate::page::Span;
 
 /// Version of every byte layout below and of the handshake.
-pub const PROTOCOL: u32 = 7;
+pub const PROTOCOL: u32 = 8;
 /// Bytes before the first frame: type 1, tag 16 (checksum 4, token 12), session 4, packet number 8.
 pub const HEADER_LEN: usize = COVERED_AT + TOKEN_LEN + 12;
 /// First byte of a hello.

@@ -66,7 +66,8 @@ impl Inner {
     /// never come.
     fn meet_at_the_end(&self) -> Result<()> {
         let Kind::Rank { program, .. } = self.kind else { return Ok(()) };
-        self.cast(Input::Retire { barrier: BarrierId { program, index: PROGRAM_BARRIER } });
+        let members = self.with_machine(|machine| machine.ranks());
+        self.cast(Input::Retire { barrier: BarrierId { program, index: PROGRAM_BARRIER }, members });
         // A call that is dropped is cancelled; a rank that has come to the end needs it no more.
         let _told = self.tell_that_it_leaves();
         self.barrier(LAST_BARRIER, None)

@@ -288,7 +288,9 @@ impl Inner {
 
     fn describe_missing(&self, barrier: BarrierId, time: Span) -> String {
         let until = self.now() + time;
-        let Some(home) = self.with_coherence(Coherence::barrier_home) else { return "which is gone".into() };
+        let Some(home) = self.with_coherence(|core| core.barrier_home(barrier)).flatten() else {
+            return "which is gone".into();
+        };
         let missing = match self.client_of(home, time) {
             None => self.barrier_missing(barrier),
             Some(client) => match client.barrier_missing(barrier.program, barrier.index) {

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::net::SocketAddr;
 
-use pagemesh::coherence::{BarrierId, Failure, Input, OpId};
+use pagemesh::coherence::{BarrierId, Failure, Input, NodeSet, OpId};
 use pagemesh::config::membership::JOIN_TIMEOUT;
 use pagemesh::config::node::{EARLY_MESSAGES_MAX, EARLY_STRANGER_MESSAGES_MAX};
 use pagemesh::machine::{
@@ -488,7 +488,8 @@ impl Machines {
         self.processes[index].stage = Stage::Ending;
         // Those that wait for it at the program's barrier would wait in vain.
         let barrier = BarrierId { program, index: PROGRAM_BARRIER };
-        self.give(index, MachineEvent::Thread(Input::Retire { barrier }));
+        let members = self.processes[index].machine.as_ref().map_or(NodeSet::EMPTY, Machine::ranks);
+        self.give(index, MachineEvent::Thread(Input::Retire { barrier, members }));
         if self.processes[index].phase != Phase::Running || self.processes[index].stage != Stage::Ending {
             return;
         }

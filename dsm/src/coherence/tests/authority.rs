@@ -112,7 +112,7 @@ fn who_does_not_hold_a_lock_does_not_break_it() {
 fn a_barrier_ends_and_breaks_by_the_word_of_its_home_alone() {
     let mut rig = Rig::new(3);
     let op = rig.op();
-    let members: NodeSet = [A, C].into_iter().collect();
+    let members: NodeSet = [H, A, C].into_iter().collect();
     rig.feed(A, Input::Barrier { op, barrier: BARRIER, members });
     let (barrier, generation) = (BARRIER, 0);
     for message in [
@@ -131,10 +131,10 @@ fn a_stranger_to_a_program_comes_to_none_of_its_barriers_and_breaks_none() {
     rig.cores[0].tell_program(A, Some(1));
     rig.cores[0].tell_program(B, Some(2));
     rig.cores[0].tell_program(C, None);
-    let (barrier, generation, members) = (BARRIER, 0, [A, B].into_iter().collect());
+    let (barrier, generation, members) = (BARRIER, 0, [H, A, B].into_iter().collect());
     let arrive = BarrierMessage::Arrive { barrier, generation, arrival: 1, members };
     for stranger in [B, C] {
-        for message in [arrive, BarrierMessage::Dead { barrier, generation, dead: A }] {
+        for message in [arrive, BarrierMessage::Quit { barrier }] {
             assert_eq!(hear(&rig, H, stranger, message), (Vec::new(), 1), "{message:?}");
         }
     }
@@ -144,7 +144,7 @@ fn a_stranger_to_a_program_comes_to_none_of_its_barriers_and_breaks_none() {
 #[test]
 fn barriers_without_end_take_no_memory_without_end() {
     let mut rig = Rig::new(2);
-    let members = [A].into_iter().collect();
+    let members = [H, A].into_iter().collect();
     let (core, memory) = (&mut rig.cores[0], &mut rig.memories[0]);
     for index in 0..BARRIERS_MAX as u32 + 5 {
         let barrier = BarrierId { program: 1, index };
@@ -154,8 +154,8 @@ fn barriers_without_end_take_no_memory_without_end() {
     }
     assert_eq!(core.counters().violations, 5);
     // One that it keeps already goes on.
-    let again = BarrierMessage::Arrive { barrier: BARRIER, generation: 1, arrival: 1, members };
-    tell(core, memory, A, again.into());
+    let broken = BarrierMessage::Quit { barrier: BARRIER };
+    tell(core, memory, A, broken.into());
     assert!(core.poll_output().is_some());
     // And a program is told so where it asks.
     let (core, memory) = (&mut rig.cores[1], &mut rig.memories[1]);

@@ -70,7 +70,7 @@ fn samples() -> Vec<Message> {
             .into(),
         BarrierMessage::Release { barrier, generation }.into(),
         BarrierMessage::Broken { barrier, generation, dead: node }.into(),
-        BarrierMessage::Dead { barrier, generation, dead: node }.into(),
+        BarrierMessage::Quit { barrier }.into(),
         BarrierMessage::Withdraw { barrier, generation, arrival: 3 }.into(),
         BarrierMessage::Withdrawn { barrier, generation, arrival: 3 }.into(),
     ];

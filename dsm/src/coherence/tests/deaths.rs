@@ -197,7 +197,7 @@ fn request_numbers_of_a_later_incarnation_are_greater() {
 #[test]
 fn a_first_touch_from_a_node_whose_home_the_region_does_not_have_finds_one_that_it_has() {
     let homes = vec![NodeId(5), NodeId(6)];
-    let mut core = Coherence::new(A, Epoch(0), NodeId(7), NodeId(5));
+    let mut core = Coherence::new(A, Epoch(0), NodeId(7));
     let mut memory = super::rig::Bytes::default();
     let region = region(Placement::FirstTouch, homes.clone());
     core.handle(crate::page::Time(0), Input::Region(region), &mut memory);

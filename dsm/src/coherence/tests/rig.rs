@@ -66,7 +66,7 @@ impl Rig {
 
     /// `nodes` nodes that know no region.
     pub(super) fn empty(nodes: u16) -> Rig {
-        let core = |id| Coherence::new(NodeId(id), Epoch(0), H, H);
+        let core = |id| Coherence::new(NodeId(id), Epoch(0), H);
         Rig {
             now: Time(0),
             cores: (0..nodes).map(core).collect(),
@@ -83,7 +83,7 @@ impl Rig {
     pub(super) fn replace(&mut self, node: NodeId, joined: Epoch) {
         self.epoch = joined.max(Epoch(self.epoch.0 + 1));
         self.members.insert(node);
-        self.cores[node.0 as usize] = Coherence::new(node, self.epoch, H, H);
+        self.cores[node.0 as usize] = Coherence::new(node, self.epoch, H);
         self.memories[node.0 as usize] = Bytes::default();
         self.feed(node, Input::Region(region(Placement::OnNode(H), vec![H])));
         for other in 0..self.cores.len() as u16 {

@@ -21,7 +21,7 @@ struct Bench {
 impl Bench {
     fn new(me: NodeId) -> Bench {
         let mut bench =
-            Bench { core: Coherence::new(me, Epoch(0), H, H), memory: Bytes::default(), now: Time(0) };
+            Bench { core: Coherence::new(me, Epoch(0), H), memory: Bytes::default(), now: Time(0) };
         bench.feed(Input::Region(region(Placement::OnNode(H), vec![H])));
         bench
     }
