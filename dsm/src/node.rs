@@ -22,11 +22,13 @@ mod local;
 mod lock_word;
 mod mutation;
 mod notes;
+mod op;
 mod patience;
 #[allow(unsafe_code)]
 mod poller;
+mod progress;
 mod pump;
-#[allow(dead_code)] // until the runtime runs by it
+mod receive;
 mod reception;
 mod rpc;
 mod seat;
@@ -35,7 +37,6 @@ mod sync;
 #[allow(unsafe_code)]
 mod time_slice;
 mod wait_times;
-mod waits;
 mod watch;
 
 use std::net::SocketAddr;
@@ -45,7 +46,6 @@ use std::thread::JoinHandle;
 use std::time::Instant;
 
 use crossbeam::queue::ArrayQueue;
-use nix::sys::eventfd::EventFd;
 use nix::sys::signal::{SigSet, SigmaskHow, Signal};
 use parking_lot::{Mutex, MutexGuard};
 
@@ -66,12 +66,13 @@ use leaving::current_thread;
 pub use local::LockHandle;
 use local::LockTable;
 use notes::Notes;
+use op::{Ops, WakeWord};
 use patience::Patience;
 use poller::Poller;
-use pump::Receiver;
+use receive::Kit;
+use reception::Reception;
 use seat::Seat;
 use wait_times::WaitClock;
-use waits::Waits;
 use watch::Watch;
 pub use watch::host;
 
@@ -106,13 +107,13 @@ struct Inner {
     /// Its id, once it is a member.
     id: OnceLock<NodeId>,
     poller: Poller,
-    /// Wakes the waiting thread that receives for the node.
-    receiver_wake: EventFd,
+    /// Ends the search of the progress thread.
+    progress_word: WakeWord,
     seat: Seat,
     clock: Instant,
     calls: rpc::Calls,
-    /// Receive buffers that no thread uses.
-    buffers: ArrayQueue<Box<[u8]>>,
+    /// What threads at the socket need, and no thread uses now.
+    kits: ArrayQueue<Kit>,
     kind: Kind,
     stopping: AtomicBool,
     left: AtomicBool,
@@ -133,7 +134,7 @@ struct Locked {
     has_ended: bool,
     /// The words of locks.
     words: LockTable,
-    waits: Waits,
+    ops: Ops,
     /// How long threads of this node waited.
     wait_clock: WaitClock,
     notes: Notes,
@@ -143,7 +144,7 @@ struct Locked {
     failed_fault: Option<Failure>,
     outlet: Outlet,
     transmit: TransmitBuf,
-    receiver: Receiver,
+    reception: Reception,
     patience: Patience,
     /// Threads that wait for a page in a signal handler, which interrupted them with a lock of the calls.
     interrupted: usize,
@@ -152,14 +153,6 @@ struct Locked {
     watch: Watch,
     /// When the last wait ended, by the clock reading that it took.
     waited_until: Time,
-    /// When the receiver will look at the timers by itself.
-    sleep_until: Time,
-    /// When the progress thread will look at the timers by itself, whoever receives.
-    progress_until: Time,
-    /// Until then the progress thread looks at the timers often.
-    active_until: Time,
-    /// Turns at the socket that threads other than the progress thread have ended.
-    visits: u64,
 }
 
 impl NodeConfig {
@@ -387,27 +380,25 @@ impl Inner {
             departed: Vec::new(),
             has_ended: false,
             words: LockTable::default(),
-            waits: Waits::default(),
+            ops: Ops::default(),
             wait_clock: WaitClock::default(),
             notes: Notes::default(),
             inspections: Vec::new(),
             failed_fault: None,
             outlet: Outlet::new(injector.map(Injector::new)),
             transmit: TransmitBuf::default(),
-            receiver: Receiver::Progress,
+            reception: Reception::default(),
             patience: Patience::default(),
             interrupted: 0,
             in_calls: None,
             watch: Watch::default(),
             waited_until: Time(0),
-            sleep_until: Time(0),
-            progress_until: Time(0),
-            visits: 0,
-            active_until: Time(0),
         };
-        let (poller, receiver_wake, clock) = (Poller::new(&socket)?, poller::wake_event()?, Instant::now());
+        let (poller, clock) = (Poller::new(&socket)?, Instant::now());
         let workers =
             (0..settings.rpc_workers.max(1)).map(|_| poller::wake_event()).collect::<Result<_>>()?;
+        let kits = ArrayQueue::new(16);
+        let _ = kits.push(Kit::new()?); // There is room.
         let inner = Arc::new_cyclic(|node: &Weak<Inner>| Inner {
             lock: Mutex::new(locked),
             arena,
@@ -415,11 +406,11 @@ impl Inner {
             addr,
             id: OnceLock::new(),
             poller,
-            receiver_wake,
+            progress_word: WakeWord::default(),
             clock,
             calls: rpc::Calls::new(node.clone(), clock, workers),
             seat: Seat::new(),
-            buffers: ArrayQueue::new(16),
+            kits,
             kind: config.kind,
             stopping: AtomicBool::new(false),
             left: AtomicBool::new(false),
@@ -479,13 +470,14 @@ impl Inner {
             let _section = CoreSection::enter();
             let mut locked = self.lock();
             let now = self.now();
-            let (op, bell) = locked.waits.begin();
+            let cell = locked.ops.begin();
+            let op = cell.op();
             self.give(&mut locked, now, Event::Command { op, command: Command::Join });
             self.settle(&mut locked, now);
             if locked.machine.lifecycle().why().is_some() {
-                locked.waits.end(op, Outcome::Membership);
+                locked.end(op, Outcome::Membership);
             }
-            self.wait(&mut locked, (op, &bell), Some(now + JOIN_TIMEOUT))
+            self.wait(&mut locked, &cell, Some(now + JOIN_TIMEOUT))
         };
         let with = join.map_or_else(|| self.addr.to_string(), |addr| addr.to_string());
         self.with_machine(|machine| {
@@ -529,10 +521,10 @@ impl Inner {
             return Err(Error::Left);
         }
         let now = self.now();
-        let (op, bell) = locked.waits.begin();
-        self.give(&mut locked, now, event(op));
+        let cell = locked.ops.begin();
+        self.give(&mut locked, now, event(cell.op()));
         self.settle(&mut locked, now);
-        let outcome = self.wait(&mut locked, (op, &bell), None);
+        let outcome = self.wait(&mut locked, &cell, None);
         if self.is_ending() {
             // What it failed of may be that other ranks end too.
             MutexGuard::unlocked(&mut locked, || self.sleep_if_ending(current_thread));
@@ -606,8 +598,8 @@ impl Inner {
                 if locked.machine.lifecycle().is_closed() {
                     break Why::Left;
                 }
-                let (op, bell) = locked.waits.begin();
-                let _ = self.wait(&mut locked, (op, &bell), None);
+                let cell = locked.ops.begin();
+                let _ = self.wait(&mut locked, &cell, None);
             }
         };
         // The last word must arrive before this node goes, and the answer to who asked it to.

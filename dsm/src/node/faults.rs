@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use parking_lot::MutexGuard;
 
-use super::pump::Receiver;
+use super::reception::Receiver;
 use super::wait_times::WaitKind;
 use super::{Inner, Locked, exit};
 use crate::coherence::{Failure, Input, OpId};
@@ -32,13 +32,13 @@ impl FaultSink for Inner {
             self.die_at_end(&fault, &end);
         }
         let now = self.now();
-        let (op, bell) = locked.waits.begin();
+        let cell = locked.ops.begin();
         locked.wait_clock.begin(WaitKind::Page, now);
-        self.start_fault(&mut locked, now, op, &fault);
-        if !locked.waits.has_ended(op) {
+        self.start_fault(&mut locked, now, cell.op(), &fault);
+        if !cell.is_done() {
             self.arena.warm(fault.page);
         }
-        let outcome = self.wait(&mut locked, (op, &bell), None);
+        let outcome = self.wait(&mut locked, &cell, None);
         let fatal = locked.machine.lifecycle().why().cloned();
         let (thread, page, access) = (u64::from(fault.thread), fault.page, fault.access);
         let resumed = self.now();
@@ -72,7 +72,7 @@ impl FaultSink for Inner {
             self.die_at_end(&fault, &end);
         }
         let now = self.now();
-        let op = locked.waits.begin_detached();
+        let op = locked.ops.begin_detached();
         self.start_fault(&mut locked, now, op, &fault);
         let failed = locked.failed_fault.take();
         let end = end_of_memory(&locked.machine);
@@ -92,13 +92,13 @@ impl FaultSink for Inner {
     fn attend(&self) {
         let _section = CoreSection::enter();
         let mut locked = self.lock();
-        if matches!(locked.receiver, Receiver::Waiter(_)) {
+        if matches!(locked.reception.receiver(), Receiver::Waiter(_)) {
             return; // another thread receives, and maps what comes
         }
-        if let Some((op, bell)) = locked.waits.begin_attending() {
+        if let Some(cell) = locked.ops.begin_attending() {
             let until = self.now() + ANSWER_SOON;
-            let _ = self.wait(&mut locked, (op, &bell), Some(until));
-            locked.waits.end_attending();
+            let _ = self.wait(&mut locked, &cell, Some(until));
+            locked.ops.end_attending();
         }
     }
 }
@@ -145,9 +145,9 @@ impl Inner {
             if process.is_some() || ended || self.now() >= until {
                 return process;
             }
-            let (op, bell) = locked.waits.begin();
+            let cell = locked.ops.begin();
             let soon = self.now() + ACTIVE_TICK;
-            let _ = self.wait(&mut locked, (op, &bell), Some(soon.min(until)));
+            let _ = self.wait(&mut locked, &cell, Some(soon.min(until)));
         }
     }
 

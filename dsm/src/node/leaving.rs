@@ -96,10 +96,11 @@ impl Inner {
         let _section = CoreSection::enter();
         let mut locked = self.lock();
         let now = self.now();
-        let (op, bell) = locked.waits.begin();
+        let cell = locked.ops.begin();
+        let op = cell.op();
         self.give(&mut locked, now, Event::Command { op, command: Command::Leave(how) });
         self.settle(&mut locked, now);
-        match self.wait(&mut locked, (op, &bell), None) {
+        match self.wait(&mut locked, &cell, None) {
             Some(Outcome::Left(result)) => result,
             Some(Outcome::Coherence(_) | Outcome::Region(_) | Outcome::Membership) | None => Ok(()),
         }
@@ -159,9 +160,9 @@ impl Inner {
         let _section = CoreSection::enter();
         let mut locked = self.lock();
         while unfinished(&locked) {
-            let (op, bell) = locked.waits.begin();
+            let cell = locked.ops.begin();
             let soon = self.now() + ACTIVE_TICK;
-            let _ = self.wait(&mut locked, (op, &bell), Some(soon));
+            let _ = self.wait(&mut locked, &cell, Some(soon));
         }
     }
 
@@ -170,9 +171,9 @@ impl Inner {
         let _section = CoreSection::enter();
         let mut locked = self.lock();
         while locked.machine.lifecycle().leaving_op().is_some() {
-            let (op, bell) = locked.waits.begin();
+            let cell = locked.ops.begin();
             let soon = self.now() + ACTIVE_TICK;
-            let _ = self.wait(&mut locked, (op, &bell), Some(soon));
+            let _ = self.wait(&mut locked, &cell, Some(soon));
         }
         None
     }

@@ -1,8 +1,9 @@
-//! The system calls of waiting: epoll with nanoseconds, and the end of other processes.
+//! The system calls of waiting: epoll with nanoseconds, futexes, and the end of other processes.
 //!
-//! nix has no epoll_pwait2 and no pidfd_open; both are one call here.
+//! nix has no epoll_pwait2, no futex and no pidfd_open; each is one call here.
 
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
+use std::sync::atomic::AtomicU32;
 use std::time::Duration;
 
 use nix::errno::Errno;
@@ -144,6 +145,22 @@ pub(super) fn has_datagram(socket: &impl AsFd) -> bool {
     let mut fds = [PollFd::new(socket.as_fd(), PollFlags::POLLIN)];
     let _ = ppoll(&mut fds, Some(TimeSpec::from_duration(Duration::ZERO)), None);
     fds[0].revents().is_some_and(|seen| seen.contains(PollFlags::POLLIN))
+}
+
+/// Sleeps while the word has this value, for `timeout` at most; may return early.
+pub(super) fn futex_wait(word: &AtomicU32, value: u32, timeout: Option<Duration>) {
+    let timeout = timeout.map(TimeSpec::from_duration);
+    let timeout: *const libc::timespec = timeout.as_ref().map_or(std::ptr::null(), |time| time.as_ref());
+    let operation = libc::FUTEX_WAIT | libc::FUTEX_PRIVATE_FLAG;
+    // SAFETY: the kernel reads the word, which lives as long as the call, and a time or nothing.
+    unsafe { libc::syscall(libc::SYS_futex, word.as_ptr(), operation, value, timeout) };
+}
+
+/// Wakes the thread that sleeps because of the word.
+pub(super) fn futex_wake(word: &AtomicU32) {
+    let operation = libc::FUTEX_WAKE | libc::FUTEX_PRIVATE_FLAG;
+    // SAFETY: the word's address is only compared.
+    unsafe { libc::syscall(libc::SYS_futex, word.as_ptr(), operation, 1) };
 }
 
 /// A descriptor that becomes readable when the process ends. `ESRCH`, and no other error, says that there is

@@ -3,8 +3,7 @@
 //! At each time one thread takes datagrams from the socket: a thread that waits for something, because a reply
 //! then costs one wake-up; a worker, because it then runs a call without one; otherwise the progress thread. Each
 //! step of these threads is a method here. It changes the table and says what the runtime must do ([`Action`]).
-//! `docs/design.md` has the reasons, `reception/tests` the table and its search. The runtime does not call it yet:
-//! `pump.rs` and `rpc.rs` have these rules in their loops.
+//! `docs/design.md` has the reasons, `reception/tests` the table and its search.
 
 #[cfg(test)]
 mod tests;
@@ -320,6 +319,12 @@ impl Reception {
     /// The thread that receives.
     pub(super) fn receiver(&self) -> Receiver {
         self.receiver
+    }
+
+    /// Whether the receiver searches or sleeps, as far as is known.
+    #[cfg(test)]
+    pub(super) fn is_away(&self) -> bool {
+        self.wakes_at.is_some()
     }
 
     /// What the runtime must do now.

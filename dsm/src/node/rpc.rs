@@ -11,7 +11,7 @@
 //! progress thread at its next look, takes it; any other gives it to the progress thread. A thread
 //! that waits for something relieves the leader: its own answer must cost one wake-up, not two.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Weak};
 use std::thread::JoinHandle;
 use std::time::Instant;
@@ -23,8 +23,10 @@ use parking_lot::{Condvar, MutexGuard};
 use super::collective::Mailbox;
 use super::directory::Directory;
 use super::leaving::current_thread;
+use super::op::WakeWord;
 use super::poller::drain;
-use super::pump::Receiver;
+use super::receive::Seeker;
+use super::reception::{Receiver, Role};
 use super::{Inner, Locked, Node, receive_buffer, time_since, time_slice};
 use crate::error::{Error, Result};
 use crate::fault::{CoreSection, asynchronous};
@@ -40,37 +42,38 @@ pub(super) struct Calls {
     pub(super) endpoint: Arc<Endpoint>,
     pub(super) directory: Arc<Directory>,
     pub(super) mailbox: Arc<Mailbox>,
-    /// Workers sleep on it, and the thread that serves the system, under the node's lock.
-    arrived: Condvar,
+    /// The thread that serves the system sleeps on it, under the node's lock.
     system_arrived: Condvar,
-    workers: Vec<Worker>,
+    pub(super) workers: Vec<Worker>,
 }
 
-/// A worker, and the descriptor that wakes it.
-struct Worker {
+/// What a worker is woken by.
+pub(super) struct Worker {
+    /// It is idle on it, and its search ends when it is set.
+    pub(super) word: WakeWord,
+    /// Ends its sleep at the socket.
     wake: EventFd,
-    /// Somebody else receives, calls are queued, or a timer is due earlier.
-    interrupted: AtomicBool,
+}
+
+impl Worker {
+    /// The leading worker goes back to the lock: it must not take datagrams that a thread waits for, and
+    /// must run what others have queued.
+    pub(super) fn summon(&self) {
+        self.word.set();
+        self.wake.write(1).expect("an eventfd takes a 1");
+    }
 }
 
 impl Calls {
     /// The calls of the node behind `node`, to be run by so many workers.
     pub(super) fn new(node: Weak<Inner>, clock: Instant, workers: Vec<EventFd>) -> Calls {
-        let worker = |wake| Worker { wake, interrupted: AtomicBool::new(false) };
+        let worker = |wake| Worker { word: WakeWord::default(), wake };
         Calls {
             endpoint: Endpoint::over(Arc::new(NodePort { node, clock })),
             directory: Arc::default(),
             mailbox: Arc::default(),
-            arrived: Condvar::new(),
             system_arrived: Condvar::new(),
             workers: workers.into_iter().map(worker).collect(),
-        }
-    }
-
-    fn arrived(&self, rank: Rank) -> &Condvar {
-        match rank {
-            Rank::System => &self.system_arrived,
-            Rank::Program => &self.arrived,
         }
     }
 }
@@ -96,24 +99,28 @@ impl Inner {
     /// The same, for a thread that runs no calls: workers are woken.
     pub(super) fn hand_out_calls(&self, locked: &mut MutexGuard<'_, Locked>) -> usize {
         let queued = self.handle_calls(locked);
-        let roused = self.rouse(locked, queued);
-        // A worker that did not sleep may have begun to lead meanwhile, and have found no call.
-        if roused < queued
-            && let Receiver::Worker(_) = locked.receiver
-        {
-            self.wake_receiver(locked);
-        }
+        self.wake_workers_for(locked, queued);
         queued
     }
 
-    /// Wakes as many sleeping workers as there are calls, and returns how many that were. If they were too few, the
+    /// Wakes as many idle workers as there are calls, and returns how many that were. If they were too few, the
     /// thread that serves the system is woken for what must not wait.
-    fn rouse(&self, locked: &mut Locked, calls: usize) -> usize {
-        let roused = (0..calls).take_while(|_| self.calls.arrived.notify_one()).count();
-        if roused < calls && locked.work_len(Rank::System) > 0 {
+    fn wake_workers_for(&self, locked: &mut Locked, calls: usize) -> usize {
+        if calls == 0 {
+            return 0;
+        }
+        let woken = locked.reception.jobs(calls);
+        self.act(locked);
+        if woken < calls {
+            self.wake_system_worker(locked);
+        }
+        woken
+    }
+
+    pub(super) fn wake_system_worker(&self, locked: &mut Locked) {
+        if locked.work_len(Rank::System) > 0 {
             self.calls.system_arrived.notify_one();
         }
-        roused
     }
 
     /// Members have gone, or this node goes on no longer: workers tell it to those who wait without the node's lock,
@@ -144,23 +151,6 @@ impl Inner {
         }
     }
 
-    /// The leading worker goes back to the lock: it must not take datagrams that a thread waits for, and
-    /// must run what others have queued.
-    pub(super) fn interrupt_worker(&self, worker: usize) {
-        let worker = &self.calls.workers[worker];
-        worker.interrupted.store(true, Ordering::Release);
-        worker.wake.write(1).expect("an eventfd takes a 1");
-    }
-
-    /// The progress thread found that nobody receives: what was to be short is not.
-    pub(super) fn take_from_nobody(&self, locked: &mut Locked) {
-        locked.receiver = Receiver::Progress;
-        locked.patience.absence.lasts_too_long();
-        self.poller.arm(&self.socket);
-        // What came with that method has waited for it long enough.
-        self.rouse(locked, self.calls.workers.len());
-    }
-
     /// Does something to the machine and sends what follows of it.
     pub(super) fn command<T>(&self, command: impl FnOnce(&mut Machine) -> T) -> T {
         let _section = CoreSection::enter();
@@ -175,16 +165,17 @@ impl Inner {
     fn wait_signal(&self, signal: &Signal, until: Option<Time>) {
         let _section = CoreSection::enter();
         let mut locked = self.lock();
-        let (op, bell) = locked.waits.begin();
+        let cell = locked.ops.begin();
+        let op = cell.op();
         signal.set_mark(op.0);
         // Whoever sets it from now on finds the mark under the lock. Nothing more comes for a node that is closed
         // or cannot go on; who waits until a time, for room for a last answer, does so all the same.
         let lifecycle = locked.machine.lifecycle();
         let is_over = lifecycle.is_closed() || (lifecycle.why().is_some() && until.is_none());
         if signal.is_set() || is_over {
-            locked.waits.end(op, Outcome::Membership);
+            locked.end(op, Outcome::Membership);
         }
-        let _ = self.wait(&mut locked, (op, &bell), until);
+        let _ = self.wait(&mut locked, &cell, until);
         signal.set_mark(0);
     }
 }
@@ -196,79 +187,52 @@ impl Inner {
         let mut buffer = receive_buffer();
         let stopping = || self.stopping.load(Ordering::Acquire);
         while !stopping() {
-            self.calls.endpoint.wait_for_calls(stopping);
-            self.calls.endpoint.run_ready();
-            // Where calls came, more may come.
-            while !stopping() && self.lead(number, &mut buffer) {
-                self.calls.endpoint.run_ready();
-            }
+            let ran = self.calls.endpoint.run_ready();
+            self.wait_for_jobs(number, ran > 0, &mut buffer);
         }
     }
 
-    /// Receives for the node until calls are there to run. False if somebody else receives.
-    ///
-    /// Who received before may still be queueing calls, and rouses nobody if this worker is the only one that
-    /// is free. So it looks at the queue once it is known as the receiver: what is queued later interrupts it.
-    fn lead(&self, number: usize, buffer: &mut [u8]) -> bool {
+    /// Receives for the node, if it leads, or is idle, until calls are there to run. A worker that has run some may
+    /// take the socket.
+    fn wait_for_jobs(&self, number: usize, has_run: bool, buffer: &mut [u8]) {
         let _section = CoreSection::enter();
         let mut locked = self.lock();
-        match locked.receiver {
-            Receiver::Progress => self.poller.disarm(&self.socket),
-            Receiver::Nobody(_) => {}
-            Receiver::Waiter(_) | Receiver::Worker(_) => return false,
-        }
-        locked.receiver = Receiver::Worker(number);
+        let Worker { word, wake } = &self.calls.workers[number];
+        word.reset();
+        let mut role = if has_run { locked.reception.lead(number) } else { locked.reception.rest(number) };
         loop {
-            self.calls.workers[number].interrupted.store(false, Ordering::Release);
-            let mut queued = self.handle_calls(&mut locked);
-            if queued == 0 {
-                queued = locked.work_len(Rank::Program);
+            self.act(&mut locked);
+            if role == Role::Receive {
+                // It runs them itself, and wakes no worker for them.
+                let _ = self.handle_calls(&mut locked);
             }
-            if queued > 0 {
-                self.pass_on(&mut locked, number, queued);
-                return true;
+            let queued = locked.work_len(Rank::Program);
+            if queued > 0 || self.stopping.load(Ordering::Acquire) {
+                return self.pass_on(&mut locked, number, queued);
             }
-            if locked.receiver != Receiver::Worker(number) {
-                return false;
+            if role == Role::Park {
+                return MutexGuard::unlocked(&mut locked, || word.park(None));
             }
-            if self.stopping.load(Ordering::Acquire) {
-                self.hand_over(&mut locked);
-                return true;
+            let (thread, until) = (Receiver::Worker(number), self.due(&locked));
+            let seeker = Seeker { thread, word, look: None, until };
+            self.receive(&mut locked, &seeker, buffer, |until| self.sleep_at_socket(wake, until));
+            if word.is_set() {
+                drain(wake);
             }
-            self.receive_as_worker(&mut locked, number, buffer);
+            word.reset();
+            role = locked.reception.rest(number);
         }
     }
 
-    /// This worker will run `queued` calls: others may receive, and run what may have to wait long.
+    /// This worker will run `queued` calls, or stop: others may receive, and run what may have to wait long.
     fn pass_on(&self, locked: &mut MutexGuard<'_, Locked>, number: usize, queued: usize) {
-        let slow = locked.machine.calls().is_next_slow();
-        if slow {
-            self.rouse(locked, queued - 1);
+        let is_slow = queued == 0 || locked.machine.calls().is_next_slow();
+        let (now, due) = (self.now(), self.due(locked));
+        locked.reception.run(number, now, !is_slow, due);
+        self.act(locked);
+        if is_slow {
+            self.wake_workers_for(locked, queued.saturating_sub(1));
         }
-        if locked.receiver != Receiver::Worker(number) {
-            return;
-        }
-        let now = self.now();
-        if slow || !locked.is_looked_after(now) {
-            self.hand_over(locked);
-        } else {
-            locked.leave_to_nobody(now);
-        }
-    }
-
-    fn receive_as_worker(&self, locked: &mut MutexGuard<'_, Locked>, number: usize, buffer: &mut [u8]) {
-        let Worker { wake, interrupted } = &self.calls.workers[number];
-        let search = self.begin_search(locked, None, None, wake);
-        let turn = MutexGuard::unlocked(locked, || {
-            self.search(&search, buffer, || interrupted.load(Ordering::Acquire))
-        });
-        if interrupted.load(Ordering::Acquire) {
-            drain(wake);
-        }
-        if locked.receiver == Receiver::Worker(number) {
-            locked.sleep_until = Time(0);
-        }
-        self.end_turn(locked, &turn, buffer);
     }
 
     pub(super) fn spawn_workers(self: &Arc<Self>) -> Result<Vec<JoinHandle<()>>> {
@@ -305,7 +269,10 @@ impl Inner {
     /// Makes the workers look whether they are to stop.
     pub(super) fn wake_workers(&self) {
         self.calls.endpoint.wake_workers();
-        (0..self.calls.workers.len()).for_each(|worker| self.interrupt_worker(worker));
+        for worker in &self.calls.workers {
+            worker.word.unpark();
+            worker.summon();
+        }
     }
 }
 
@@ -437,20 +404,20 @@ impl Port for NodePort {
 
     fn wait_for_work(&self, rank: Rank, done: &dyn Fn() -> bool) {
         self.locked(|inner, locked, _| {
+            debug_assert_eq!(rank, Rank::System, "workers wait in `wait_for_jobs`");
             while locked.work_len(rank) == 0 && !done() {
-                inner.calls.arrived(rank).wait(locked);
+                inner.calls.system_arrived.wait(locked);
             }
         });
     }
 
     fn rouse(&self, calls: usize) -> usize {
-        self.locked(|inner, locked, _| inner.rouse(locked, calls)).unwrap_or(0)
+        self.locked(|inner, locked, _| inner.wake_workers_for(locked, calls)).unwrap_or(0)
     }
 
     fn wake_workers(&self) {
         // Under the lock: no worker is between its question and its sleep.
         self.locked(|inner, _, _| {
-            inner.calls.arrived.notify_all();
             inner.calls.system_arrived.notify_all();
         });
     }
@@ -523,7 +490,7 @@ mod tests {
         until("the worker leads", || {
             let has_run = ran() == sent;
             let mut locked = inner.lock();
-            if locked.receiver == Receiver::Worker(0) && locked.sleep_until > Time(0) {
+            if locked.reception.receiver() == Receiver::Worker(0) && locked.reception.is_away() {
                 return has_run;
             }
             if has_run {
@@ -537,7 +504,7 @@ mod tests {
         let mut locked = inner.lock();
         queue(&mut locked, sent);
         assert_eq!(inner.hand_out_calls(&mut locked), 1);
-        let told = inner.calls.workers[0].interrupted.load(Ordering::Acquire);
+        let told = inner.calls.workers[0].word.is_set();
         assert!(told, "it would see the call when its next timer is due");
         drop(locked);
         until("the worker runs what is queued while it leads", || ran() == sent + 1);

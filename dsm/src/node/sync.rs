@@ -123,20 +123,20 @@ impl Inner {
         event: impl FnOnce(OpId) -> Event<'static>,
     ) -> Result<u64> {
         fork::check()?;
-        let (op, bell, began, outcome) = {
+        let (cell, began, outcome) = {
             self.sleep_if_ending(current_thread);
             let _section = CoreSection::enter();
             let mut locked = self.lock();
             check(&locked)?;
             let began = self.now();
-            let (op, bell) = locked.waits.begin();
+            let cell = locked.ops.begin();
             locked.wait_clock.begin(goal.kind(), began);
-            self.give(&mut locked, began, event(op));
+            self.give(&mut locked, began, event(cell.op()));
             self.settle(&mut locked, began);
             let first = until.map_or(began + LONG_WAIT, |until| until.min(began + LONG_WAIT));
-            let outcome = self.wait_until(&mut locked, (op, &bell), Some(first));
+            let outcome = self.wait_until(&mut locked, &cell, Some(first));
             self.check_wait(&mut locked, (goal, began), outcome.is_some())?;
-            (op, bell, began, outcome)
+            (cell, began, outcome)
         };
         if let Some(outcome) = outcome {
             return self.result(outcome);
@@ -148,7 +148,7 @@ impl Inner {
             exit::tell(format_args!("{who} has waited for {seconds} s for {whom}"));
             let _section = CoreSection::enter();
             let mut locked = self.lock();
-            let outcome = self.wait_until(&mut locked, (op, &bell), until);
+            let outcome = self.wait_until(&mut locked, &cell, until);
             self.check_wait(&mut locked, (goal, began), outcome.is_some())?;
             if let Some(outcome) = outcome {
                 return self.result(outcome);
@@ -159,7 +159,8 @@ impl Inner {
             let mut locked = self.lock();
             let now = self.now();
             // It may have ended since; then nothing is withdrawn.
-            if !locked.waits.has_ended(op) {
+            let op = cell.op();
+            if !cell.is_done() {
                 let input = match goal {
                     Goal::Lock(lock) => Input::AbandonLock { op, lock },
                     Goal::Barrier(barrier) => Input::WithdrawBarrier { op, barrier },
@@ -167,7 +168,7 @@ impl Inner {
                 self.give(&mut locked, now, Event::Thread(input));
                 self.settle(&mut locked, now);
             }
-            let outcome = self.wait(&mut locked, (op, &bell), None);
+            let outcome = self.wait(&mut locked, &cell, None);
             self.check_wait(&mut locked, (goal, began), true)?;
             outcome.ok_or(Error::Left)?
         };

@@ -1,0 +1,114 @@
+//! The progress thread: it receives while no other thread does, and looks after timers, ended processes, and
+//! receivers that do not come.
+
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use parking_lot::MutexGuard;
+
+use super::poller::{Woken, has_datagram};
+use super::receive::{Found, Seeker};
+use super::reception::{Look, Receiver};
+use super::{Inner, Locked, exit, receive_buffer, time_slice};
+use crate::config::node::ACTIVE_TICK;
+use crate::fault::CoreSection;
+use crate::machine::{Event, describe};
+use crate::page::Time;
+use crate::rpc::Deferred;
+
+impl Inner {
+    pub(super) fn run_progress(&self) {
+        time_slice::shorten();
+        let mut buffer = receive_buffer();
+        let mut section = CoreSection::enter();
+        let (mut woken, mut polled_at) = (Woken::default(), self.now());
+        let mut locked = self.lock();
+        while !self.stopping.load(Ordering::Acquire) {
+            let now = self.now();
+            if now >= polled_at + ACTIVE_TICK {
+                // While there is always something to receive it never sleeps, and processes end meanwhile.
+                MutexGuard::unlocked(&mut locked, || woken.add(self.poller.wait(Duration::ZERO, None)));
+                polled_at = now;
+            }
+            self.progress_word.reset();
+            self.take_in(&mut locked, &mut woken, now);
+            self.tell_notes(&mut locked);
+            self.inspect_processes(&mut locked);
+            if self.due(&locked) <= now {
+                // Of a receiver that gets no core, or of nobody.
+                self.handle(&mut locked, now, &Found::Nothing, &[]);
+            }
+            self.report_failed_fault(&mut locked);
+            self.hand_out_calls(&mut locked);
+            let mut sleep = |until: Time| {
+                woken.add(section.asleep(|mask| self.poller.wait(until.since(self.now()).to_std(), mask)));
+                polled_at = self.now();
+                woken.socket_error
+            };
+            match self.look(&mut locked, now) {
+                Look::Receive(until) => {
+                    let seeker =
+                        Seeker { thread: Receiver::Progress, word: &self.progress_word, look: None, until };
+                    self.receive(&mut locked, &seeker, &mut buffer, sleep);
+                }
+                Look::Sleep(until) => {
+                    MutexGuard::unlocked(&mut locked, || sleep(until));
+                }
+            }
+        }
+        self.tell_notes(&mut locked);
+    }
+
+    /// What the progress thread does next.
+    fn look(&self, locked: &mut MutexGuard<'_, Locked>, now: Time) -> Look {
+        let was_nobody = matches!(locked.reception.receiver(), Receiver::Nobody { .. });
+        let unread = locked.reception.is_watched() && has_datagram(&self.socket);
+        let due = self.due(locked);
+        let look = locked.reception.look(now, unread, due);
+        self.act(locked);
+        if was_nobody && locked.reception.receiver() == Receiver::Progress {
+            // What was to be short is not.
+            locked.patience.absence.lasts_too_long();
+            self.wake_system_worker(locked);
+        }
+        look
+    }
+
+    /// What the poller reported: ended processes, errors of the socket.
+    fn take_in(&self, locked: &mut MutexGuard<'_, Locked>, woken: &mut Woken, now: Time) {
+        for token in std::mem::take(&mut woken.ended) {
+            if let Some(incarnation) = locked.watch.ended(token) {
+                self.process_ended(locked, incarnation);
+            }
+        }
+        if std::mem::take(&mut woken.socket_error) {
+            while let Some(addr) = self.socket.take_refusal() {
+                self.give(locked, now, Event::Refused(addr));
+            }
+        }
+    }
+
+    /// Leaves to a worker what the cores have noted: a subscriber may take long, or touch shared memory.
+    pub(super) fn tell_notes(&self, locked: &mut MutexGuard<'_, Locked>) {
+        let notes = std::mem::take(&mut locked.notes);
+        if !notes.is_empty() {
+            locked.callers.defer(Deferred::Run(Box::new(|| notes.tell())));
+            self.hand_out_calls(locked);
+        }
+    }
+
+    /// The `thread` backend's faults have no thread of ours that could be told.
+    fn report_failed_fault(&self, locked: &mut MutexGuard<'_, Locked>) {
+        if let Some(failure) = locked.failed_fault.take() {
+            if self.is_ending() {
+                return; // the thread that waits for it ends with the process
+            }
+            let fatal = locked.machine.lifecycle().why().cloned();
+            let why = MutexGuard::unlocked(locked, || match fatal {
+                Some(fatal) => describe(&fatal),
+                None => self.failure(failure).to_string(),
+            });
+            exit::die(format_args!("a page fault cannot be resolved: {why}"));
+        }
+    }
+}
