@@ -11,6 +11,7 @@ mod control;
 #[rustfmt::skip]
 pub(crate) mod control_stubs;
 mod directory;
+mod entry;
 #[allow(unsafe_code)]
 mod exit;
 mod faults;
@@ -47,13 +48,13 @@ use std::time::Instant;
 
 use crossbeam::queue::ArrayQueue;
 use nix::sys::signal::{SigSet, SigmaskHow, Signal};
-use parking_lot::{Mutex, MutexGuard};
+use parking_lot::Mutex;
 
 use crate::coherence::{Failure, Input, OpId, Placement};
 use crate::config::membership::{JOIN_TIMEOUT, NAME_LEN_MAX};
 use crate::config::node::{FLUSH_MAX, PAGE_POOL_MAX};
 use crate::error::{Error, Result};
-use crate::fault::{Arena, ArenaOptions, Backend, CoreSection, check_thread_mask};
+use crate::fault::{Arena, ArenaOptions, Backend, check_thread_mask};
 use crate::fork;
 use crate::machine::{Command, Departure, Event, Machine, MachineConfig, Outcome, Why, describe};
 use crate::membership::{ElementType, Introduction, Kind, RegionRecord, Want};
@@ -146,10 +147,6 @@ struct Locked {
     transmit: TransmitBuf,
     reception: Reception,
     patience: Patience,
-    /// Threads that wait for a page in a signal handler, which interrupted them with a lock of the calls.
-    interrupted: usize,
-    /// The waiting receiver, while it handles calls.
-    in_calls: Option<OpId>,
     watch: Watch,
     /// When the last wait ended, by the clock reading that it took.
     waited_until: Time,
@@ -389,8 +386,6 @@ impl Inner {
             transmit: TransmitBuf::default(),
             reception: Reception::default(),
             patience: Patience::default(),
-            interrupted: 0,
-            in_calls: None,
             watch: Watch::default(),
             waited_until: Time(0),
         };
@@ -438,46 +433,32 @@ impl Inner {
         thread.map_err(|error| Error::os("starting the progress thread", error))
     }
 
-    /// The lock of the node. Nobody may touch shared memory, or sleep, while it is held. Panics in a forked
-    /// child, where a thread of the parent may have left it locked.
-    fn lock(&self) -> MutexGuard<'_, Locked> {
-        fork::assert_not_child();
-        self.lock.lock()
-    }
-
     fn now(&self) -> Time {
         time_since(self.clock)
     }
 
     fn with_machine<T>(&self, look: impl FnOnce(&mut Machine) -> T) -> T {
-        let _section = CoreSection::enter();
-        look(&mut self.lock().machine)
+        look(&mut self.enter().machine)
     }
 
     fn with_locked<T>(&self, look: impl FnOnce(&mut Locked) -> T) -> T {
-        let _section = CoreSection::enter();
-        look(&mut self.lock())
+        look(&mut self.enter())
     }
 
     fn begin(&self, join: Option<SocketAddr>) {
-        let _section = CoreSection::enter();
-        self.lock().machine.start(self.now(), join);
+        self.enter().machine.start(self.now(), join);
     }
 
     fn join(&self, config: &NodeConfig) -> Result<()> {
         let join = config.settings.join;
         let ended = {
-            let _section = CoreSection::enter();
-            let mut locked = self.lock();
-            let now = self.now();
-            let cell = locked.ops.begin();
-            let op = cell.op();
-            self.give(&mut locked, now, Event::Command { op, command: Command::Join });
-            self.settle(&mut locked, now);
+            let mut locked = self.enter();
+            let until = self.now() + JOIN_TIMEOUT;
+            let cell = self.start_op(&mut locked, |op| Event::Command { op, command: Command::Join });
             if locked.machine.lifecycle().why().is_some() {
-                locked.end(op, Outcome::Membership);
+                locked.end(cell.op(), Outcome::Membership);
             }
-            self.wait(&mut locked, &cell, Some(now + JOIN_TIMEOUT))
+            self.wait(&mut locked, &cell, Some(until))
         };
         let with = join.map_or_else(|| self.addr.to_string(), |addr| addr.to_string());
         self.with_machine(|machine| {
@@ -512,22 +493,18 @@ impl Inner {
     fn call(&self, event: impl FnOnce(OpId) -> Event<'static>) -> Result<Outcome> {
         fork::check()?;
         self.sleep_if_ending(current_thread);
-        let _section = CoreSection::enter();
-        let mut locked = self.lock();
+        let mut locked = self.enter();
         if let Some(fatal) = locked.machine.lifecycle().why() {
             return Err(to_error(fatal));
         }
         if locked.machine.lifecycle().is_closed() {
             return Err(Error::Left);
         }
-        let now = self.now();
-        let cell = locked.ops.begin();
-        self.give(&mut locked, now, event(cell.op()));
-        self.settle(&mut locked, now);
+        let cell = self.start_op(&mut locked, event);
         let outcome = self.wait(&mut locked, &cell, None);
         if self.is_ending() {
             // What it failed of may be that other ranks end too.
-            MutexGuard::unlocked(&mut locked, || self.sleep_if_ending(current_thread));
+            locked.unlocked(|| self.sleep_if_ending(current_thread));
         }
         if let Some(fatal) = locked.machine.lifecycle().why() {
             return Err(to_error(fatal));
@@ -554,11 +531,7 @@ impl Inner {
         if fork::is_child() {
             return;
         }
-        let _section = CoreSection::enter();
-        let mut locked = self.lock();
-        let now = self.now();
-        self.give(&mut locked, now, Event::Thread(input));
-        self.settle(&mut locked, now);
+        self.tell(&mut self.enter(), Event::Thread(input));
     }
 
     fn region(&self, name: &str, want: Option<Want>) -> Result<Option<RegionRecord>> {
@@ -576,11 +549,8 @@ impl Inner {
 
     /// Ends all sessions; the peers are told why.
     fn close(&self, reason: &str) {
-        let _section = CoreSection::enter();
-        let mut locked = self.lock();
-        let now = self.now();
-        self.give(&mut locked, now, Event::Close(reason));
-        self.settle(&mut locked, now);
+        let mut locked = self.enter();
+        self.tell(&mut locked, Event::Close(reason));
         self.hand_out_calls(&mut locked);
         drop(locked);
         self.calls.directory.end();
@@ -589,8 +559,7 @@ impl Inner {
 
     fn wait_for_end(&self) -> Why {
         let fatal = {
-            let _section = CoreSection::enter();
-            let mut locked = self.lock();
+            let mut locked = self.enter();
             loop {
                 if let Some(fatal) = locked.machine.lifecycle().why().cloned() {
                     break fatal;
@@ -612,11 +581,7 @@ impl Inner {
     }
 
     fn request_shutdown(&self) {
-        let _section = CoreSection::enter();
-        let mut locked = self.lock();
-        let now = self.now();
-        self.give(&mut locked, now, Event::Shutdown);
-        self.settle(&mut locked, now);
+        self.tell(&mut self.enter(), Event::Shutdown);
     }
 
     /// The error that a node has died, or has left; with what that matters for.

@@ -44,7 +44,6 @@ mod meta;
 #[rustfmt::skip]
 mod meta_stubs;
 mod port;
-mod section;
 mod transport;
 mod wire;
 mod workers;
@@ -94,7 +93,6 @@ pub use meta_stubs::{
     Served,
 };
 pub(crate) use port::{Port, State, enter_nowhere};
-pub(crate) use section::CallSection;
 pub use transport::{Registry, Signal, Transport};
 #[doc(hidden)]
 pub use workers::Workers;

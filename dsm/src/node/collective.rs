@@ -22,7 +22,7 @@ use crate::config::rpc::COLLECTIVE_VALUE_MAX;
 use crate::error::{Error, Result};
 use crate::fork;
 use crate::membership::Kind;
-use crate::rpc::{self, CallSection, Channel, PeerId};
+use crate::rpc::{self, Channel, PeerId};
 
 /// The rank that gathers.
 const HUB: u32 = 0;
@@ -96,7 +96,6 @@ impl Mailbox {
         what: &str,
         value: std::result::Result<&[u8], Refusal>,
     ) -> std::result::Result<(), String> {
-        let _section = CallSection::enter();
         let mut state = self.state.lock();
         if !(state.number..=state.number + 1).contains(&number) {
             return Err(format!("rank {rank} is at operation {number}, this rank at {}", state.number));
@@ -109,21 +108,18 @@ impl Mailbox {
 
     /// This node goes on no longer.
     pub(super) fn end(&self) {
-        let _section = CallSection::enter();
         self.state.lock().ended = true;
         self.arrived.notify_all();
     }
 
     /// A member has died or left: the core knows it no more.
     pub(super) fn note_departure(&self) {
-        let _section = CallSection::enter();
         self.state.lock().departures += 1;
         self.arrived.notify_all();
     }
 
     /// A rank leaves, as a member that others need no more than its memory.
     fn note_leaving(&self, rank: u32) {
-        let _section = CallSection::enter();
         let mut state = self.state.lock();
         state.leaving.insert(rank);
         state.departures += 1;
@@ -131,23 +127,19 @@ impl Mailbox {
     }
 
     fn is_leaving(&self, rank: u32) -> bool {
-        let _section = CallSection::enter();
         self.state.lock().leaving.contains(&rank)
     }
 
     fn departures(&self) -> u64 {
-        let _section = CallSection::enter();
         self.state.lock().departures
     }
 
     /// The operation that this rank is in, as it called it.
     pub(super) fn present(&self) -> Option<String> {
-        let _section = CallSection::enter();
         self.state.lock().present.clone()
     }
 
     fn begin(&self, what: &str) -> Option<u64> {
-        let _section = CallSection::enter();
         let mut state = self.state.lock();
         if state.present.is_some() {
             return None;
@@ -157,7 +149,6 @@ impl Mailbox {
     }
 
     fn finish(&self, number: u64) {
-        let _section = CallSection::enter();
         let mut state = self.state.lock();
         state.present = None;
         state.letters.retain(|&(of, _), _| of > number);
@@ -165,13 +156,11 @@ impl Mailbox {
 
     /// Those of `ranks` that have sent nothing for an operation.
     fn missing(&self, number: u64, ranks: Range<u32>) -> Vec<u32> {
-        let _section = CallSection::enter();
         let state = self.state.lock();
         ranks.filter(|&rank| !state.letters.contains_key(&(number, rank))).collect()
     }
 
     fn has_begun(&self, number: u64) -> bool {
-        let _section = CallSection::enter();
         self.state.lock().number >= number
     }
 
@@ -184,7 +173,6 @@ impl Mailbox {
         (gone, departures): (&[PeerId], u64),
         until: Option<Instant>,
     ) -> Progress {
-        let _section = CallSection::enter();
         let mut state = self.state.lock();
         loop {
             let missing = |&&(rank, _): &&Of| !state.letters.contains_key(&(number, rank));
@@ -211,7 +199,6 @@ impl Mailbox {
     }
 
     fn take(&self, number: u64, rank: u32) -> Option<Letter> {
-        let _section = CallSection::enter();
         self.state.lock().letters.remove(&(number, rank))
     }
 }

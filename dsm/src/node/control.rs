@@ -22,7 +22,7 @@ use crate::fork;
 use crate::machine::Machine;
 use crate::membership::{COORDINATOR, Kind, Membership};
 use crate::page::{GlobalAddr, PageId};
-use crate::rpc::{self, CallSection, Channel, Context, PeerId, Policy, Service, serve_meta};
+use crate::rpc::{self, Channel, Context, PeerId, Policy, Service, serve_meta};
 
 /// The node behind its services. Weak: the node owns them.
 struct Of(Weak<Inner>);
@@ -234,8 +234,6 @@ impl Handle {
     /// Waits until some node serves the interface.
     pub fn wait_for_server(&self, name: &str, timeout: Duration) -> Result<()> {
         fork::check()?;
-        // As for every lock that is taken when messages are handled.
-        let _section = CallSection::enter();
         // Who waits for longer than the clock can count waits for ever.
         if self.inner.calls.directory.wait_for(name, Instant::now().checked_add(timeout)) {
             return Ok(());

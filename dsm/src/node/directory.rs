@@ -15,7 +15,7 @@ use super::control_stubs as wire;
 use crate::config::rpc::DEPARTED_MAX;
 use crate::fork;
 use crate::page::{GlobalAddr, Incarnation, NodeId, PageId};
-use crate::rpc::{CallSection, PeerId, Registry};
+use crate::rpc::{PeerId, Registry};
 
 /// A node's copy of the directory; at the coordinator, the directory itself.
 #[derive(Default)]
@@ -129,8 +129,6 @@ pub(super) struct Servers {
 
 impl Registry for Servers {
     fn servers(&self, interface: &str) -> Vec<PeerId> {
-        // A handler that touches shared memory may have this thread hear of a departure.
-        let _section = CallSection::enter();
         // A forked child finds no server: the directory may be locked by a thread of its parent.
         let node = self.node.upgrade().filter(|_| !fork::is_child());
         node.map(|inner| inner.calls.directory.servers(interface)).unwrap_or_default()

@@ -3,14 +3,13 @@
 
 use std::sync::Arc;
 
-use parking_lot::MutexGuard;
-
+use super::entry::Entry;
 use super::reception::Receiver;
 use super::wait_times::WaitKind;
-use super::{Inner, Locked, exit};
+use super::{Inner, exit};
 use crate::coherence::{Failure, Input, OpId};
-use crate::config::node::{ACTIVE_TICK, ANSWER_SOON, LOSS_NOTICE_WAIT};
-use crate::fault::{CoreSection, FaultSink, PageFault};
+use crate::config::node::{ANSWER_SOON, LOSS_NOTICE_WAIT};
+use crate::fault::{FaultSink, PageFault};
 use crate::machine::{Event, Machine, Outcome, describe};
 use crate::membership::Membership;
 use crate::page::{Access, PageId, Time};
@@ -25,8 +24,7 @@ enum End {
 
 impl FaultSink for Inner {
     fn resolve(&self, fault: PageFault) {
-        let _section = CoreSection::enter();
-        let mut locked = self.lock();
+        let mut locked = self.enter();
         if let Some(end) = end_of_memory(&locked.machine) {
             drop(locked);
             self.die_at_end(&fault, &end);
@@ -65,8 +63,7 @@ impl FaultSink for Inner {
     }
 
     fn submit(&self, fault: PageFault) {
-        let _section = CoreSection::enter();
-        let mut locked = self.lock();
+        let mut locked = self.enter();
         if let Some(end) = end_of_memory(&locked.machine) {
             drop(locked);
             self.die_at_end(&fault, &end);
@@ -90,8 +87,7 @@ impl FaultSink for Inner {
     }
 
     fn attend(&self) {
-        let _section = CoreSection::enter();
-        let mut locked = self.lock();
+        let mut locked = self.enter();
         if matches!(locked.reception.receiver(), Receiver::Waiter(_)) {
             return; // another thread receives, and maps what comes
         }
@@ -104,7 +100,7 @@ impl FaultSink for Inner {
 }
 
 impl Inner {
-    fn start_fault(&self, locked: &mut MutexGuard<'_, Locked>, now: Time, op: OpId, fault: &PageFault) {
+    fn start_fault(&self, locked: &mut Entry<'_>, now: Time, op: OpId, fault: &PageFault) {
         let PageFault { page, access, instruction, thread } = *fault;
         let thread = u64::from(thread);
         let input = crate::coherence::Fault { op, thread, instruction, page, access };
@@ -137,17 +133,14 @@ impl Inner {
     /// The process with which a page was lost. The home's notice may come after the protocol's message.
     fn await_notice_of_loss(&self, page: PageId) -> Option<Arc<str>> {
         let until = self.now() + LOSS_NOTICE_WAIT;
-        let _section = CoreSection::enter();
-        let mut locked = self.lock();
+        let mut locked = self.enter();
         loop {
             let process = locked.machine.lost_with(page);
             let ended = end_of_memory(&locked.machine).is_some();
             if process.is_some() || ended || self.now() >= until {
                 return process;
             }
-            let cell = locked.ops.begin();
-            let soon = self.now() + ACTIVE_TICK;
-            let _ = self.wait(&mut locked, &cell, Some(soon.min(until)));
+            self.wait_a_tick(&mut locked);
         }
     }
 

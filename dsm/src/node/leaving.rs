@@ -5,9 +5,7 @@ use std::sync::atomic::Ordering;
 
 use super::{Inner, LAST_BARRIER, Locked, Node, PROGRAM_BARRIER, interrupt, to_error};
 use crate::coherence::{BarrierId, Input};
-use crate::config::node::ACTIVE_TICK;
 use crate::error::{Error, Result};
-use crate::fault::CoreSection;
 use crate::fork;
 use crate::machine::{Command, Departing, Departure, Event, LeaveFailure, Outcome, describe};
 use crate::membership::Kind;
@@ -93,13 +91,8 @@ impl Inner {
 
     /// Takes all steps of a departure, and waits for its end.
     fn depart(&self, how: Departing) -> std::result::Result<(), LeaveFailure> {
-        let _section = CoreSection::enter();
-        let mut locked = self.lock();
-        let now = self.now();
-        let cell = locked.ops.begin();
-        let op = cell.op();
-        self.give(&mut locked, now, Event::Command { op, command: Command::Leave(how) });
-        self.settle(&mut locked, now);
+        let mut locked = self.enter();
+        let cell = self.start_op(&mut locked, |op| Event::Command { op, command: Command::Leave(how) });
         match self.wait(&mut locked, &cell, None) {
             Some(Outcome::Left(result)) => result,
             Some(Outcome::Coherence(_) | Outcome::Region(_) | Outcome::Membership) | None => Ok(()),
@@ -157,23 +150,17 @@ impl Inner {
     }
 
     pub(super) fn flush_while(&self, unfinished: impl Fn(&Locked) -> bool) {
-        let _section = CoreSection::enter();
-        let mut locked = self.lock();
+        let mut locked = self.enter();
         while unfinished(&locked) {
-            let cell = locked.ops.begin();
-            let soon = self.now() + ACTIVE_TICK;
-            let _ = self.wait(&mut locked, &cell, Some(soon));
+            self.wait_a_tick(&mut locked);
         }
     }
 
     /// Another thread leaves already: waits until it has, or has given up.
     fn await_departure(&self) -> Option<Unsaved> {
-        let _section = CoreSection::enter();
-        let mut locked = self.lock();
+        let mut locked = self.enter();
         while locked.machine.lifecycle().leaving_op().is_some() {
-            let cell = locked.ops.begin();
-            let soon = self.now() + ACTIVE_TICK;
-            let _ = self.wait(&mut locked, &cell, Some(soon));
+            self.wait_a_tick(&mut locked);
         }
         None
     }

@@ -8,7 +8,7 @@ use rustc_hash::FxHashMap;
 use super::Node;
 use super::lock_word::{Holder, LockWord};
 use crate::coherence::LockId;
-use crate::fault::{Arena, CoreSection};
+use crate::fault::Arena;
 use crate::machine::Host;
 use crate::page::{Access, Contents, Lent, LockWords, Memory, PageBuf, PageId, Span, Version};
 
@@ -54,10 +54,7 @@ impl LockHandle {
 impl Node {
     /// A handle of a lock, by which this node's threads take it.
     pub fn lock_handle(&self, lock: LockId) -> LockHandle {
-        {
-            let _section = CoreSection::enter();
-            self.inner.lock().words.handle(lock)
-        }
+        self.inner.enter().words.handle(lock)
     }
 }
 

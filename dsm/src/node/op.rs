@@ -39,9 +39,8 @@ impl WakeWord {
         let _ = self.0.compare_exchange(OPEN, COME, Ordering::AcqRel, Ordering::Acquire);
     }
 
-    /// The same, and wakes the thread if it is parked.
-    pub(super) fn unpark(&self) {
-        self.set();
+    /// Wakes the thread if it is parked: after the word was set.
+    pub(super) fn wake(&self) {
         futex_wake(&self.0);
     }
 
@@ -219,20 +218,18 @@ impl Ops {
         }
     }
 
-    /// Wakes the operation's parked thread.
-    pub(super) fn unpark(&self, op: OpId) {
-        if let Some(cell) = self.slot(op).and_then(|slot| slot.cell.as_ref()) {
-            cell.word.unpark();
-        }
+    /// Has the operation's parked thread come to the lock; returns what it is to be woken by.
+    pub(super) fn unpark(&self, op: OpId) -> Option<Arc<OpCell>> {
+        let cell = self.slot(op)?.cell.as_ref()?;
+        cell.word.set();
+        Some(cell.clone())
     }
 
-    /// Ends the search or the sleep of the operation's thread at the socket.
-    pub(super) fn summon(&self, op: OpId) {
-        let Some(Slot { cell: Some(cell), bell, .. }) = self.slot(op) else { return };
-        cell.word.set();
-        if let Some(bell) = bell {
-            bell.write(1).expect("an eventfd takes a 1");
-        }
+    /// Ends the search of the operation's thread; returns what ends its sleep at the socket.
+    pub(super) fn summon(&self, op: OpId) -> Option<Arc<EventFd>> {
+        let slot = self.slot(op)?;
+        slot.cell.as_ref()?.word.set();
+        slot.bell.clone()
     }
 
     /// All operations that have not ended.
@@ -282,7 +279,7 @@ mod tests {
         let third = ops.begin();
         assert_eq!(Arc::as_ptr(&third), kept, "nothing is allocated for a wait");
         assert!(!third.is_done() && !third.word.is_set());
-        third.word.unpark();
+        third.word.set();
         third.word.park(None);
     }
 }

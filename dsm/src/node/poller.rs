@@ -80,7 +80,7 @@ impl Poller {
 
     /// Ends the progress thread's sleep, now or when it next begins.
     pub(super) fn wake(&self) {
-        self.wake.write(1).expect("an eventfd takes a 1");
+        ring(&self.wake);
     }
 
     /// Sleeps until something happens or `timeout` is over, with `mask` instead of the thread's own.
@@ -117,6 +117,11 @@ impl Poller {
 pub(super) fn wake_event() -> Result<EventFd> {
     EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)
         .map_err(|errno| Error::os("eventfd", errno))
+}
+
+/// Wakes who sleeps on the event, now or when it next does.
+pub(super) fn ring(event: &EventFd) {
+    event.write(1).expect("an eventfd takes a 1");
 }
 
 /// Forgets the wake-ups so far.

@@ -4,12 +4,11 @@
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use parking_lot::MutexGuard;
-
+use super::entry::Entry;
 use super::poller::{Woken, has_datagram};
 use super::receive::{Found, Seeker};
 use super::reception::{Look, Receiver};
-use super::{Inner, Locked, exit, receive_buffer, time_slice};
+use super::{Inner, exit, receive_buffer, time_slice};
 use crate::config::node::ACTIVE_TICK;
 use crate::fault::CoreSection;
 use crate::machine::{Event, describe};
@@ -22,12 +21,12 @@ impl Inner {
         let mut buffer = receive_buffer();
         let mut section = CoreSection::enter();
         let (mut woken, mut polled_at) = (Woken::default(), self.now());
-        let mut locked = self.lock();
+        let mut locked = self.enter_in_section();
         while !self.stopping.load(Ordering::Acquire) {
             let now = self.now();
             if now >= polled_at + ACTIVE_TICK {
                 // While there is always something to receive it never sleeps, and processes end meanwhile.
-                MutexGuard::unlocked(&mut locked, || woken.add(self.poller.wait(Duration::ZERO, None)));
+                locked.unlocked(|| woken.add(self.poller.wait(Duration::ZERO, None)));
                 polled_at = now;
             }
             self.progress_word.reset();
@@ -52,7 +51,7 @@ impl Inner {
                     self.receive(&mut locked, &seeker, &mut buffer, sleep);
                 }
                 Look::Sleep(until) => {
-                    MutexGuard::unlocked(&mut locked, || sleep(until));
+                    locked.unlocked(|| sleep(until));
                 }
             }
         }
@@ -60,12 +59,11 @@ impl Inner {
     }
 
     /// What the progress thread does next.
-    fn look(&self, locked: &mut MutexGuard<'_, Locked>, now: Time) -> Look {
+    fn look(&self, locked: &mut Entry<'_>, now: Time) -> Look {
         let was_nobody = matches!(locked.reception.receiver(), Receiver::Nobody { .. });
         let unread = locked.reception.is_watched() && has_datagram(&self.socket);
         let due = self.due(locked);
         let look = locked.reception.look(now, unread, due);
-        self.act(locked);
         if was_nobody && locked.reception.receiver() == Receiver::Progress {
             // What was to be short is not.
             locked.patience.absence.lasts_too_long();
@@ -75,7 +73,7 @@ impl Inner {
     }
 
     /// What the poller reported: ended processes, errors of the socket.
-    fn take_in(&self, locked: &mut MutexGuard<'_, Locked>, woken: &mut Woken, now: Time) {
+    fn take_in(&self, locked: &mut Entry<'_>, woken: &mut Woken, now: Time) {
         for token in std::mem::take(&mut woken.ended) {
             if let Some(incarnation) = locked.watch.ended(token) {
                 self.process_ended(locked, incarnation);
@@ -89,7 +87,7 @@ impl Inner {
     }
 
     /// Leaves to a worker what the cores have noted: a subscriber may take long, or touch shared memory.
-    pub(super) fn tell_notes(&self, locked: &mut MutexGuard<'_, Locked>) {
+    pub(super) fn tell_notes(&self, locked: &mut Entry<'_>) {
         let notes = std::mem::take(&mut locked.notes);
         if !notes.is_empty() {
             locked.callers.defer(Deferred::Run(Box::new(|| notes.tell())));
@@ -98,13 +96,13 @@ impl Inner {
     }
 
     /// The `thread` backend's faults have no thread of ours that could be told.
-    fn report_failed_fault(&self, locked: &mut MutexGuard<'_, Locked>) {
+    fn report_failed_fault(&self, locked: &mut Entry<'_>) {
         if let Some(failure) = locked.failed_fault.take() {
             if self.is_ending() {
                 return; // the thread that waits for it ends with the process
             }
             let fatal = locked.machine.lifecycle().why().cloned();
-            let why = MutexGuard::unlocked(locked, || match fatal {
+            let why = locked.unlocked(|| match fatal {
                 Some(fatal) => describe(&fatal),
                 None => self.failure(failure).to_string(),
             });

@@ -1,13 +1,13 @@
 //! What a thread with the node's lock does: it gives events to the machine, sends and performs what comes out, and
 //! does what the table of reception asks for.
 
-use parking_lot::MutexGuard;
+use std::sync::Arc;
 
+use super::entry::Entry;
 use super::local::LocalMemory;
-use super::op::Audience;
+use super::op::{Audience, OpCell};
 use super::patience::Awaited;
 use super::receive::Found;
-use super::reception::{Action, Receiver};
 use super::{Inner, Locked};
 use crate::coherence::{Failure, OpId};
 use crate::config::node::ACTIVE_FOR;
@@ -82,8 +82,26 @@ impl Inner {
         machine.handle(now, event, &mut LocalMemory { arena: &self.arena, words });
     }
 
+    /// Gives it an event of now, and does what follows of it.
+    pub(super) fn tell(&self, locked: &mut Entry<'_>, event: Event<'_>) {
+        let now = self.now();
+        self.give(locked, now, event);
+        self.settle(locked, now);
+    }
+
+    /// The same with an event that begins an operation.
+    pub(super) fn start_op(
+        &self,
+        locked: &mut Entry<'_>,
+        event: impl FnOnce(OpId) -> Event<'static>,
+    ) -> Arc<OpCell> {
+        let cell = locked.ops.begin();
+        self.tell(locked, event(cell.op()));
+        cell
+    }
+
     /// Carries the cores' outputs around, sends what they want sent, and wakes whom that concerns.
-    pub(super) fn settle(&self, locked: &mut MutexGuard<'_, Locked>, now: Time) {
+    pub(super) fn settle(&self, locked: &mut Entry<'_>, now: Time) {
         let locked = &mut **locked;
         loop {
             let Locked { machine, words, .. } = &mut *locked;
@@ -101,29 +119,6 @@ impl Inner {
         }
         let due = if locked.has_work() { Time(0) } else { self.due(locked) };
         locked.reception.due(due);
-        self.act(locked);
-    }
-
-    /// Does what the table of reception asks for.
-    pub(super) fn act(&self, locked: &mut Locked) {
-        for action in locked.reception.take_actions() {
-            match action {
-                Action::Arm => self.poller.arm(&self.socket),
-                Action::Disarm => {
-                    self.progress_word.set();
-                    self.poller.disarm(&self.socket);
-                }
-                Action::Unpark(op) => locked.ops.unpark(op),
-                Action::WakeWorker(worker) => self.calls.workers[worker].word.unpark(),
-                Action::Summon(Receiver::Progress) => {
-                    self.progress_word.set();
-                    self.poller.wake();
-                }
-                Action::Summon(Receiver::Waiter(op)) => locked.ops.summon(op),
-                Action::Summon(Receiver::Worker(worker)) => self.calls.workers[worker].summon(),
-                Action::Summon(Receiver::Nobody { .. }) => {}
-            }
-        }
     }
 
     fn transmit(&self, locked: &mut Locked, now: Time) {
@@ -140,13 +135,7 @@ impl Inner {
     }
 
     /// Takes in what a thread has found at the socket, and looks at the timers.
-    pub(super) fn handle(
-        &self,
-        locked: &mut MutexGuard<'_, Locked>,
-        now: Time,
-        found: &Found,
-        buffer: &[u8],
-    ) {
+    pub(super) fn handle(&self, locked: &mut Entry<'_>, now: Time, found: &Found, buffer: &[u8]) {
         locked.machine.forget_asker();
         let before = (locked.machine.outputs(), locked.machine.calls().handled());
         match *found {

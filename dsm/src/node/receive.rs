@@ -10,8 +10,8 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use nix::sys::eventfd::EventFd;
-use parking_lot::MutexGuard;
 
+use super::entry::Entry;
 use super::op::{OpCell, WakeWord};
 use super::patience::{Awaited, Choice, Look, Looked, Others, Patience};
 use super::poller::{wait_for_datagram, wake_event};
@@ -19,12 +19,11 @@ use super::reception::{Receiver, Role};
 use super::{Inner, Locked, exit, receive_buffer};
 use crate::coherence::OpId;
 use crate::config::net::ERRORS_IN_A_ROW;
-use crate::config::node::ANSWER_LATE;
+use crate::config::node::{ACTIVE_TICK, ANSWER_LATE};
 use crate::error::Result;
 use crate::machine::{Event, Outcome};
 use crate::net::udp::Received;
 use crate::page::Time;
-use crate::rpc::CallSection;
 
 /// A thread at the socket.
 pub(super) struct Seeker<'a> {
@@ -75,7 +74,7 @@ impl Inner {
     /// says whether the socket has reports in its error queue.
     pub(super) fn receive(
         &self,
-        locked: &mut MutexGuard<'_, Locked>,
+        locked: &mut Entry<'_>,
         seeker: &Seeker<'_>,
         buffer: &mut [u8],
         sleep: impl FnOnce(Time) -> bool,
@@ -84,7 +83,7 @@ impl Inner {
         // Another thread wants this core: another core may be free.
         let elsewhere = locked.patience.company.wants_change();
         let patience = locked.patience;
-        let searched = MutexGuard::unlocked(locked, || {
+        let searched = locked.unlocked(|| {
             if elsewhere {
                 self.seat.change();
             }
@@ -188,7 +187,7 @@ impl Inner {
     /// when `deadline` came first; the operation is forgotten then.
     pub(super) fn wait(
         &self,
-        locked: &mut MutexGuard<'_, Locked>,
+        locked: &mut Entry<'_>,
         cell: &OpCell,
         deadline: Option<Time>,
     ) -> Option<Outcome> {
@@ -199,21 +198,25 @@ impl Inner {
         outcome
     }
 
+    /// Waits for what ends no operation: a tick, in which this thread receives as any other that waits.
+    pub(super) fn wait_a_tick(&self, locked: &mut Entry<'_>) {
+        let cell = locked.ops.begin();
+        let _ = self.wait(locked, &cell, Some(self.now() + ACTIVE_TICK));
+    }
+
     /// As [`Inner::wait`], but at the deadline the operation goes on, and is to be waited for again.
     ///
     /// The caller's section stays: a signal handler that ran in the middle of a wait could fault,
     /// and its own wait would leave the node without a receiver. Handlers run on other threads, or after.
     pub(super) fn wait_until(
         &self,
-        locked: &mut MutexGuard<'_, Locked>,
+        locked: &mut Entry<'_>,
         cell: &OpCell,
         deadline: Option<Time>,
     ) -> Option<Outcome> {
         let (op, mut look, mut kit) = (cell.op(), None, None);
-        let interrupted = usize::from(CallSection::is_open());
-        locked.interrupted += interrupted;
         let outcome = loop {
-            let served = self.serve_while_waiting(locked, op) > 0;
+            let served = self.hand_out_calls(locked) > 0;
             if let Some(outcome) = locked.ops.take(op) {
                 break Some(outcome);
             }
@@ -226,7 +229,7 @@ impl Inner {
             match self.role(locked, op, now, is_long) {
                 Role::Park => {
                     let timeout = deadline.map(|deadline| deadline.since(now).to_std());
-                    MutexGuard::unlocked(locked, || cell.word.park(timeout));
+                    locked.unlocked(|| cell.word.park(timeout));
                 }
                 Role::Receive => {
                     let look = *look.get_or_insert_with(|| self.choose(locked, now));
@@ -242,7 +245,6 @@ impl Inner {
         kit.map(|kit| self.kits.push(kit));
         let now = self.now();
         locked.waited_until = now;
-        locked.interrupted -= interrupted;
         if let Some(look) = look {
             locked.patience.learn(look, now.since(look.began));
         }
@@ -251,41 +253,30 @@ impl Inner {
             && (locked.patience.absence.begins(now) || locked.awaited() == Awaited::Stream);
         let due = self.due(locked);
         locked.reception.end(op, now, back_soon, due);
-        self.act(locked);
         outcome
     }
 
     /// Whether a thread that waits receives, or parks.
     pub(super) fn role(&self, locked: &mut Locked, op: OpId, now: Time, is_long: bool) -> Role {
         if is_long && locked.reception.long(op, self.due(locked)) {
-            self.act(locked);
             return Role::Park;
         }
         let this = Receiver::Waiter(op);
-        if let other @ Receiver::Waiter(receiver) = locked.reception.receiver()
-            && other != this
-            && CallSection::is_open()
-            && locked.in_calls == Some(receiver)
-        {
-            // It may be waiting for a lock that this thread had when it was interrupted.
-            locked.reception.vacate(now);
-        }
         let received = locked.reception.receiver() == this;
         let role = locked.reception.begin(op);
         if role == Role::Receive && !received {
             locked.patience.absence.ends(now);
         }
-        self.act(locked);
         role
     }
 
     /// How to wait for the answer.
-    fn choose(&self, locked: &mut MutexGuard<'_, Locked>, now: Time) -> Look {
+    fn choose(&self, locked: &mut Entry<'_>, now: Time) -> Look {
         let awaited = locked.awaited();
         let Choice { way, elsewhere } = locked.patience.choose(now, awaited);
         if elsewhere {
             // Without the lock: it may take until another thread's time slice is over.
-            MutexGuard::unlocked(locked, || self.seat.change());
+            locked.unlocked(|| self.seat.change());
         }
         Look { way, began: if elsewhere { self.now() } else { now }, awaited }
     }
@@ -295,21 +286,5 @@ impl Inner {
         let kit = kit.unwrap_or_else(|error| exit::die(format_args!("a thread cannot receive: {error}")));
         locked.ops.set_bell(op, &kit.bell);
         kit
-    }
-
-    /// Gives the calls what has come for them. While a thread waits that was interrupted with a lock of the
-    /// calls, its page must be received: who receives waits for no such lock, and leaves them to the progress thread.
-    fn serve_while_waiting(&self, locked: &mut MutexGuard<'_, Locked>, op: OpId) -> usize {
-        if locked.interrupted > 0 {
-            self.leave_calls(locked);
-            return 0;
-        }
-        let receives = locked.reception.receiver() == Receiver::Waiter(op);
-        locked.in_calls = receives.then_some(op).or(locked.in_calls);
-        let queued = self.hand_out_calls(locked);
-        if receives && locked.in_calls == Some(op) {
-            locked.in_calls = None;
-        }
-        queued
     }
 }

@@ -257,11 +257,6 @@ impl Reception {
         }
     }
 
-    /// The receiver waits for what another thread has, and cannot come to the lock before that thread has received.
-    pub(super) fn vacate(&mut self, now: Time) {
-        self.change(Receiver::Nobody { since: now });
-    }
-
     /// A timer must be looked at: a receiver that would come too late for it must come earlier.
     pub(super) fn due(&mut self, at: Time) {
         if self.wakes_at.is_some_and(|wakes_at| at + ACTIVE_TICK < wakes_at)

@@ -1,9 +1,5 @@
 //! Calls between nodes: the node's sessions carry them, and its workers run them.
 //!
-//! The calls have locks of their own (`crate::rpc`), which are taken before the node's. So what the cores
-//! find for them is put aside under the node's lock and handled without it ([`Inner::handle_calls`]), by
-//! whoever receives.
-//!
 //! Workers are leaders and followers. The leader receives for the node, like every thread that waits;
 //! when calls come it passes the socket on and runs them itself, so that no wake-up lies between a
 //! datagram and its method. How it passes the socket on depends on what is known of the method:
@@ -18,13 +14,14 @@ use std::time::Instant;
 
 use nix::sys::eventfd::EventFd;
 use nix::sys::signal::SigmaskHow;
-use parking_lot::{Condvar, MutexGuard};
+use parking_lot::Condvar;
 
 use super::collective::Mailbox;
 use super::directory::Directory;
+use super::entry::Entry;
 use super::leaving::current_thread;
 use super::op::WakeWord;
-use super::poller::drain;
+use super::poller::{drain, ring};
 use super::receive::Seeker;
 use super::reception::{Receiver, Role};
 use super::{Inner, Locked, Node, receive_buffer, time_since, time_slice};
@@ -52,16 +49,7 @@ pub(super) struct Worker {
     /// It is idle on it, and its search ends when it is set.
     pub(super) word: WakeWord,
     /// Ends its sleep at the socket.
-    wake: EventFd,
-}
-
-impl Worker {
-    /// The leading worker goes back to the lock: it must not take datagrams that a thread waits for, and
-    /// must run what others have queued.
-    pub(super) fn summon(&self) {
-        self.word.set();
-        self.wake.write(1).expect("an eventfd takes a 1");
-    }
+    pub(super) wake: EventFd,
 }
 
 impl Calls {
@@ -97,7 +85,7 @@ impl Inner {
     }
 
     /// The same, for a thread that runs no calls: workers are woken.
-    pub(super) fn hand_out_calls(&self, locked: &mut MutexGuard<'_, Locked>) -> usize {
+    pub(super) fn hand_out_calls(&self, locked: &mut Entry<'_>) -> usize {
         let queued = self.handle_calls(locked);
         self.wake_workers_for(locked, queued);
         queued
@@ -110,7 +98,6 @@ impl Inner {
             return 0;
         }
         let woken = locked.reception.jobs(calls);
-        self.act(locked);
         if woken < calls {
             self.wake_system_worker(locked);
         }
@@ -144,17 +131,9 @@ impl Inner {
         })));
     }
 
-    /// Leaves what has come for the calls to the progress thread.
-    pub(super) fn leave_calls(&self, locked: &Locked) {
-        if locked.has_work() {
-            self.poller.wake();
-        }
-    }
-
     /// Does something to the machine and sends what follows of it.
     pub(super) fn command<T>(&self, command: impl FnOnce(&mut Machine) -> T) -> T {
-        let _section = CoreSection::enter();
-        let mut locked = self.lock();
+        let mut locked = self.enter();
         let result = command(&mut locked.machine);
         let now = self.now();
         self.settle(&mut locked, now);
@@ -163,8 +142,7 @@ impl Inner {
     }
 
     fn wait_signal(&self, signal: &Signal, until: Option<Time>) {
-        let _section = CoreSection::enter();
-        let mut locked = self.lock();
+        let mut locked = self.enter();
         let cell = locked.ops.begin();
         let op = cell.op();
         signal.set_mark(op.0);
@@ -195,13 +173,11 @@ impl Inner {
     /// Receives for the node, if it leads, or is idle, until calls are there to run. A worker that has run some may
     /// take the socket.
     fn wait_for_jobs(&self, number: usize, has_run: bool, buffer: &mut [u8]) {
-        let _section = CoreSection::enter();
-        let mut locked = self.lock();
+        let mut locked = self.enter();
         let Worker { word, wake } = &self.calls.workers[number];
         word.reset();
         let mut role = if has_run { locked.reception.lead(number) } else { locked.reception.rest(number) };
         loop {
-            self.act(&mut locked);
             if role == Role::Receive {
                 // It runs them itself, and wakes no worker for them.
                 let _ = self.handle_calls(&mut locked);
@@ -211,7 +187,8 @@ impl Inner {
                 return self.pass_on(&mut locked, number, queued);
             }
             if role == Role::Park {
-                return MutexGuard::unlocked(&mut locked, || word.park(None));
+                drop(locked);
+                return word.park(None);
             }
             let (thread, until) = (Receiver::Worker(number), self.due(&locked));
             let seeker = Seeker { thread, word, look: None, until };
@@ -225,11 +202,10 @@ impl Inner {
     }
 
     /// This worker will run `queued` calls, or stop: others may receive, and run what may have to wait long.
-    fn pass_on(&self, locked: &mut MutexGuard<'_, Locked>, number: usize, queued: usize) {
+    fn pass_on(&self, locked: &mut Entry<'_>, number: usize, queued: usize) {
         let is_slow = queued == 0 || locked.machine.calls().is_next_slow();
         let (now, due) = (self.now(), self.due(locked));
         locked.reception.run(number, now, !is_slow, due);
-        self.act(locked);
         if is_slow {
             self.wake_workers_for(locked, queued.saturating_sub(1));
         }
@@ -270,8 +246,9 @@ impl Inner {
     pub(super) fn wake_workers(&self) {
         self.calls.endpoint.wake_workers();
         for worker in &self.calls.workers {
-            worker.word.unpark();
-            worker.summon();
+            worker.word.set();
+            worker.word.wake();
+            ring(&worker.wake);
         }
     }
 }
@@ -348,15 +325,11 @@ struct NodePort {
 
 impl NodePort {
     /// The node, under its lock, and the time; nothing if it is gone.
-    fn locked<R>(&self, act: impl FnOnce(&Inner, &mut MutexGuard<'_, Locked>, Time) -> R) -> Option<R> {
+    fn locked<R>(&self, act: impl FnOnce(&Inner, &mut Entry<'_>, Time) -> R) -> Option<R> {
         let inner = self.node.upgrade()?;
-        let section = CoreSection::enter();
-        let mut locked = inner.lock();
+        let mut locked = inner.enter();
         let now = inner.now();
-        let result = act(&inner, &mut locked, now);
-        drop(locked);
-        drop(section);
-        Some(result)
+        Some(act(&inner, &mut locked, now))
     }
 }
 
@@ -406,7 +379,7 @@ impl Port for NodePort {
         self.locked(|inner, locked, _| {
             debug_assert_eq!(rank, Rank::System, "workers wait in `wait_for_jobs`");
             while locked.work_len(rank) == 0 && !done() {
-                inner.calls.system_arrived.wait(locked);
+                locked.sleep_on(&inner.calls.system_arrived);
             }
         });
     }
@@ -478,7 +451,6 @@ mod tests {
             bytes[16..24].copy_from_slice(&method.id.to_le_bytes());
             bytes
         };
-        let section = CoreSection::enter();
 
         // As when it comes in a datagram.
         let queue = |locked: &mut Locked, sequence| {
@@ -489,7 +461,7 @@ mod tests {
         let mut sent = 0;
         until("the worker leads", || {
             let has_run = ran() == sent;
-            let mut locked = inner.lock();
+            let mut locked = inner.enter();
             if locked.reception.receiver() == Receiver::Worker(0) && locked.reception.is_away() {
                 return has_run;
             }
@@ -501,14 +473,12 @@ mod tests {
             }
             false
         });
-        let mut locked = inner.lock();
+        let mut locked = inner.enter();
         queue(&mut locked, sent);
         assert_eq!(inner.hand_out_calls(&mut locked), 1);
-        let told = inner.calls.workers[0].word.is_set();
-        assert!(told, "it would see the call when its next timer is due");
+        assert!(!locked.reception.is_away(), "it would see the call when its next timer is due");
         drop(locked);
         until("the worker runs what is queued while it leads", || ran() == sent + 1);
-        drop(section);
         node.request_shutdown();
     }
 }

@@ -6,9 +6,8 @@
 
 use std::time::Instant;
 
-use parking_lot::MutexGuard;
-
 use super::control_stubs::NodeClient;
+use super::entry::Entry;
 use super::leaving::current_thread;
 use super::local::LockHandle;
 use super::wait_times::WaitKind;
@@ -16,7 +15,6 @@ use super::{Inner, LAST_BARRIER, Locked, Node, PROGRAM_BARRIER, exit, to_error};
 use crate::coherence::{Attempt, BarrierId, Coherence, Failure, Input, LockId, NodeSet, OpId};
 use crate::config::node::{LONG_WAIT, QUESTION_MAX};
 use crate::error::{Error, Result};
-use crate::fault::CoreSection;
 use crate::fork;
 use crate::machine::{Command, Event, Outcome};
 use crate::membership::{Kind, Member};
@@ -125,8 +123,7 @@ impl Inner {
         fork::check()?;
         let (cell, began, outcome) = {
             self.sleep_if_ending(current_thread);
-            let _section = CoreSection::enter();
-            let mut locked = self.lock();
+            let mut locked = self.enter();
             check(&locked)?;
             let began = self.now();
             let cell = locked.ops.begin();
@@ -146,8 +143,7 @@ impl Inner {
             let seconds = self.now().since(began).0 / 1_000_000_000;
             let whom = self.describe(goal, QUESTION_MAX);
             exit::tell(format_args!("{who} has waited for {seconds} s for {whom}"));
-            let _section = CoreSection::enter();
-            let mut locked = self.lock();
+            let mut locked = self.enter();
             let outcome = self.wait_until(&mut locked, &cell, until);
             self.check_wait(&mut locked, (goal, began), outcome.is_some())?;
             if let Some(outcome) = outcome {
@@ -155,9 +151,7 @@ impl Inner {
             }
         }
         let outcome = {
-            let _section = CoreSection::enter();
-            let mut locked = self.lock();
-            let now = self.now();
+            let mut locked = self.enter();
             // It may have ended since; then nothing is withdrawn.
             let op = cell.op();
             if !cell.is_done() {
@@ -165,8 +159,7 @@ impl Inner {
                     Goal::Lock(lock) => Input::AbandonLock { op, lock },
                     Goal::Barrier(barrier) => Input::WithdrawBarrier { op, barrier },
                 };
-                self.give(&mut locked, now, Event::Thread(input));
-                self.settle(&mut locked, now);
+                self.tell(&mut locked, Event::Thread(input));
             }
             let outcome = self.wait(&mut locked, &cell, None);
             self.check_wait(&mut locked, (goal, began), true)?;
@@ -182,12 +175,7 @@ impl Inner {
     }
 
     /// As [`check_end`](Self::check_end); a wait that has ended, or that the node's end ends, is counted.
-    fn check_wait(
-        &self,
-        locked: &mut MutexGuard<'_, Locked>,
-        (goal, began): (Goal, Time),
-        has_ended: bool,
-    ) -> Result<()> {
+    fn check_wait(&self, locked: &mut Entry<'_>, (goal, began): (Goal, Time), has_ended: bool) -> Result<()> {
         let until = locked.waited_until;
         let checked = self.check_end(locked);
         if has_ended || checked.is_err() {
@@ -198,9 +186,9 @@ impl Inner {
 
     /// After a wait: an error if the node cannot go on. What a wait failed of while the process ends may be
     /// that other ranks end too; a user would read that error.
-    fn check_end(&self, locked: &mut MutexGuard<'_, Locked>) -> Result<()> {
+    fn check_end(&self, locked: &mut Entry<'_>) -> Result<()> {
         if self.is_ending() {
-            MutexGuard::unlocked(locked, || self.sleep_if_ending(current_thread));
+            locked.unlocked(|| self.sleep_if_ending(current_thread));
         }
         locked.machine.lifecycle().why().map_or(Ok(()), |why| Err(to_error(why)))
     }

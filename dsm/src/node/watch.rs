@@ -4,9 +4,9 @@
 use std::os::fd::OwnedFd;
 
 use nix::errno::Errno;
-use parking_lot::MutexGuard;
 use tracing::Level;
 
+use super::entry::Entry;
 use super::{Inner, Locked, Node, poller};
 use crate::fork;
 use crate::machine::Event;
@@ -104,13 +104,13 @@ impl Inner {
 
     /// Looks at processes of this host that have been silent for long: one that a debugger has stopped is
     /// waited for, and a line says so.
-    pub(super) fn inspect_processes(&self, locked: &mut MutexGuard<'_, Locked>) {
+    pub(super) fn inspect_processes(&self, locked: &mut Entry<'_>) {
         let inspections = std::mem::take(&mut locked.inspections);
         if inspections.is_empty() {
             return;
         }
         let is_traced = |pid: u32| process_stat(pid).is_some_and(|stat| stat.is_traced);
-        let traced: Vec<Incarnation> = MutexGuard::unlocked(locked, || {
+        let traced: Vec<Incarnation> = locked.unlocked(|| {
             inspections.into_iter().filter(|(_, pid)| is_traced(*pid)).map(|(of, _)| of).collect()
         });
         let now = self.now();
@@ -119,7 +119,7 @@ impl Inner {
         }
     }
 
-    pub(super) fn process_ended(&self, locked: &mut MutexGuard<'_, Locked>, incarnation: Incarnation) {
+    pub(super) fn process_ended(&self, locked: &mut Entry<'_>, incarnation: Incarnation) {
         let now = self.now();
         self.give(locked, now, Event::ProcessEnded(incarnation));
     }
