@@ -41,7 +41,7 @@ mod wait_times;
 mod watch;
 
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
 use std::thread::JoinHandle;
 use std::time::Instant;
@@ -112,6 +112,8 @@ struct Inner {
     progress_word: WakeWord,
     seat: Seat,
     clock: Instant,
+    /// See [`Inner::coarse_now`].
+    coarse_clock: AtomicU64,
     calls: rpc::Calls,
     /// What threads at the socket need, and no thread uses now.
     kits: ArrayQueue<Kit>,
@@ -403,6 +405,7 @@ impl Inner {
             poller,
             progress_word: WakeWord::default(),
             clock,
+            coarse_clock: AtomicU64::new(0),
             calls: rpc::Calls::new(node.clone(), clock, workers),
             seat: Seat::new(),
             kits,
@@ -435,6 +438,11 @@ impl Inner {
 
     fn now(&self) -> Time {
         time_since(self.clock)
+    }
+
+    /// When the progress thread last looked: at most 250 ms ago if it got a core, and one load.
+    fn coarse_now(&self) -> Time {
+        Time(self.coarse_clock.load(Ordering::Relaxed))
     }
 
     fn with_machine<T>(&self, look: impl FnOnce(&mut Machine) -> T) -> T {

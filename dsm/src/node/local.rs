@@ -10,7 +10,7 @@ use super::lock_word::{Holder, LockWord};
 use crate::coherence::LockId;
 use crate::fault::Arena;
 use crate::machine::Host;
-use crate::page::{Access, Contents, Lent, LockWords, Memory, PageBuf, PageId, Span, Version};
+use crate::page::{Access, Contents, Lent, LockWords, Memory, PageBuf, PageId, Time, Version};
 
 /// A lock, as the threads of one node know it. Of use only to the node that made it.
 #[derive(Debug)]
@@ -28,15 +28,15 @@ struct LocalLock {
 
 impl LockHandle {
     /// Takes the lock by its word; `None` if the core must be asked.
-    pub(super) fn try_take(&self) -> Option<u64> {
+    pub(super) fn try_take(&self, now: Time) -> Option<u64> {
         let token = self.local.word.try_take()?;
-        self.taken();
+        self.taken(now);
         Some(token)
     }
 
     /// This thread has got the lock.
-    pub(super) fn taken(&self) {
-        self.local.holder.set();
+    pub(super) fn taken(&self, now: Time) {
+        self.local.holder.set(now);
     }
 
     /// Gives the lock back by its word; false if the core must be told instead.
@@ -81,9 +81,9 @@ impl LockTable {
         LockHandle { lock, local }
     }
 
-    /// How long a thread of this node has had a lock; `None` if none has it.
-    pub(super) fn held_for(&self, lock: PageId) -> Option<Span> {
-        self.words.get(&lock)?.holder.held_for()
+    /// Since when a thread of this node has had a lock; `None` if none has it.
+    pub(super) fn held_since(&self, lock: PageId) -> Option<Time> {
+        self.words.get(&lock)?.holder.held_since()
     }
 
     /// See [`Host::end_lending`].

@@ -7,9 +7,7 @@
 
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
-use nix::time::{ClockId, clock_gettime};
-
-use crate::page::{Lent, Span};
+use crate::page::{Lent, Time};
 
 /// The core decides.
 const RECALLED: u64 = 0;
@@ -37,14 +35,13 @@ const _: () = assert!(RECALLED == 0, "the default of a word");
 pub(super) struct Holder {
     /// Zero: no thread.
     thread: AtomicUsize,
-    /// By the clock of [`coarse_now`], in nanoseconds.
     since: AtomicU64,
 }
 
 impl Holder {
     /// This thread has got the lock.
-    pub(super) fn set(&self) {
-        self.since.store(coarse_now(), Ordering::Relaxed);
+    pub(super) fn set(&self, now: Time) {
+        self.since.store(now.0, Ordering::Relaxed);
         self.thread.store(this_thread(), Ordering::Release);
     }
 
@@ -57,10 +54,10 @@ impl Holder {
         self.thread.load(Ordering::Relaxed) == this_thread()
     }
 
-    /// How long the lock has been held; `None` if no thread of this node has it.
-    pub(super) fn held_for(&self) -> Option<Span> {
+    /// Since when the lock has been held; `None` if no thread of this node has it.
+    pub(super) fn held_since(&self) -> Option<Time> {
         let is_held = self.thread.load(Ordering::Acquire) != 0;
-        is_held.then(|| Span(coarse_now().saturating_sub(self.since.load(Ordering::Relaxed))))
+        is_held.then(|| Time(self.since.load(Ordering::Relaxed)))
     }
 }
 
@@ -70,12 +67,6 @@ fn this_thread() -> usize {
         static MARK: u8 = const { 0 };
     }
     MARK.with(|mark| std::ptr::from_ref(mark).addr())
-}
-
-/// Nanoseconds of a clock that is some milliseconds coarse, and read in a few nanoseconds.
-fn coarse_now() -> u64 {
-    clock_gettime(ClockId::CLOCK_MONOTONIC_COARSE)
-        .map_or(0, |now| now.tv_sec().unsigned_abs() * 1_000_000_000 + now.tv_nsec().unsigned_abs())
 }
 
 impl LockWord {

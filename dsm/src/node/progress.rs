@@ -24,6 +24,7 @@ impl Inner {
         let mut locked = self.enter_in_section();
         while !self.stopping.load(Ordering::Acquire) {
             let now = self.now();
+            self.coarse_clock.store(now.0, Ordering::Relaxed);
             if now >= polled_at + ACTIVE_TICK {
                 // While there is always something to receive it never sleeps, and processes end meanwhile.
                 locked.unlocked(|| woken.add(self.poller.wait(Duration::ZERO, None)));

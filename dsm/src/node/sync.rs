@@ -42,7 +42,7 @@ impl Node {
     /// before `until`; the request is withdrawn then.
     pub fn lock(&self, handle: &LockHandle, until: Option<Instant>) -> Result<u64> {
         fork::check()?;
-        if let Some(token) = handle.try_take() {
+        if let Some(token) = handle.try_take(self.inner.coarse_now()) {
             return Ok(token);
         }
         self.check_not_left()?;
@@ -54,21 +54,21 @@ impl Node {
         let token = self.inner.wait_for_ranks(Goal::Lock(lock), until, |op| {
             Event::Thread(Input::Lock { op, lock, attempt: Attempt::Wait })
         })?;
-        handle.taken();
+        handle.taken(self.inner.coarse_now());
         Ok(token)
     }
 
     /// Takes a lock if it is free; returns its fencing token then.
     pub fn try_lock(&self, handle: &LockHandle) -> Result<Option<u64>> {
         fork::check()?;
-        if let Some(token) = handle.try_take() {
+        if let Some(token) = handle.try_take(self.inner.coarse_now()) {
             return Ok(Some(token));
         }
         let lock = handle.lock;
         let input = |op| Input::Lock { op, lock, attempt: Attempt::Try };
         match self.inner.call(|op| Event::Thread(input(op)))? {
             Outcome::Coherence(Ok(token)) => {
-                handle.taken();
+                handle.taken(self.inner.coarse_now());
                 Ok(Some(token))
             }
             Outcome::Coherence(Err(Failure::LockBusy)) => Ok(None),
@@ -362,7 +362,8 @@ impl Inner {
 
     /// How long a thread of this node has had a lock.
     pub(super) fn lock_held_for(&self, lock: PageId) -> Option<Span> {
-        self.with_locked(|locked| locked.words.held_for(lock))
+        let since = self.with_locked(|locked| locked.words.held_since(lock))?;
+        Some(self.now().since(since))
     }
 
     /// The barriers and collective operations that this rank's threads wait in, in words.
