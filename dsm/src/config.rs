@@ -52,6 +52,9 @@ pub mod net {
     pub const ACK_DELAY_MAX: Span = Span::from_us(200);
     /// Longest handshake; then the connection attempt ends with an error.
     pub const HANDSHAKE_TIMEOUT: Span = Span::from_ms(3_000);
+    /// Longest that a peer takes to show that it knows of a session that it has welcomed; then the attempt begins
+    /// anew, since the peer may have forgotten it. Several probe timeouts.
+    pub const WELCOMED_MAX: Span = Span::from_ms(1_000);
     /// Wait before a hello is repeated; it doubles.
     pub const HELLO_RETRY: Span = Span::from_ms(10);
     /// Longest wait before a hello is repeated.

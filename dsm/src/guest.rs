@@ -282,6 +282,7 @@ impl Carrier {
                 MutexGuard::unlocked(shared, || self.socket.pause());
             }
             Ok(Received::Nothing) => {
+                shared.net.handle_drained(now);
                 let until = until.min(shared.due()).min(shared.next_look);
                 shared.sleep_until = until;
                 MutexGuard::unlocked(shared, || self.sleep(until.since(now).to_std()));

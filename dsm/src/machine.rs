@@ -67,6 +67,8 @@ pub(crate) mod close {
     pub(crate) const ENDS: u16 = 1;
     /// The peer was taken out of the cluster, because.
     pub(crate) const EVICTED: u16 = 2;
+    /// Messages between two members may be lost: they have no session any more.
+    pub(crate) const SEVERED: u16 = 3;
 }
 
 /// What a machine changes in its process: pages and lock words, called under the node's lock and complete on
@@ -193,6 +195,8 @@ pub struct Audit {
     pub waiting: usize,
     /// Suspicions that are open.
     pub suspicions: usize,
+    /// A member that has welcomed a session and has not shown that it knows of it.
+    pub welcomed: Option<Incarnation>,
 }
 
 /// What a machine is to be.
@@ -270,7 +274,8 @@ struct Cores {
 
 impl Machine {
     /// A node that has not started.
-    pub fn new(endpoint: Endpoint, config: MachineConfig) -> Self {
+    pub fn new(mut endpoint: Endpoint, config: MachineConfig) -> Self {
+        endpoint.set_rules(config.rules.net());
         let cores = Cores {
             intro: config.intro,
             rules: config.rules,
@@ -332,7 +337,10 @@ impl Machine {
                 });
             }
             Event::Refused(addr) => self.endpoint.handle_refused(now, addr),
-            Event::Drained(at) => self.cores.drained_at = self.cores.drained_at.max(Some(at)),
+            Event::Drained(at) => {
+                self.cores.drained_at = self.cores.drained_at.max(Some(at));
+                self.endpoint.handle_drained(at);
+            }
             Event::Timer => self.tick(now, host),
             Event::ProcessEnded(of) => self.cores.observe(now, Observation::ProcessEnded(of)),
             Event::Watched(of) => self.cores.observe(now, Observation::Watched(of, true)),
@@ -510,7 +518,11 @@ impl Machine {
     /// The lengths of its queues.
     pub fn audit(&self) -> Audit {
         let (early_members, early_stranger) = self.cores.gate.held();
+        let mut connecting = self.cores.connecting.iter();
+        let welcomed = connecting.find(|(session, _)| self.endpoint.is_welcomed(**session));
+        let member = welcomed.and_then(|(_, &node)| self.membership()?.view().member(node));
         Audit {
+            welcomed: member.map(|member| member.intro.incarnation),
             early_members,
             early_stranger,
             waiting: self.cores.egress.longest(),
@@ -536,8 +548,11 @@ impl Machine {
             self.cores.listening_since = now;
         }
         self.cores.next_heartbeat = now + HEARTBEAT;
-        self.end_departed_sessions(now);
-        self.close_silent_guests(now);
+        if self.cores.drained_at.is_some() {
+            // What they have said lies in the socket otherwise.
+            self.end_departed_sessions(now);
+            self.close_silent_guests(now);
+        }
         if let Some(membership) = &mut self.cores.membership {
             membership.return_idle_uses();
         }

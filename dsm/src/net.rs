@@ -15,6 +15,7 @@ mod endpoint;
 mod handshake;
 pub mod inject;
 mod message;
+mod mutation;
 mod session;
 mod transmit;
 pub mod udp;
@@ -28,7 +29,8 @@ pub use endpoint::{
     CLOSE_VIOLATION, CloseReason, ConnectError, ConnectRefused, Endpoint, EndpointConfig, Event,
     SessionHandle, Side,
 };
-pub use handshake::{ClusterKey, Version};
+pub use handshake::{ClusterKey, Series, Version};
 pub use message::{OutMessage, Priority};
+pub use mutation::{Mutation, Rules};
 pub use session::{SendError, Violation};
 pub use transmit::{Transmit, TransmitBuf};

@@ -15,6 +15,13 @@ fn run(seed: u64) -> MachinesWork {
     }
 }
 
+/// A process that got no core took the answers in its socket for none, began a session anew, and a page that its
+/// peer had sent in the one before was lost.
+#[test]
+fn a_session_that_is_begun_anew_loses_no_message() {
+    run(39_373);
+}
+
 /// A run that does less than this proves nothing: all work of the seeds is counted, for each seed on average.
 #[test]
 fn no_seed_of_the_machines_rig_breaks_a_rule() {

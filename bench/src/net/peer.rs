@@ -179,7 +179,11 @@ impl Peer {
                     });
                 }
             }
-            Received::Refused { .. } | Received::Failing { .. } | Received::Nothing => std::hint::spin_loop(),
+            Received::Nothing => {
+                self.endpoint.handle_drained(now);
+                std::hint::spin_loop();
+            }
+            Received::Refused { .. } | Received::Failing { .. } => std::hint::spin_loop(),
         }
         while let Some(event) = self.endpoint.poll_event() {
             match event {

@@ -12,12 +12,19 @@ use crate::config::net::SESSIONS_CROWD;
 use crate::config::node::{CONSENT_MAX, FLUSH_MAX};
 use crate::config::rpc::SILENCE_MAX;
 use crate::membership::{COORDINATOR, Death, Kind, Member, Membership, Observation};
-use crate::net::{CloseReason, ConnectRefused, Event as NetEvent, SessionHandle};
+use crate::net::{CloseReason, ConnectRefused, Event as NetEvent, Series, SessionHandle};
 use crate::page::{Incarnation, NodeId, PeerId, Span, Time};
+
+/// Why a session with a member is ended that is not evicted.
+const SEVERED: &str = "messages of an earlier session may be lost";
 
 impl Machine {
     pub(super) fn on_net_event<H: Host>(&mut self, now: Time, event: NetEvent, host: &mut H) {
         match event {
+            NetEvent::Connected { session, incarnation, .. } if self.cores.routes.is_severed(incarnation) => {
+                self.cores.connecting.remove(&session);
+                self.endpoint.close(now, session, close::SEVERED, SEVERED);
+            }
             NetEvent::Connected { session, incarnation, .. } => {
                 self.cores.routes.connected(session, incarnation);
                 if self.cores.coordinator_session == Some(session) {
@@ -28,17 +35,20 @@ impl Machine {
                 self.cores.connecting.remove(&session);
                 self.on_new_view(now, host);
             }
-            NetEvent::ConnectFailed { session, error, .. } => {
+            NetEvent::ConnectFailed { session, error, series, .. } => {
                 if self.cores.coordinator_session == Some(session) {
                     self.cores.end_with(Why::NotJoined(error.to_string()));
                 } else if let Some(node) = self.cores.connecting.remove(&session) {
                     self.cores.note(Level::DEBUG, format!("no session with {node}: {error}"));
                     // A busy host may answer too late; the deadline of the join ends this.
-                    self.connect_to(now, node);
+                    self.connect_to(now, node, Some(series));
                 }
             }
             NetEvent::Closed { session, reason } => {
                 let peer = self.cores.routes.peer(session);
+                if let (Some(peer), CloseReason::Replaced) = (peer, &reason) {
+                    self.sever(now, peer);
+                }
                 let said = self.on_closed(now, session, Some(reason));
                 if let (Some(peer), Some(why)) = (peer, said) {
                     self.cores.observe(now, Observation::SaidEnd(peer.incarnation, why));
@@ -151,13 +161,30 @@ impl Machine {
         None
     }
 
-    /// Begins a session with a member.
-    fn connect_to(&mut self, now: Time, node: NodeId) {
+    /// A member has begun a second session in place of one that it knew. What was sent there and not acknowledged may
+    /// have arrived or not, so it can be sent neither again nor not at all: the two members have no session any
+    /// more, hear nothing of each other, and one of them has to go.
+    fn sever(&mut self, now: Time, peer: PeerId) {
+        let text = format!("{} has begun a second session: messages may be lost", peer.node);
+        self.cores.note(Level::WARN, text);
+        for session in self.cores.routes.sever(peer.incarnation) {
+            self.endpoint.close(now, session, close::SEVERED, SEVERED);
+            // No event tells of an end that comes from here.
+            let _ = self.on_closed(now, session, None);
+        }
+    }
+
+    /// Begins a session with a member, or, in a series of attempts, begins it anew.
+    fn connect_to(&mut self, now: Time, node: NodeId, series: Option<Series>) {
         let view = self.cores.membership.as_ref().map(Membership::view);
         let Some(addr) = view.and_then(|view| view.member(node)).map(|member| member.intro.addr) else {
             return;
         };
-        match self.endpoint.connect(now, addr) {
+        let begun = match series {
+            Some(series) => self.endpoint.connect_again(now, addr, series),
+            None => self.endpoint.connect(now, addr),
+        };
+        match begun {
             Ok(session) => {
                 self.cores.connecting.insert(session, node);
             }
@@ -188,7 +215,7 @@ impl Machine {
             self.cores.input(now, Input::Joined { members }, host);
         }
         for node in others {
-            self.connect_to(now, node);
+            self.connect_to(now, node, None);
         }
         self.cores.has_new_view = true;
     }

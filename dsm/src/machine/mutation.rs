@@ -1,6 +1,7 @@
 //! Faults planted on purpose in the node around the cores, one rule each, chosen at run time: the check on the
 //! simulator's oracles. Outside the `planted` feature every rule holds, and its test is a constant.
 
+use crate::net;
 use crate::rpc::core;
 
 /// A rule of the machine that a mutated node breaks.
@@ -28,11 +29,13 @@ pub enum Mutation {
     RepliesGoToTheNextStart,
     CallsEndTwice,
     EndedLeavesCallsOpen,
+    HandshakesEndUnheard,
+    SessionsBegunAnewLoseMessages,
 }
 
 impl Mutation {
     /// Every mutation.
-    pub const ALL: [Mutation; 21] = [
+    pub const ALL: [Mutation; 23] = [
         Mutation::GateTakesLaterEpochs,
         Mutation::GateOpensBetweenChanges,
         Mutation::GateDropsEarlyMessages,
@@ -54,6 +57,8 @@ impl Mutation {
         Mutation::RepliesGoToTheNextStart,
         Mutation::CallsEndTwice,
         Mutation::EndedLeavesCallsOpen,
+        Mutation::HandshakesEndUnheard,
+        Mutation::SessionsBegunAnewLoseMessages,
     ];
 }
 
@@ -164,6 +169,24 @@ impl Rules {
             }
             Some(_) | None => core::Rules::default(),
         }
+    }
+
+    /// Those of the endpoint.
+    #[cfg(feature = "planted")]
+    pub(super) fn net(&self) -> net::Rules {
+        match self.broken() {
+            Some(Mutation::HandshakesEndUnheard) => net::Rules::without(net::Mutation::HandshakesEndUnheard),
+            Some(Mutation::SessionsBegunAnewLoseMessages) => {
+                net::Rules::without(net::Mutation::SessionsBegunAnewLoseMessages)
+            }
+            Some(_) | None => net::Rules::default(),
+        }
+    }
+
+    /// Those of the endpoint.
+    #[cfg(not(feature = "planted"))]
+    pub(super) fn net(&self) -> net::Rules {
+        net::Rules::default()
     }
 
     /// Those of the calls.

@@ -21,6 +21,8 @@ pub(super) struct Routes {
     of_node: Vec<Option<SessionHandle>>,
     /// Clients: processes that call without being members.
     guests: FxHashMap<Incarnation, SessionHandle>,
+    /// Members with which this node has no session any more, because messages may be lost.
+    severed: Vec<Incarnation>,
 }
 
 impl Routes {
@@ -29,6 +31,7 @@ impl Routes {
             sessions: FxHashMap::default(),
             of_node: vec![None; NODES_MAX],
             guests: FxHashMap::default(),
+            severed: Vec::new(),
         }
     }
 
@@ -70,6 +73,19 @@ impl Routes {
         Some(node)
     }
 
+    /// No session leads to this start of a member any more; returns those that did.
+    pub(super) fn sever(&mut self, incarnation: Incarnation) -> Vec<SessionHandle> {
+        if !self.is_severed(incarnation) {
+            self.severed.push(incarnation);
+        }
+        let its = self.sessions.iter().filter(|(_, peer)| peer.incarnation == incarnation);
+        its.map(|(session, _)| *session).collect()
+    }
+
+    pub(super) fn is_severed(&self, incarnation: Incarnation) -> bool {
+        self.severed.contains(&incarnation)
+    }
+
     /// Brings the map up to date with the view.
     pub(super) fn map(&mut self, view: &View) {
         for (&session, peer) in &mut self.sessions {
@@ -83,6 +99,7 @@ impl Routes {
 
     /// A member is gone; returns the session that led to it. The next member with its id may have one already.
     pub(super) fn forget(&mut self, gone: PeerId) -> Option<SessionHandle> {
+        self.severed.retain(|severed| *severed != gone.incarnation);
         let present = self.session(gone.node);
         let is_its = |session: &SessionHandle| self.peer(*session) == Some(gone);
         let its = || self.sessions.keys().copied().find(is_its);

@@ -226,6 +226,42 @@ fn exchange(machine: &mut Machine, (guest, port): (&mut Endpoint, u16), now: Tim
     }
 }
 
+/// The transport cannot know what arrived in a session that its peer knew and has replaced.
+#[test]
+fn a_member_that_begins_a_second_session_has_none_any_more() {
+    let (mut machine, now, port) = (joined(), Time(1_000_000_000), 1_000);
+    let connect = |machine: &mut Machine, seed: u64| {
+        let config = EndpointConfig::new(ClusterKey::new([0; 32]), Incarnation(0), Version::ours(), 1 << 20);
+        let mut member = Endpoint::new(config, seed);
+        member.connect(now, addr(1)).expect("it has room");
+        exchange(machine, (&mut member, port), now);
+    };
+    connect(&mut machine, 1);
+    assert!(machine.cores.routes.session(COORDINATOR).is_some());
+    for seed in [2, 3] {
+        connect(&mut machine, seed);
+        assert_eq!(machine.cores.routes.session(COORDINATOR), None);
+        assert_eq!(machine.cores.routes.sessions().count(), 0);
+    }
+    let waits = OutMessage::from_bytes(b"waits");
+    machine.send(now, COORDINATOR, waits, Priority::Control);
+    assert_eq!(machine.cores.egress.waiting(COORDINATOR), 1, "until one of the two is no member any more");
+}
+
+/// A message that is sent after its session has ended, and before the event that tells so, waits for the next one.
+#[test]
+fn a_message_for_a_session_that_has_just_ended_waits_for_the_next() {
+    let (mut machine, now, port) = (joined(), Time(1_000_000_000), 1_000);
+    let config = EndpointConfig::new(ClusterKey::new([0; 32]), Incarnation(0), Version::ours(), 1 << 20);
+    let mut member = Endpoint::new(config, 1);
+    member.connect(now, addr(1)).expect("it has room");
+    exchange(&mut machine, (&mut member, port), now);
+    let session = machine.cores.routes.session(COORDINATOR).expect("it has come up");
+    machine.endpoint.close(now, session, close::DONE, "");
+    machine.send(now, COORDINATOR, OutMessage::from_bytes(b"waits"), Priority::Control);
+    assert_eq!(machine.cores.egress.waiting(COORDINATOR), 1);
+}
+
 /// Guests need not say that they are there, so a dead one is told from an idle one by nothing.
 #[test]
 fn silent_guests_make_room_when_there_are_many() {
@@ -241,10 +277,15 @@ fn silent_guests_make_room_when_there_are_many() {
     machine.handle(now, Event::Timer, &mut Nothing);
     let later = now + SILENCE_MAX + HEARTBEAT;
     machine.cores.next_heartbeat = later;
+    machine.handle(later, Event::Drained(later), &mut Nothing);
     machine.handle(later, Event::Timer, &mut Nothing);
     assert_eq!(machine.cores.routes.strangers().count(), SESSIONS_CROWD - 1, "they are in nobody's way");
     connect(&mut machine, 1_000);
     machine.cores.next_heartbeat = later + HEARTBEAT;
+    machine.handle(later + HEARTBEAT, Event::Timer, &mut Nothing);
+    assert_ne!(machine.cores.routes.strangers().count(), 0, "what they said may lie in the socket");
+    machine.cores.next_heartbeat = later + HEARTBEAT;
+    machine.handle(later + HEARTBEAT, Event::Drained(later + HEARTBEAT), &mut Nothing);
     machine.handle(later + HEARTBEAT, Event::Timer, &mut Nothing);
     assert_eq!(machine.cores.routes.strangers().count(), 0);
 }

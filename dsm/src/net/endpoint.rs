@@ -4,6 +4,7 @@
 //! to be done. Handshakes run here (`endpoint/opening.rs`); an established session is `session.rs`.
 //! A session is found by the low bits of its id; nothing is answered to who names none of ours.
 
+mod listening;
 mod opening;
 mod table;
 
@@ -15,13 +16,15 @@ use crate::config::net::{
 };
 use crate::net::counters::Counters;
 use crate::net::credit::Share;
-use crate::net::handshake::{ClusterKey, Keys, Version};
+use crate::net::handshake::{ClusterKey, Keys, Series, Version};
 use crate::net::message::{OutMessage, Priority};
+use crate::net::mutation::Rules;
 use crate::net::session::{SendError, Session, Verdict, Violation};
 use crate::net::transmit::{Transmit, TransmitBuf};
 use crate::net::wire::{self, Packet, SessionId, TYPE_DATA, TYPE_HELLO, TYPE_REFUSE, TYPE_WELCOME};
 use crate::page::{Incarnation, Span, Time};
 
+use listening::Listening;
 use opening::Reply;
 use table::{Closing, State, Table};
 
@@ -43,6 +46,8 @@ pub struct EndpointConfig {
     pub mtu_max: usize,
     /// Bytes of messages that may wait to be sent to one peer.
     pub queue_max: usize,
+    /// All rules, except in tests of the tests.
+    pub rules: Rules,
 }
 
 impl EndpointConfig {
@@ -55,6 +60,7 @@ impl EndpointConfig {
             socket_buffer,
             mtu_max: MTU_LIMIT,
             queue_max: SEND_QUEUE_BYTES_MAX,
+            rules: Rules::default(),
         }
     }
 }
@@ -109,6 +115,8 @@ pub enum Event {
         addr: SocketAddr,
         /// Why.
         error: ConnectError,
+        /// For [`Endpoint::connect_again`].
+        series: Series,
     },
     /// The session is over; its handle is dead. Unacknowledged messages may or may not have arrived.
     Closed {
@@ -145,6 +153,9 @@ pub enum CloseReason {
     /// The same start of the peer has begun a new session in place of this one.
     #[error("the peer has begun a new session")]
     Replaced,
+    /// The same, before it came to know of this one: all that was sent in this one is sent in the new one.
+    #[error("the peer has begun the session anew")]
+    BegunAnew,
 }
 
 /// Why an attempt to connect failed.
@@ -191,6 +202,7 @@ pub struct Endpoint {
     /// No deadline of the table is before this one; it may be stale in the early direction.
     deadline_bound: Time,
     reshare_at: Time,
+    listening: Listening,
     replies: VecDeque<Reply>,
     events: VecDeque<Event>,
     /// Of the endpoint itself and of sessions that are gone.
@@ -209,6 +221,7 @@ impl Endpoint {
             ready: VecDeque::new(),
             deadline_bound: Time(u64::MAX),
             reshare_at: Time(0),
+            listening: Listening::new(),
             replies: VecDeque::new(),
             events: VecDeque::new(),
             counters: Counters::default(),
@@ -236,10 +249,14 @@ impl Endpoint {
         Ok(())
     }
 
-    /// Whether a message finds room in a session's queue. A session that is over has room: what is sent to it
-    /// is gone.
+    /// Whether a message finds room in a session's queue. A session that is over has none.
     pub fn has_room(&self, session: SessionHandle, message: &OutMessage, priority: Priority) -> bool {
-        self.table.live(session).is_none_or(|live| live.has_room(message, priority))
+        self.table.live(session).is_some_and(|live| live.has_room(message, priority))
+    }
+
+    /// The same endpoint with these rules.
+    pub fn set_rules(&mut self, rules: Rules) {
+        self.config.rules = rules;
     }
 
     /// Bytes that may wait for one peer.
@@ -414,6 +431,7 @@ impl Endpoint {
     /// been emptied: an acknowledgement that waits there makes many a timer needless.
     pub fn poll_transmit<'a>(&'a mut self, now: Time, buf: &'a mut TransmitBuf) -> Option<Transmit<'a>> {
         if now >= self.deadline_bound {
+            self.end_handshakes_unheard(now);
             self.run_timers(now);
         }
         if let Some(reply) = self.replies.pop_front() {
@@ -501,6 +519,11 @@ impl Endpoint {
         self.table.live(session).map(Session::acknowledged)
     }
 
+    /// Whether the peer has welcomed an attempt, and has not shown yet that it knows of the session.
+    pub fn is_welcomed(&self, session: SessionHandle) -> bool {
+        self.table.find(session).is_some_and(|slot| matches!(slot.state, State::Welcomed(_)))
+    }
+
     /// Sessions and attempts, of which there are at most [`crate::config::net::SESSIONS_MAX`].
     pub fn sessions(&self) -> usize {
         self.table.sessions()
@@ -579,17 +602,19 @@ impl Endpoint {
             }
             match &mut self.table.slot_mut(index).state {
                 State::Live(session) => session.on_timeout(now),
-                State::Welcomed(welcomed) if welcomed.until > now => welcomed.session.on_timeout(now),
-                State::Connecting(connecting) if connecting.until > now => connecting.on_timeout(now),
-                State::Welcomed(_) | State::Connecting(_) => {
-                    self.fail_connect(index);
-                    continue;
+                State::Welcomed(table::Welcomed { session, ends }) => {
+                    session.on_timeout(now);
+                    self.listening.look_again(now, ends);
                 }
-                State::HalfOpen(_) | State::Closing(_) => {
+                State::Connecting(connecting) => {
+                    connecting.on_timeout(now);
+                    self.listening.look_again(now, &mut connecting.ends);
+                }
+                State::Closing(_) => {
                     self.forget(index);
                     continue;
                 }
-                State::Free => continue,
+                State::HalfOpen(_) | State::Free => continue,
             }
             self.table.mark_ready(index, &mut self.ready);
             self.update(index);

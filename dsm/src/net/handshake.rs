@@ -74,6 +74,17 @@ impl fmt::Display for Version {
 /// Sixteen bytes used once.
 pub(crate) type Nonce = [u8; 16];
 
+/// Names the attempts of a node to open one session, until one of them comes up. None of the earlier ones has: what
+/// its peer has sent there was given to nobody.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Series(u64);
+
+impl Series {
+    pub(super) fn new(number: u64) -> Self {
+        Series(number)
+    }
+}
+
 /// Keys derived from the cluster's key, one for each use.
 pub(super) struct Keys {
     mac: [u8; 32],
@@ -89,6 +100,7 @@ pub(super) struct Hello {
     pub(super) session: SessionId,
     pub(super) incarnation: Incarnation,
     pub(super) credit: u32,
+    pub(super) series: Series,
 }
 
 /// A responder's yes.
@@ -178,6 +190,7 @@ impl Keys {
         out.put_u32(hello.session.0);
         out.put_u64(hello.incarnation.0);
         out.put_u32(hello.credit);
+        out.put_u64(hello.series.0);
         out.resize(HELLO_LEN, 0);
         self.seal(out)
     }
@@ -232,7 +245,8 @@ impl Keys {
                     return Ok(Handshake::ForeignHello { version, nonce, session });
                 }
                 let incarnation = Incarnation(reader.u64()?);
-                Ok(Handshake::Hello(Hello { version, nonce, session, incarnation, credit: reader.u32()? }))
+                let (credit, series) = (reader.u32()?, Series(reader.u64()?));
+                Ok(Handshake::Hello(Hello { version, nonce, session, incarnation, credit, series }))
             }
             TYPE_WELCOME => Ok(Handshake::Welcome(Welcome {
                 receiver,
@@ -304,6 +318,7 @@ mod tests {
             session: SessionId(9),
             incarnation: Incarnation(11),
             credit: 12_288,
+            series: Series(13),
         }
     }
 

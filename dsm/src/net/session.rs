@@ -22,7 +22,7 @@ use crate::config::net::{CREDIT_ACTIVE, CREDIT_PEER_MIN};
 use crate::net::counters::Counters;
 use crate::net::credit;
 use crate::net::endpoint::Side;
-use crate::net::handshake::Nonce;
+use crate::net::handshake::{Nonce, Series};
 use crate::net::message::{OutMessage, Priority};
 use crate::net::wire::{Ack, Frame, SessionId, Token, next_frame};
 use crate::page::{Incarnation, Span, Time};
@@ -96,6 +96,8 @@ pub(crate) struct Peer {
     pub(crate) token_in: Token,
     /// What the peer lets us have unacknowledged at first.
     pub(crate) credit: u32,
+    /// Of the attempts that led to the session.
+    pub(crate) series: Series,
 }
 
 /// What a packet meant for the session as a whole.
@@ -252,6 +254,19 @@ impl Session {
         self.outbox.push(message, priority)?;
         self.counters.messages_out += 1;
         Ok(())
+    }
+
+    /// Takes the messages of a session of which the peer has acknowledged nothing, in the order of [`Session::send`].
+    pub(crate) fn take_messages(&mut self) -> Vec<(OutMessage, Priority)> {
+        self.outbox.take_all()
+    }
+
+    /// Queues messages that another session to this peer was to carry. They fit: they did so there.
+    pub(crate) fn adopt(&mut self, messages: Vec<(OutMessage, Priority)>) {
+        for (message, priority) in messages {
+            let queued = self.outbox.push(message, priority);
+            debug_assert!(queued.is_ok(), "the queues are alike: {queued:?}");
+        }
     }
 
     /// Lets the peer have `credit` bytes unacknowledged from now on. Returns whether it must be told.

@@ -201,6 +201,7 @@ impl Machines {
         let now = self.shared.now;
         let Some(stranger) = &mut self.stranger else { return };
         stranger.endpoint.handle_datagram(now, from, bytes, &mut |_, _| {});
+        stranger.endpoint.handle_drained(now);
         self.move_stranger();
     }
 

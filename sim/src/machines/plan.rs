@@ -28,6 +28,9 @@ pub(crate) struct Plan {
     /// Whether a process may be taken for dead that is not: links are cut, or it gets no core for long.
     pub(super) is_rough: bool,
     pub(super) hostile: bool,
+    /// The first process that goes on with its work before a session that it has begun has come up hears nothing of
+    /// its peer for so long: the peer has the session already.
+    pub(super) mutes: Option<Span>,
     /// Ranks come to a barrier of their program, unless they leave before.
     pub(super) meets: bool,
     /// A process without a cluster's program that sends what no member explains.
@@ -134,6 +137,9 @@ impl Plan {
             duplicate_one_in: [None, Some(20), Some(4)][rng.usize(..3)],
         };
         let damage_one_in = [None, Some(100)][rng.usize(..2)];
+        // By a generator of its own: what else a seed stands for stays.
+        let mut own = rng.clone();
+        let mutes = is_rough.then(|| Span(own.u64(500 * MS..6_000 * MS)));
         Plan {
             processes,
             daemons,
@@ -145,6 +151,7 @@ impl Plan {
             socket_max: [8, 64, 512][rng.usize(..3)],
             is_rough,
             hostile: rng.bool(),
+            mutes,
             meets: rng.bool(),
             flood: rng.u32(..8) == 0,
             call_one_in: [1, 4, 40][rng.usize(..3)],

@@ -43,6 +43,8 @@ pub(super) struct Process {
     pub(super) deaf_until: Time,
     /// It is killed after so many more datagrams.
     pub(super) dies_in: Option<u32>,
+    /// It once did not run, or not receive.
+    pub(super) was_held: bool,
     /// It did not run, or not receive, for so long that it may be taken for dead.
     pub(super) was_silent: bool,
     /// It has come to its program's own barrier.
@@ -140,6 +142,7 @@ impl Machines {
             starved_until: Time(0),
             deaf_until: Time(0),
             dies_in: None,
+            was_held: false,
             was_silent: false,
             has_met: false,
             seen: (0, 0),
@@ -625,6 +628,9 @@ impl Machines {
         let seen = std::mem::replace(&mut self.processes[index].seen, (audit.suspicions, audit.waiting));
         self.work.suspicions += u64::from(audit.suspicions > seen.0);
         self.work.full += u64::from(audit.waiting > 0 && seen.1 == 0);
+        if let Some(peer) = audit.welcomed.filter(|_| self.plan.mutes.is_some()) {
+            self.mute(peer, index);
+        }
         let process = &self.processes[index];
         let Some(machine) = &process.machine else { return };
         let violations = machine.coherence().map_or(0, |core| core.counters().violations);
@@ -708,11 +714,13 @@ impl Machines {
             Why::Evicted(text) if !self.plan.is_rough => {
                 self.fail(|| format!("nobody that runs is evicted: p{index}, {text}"));
             }
-            // A handshake has three seconds, of which the other side may have had two without a core.
-            Why::NotJoined(text)
-                if (text.contains("no answer") || text.contains("nobody listens"))
-                    && self.work.starvations > 0 =>
-            {
+            // A handshake has three seconds, in which the other side may have had no core.
+            Why::NotJoined(text) if text.contains("no answer") || text.contains("nobody listens") => {
+                let coordinator = &self.processes[0];
+                let answers = coordinator.phase == Phase::Running && coordinator.stage != Stage::Failed;
+                if answers && !coordinator.was_held && self.work.cuts == 0 {
+                    self.fail(|| format!("who is answered is not refused: p{index}, {text}"));
+                }
                 self.is_troubled = true;
             }
             Why::NotJoined(text) if !self.plan.is_rough && !self.is_troubled => {

@@ -5,13 +5,14 @@
 
 use std::net::SocketAddr;
 
+use super::listening::Ends;
 use super::table::{Connecting, HalfOpen, Owed, State, Welcomed};
 use super::{CloseReason, ConnectError, ConnectRefused, Endpoint, Event, SessionHandle, Side};
 use crate::config::net::{HALF_OPEN_MAX, HANDSHAKE_TIMEOUT, SESSIONS_MAX};
-use crate::net::handshake::{Handshake, Hello, Nonce, Refuse, RefuseWhy, Reject, Welcome};
+use crate::net::handshake::{Handshake, Hello, Nonce, Refuse, RefuseWhy, Reject, Series, Welcome};
 use crate::net::session::{Peer, Session};
 use crate::net::wire::SessionId;
-use crate::page::Time;
+use crate::page::{Span, Time};
 
 /// A handshake packet that answers one of a peer.
 pub(super) struct Reply {
@@ -23,9 +24,21 @@ pub(super) struct Reply {
 const REPLIES_MAX: usize = HALF_OPEN_MAX;
 
 impl Endpoint {
-    /// Begins a session to `addr`. [`Event::Connected`] or [`Event::ConnectFailed`] follows within
-    /// [`HANDSHAKE_TIMEOUT`]. If both sides begin one at the same time, two sessions result.
+    /// Begins a session to `addr`. [`Event::Connected`] or [`Event::ConnectFailed`] follows when this node has
+    /// listened for [`HANDSHAKE_TIMEOUT`]. If both sides begin one at the same time, two sessions result.
     pub fn connect(&mut self, now: Time, addr: SocketAddr) -> Result<SessionHandle, ConnectRefused> {
+        let series = Series::new(self.rng.u64(..));
+        self.connect_again(now, addr, series)
+    }
+
+    /// The same after attempts that have failed. The peer may have taken one of them for a session: what it has
+    /// sent there, it sends again in the new one.
+    pub fn connect_again(
+        &mut self,
+        now: Time,
+        addr: SocketAddr,
+        series: Series,
+    ) -> Result<SessionHandle, ConnectRefused> {
         for index in self.table.indexes() {
             let is_same = match &self.table.slot(index).state {
                 State::Connecting(connecting) => connecting.addr == addr,
@@ -41,12 +54,20 @@ impl Endpoint {
             return Err(ConnectRefused::Full);
         }
         let (index, session) = self.table.allocate(&mut self.rng);
-        self.say_hello(now, index, session, addr);
+        let ends = self.listening.ends_after(now, HANDSHAKE_TIMEOUT);
+        self.say_hello(now, index, session, (addr, series), ends);
         Ok(self.table.handle(index))
     }
 
     /// Begins the attempt of a slot, with a nonce that no answer under way can know.
-    fn say_hello(&mut self, now: Time, index: u16, session: SessionId, addr: SocketAddr) {
+    pub(super) fn say_hello(
+        &mut self,
+        now: Time,
+        index: u16,
+        session: SessionId,
+        (addr, series): (SocketAddr, Series),
+        ends: Ends,
+    ) {
         let nonce = self.nonce();
         let hello = self.keys.encode_hello(&Hello {
             version: self.config.version,
@@ -54,6 +75,7 @@ impl Endpoint {
             session,
             incarnation: self.config.incarnation,
             credit: self.share.idle() as u32,
+            series,
         });
         let (retry_at, retry_after) = Connecting::first_retry(now);
         self.table.set(
@@ -62,7 +84,8 @@ impl Endpoint {
                 addr,
                 nonce,
                 hello,
-                until: now + HANDSHAKE_TIMEOUT,
+                series,
+                ends: Ends { doubted_at: Span(u64::MAX), ..ends },
                 retry_at,
                 retry_after,
                 owed: Owed::Now,
@@ -143,7 +166,9 @@ impl Endpoint {
             token_out: responder,
             token_in: initiator,
             credit: hello.credit,
+            series: hello.series,
         };
+        let ends = self.listening.ends_after(now, HANDSHAKE_TIMEOUT);
         let age = self.table.next_age();
         self.table.set(
             index,
@@ -152,7 +177,7 @@ impl Endpoint {
                 hello_nonce: hello.nonce,
                 welcome: welcome.clone(),
                 peer,
-                until: now + HANDSHAKE_TIMEOUT,
+                ends,
                 age,
             })),
         );
@@ -165,9 +190,9 @@ impl Endpoint {
         let State::Connecting(connecting) = &self.table.slot(index).state else { return };
         if connecting.rival.is_some_and(|rival| rival != welcome.incarnation) {
             // Of two starts of the peer the one that answers a new question is the later one.
-            return self.say_hello(now, index, welcome.receiver, from);
+            return self.begin_anew(now, index, welcome.receiver, (from, connecting.series));
         }
-        let (until, nonce) = (connecting.until, connecting.nonce);
+        let (ends, nonce, series) = (connecting.ends, connecting.nonce, connecting.series);
         let (initiator, responder) = self.keys.tokens(&nonce, &welcome.nonce);
         let peer = Peer {
             addr: from,
@@ -176,9 +201,11 @@ impl Endpoint {
             token_out: initiator,
             token_in: responder,
             credit: welcome.credit,
+            series,
         };
         let session = Box::new(Session::new(now, peer, (Side::Initiator, nonce), &self.config));
-        self.table.set(index, State::Welcomed(Welcomed { session, until }));
+        let ends = self.listening.welcomed(now, ends);
+        self.table.set(index, State::Welcomed(Welcomed { session, ends }));
         self.table.mark_ready(index, &mut self.ready);
         self.update(index);
     }
@@ -251,7 +278,8 @@ impl Endpoint {
     }
 
     /// Ends the sessions that a new one proves to be over: of an earlier start of the peer, and those
-    /// in whose place the peer has begun this one.
+    /// in whose place the peer has begun this one. If it did so in one series of attempts, none of them had come
+    /// up there: it has taken in nothing of what was sent, and takes it in now.
     fn end_predecessors(&mut self, now: Time, index: u16, peer: &Peer, side: Side) {
         for other in self.table.indexes() {
             if other == index {
@@ -264,9 +292,23 @@ impl Endpoint {
             if session.peer().incarnation != peer.incarnation {
                 self.release(now, other, CloseReason::PeerRestarted);
             } else if side == Side::Responder && session.side() == Side::Responder {
-                self.release(now, other, CloseReason::Replaced);
+                let begins_anew = session.peer().series == peer.series && session.acknowledged() == 0;
+                if begins_anew && self.config.rules.sends_again() {
+                    self.move_messages(other, index);
+                }
+                let reason = if begins_anew { CloseReason::BegunAnew } else { CloseReason::Replaced };
+                self.release(now, other, reason);
             }
         }
+    }
+
+    /// Moves the messages of a session of which the peer knows nothing to the one in its place.
+    fn move_messages(&mut self, from: u16, to: u16) {
+        let State::Live(old) = &mut self.table.slot_mut(from).state else { return };
+        let messages = old.take_messages();
+        let State::Live(session) = &mut self.table.slot_mut(to).state else { return };
+        session.adopt(messages);
+        self.table.mark_ready(to, &mut self.ready);
     }
 
     /// Forgets handshakes that an earlier start of the peer began before this one: its first packet,
@@ -287,6 +329,7 @@ impl Endpoint {
     fn doubt_attempts(&mut self, now: Time, peer: &Peer) {
         for index in self.table.indexes() {
             let session = self.table.slot(index).id;
+            let mut doubted = None;
             match &mut self.table.slot_mut(index).state {
                 State::Connecting(connecting) if connecting.addr == peer.addr => {
                     connecting.rival = Some(peer.incarnation);
@@ -295,7 +338,7 @@ impl Endpoint {
                     if welcomed.peer().addr == peer.addr
                         && welcomed.peer().incarnation != peer.incarnation =>
                 {
-                    self.say_hello(now, index, session, peer.addr);
+                    doubted = Some(welcomed.peer().series);
                 }
                 State::Connecting(_)
                 | State::Welcomed(_)
@@ -304,18 +347,29 @@ impl Endpoint {
                 | State::Closing(_)
                 | State::Free => {}
             }
+            if let Some(series) = doubted {
+                self.begin_anew(now, index, session, (peer.addr, series));
+            }
         }
     }
 
+    /// Begins an attempt anew, with all the time that one has.
+    fn begin_anew(&mut self, now: Time, index: u16, session: SessionId, whom: (SocketAddr, Series)) {
+        let ends = self.listening.ends_after(now, HANDSHAKE_TIMEOUT);
+        self.say_hello(now, index, session, whom, ends);
+    }
+
     pub(super) fn fail_connect(&mut self, index: u16) {
-        let (addr, error) = match &self.table.slot(index).state {
-            State::Connecting(connecting) => (connecting.addr, connecting.error),
-            State::Welcomed(welcomed) => (welcomed.session.peer().addr, ConnectError::NoAnswer),
+        let (addr, error, series) = match &self.table.slot(index).state {
+            State::Connecting(connecting) => (connecting.addr, connecting.error, connecting.series),
+            State::Welcomed(Welcomed { session, .. }) => {
+                (session.peer().addr, ConnectError::NoAnswer, session.peer().series)
+            }
             State::Live(_) | State::HalfOpen(_) | State::Closing(_) | State::Free => return,
         };
         let session = self.table.handle(index);
         self.forget(index);
-        self.events.push_back(Event::ConnectFailed { session, addr, error });
+        self.events.push_back(Event::ConnectFailed { session, addr, error, series });
     }
 
     fn refuse(&mut self, to: SocketAddr, receiver: SessionId, hello_nonce: Nonce, why: RefuseWhy) {

@@ -4,9 +4,10 @@
 use std::collections::VecDeque;
 use std::net::SocketAddr;
 
+use super::listening::Ends;
 use super::{ConnectError, SessionHandle, index_of};
 use crate::config::net::{HALF_OPEN_MAX, HELLO_RETRY, HELLO_RETRY_MAX, SESSIONS_MAX};
-use crate::net::handshake::Nonce;
+use crate::net::handshake::{Nonce, Series};
 use crate::net::session::{Outbox, Peer, Session};
 use crate::net::wire::SessionId;
 use crate::page::{Incarnation, Span, Time};
@@ -34,7 +35,8 @@ pub(super) struct Connecting {
     pub(super) addr: SocketAddr,
     pub(super) nonce: Nonce,
     pub(super) hello: Vec<u8>,
-    pub(super) until: Time,
+    pub(super) series: Series,
+    pub(super) ends: Ends,
     pub(super) retry_at: Time,
     pub(super) retry_after: Span,
     pub(super) owed: Owed,
@@ -49,14 +51,14 @@ pub(super) struct HalfOpen {
     pub(super) hello_nonce: Nonce,
     pub(super) welcome: Vec<u8>,
     pub(super) peer: Peer,
-    pub(super) until: Time,
+    pub(super) ends: Ends,
     /// Counts up, so that the oldest can be found.
     pub(super) age: u64,
 }
 
 pub(super) struct Welcomed {
     pub(super) session: Box<Session>,
-    pub(super) until: Time,
+    pub(super) ends: Ends,
 }
 
 pub(super) struct Closing {
@@ -191,9 +193,12 @@ impl Table {
         self.slots.get_mut(handle.index as usize).filter(|s| s.generation == handle.generation)
     }
 
+    pub(super) fn find(&self, handle: SessionHandle) -> Option<&Slot> {
+        self.slots.get(handle.index as usize).filter(|s| s.generation == handle.generation)
+    }
+
     pub(super) fn live(&self, handle: SessionHandle) -> Option<&Session> {
-        let slot = self.slots.get(handle.index as usize).filter(|s| s.generation == handle.generation)?;
-        match &slot.state {
+        match &self.find(handle)?.state {
             State::Live(session) => Some(session),
             State::Welcomed(_)
             | State::Connecting(_)
@@ -293,10 +298,11 @@ impl Table {
     pub(super) fn update_deadline(&mut self, index: u16) -> Time {
         let deadline = match &self.slot(index).state {
             State::Free => NEVER,
-            State::Connecting(connecting) => connecting.retry_at.min(connecting.until),
-            State::HalfOpen(half) => half.until,
-            State::Welcomed(welcomed) => {
-                welcomed.session.timeout().map_or(welcomed.until, |at| at.min(welcomed.until))
+            State::Connecting(connecting) => connecting.retry_at.min(connecting.ends.look_at),
+            // It is in nobody's way: it ends when the socket is found empty.
+            State::HalfOpen(_) => NEVER,
+            State::Welcomed(Welcomed { session, ends }) => {
+                session.timeout().map_or(ends.look_at, |at| at.min(ends.look_at))
             }
             State::Live(session) => session.timeout().unwrap_or(NEVER),
             State::Closing(closing) => closing.until,

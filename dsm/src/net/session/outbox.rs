@@ -189,6 +189,14 @@ impl Outbox {
         Ok(())
     }
 
+    /// Takes all messages, in the order in which they came. None has been acknowledged.
+    pub(super) fn take_all(&mut self) -> Vec<(OutMessage, Priority)> {
+        // As long as none is done, each has taken the next slot.
+        debug_assert!(self.free.is_empty(), "none has been acknowledged");
+        let emptied = std::mem::replace(self, Outbox::new(self.queue_max));
+        emptied.slots.into_iter().flatten().map(|outgoing| (outgoing.message, outgoing.priority)).collect()
+    }
+
     /// Messages that are not acknowledged entirely.
     pub(super) fn pending(&self) -> usize {
         self.slots.len() - self.free.len()

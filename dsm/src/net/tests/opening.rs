@@ -1,11 +1,13 @@
 //! Handshakes and endings.
 
-use super::rig::{Rig, addr, config, lan};
+use std::net::SocketAddr;
+
+use super::rig::{Rig, addr, assert_exactly_once, config, lan, pattern};
 use crate::config::net::{HALF_OPEN_MAX, SESSIONS_MAX};
 use crate::net::inject::{Chance, InjectorConfig};
 use crate::net::{
     CloseReason, ClusterKey, ConnectError, ConnectRefused, EndpointConfig, Event, OutMessage, Priority,
-    SendError, Side, TransmitBuf, Version,
+    SendError, SessionHandle, Side, TransmitBuf, Version,
 };
 use crate::page::{Incarnation, Span};
 
@@ -51,9 +53,17 @@ fn a_peer_with_another_key_gets_no_reply_at_all() {
     let counters = rig.nodes[0].endpoint.counters();
     assert!(counters.bad_key >= 5);
     assert_eq!((counters.packets_out, counters.packets_in), (0, 0));
-    let failed = Event::ConnectFailed { session: handle, addr: addr(0), error: ConnectError::NoAnswer };
-    assert_eq!(rig.nodes[1].events, [failed]);
+    assert_eq!(failures(&rig, 1), [(handle, addr(0), ConnectError::NoAnswer)]);
     assert!(rig.nodes[0].events.is_empty());
+}
+
+/// What a node was told, which is of attempts that failed and of nothing else.
+fn failures(rig: &Rig, node: usize) -> Vec<(SessionHandle, SocketAddr, ConnectError)> {
+    let failure = |event: &Event| match event {
+        Event::ConnectFailed { session, addr, error, .. } => (*session, *addr, *error),
+        Event::Connected { .. } | Event::Closed { .. } | Event::Refused { .. } => panic!("{event:?}"),
+    };
+    rig.nodes[node].events.iter().map(failure).collect()
 }
 
 #[test]
@@ -67,7 +77,7 @@ fn another_version_is_refused_and_both_are_named() {
         let error = ConnectError::Version { ours: theirs, theirs: Version::of_library(1) };
         let text = error.to_string();
         assert!(text.contains(&theirs.to_string()) && text.contains(&Version::of_library(1).to_string()));
-        assert_eq!(rig.nodes[1].events, [Event::ConnectFailed { session: handle, addr: addr(0), error }]);
+        assert_eq!(failures(&rig, 1), [(handle, addr(0), error)]);
         assert!(rig.nodes[0].events.is_empty());
     }
 }
@@ -234,6 +244,87 @@ fn a_late_answer_of_an_earlier_start_does_not_end_the_session_of_the_next() {
         rig.run(Span::from_ms(100));
         assert_eq!(rig.nodes[1].delivered.len(), 2);
     }
+}
+
+/// Found by the simulator: a process that got no core took the answer that lay in its socket for none.
+#[test]
+fn an_attempt_is_not_over_while_its_answer_may_lie_in_the_socket() {
+    for stops_after in [Span(0), Span::from_us(30), Span::from_us(60)] {
+        let mut rig = Rig::new(2, lan(1));
+        let attempt = rig.nodes[0].endpoint.connect(rig.now, addr(1)).unwrap();
+        rig.flush(0);
+        rig.run(stops_after);
+        let until = rig.now + Span::from_ms(9_000);
+        rig.nodes[0].stopped_until(until);
+        rig.run(Span::from_ms(12_000));
+        assert_eq!(rig.connected(0, addr(1)), Some(attempt), "{:?}", rig.nodes[0].events);
+        assert_eq!(rig.nodes[0].events.len(), 1, "{:?}", rig.nodes[0].events);
+    }
+}
+
+const SENT: u64 = 20;
+
+/// Node 1 has a session of which node 0 does not know, has sent messages there, and is not heard for so long.
+/// Attempts of node 0 that fail are followed by others, of the same series or of a new one.
+fn unheard(longest: Span, same_series: bool) -> Rig {
+    let mut rig = Rig::new(2, lan(1));
+    rig.nodes[0].endpoint.connect(rig.now, addr(1)).unwrap();
+    rig.flush(0);
+    rig.run_until(Span::from_ms(1), |rig| rig.nodes[1].endpoint.counters().packets_out > 0);
+    rig.nodes[1].weather.set_weather(InjectorConfig { loss: Chance::percent(100), ..lan(1) });
+    rig.run_until(Span::from_ms(1), |rig| rig.connected(1, addr(0)).is_some());
+    let session = rig.connected(1, addr(0)).unwrap();
+    for number in 0..SENT {
+        let priority = if number % 2 == 0 { Priority::Control } else { Priority::Bulk };
+        rig.send(1, session, &pattern(number, 200), priority);
+    }
+    let heals_at = rig.now + longest;
+    while rig.now < heals_at {
+        rig.run(Span::from_ms(100));
+        if let Some(Event::ConnectFailed { addr, series, .. }) = rig.nodes[0].events.pop() {
+            let Rig { nodes, now, .. } = &mut rig;
+            let endpoint = &mut nodes[0].endpoint;
+            let begun = match same_series {
+                true => endpoint.connect_again(*now, addr, series),
+                false => endpoint.connect(*now, addr),
+            };
+            begun.expect("the attempt before has failed");
+            rig.flush(0);
+        }
+    }
+    rig.nodes[1].weather.set_weather(lan(1));
+    rig.run(Span::from_ms(4_000));
+    rig
+}
+
+/// Why the sessions of a node ended.
+fn ends(rig: &Rig, node: usize) -> Vec<CloseReason> {
+    let reason = |event: &Event| match event {
+        Event::Closed { reason, .. } => Some(reason.clone()),
+        Event::Connected { .. } | Event::ConnectFailed { .. } | Event::Refused { .. } => None,
+    };
+    rig.nodes[node].events.iter().filter_map(reason).collect()
+}
+
+/// Found by the simulator: a page that was sent in a session of which its receiver never knew was lost with it.
+#[test]
+fn what_was_sent_in_a_session_of_which_the_peer_never_knew_arrives_once_and_in_order() {
+    for longest in [2_500, 4_000, 8_000].map(Span::from_ms) {
+        let rig = unheard(longest, true);
+        assert_exactly_once(&rig.nodes[0], SENT);
+        for parity in [0, 1] {
+            let numbers = rig.nodes[0].delivered.iter().map(|(_, bytes)| bytes[0]);
+            assert!(numbers.filter(|number| number % 2 == parity).is_sorted(), "of one priority");
+        }
+        assert_eq!(ends(&rig, 1), [CloseReason::BegunAnew], "{longest:?}");
+    }
+}
+
+#[test]
+fn a_session_that_another_series_of_attempts_replaces_takes_its_messages_with_it() {
+    let rig = unheard(Span::from_ms(4_000), false);
+    assert!(rig.nodes[0].delivered.is_empty(), "nobody knows whether they had arrived");
+    assert_eq!(ends(&rig, 1), [CloseReason::Replaced]);
 }
 
 /// The next datagram of a node, kept from the network.

@@ -214,6 +214,7 @@ impl Rig {
             self.arrive();
             for node in 0..self.nodes.len() {
                 self.serve(node);
+                self.drain(node);
                 if self.nodes[node].endpoint.poll_timeout().is_some_and(|at| at <= self.now) {
                     self.flush(node);
                 }
@@ -244,6 +245,15 @@ impl Rig {
                 node.socket_used_max = node.socket_used_max.max(node.socket_used);
                 node.socket.push_back(Datagram { from: sender, to, bytes });
             }
+        }
+    }
+
+    /// Tells a node that its socket is empty, if it is and the node looks.
+    fn drain(&mut self, node: usize) {
+        let Node { endpoint, events, socket, busy_until, .. } = &mut self.nodes[node];
+        if socket.is_empty() && *busy_until <= self.now {
+            endpoint.handle_drained(self.now);
+            events.extend(std::iter::from_fn(|| endpoint.poll_event()));
         }
     }
 
