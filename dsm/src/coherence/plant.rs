@@ -64,6 +64,10 @@ pub enum Plant {
     NodeDoesNotReportWhatItGave,
     NodeDoesNotBindWhatItReported,
     NodeDropsLastWritersCopySilently,
+    MemoryRecordsBeforeBytes,
+    MemoryPunchesBeforeItClears,
+    NodeMapsBeforeItRecords,
+    OwnerClearsWhatItGives,
     LockOpensBeforeAllReported,
     LockTakesGrantsOfOlderRounds,
     LockRequestsAreNotRepeated,
@@ -78,7 +82,7 @@ pub enum Plant {
 
 impl Plant {
     /// Every fault.
-    pub const ALL: [Plant; 69] = [
+    pub const ALL: [Plant; 73] = [
         Plant::HomeDoesNotAwaitInstalled,
         Plant::HomeDoesNotAwaitDataHome,
         Plant::HomeReadsBeforeDataHome,
@@ -138,6 +142,10 @@ impl Plant {
         Plant::NodeDoesNotReportWhatItGave,
         Plant::NodeDoesNotBindWhatItReported,
         Plant::NodeDropsLastWritersCopySilently,
+        Plant::MemoryRecordsBeforeBytes,
+        Plant::MemoryPunchesBeforeItClears,
+        Plant::NodeMapsBeforeItRecords,
+        Plant::OwnerClearsWhatItGives,
         Plant::LockOpensBeforeAllReported,
         Plant::LockTakesGrantsOfOlderRounds,
         Plant::LockRequestsAreNotRepeated,
