@@ -351,6 +351,7 @@ impl Coherence {
     /// operations wait in [`Coherence::poll_output`].
     pub fn handle<M: Memory + LockWords>(&mut self, now: Time, input: Input<'_>, memory: &mut M) {
         self.cache.settle_postponed(memory);
+        self.locks.set_now(now);
         self.react(now, input, memory);
         if !self.reports.is_empty() {
             self.send_reports();
@@ -390,7 +391,7 @@ impl Coherence {
             return Some(Time(0));
         }
         let lazy = self.outbox.lazy.iter().map(|&(_, _, due)| due).min();
-        [self.cache.poll_timeout(), lazy].into_iter().flatten().min()
+        [self.cache.poll_timeout(), lazy, self.locks.poll_timeout()].into_iter().flatten().min()
     }
 
     /// What this core has done so far.
@@ -537,7 +538,7 @@ impl Coherence {
                 let (cache, places, mut ctx) = self.cache_parts(now, memory);
                 cache.evict(&mut ctx, places, page);
             }
-            Input::Timer => {}
+            Input::Timer => self.end_stays(memory),
             Input::Lock { op, lock, attempt } => match self.places.manager(lock.0) {
                 Some(home) => self.with_lock(lock, memory, |core| {
                     core.locks.lock(core.me, home, &mut core.outbox, op, (lock, attempt));
@@ -652,6 +653,15 @@ impl Coherence {
         self.locks.recall(self.planted, lock, memory);
         react(self);
         self.locks.lend(lock, memory);
+    }
+
+    fn end_stays<M: LockWords>(&mut self, memory: &mut M) {
+        while let Some(lock) = self.locks.take_ended_stay() {
+            let Some(home) = self.places.manager(lock.0) else { continue };
+            self.with_lock(lock, memory, |core| {
+                core.locks.end_stay(core.me, home, core.planted, &mut core.outbox, lock);
+            });
+        }
     }
 
     fn continue_leaving<M: Memory>(&mut self, now: Time, memory: &mut M) {

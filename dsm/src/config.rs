@@ -144,6 +144,16 @@ pub mod coherence {
     /// Pages of one instruction that makes no progress before it has all: two operands, each across
     /// a page boundary. (String moves and gathers keep what they have done.)
     pub const INSTRUCTION_PAGES_MAX: usize = 4;
+    /// A node that asks again for a lock so soon after it has handed it on stays with it when it comes.
+    pub const STAY_AFTER: Span = Span::from_us(200);
+    /// Longest stay with a lock for which another node waits.
+    pub const STAY_MAX: Span = Span::from_ms(1);
+    /// Critical sections in a stay, the first not counted, below which it did not pay.
+    pub const STAY_TENURES_MIN: u64 = 2;
+    /// What a hand-off is taken to last before one was measured.
+    pub const HAND_OFF_START: Span = Span::from_us(100);
+    /// Locks of which a node remembers when it has handed them on.
+    pub const LOCKS_REMEMBERED_MAX: usize = 16;
     /// Longest that a reader's INSTALLED waits for a message to ride on.
     pub const INSTALLED_DELAY_MAX: Span = Span::from_us(200);
     /// So many upgrades of a page are acknowledged at once after somebody has waited for one that was not.
@@ -298,33 +308,6 @@ pub mod node {
     /// A node that leaves gives up when it could give nothing back for so long. A home that is dead is found out
     /// earlier.
     pub const LEAVE_STALL_MAX: Span = Span::from_ms(60_000);
-}
-
-/// Bounds of keeping the memory of other processes' nodes.
-pub mod keep {
-    use super::Span;
-
-    /// Processes beside its own that a node's memory lies with, where its host has so many.
-    pub const KEEPERS: usize = 2;
-    /// Connections whose request has not come, or cannot be decided yet. Above, the oldest is closed.
-    pub const UNDECIDED_MAX: usize = 64;
-    /// An offer without an answer for so long has failed; a keeper answers from a thread of its own. An offer of a node
-    /// that the keeper's view has not told for so long is refused.
-    pub const ANSWER_MAX: Span = Span::from_ms(5_000);
-    /// A member that has refused is asked again after so long.
-    pub const ASK_AGAIN: Span = Span::from_ms(30_000);
-    /// After it had no descriptor for a connection a keeper waits for so long.
-    pub const ACCEPT_AGAIN: Span = Span::from_ms(100);
-    /// Descriptors of a node that is kept: memory, record, process, connection.
-    pub const DESCRIPTORS: usize = 4;
-    /// Hundredths of a process's descriptors above which it keeps no more nodes.
-    pub const DESCRIPTORS_PERCENT: usize = 80;
-    /// Connections that wait to be accepted: two offers of each member.
-    pub const BACKLOG: i32 = 2 * super::NODES_MAX as i32;
-    /// Sockets in the directory, above which those of killed processes are looked for: more than a host's members have.
-    pub const SOCKETS_MAX: usize = super::NODES_MAX;
-    /// Longest path of a socket, in bytes.
-    pub const PATH_LEN_MAX: usize = 512;
 }
 
 /// Times of the membership protocol.

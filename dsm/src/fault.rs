@@ -7,7 +7,6 @@
 //! The idea of handling page faults in user space to share memory is Li and Hudak's (IVY, 1989).
 
 use std::ops::Range;
-use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
 
@@ -44,7 +43,6 @@ pub use backend::{Backend, BackendChoice};
 pub use core_section::{CoreSection, asynchronous, check_thread_mask};
 pub use counts::FaultCounts;
 pub use doctor::{Check, Health, doctor};
-pub(crate) use map::LENGTH_SEALS;
 pub use record::Recorded;
 
 use access::{AccessMap, Backing};
@@ -243,11 +241,6 @@ impl Arena {
         if self.shared.access.is_backed(page) {
             self.store.prefetch(page.start().0 as usize);
         }
-    }
-
-    /// The files of the memory and of its record: whoever holds a descriptor of both can go on with them.
-    pub(crate) fn files(&self) -> (BorrowedFd<'_>, BorrowedFd<'_>) {
-        (self.store.file().as_fd(), self.record.as_fd())
     }
 
     /// What the arena's record says of a page: the version of the bytes that lie there.

@@ -17,7 +17,6 @@ mod exit;
 mod faults;
 #[allow(unsafe_code)]
 mod interrupt;
-mod keeping;
 mod leaving;
 mod limit;
 mod local;
@@ -64,7 +63,6 @@ use crate::net::udp::{DATAGRAM_MAX, Outlet, UdpSocket};
 use crate::net::{ClusterKey, Endpoint, EndpointConfig, TransmitBuf, Version};
 use crate::page::{Access, GlobalAddr, Incarnation, NodeId, PageId, PagePool, PeerId, Span, Time};
 use crate::settings::Settings;
-use keeping::Keepers;
 use leaving::current_thread;
 pub use local::LockHandle;
 use local::LockTable;
@@ -113,7 +111,6 @@ struct Inner {
     /// Ends the search of the progress thread.
     progress_word: WakeWord,
     seat: Seat,
-    keepers: Keepers,
     clock: Instant,
     /// See [`Inner::coarse_now`].
     coarse_clock: AtomicU64,
@@ -190,7 +187,6 @@ impl Node {
         let progress = inner.clone().spawn_progress()?;
         let mut node = Node { inner, progress: Some(progress), workers: Vec::new() };
         node.workers = node.inner.spawn_workers()?;
-        node.workers.push(node.inner.clone().spawn_keeping()?);
         node.inner.serve_control(config.settings.join.is_none());
         node.inner.join(&config)?;
         let id = node.inner.with_machine(|machine| machine.membership().and_then(|m| m.me()));
@@ -325,7 +321,6 @@ impl Node {
         self.inner.stopping.store(true, Ordering::Release);
         self.inner.poller.wake();
         self.inner.wake_workers();
-        self.inner.keepers.wake();
         // A worker that drops the last handle on the node cannot wait for itself.
         let me = std::thread::current().id();
         for thread in self.workers.drain(..).chain([progress]).filter(|thread| thread.thread().id() != me) {
@@ -367,14 +362,12 @@ impl Inner {
             pool,
         })?;
         let incarnation = Incarnation(random()?);
-        // Before anybody hears of it.
-        let keepers = Keepers::new(settings, config.kind, incarnation)?;
         let mut endpoint = EndpointConfig::new(key, incarnation, Version::ours(), socket.receive_buffer());
         endpoint.mtu_max = crate::config::net::MTU_LIMIT;
         let endpoint = Endpoint::new(endpoint, random()?);
         let injector = choices::injector(settings)?;
         let machine = MachineConfig {
-            intro: Introduction { keeps_at: keepers.keeps_at(), ..introduction(config, incarnation, addr) },
+            intro: introduction(config, incarnation, addr),
             nearest: settings.nearest,
             silence_max: settings.silence_max_ms.map(Span::from_ms),
             rules: mutation::machine_rules(),
@@ -415,7 +408,6 @@ impl Inner {
             coarse_clock: AtomicU64::new(0),
             calls: rpc::Calls::new(node.clone(), clock, workers),
             seat: Seat::new(),
-            keepers,
             kits,
             kind: config.kind,
             stopping: AtomicBool::new(false),
@@ -571,7 +563,6 @@ impl Inner {
         drop(locked);
         self.calls.directory.end();
         self.calls.mailbox.end();
-        self.keepers.end();
     }
 
     fn wait_for_end(&self) -> Why {
@@ -694,7 +685,6 @@ fn introduction(config: &NodeConfig, incarnation: Incarnation, addr: SocketAddr)
         memory_max: config.settings.memory_max,
         arena_base: config.settings.arena_base as u64,
         arena_size: config.settings.arena_size as u64,
-        keeps_at: None,
         index: config.index,
     }
 }

@@ -7,7 +7,7 @@ use pagemesh::coherence::{
     Answer, Attempt, BarrierId, BarrierMessage, Body, LockId, LockMessage, Message, NodeSet, Req, ToHome,
     ToNode, Txn,
 };
-use pagemesh::page::{Access, NodeId, PageBuf, PageId};
+use pagemesh::page::{Access, NodeId, PageBuf, PageId, Span};
 
 use crate::trace::What;
 use crate::world::{BARRIER, World};
@@ -145,7 +145,7 @@ impl World {
         let message = if manager == Some(to) {
             LockMessage::Return { lock, req: own, token: u64::MAX, broken }
         } else if rng.bool() {
-            LockMessage::Grant { lock, req, token }
+            LockMessage::Grant { lock, req, token, kept: Span(rng.u64(..)) }
         } else if manager != Some(liar.node) {
             of_manager[rng.usize(..of_manager.len())]
         } else {

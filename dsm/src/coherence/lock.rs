@@ -7,6 +7,12 @@
 //! instruction each. Whatever the core is to do with the lock, it recalls it first and then knows whether
 //! a thread holds it; afterwards it lends it again, if it is still idle and nobody waits.
 //!
+//! A node whose threads ask again at once for a lock that it has just handed on *stays* with it when it gets it
+//! back: for a while the lock goes to its own threads, although another node waits. Else each critical section of
+//! a contended lock would cost a hand-off, which takes a hundred times as long. The stay lasts twice as long as a
+//! hand-off takes by measurement, at most [`STAY_MAX`]; so between nodes a lock is fair within that time for each
+//! turn. The first node that waits gets it then. A stay in which hardly any thread came is followed by none.
+//!
 //! A node's *tenure* is the span from its request to its handing the lock on; it is named by the
 //! request's number, so that a late duplicate never acts on a later tenure. Each holder gets a fencing
 //! token that only grows. A lock whose holder died is broken for good; recovery is not built yet.
@@ -24,6 +30,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::hash::{Hash, Hasher};
 
 use rustc_hash::FxHashMap;
+use smallvec::SmallVec;
 
 use super::copyset::NodeSet;
 use super::fingerprint::{hash_map, sorted_keys};
@@ -32,7 +39,10 @@ use super::placement::{Places, RegionInfo};
 use super::plant::{Plant, Planted};
 use super::round::Reports;
 use super::{Failure, OpId, Outbox};
-use crate::page::{Lent, LockWords, NodeId};
+use crate::config::coherence::{
+    HAND_OFF_START, LOCKS_REMEMBERED_MAX, STAY_AFTER, STAY_MAX, STAY_TENURES_MIN,
+};
+use crate::page::{Lent, LockWords, NodeId, Span, Time};
 
 /// Both sides of all locks of a node.
 #[derive(Clone)]
@@ -42,6 +52,14 @@ pub(super) struct Locks {
     last_req: Req,
     leaving: bool,
     dead: NodeSet,
+    /// When the event happened that is handled.
+    now: Time,
+    /// How long a lock takes from node to node, by measurement: a moving mean.
+    hand_off: Span,
+    /// Locks that this node has handed on, the newest last.
+    handed_on: SmallVec<[HandedOn; LOCKS_REMEMBERED_MAX]>,
+    /// When stays end with locks for which another node waits. Some may have ended otherwise.
+    stay_ends: SmallVec<[(Time, LockId); 2]>,
     /// From the beginning of a round until all have reported.
     verdicts: Option<Verdicts>,
 }
@@ -67,6 +85,15 @@ struct Place {
     died: bool,
 }
 
+/// A tenure that has ended by handing the lock on.
+#[derive(Clone, Copy, Hash)]
+struct HandedOn {
+    lock: LockId,
+    at: Time,
+    /// It was no stay, or one in which threads came.
+    paid: bool,
+}
+
 /// The requester's side: this node waits for the lock or has it.
 #[derive(Clone, Hash)]
 struct Tenure {
@@ -75,8 +102,16 @@ struct Tenure {
     since: Req,
     phase: Phase,
     token: u64,
-    /// Who gets the lock after this tenure.
+    /// Who gets the lock after this tenure, and since when that is known here.
     next: Option<(NodeId, Req)>,
+    next_since: Time,
+    asked_at: Time,
+    /// Threads of this node are to have the lock first when it comes.
+    stays: bool,
+    /// So long, from its coming on.
+    stays_until: Time,
+    /// The token with which it came.
+    first_token: u64,
     /// Threads of this node, first come first served.
     waiters: VecDeque<OpId>,
     /// The one of them that only tries. BUSY ends its wait.
@@ -118,8 +153,47 @@ impl Locks {
             last_req: first,
             leaving: false,
             dead: NodeSet::EMPTY,
+            now: Time(0),
+            hand_off: HAND_OFF_START,
+            handed_on: SmallVec::new(),
+            stay_ends: SmallVec::new(),
             verdicts: None,
         }
+    }
+
+    /// The time at which all that follows happens.
+    pub(super) fn set_now(&mut self, now: Time) {
+        self.now = now;
+    }
+
+    /// When [`Locks::end_stays`] has something to do.
+    pub(super) fn poll_timeout(&self) -> Option<Time> {
+        self.stay_ends.iter().map(|&(at, _)| at).min()
+    }
+
+    /// Takes the next lock from the list whose stay has come to its end, if there is one.
+    pub(super) fn take_ended_stay(&mut self) -> Option<LockId> {
+        let at = self.stay_ends.iter().position(|&(at, _)| at <= self.now)?;
+        Some(self.stay_ends.swap_remove(at).1)
+    }
+
+    /// Hands a lock on whose stay has ended; a thread that is in the critical section does so at its end.
+    pub(super) fn end_stay(
+        &mut self,
+        me: NodeId,
+        home: NodeId,
+        planted: Planted,
+        outbox: &mut Outbox,
+        lock: LockId,
+    ) {
+        if !planted.has(Plant::LockStayHasNoEnd) {
+            self.settle(me, home, outbox, lock);
+        }
+    }
+
+    /// Whether this node's threads have the lock before others, now.
+    fn stays(&self, tenure: &Tenure) -> bool {
+        tenure.stays && self.now < tenure.stays_until && !self.leaving
     }
 
     /// The core decides about the lock again. Goes before everything else that concerns a lock.
@@ -135,12 +209,13 @@ impl Locks {
 
     /// Leaves an idle lock to this node's threads. Goes after everything else that concerns a lock.
     pub(super) fn lend<M: LockWords>(&mut self, lock: LockId, memory: &mut M) {
-        let Some(tenure) = self.tenures.get_mut(&lock) else { return };
-        let is_wanted = tenure.next.is_some() || !tenure.waiters.is_empty();
+        let Some(tenure) = self.tenures.get(&lock) else { return };
+        let is_wanted = tenure.next.is_some() && !self.stays(tenure) || !tenure.waiters.is_empty();
         if tenure.phase == Phase::Idle
             && !is_wanted
             && !self.leaving
             && memory.lend_lock(lock.0, tenure.token)
+            && let Some(tenure) = self.tenures.get_mut(&lock)
         {
             tenure.phase = Phase::Lent;
         }
@@ -217,26 +292,65 @@ impl Locks {
             Attempt::Wait => None,
             Attempt::Try => waiters.front().copied(),
         };
-        let tenure = Tenure { req, since: req, phase: Phase::Waiting, token: 0, next: None, waiters, trying };
+        let tenure = Tenure {
+            req,
+            since: req,
+            phase: Phase::Waiting,
+            token: 0,
+            next: None,
+            next_since: self.now,
+            asked_at: self.now,
+            stays: self.is_worth_a_stay(lock),
+            stays_until: self.now,
+            first_token: 0,
+            waiters,
+            trying,
+        };
         self.tenures.insert(lock, tenure);
         outbox.send(me, home, LockMessage::Request { lock, req, attempt });
     }
 
-    /// Decides who has an idle lock next: another node that waits, else a thread of this node.
+    /// Whether this node is to stay with the lock when it comes: it has just handed it on.
+    fn is_worth_a_stay(&mut self, lock: LockId) -> bool {
+        let Some(last) = self.handed_on.iter_mut().find(|last| last.lock == lock) else { return false };
+        // One that did not pay is followed by a tenure without.
+        std::mem::replace(&mut last.paid, true) && self.now.since(last.at) <= STAY_AFTER
+    }
+
+    fn note_handed_on(&mut self, lock: LockId, tenure: &Tenure) {
+        let paid = !tenure.stays || tenure.token.saturating_sub(tenure.first_token) >= STAY_TENURES_MIN;
+        self.handed_on.retain(|last| last.lock != lock);
+        if self.handed_on.len() == LOCKS_REMEMBERED_MAX {
+            self.handed_on.remove(0);
+        }
+        self.handed_on.push(HandedOn { lock, at: self.now, paid });
+    }
+
+    /// Decides who has an idle lock next: another node that waits, unless this one stays, else a thread of this node.
     /// (Other nodes first: else a busy node would keep the lock for ever.)
     fn settle(&mut self, me: NodeId, home: NodeId, outbox: &mut Outbox, lock: LockId) {
-        let Some(tenure) = self.tenures.get_mut(&lock) else { return };
+        let Some(tenure) = self.tenures.get(&lock) else { return };
         if !matches!(tenure.phase, Phase::Idle | Phase::Returning) {
             return;
         }
-        if let Some((next, req)) = tenure.next {
-            let token = tenure.token + 1;
-            outbox.send(me, next, LockMessage::Grant { lock, req, token });
-            let waiters = self.tenures.remove(&lock).map(|tenure| tenure.waiters).unwrap_or_default();
-            if !waiters.is_empty() {
-                self.request(me, home, outbox, (lock, Attempt::Wait), waiters);
+        let (stays, next, end) = (self.stays(tenure), tenure.next, (tenure.stays_until, lock));
+        if let Some((next, req)) = next.filter(|_| !stays)
+            && let Some(tenure) = self.tenures.remove(&lock)
+        {
+            let (token, kept) = (tenure.token + 1, self.now.since(tenure.next_since));
+            outbox.send(me, next, LockMessage::Grant { lock, req, token, kept });
+            self.note_handed_on(lock, &tenure);
+            if !tenure.waiters.is_empty() {
+                self.request(me, home, outbox, (lock, Attempt::Wait), tenure.waiters);
             }
-        } else if let Some(op) = tenure.waiters.pop_front() {
+            return;
+        }
+        if next.is_some() {
+            self.stay_ends.retain(|&mut (_, of)| of != lock);
+            self.stay_ends.push(end);
+        }
+        let Some(tenure) = self.tenures.get_mut(&lock) else { return };
+        if let Some(op) = tenure.waiters.pop_front() {
             tenure.phase = Phase::Held;
             tenure.token += 1;
             outbox.done(op, Ok(tenure.token));
@@ -265,7 +379,7 @@ impl Locks {
                 let found = self.tenures.get_mut(&lock).filter(|found| found.req == tenure || any);
                 if let Some(found) = found.filter(|found| found.next.is_none()) {
                     let behind = Some((next, next_req));
-                    found.next = behind;
+                    (found.next, found.next_since) = (behind, self.now);
                     self.settle(me, from, outbox, lock);
                     let stays = self.tenures.get(&lock).is_some_and(|found| found.next == behind);
                     if attempt == Attempt::Try && stays {
@@ -285,11 +399,14 @@ impl Locks {
                     }
                 }
             }
-            LockMessage::Grant { lock, req, token } => {
+            LockMessage::Grant { lock, req, token, kept } => {
                 let any = planted.has(Plant::LockGrantIgnoresRequest);
                 let found = self.tenures.get_mut(&lock).filter(|found| found.req == req || any);
                 if let Some(found) = found.filter(|found| found.phase == Phase::Waiting || any) {
-                    (found.phase, found.token) = (Phase::Idle, token - 1);
+                    (found.phase, found.token, found.first_token) = (Phase::Idle, token - 1, token);
+                    let took = Span(self.now.since(found.asked_at).0.saturating_sub(kept.0)).min(STAY_MAX);
+                    self.hand_off = Span((self.hand_off.0 * 7 + took.0) / 8);
+                    found.stays_until = self.now + Span(self.hand_off.0 * 2).min(STAY_MAX);
                     if found.waiters.is_empty() {
                         found.token = token;
                     }
@@ -387,7 +504,7 @@ impl Locks {
         match home.chain.back().copied() {
             None => {
                 home.token += 1;
-                outbox.send(me, from, LockMessage::Grant { lock, req, token: home.token });
+                outbox.send(me, from, LockMessage::Grant { lock, req, token: home.token, kept: Span(0) });
             }
             Some(Place { node: tail, req: tenure, .. }) => {
                 let forward = LockMessage::Forward { lock, tenure, next: from, next_req: req, attempt };
@@ -493,7 +610,7 @@ impl Locks {
             };
             if tenure.phase == Phase::Waiting {
                 self.last_req.0 += 1;
-                tenure.req = self.last_req;
+                (tenure.req, tenure.asked_at) = (self.last_req, self.now);
                 let attempt = if tenure.trying.is_some() { Attempt::Try } else { Attempt::Wait };
                 outbox.send(me, home, LockMessage::Request { lock, req: tenure.req, attempt });
             }
@@ -619,6 +736,11 @@ impl Locks {
             if self.dead.contains(home) {
                 // Nobody is left to take it back.
                 self.tenures.remove(&lock);
+                continue;
+            }
+            if tenure.phase == Phase::Idle && tenure.next.is_some() {
+                // This node stayed with it.
+                self.settle(me, home, outbox, lock);
                 continue;
             }
             let (req, token, broken) = (tenure.req, tenure.token, tenure.phase == Phase::Held);

@@ -6,7 +6,7 @@
 
 use crate::codec::{DecodeError, Reader, Writer};
 use crate::config::NODES_MAX;
-use crate::page::{Access, Epoch, ExtentId, NodeId, PAGE_SIZE, PageId};
+use crate::page::{Access, Epoch, ExtentId, NodeId, PAGE_SIZE, PageId, Span};
 
 use super::copyset::NodeSet;
 
@@ -134,8 +134,9 @@ pub enum LockMessage {
     Request { lock: LockId, req: Req, attempt: Attempt },
     /// Home to the node at the queue's end: hand the lock to `next` after your tenure `tenure`.
     Forward { lock: LockId, tenure: Req, next: NodeId, next_req: Req, attempt: Attempt },
-    /// Home or last holder to waiter: yours, with a fencing token that only grows.
-    Grant { lock: LockId, req: Req, token: u64 },
+    /// Home or last holder to waiter: yours, with a fencing token that only grows. The last holder has known for
+    /// `kept` that this node waits.
+    Grant { lock: LockId, req: Req, token: u64, kept: Span },
     /// Leaving node to home: I hold the lock idle (or, `broken`, in the middle of a critical section).
     Return { lock: LockId, req: Req, token: u64, broken: bool },
     /// Home to leaving node: taken back.
@@ -464,7 +465,9 @@ impl LockMessage {
                 w.put_u16(next.0);
                 w.put_u8(u8::from(attempt == Attempt::Try));
             }
-            LockMessage::Grant { lock, req, token } => put(w, kind::LOCK_GRANT, &[lock.0.0, req.0, token]),
+            LockMessage::Grant { lock, req, token, kept } => {
+                put(w, kind::LOCK_GRANT, &[lock.0.0, req.0, token, kept.0]);
+            }
             LockMessage::Return { lock, req, token, broken } => {
                 put(w, kind::LOCK_RETURN, &[lock.0.0, req.0, token]);
                 w.put_u8(u8::from(broken));
@@ -487,7 +490,7 @@ impl LockMessage {
                 let next = decode_node(r)?;
                 LockMessage::Forward { lock, tenure: req, next, next_req, attempt: decode_attempt(r)? }
             }
-            kind::LOCK_GRANT => LockMessage::Grant { lock, req, token: r.u64()? },
+            kind::LOCK_GRANT => LockMessage::Grant { lock, req, token: r.u64()?, kept: Span(r.u64()?) },
             kind::LOCK_RETURN => LockMessage::Return { lock, req, token: r.u64()?, broken: decode_flag(r)? },
             kind::LOCK_RETURN_ACK => LockMessage::ReturnAck { lock, req },
             kind::LOCK_BROKEN => LockMessage::Broken { lock, req, dead: decode_node(r)? },

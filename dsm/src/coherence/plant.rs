@@ -64,15 +64,12 @@ pub enum Plant {
     NodeDoesNotReportWhatItGave,
     NodeDoesNotBindWhatItReported,
     NodeDropsLastWritersCopySilently,
-    MemoryRecordsBeforeBytes,
-    MemoryPunchesBeforeItClears,
-    NodeMapsBeforeItRecords,
-    OwnerClearsWhatItGives,
     LockOpensBeforeAllReported,
     LockTakesGrantsOfOlderRounds,
     LockRequestsAreNotRepeated,
     LockTokensStartAgain,
     LockForgetsDeadHolder,
+    LockStayHasNoEnd,
     BarrierIgnoresGeneration,
     BarrierIgnoresArrivalNumbers,
     BarrierWithdrawsAfterItsEnd,
@@ -82,7 +79,7 @@ pub enum Plant {
 
 impl Plant {
     /// Every fault.
-    pub const ALL: [Plant; 73] = [
+    pub const ALL: [Plant; 70] = [
         Plant::HomeDoesNotAwaitInstalled,
         Plant::HomeDoesNotAwaitDataHome,
         Plant::HomeReadsBeforeDataHome,
@@ -142,15 +139,12 @@ impl Plant {
         Plant::NodeDoesNotReportWhatItGave,
         Plant::NodeDoesNotBindWhatItReported,
         Plant::NodeDropsLastWritersCopySilently,
-        Plant::MemoryRecordsBeforeBytes,
-        Plant::MemoryPunchesBeforeItClears,
-        Plant::NodeMapsBeforeItRecords,
-        Plant::OwnerClearsWhatItGives,
         Plant::LockOpensBeforeAllReported,
         Plant::LockTakesGrantsOfOlderRounds,
         Plant::LockRequestsAreNotRepeated,
         Plant::LockTokensStartAgain,
         Plant::LockForgetsDeadHolder,
+        Plant::LockStayHasNoEnd,
         Plant::BarrierIgnoresGeneration,
         Plant::BarrierIgnoresArrivalNumbers,
         Plant::BarrierWithdrawsAfterItsEnd,

@@ -10,5 +10,6 @@ mod leaving;
 mod locks;
 mod rig;
 mod room;
+mod stays;
 mod streams;
 mod table;

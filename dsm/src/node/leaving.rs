@@ -86,7 +86,6 @@ impl Inner {
         let writes_back = matches!(self.kind, Kind::Rank { .. });
         // Without consent the peers take the end of the process for a death; nothing is lost by that.
         let left = self.depart(Departing { writes_back, by: Departure::Signal, asks: true });
-        self.keepers.end();
         left.err().and_then(|failure| self.unsaved(&failure))
     }
 

@@ -4,7 +4,6 @@ use std::net::SocketAddr;
 
 use serde::{Deserialize, Serialize};
 
-pub use super::keeping::KeepStatus;
 pub use super::wait_times::{WaitTimes, Waits};
 use super::{Inner, Locked};
 use crate::coherence::{Coherence, Counters as CoherenceCounters, Placement};
@@ -60,8 +59,6 @@ pub struct NodeStatus {
     pub lost_page_count: u64,
     /// Regions of which pages have memory here.
     pub regions: Vec<RegionPages>,
-    /// Who holds its memory beside its own process, and whose it holds.
-    pub keeping: KeepStatus,
 }
 
 /// The members that run on a host, and its memory, as one of them knows it.
@@ -156,8 +153,7 @@ pub struct RegionStatus {
     pub users: Vec<NodeId>,
 }
 
-/// What the core and the socket have counted; without the host's name and memory, the parts of regions, and who keeps
-/// whom.
+/// What the core and the socket have counted; without the host's name and memory, and the parts of regions.
 pub(super) fn node_status(locked: &mut Locked, inner: &Inner) -> NodeStatus {
     let Locked { machine, wait_clock, .. } = locked;
     let faults = inner.arena.counts();
@@ -195,7 +191,6 @@ pub(super) fn node_status(locked: &mut Locked, inner: &Inner) -> NodeStatus {
         lost_page_count: lost.len() as u64,
         lost_pages: lost.into_iter().take(LOST_PAGES_MAX).map(|(page, node)| (page.0, node)).collect(),
         regions: Vec::new(),
-        keeping: KeepStatus::default(),
     }
 }
 
@@ -210,7 +205,6 @@ pub(super) fn whole_status(inner: &Inner) -> NodeStatus {
         .into_iter()
         .map(|(start, used)| RegionPages { start, pages: inner.arena.backed_pages_in(start..start + used) });
     status.host = host_name();
-    status.keeping = inner.keepers.status();
     status.host_memory = host_memory(inner);
     status.regions = found.filter(|region| region.pages > 0).collect();
     status

@@ -85,11 +85,11 @@ fn no_token_of_a_peer_overflows() {
     let mut rig = Rig::new(3);
     let op = rig.op();
     rig.feed(A, Input::Lock { op, lock: LOCK, attempt: Attempt::Wait });
-    let (lock, req) = (LOCK, Req(1));
+    let (lock, req, kept) = (LOCK, Req(1), crate::page::Span(u64::MAX));
     for token in [0, TOKENS_MAX + 1, u64::MAX] {
-        assert_eq!(hear(&rig, A, B, LockMessage::Grant { lock, req, token }), (Vec::new(), 1));
+        assert_eq!(hear(&rig, A, B, LockMessage::Grant { lock, req, token, kept }), (Vec::new(), 1));
     }
-    let (outputs, violations) = hear(&rig, A, B, LockMessage::Grant { lock, req, token: 1 });
+    let (outputs, violations) = hear(&rig, A, B, LockMessage::Grant { lock, req, token: 1, kept });
     assert_eq!((outputs, violations), (vec![Output::Done { op, result: Ok(1) }], 0));
     let returned = LockMessage::Return { lock, req, token: u64::MAX, broken: false };
     assert_eq!(hear(&rig, H, B, returned).1, 1);

@@ -7,7 +7,7 @@ use crate::coherence::{
     Answer, Attempt, BATCH_MESSAGES_MAX, BarrierId, BarrierMessage, Batch, Body, Held, HeldLock, LockId,
     LockMessage, Message, NodeSet, Report, ReportPart, Req, ToHome, ToNode, Txn, encode_batch_head,
 };
-use crate::page::{Access, Epoch, ExtentId, NodeId, PAGE_SIZE, PageId};
+use crate::page::{Access, Epoch, ExtentId, NodeId, PAGE_SIZE, PageId, Span};
 
 /// One of each kind, in each variant that is written differently.
 fn samples() -> Vec<Message> {
@@ -61,7 +61,7 @@ fn samples() -> Vec<Message> {
         ToNode::Lost { page, req, dead: node }.into(),
         ToNode::LeaveAck.into(),
         ToNode::Located { extent: ExtentId(2), home: node }.into(),
-        LockMessage::Grant { lock, req, token: 7 }.into(),
+        LockMessage::Grant { lock, req, token: 7, kept: Span(8) }.into(),
         LockMessage::ReturnAck { lock, req }.into(),
         Report::Total { parts: 3 }.into(),
         LockMessage::Broken { lock, req, dead: node }.into(),

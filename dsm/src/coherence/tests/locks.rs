@@ -2,7 +2,7 @@
 
 use super::rig::{A, B, C, H, P, Q, Rig};
 use crate::coherence::{Attempt, BarrierId, Failure, Input, LockId, LockMessage, Message, NodeSet, OpId};
-use crate::page::{Access, Epoch, Lent, NodeId};
+use crate::page::{Access, Epoch, Lent, NodeId, Span};
 
 const LOCK: LockId = LockId(P);
 const BARRIER: BarrierId = BarrierId { program: 1, index: 0 };
@@ -261,6 +261,8 @@ fn a_late_word_that_a_lock_is_busy_ends_no_later_try() {
     let busy = rig.deliver(A, B);
     rig.feed(A, Input::Unlock { lock: LOCK });
     rig.settle();
+    // Too late for A to stay with the lock.
+    rig.now = rig.now + Span::from_ms(1);
     let back = lock(&mut rig, A);
     rig.settle();
     token(&rig, back);
