@@ -557,10 +557,7 @@ impl Inner {
 
     /// Ends all sessions; the peers are told why.
     fn close(&self, reason: &str) {
-        let mut locked = self.enter();
-        self.tell(&mut locked, Event::Close(reason));
-        self.hand_out_calls(&mut locked);
-        drop(locked);
+        self.tell(&mut self.enter(), Event::Close(reason));
         self.calls.directory.end();
         self.calls.mailbox.end();
     }

@@ -51,8 +51,10 @@ impl Inner {
         Entry { node: self, locked: Some(self.lock.lock()), _section: section }
     }
 
-    /// Does what the table of reception asks for, but for the calls that wake threads.
+    /// Leaves to workers what came for them, and does what the table of reception asks for, but for the calls that
+    /// wake threads.
     fn act(&self, locked: &mut Locked) -> Wakes {
+        self.hand_out_calls(locked);
         let mut wakes = Wakes::new();
         for action in locked.reception.take_actions() {
             match action {

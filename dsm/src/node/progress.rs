@@ -39,7 +39,6 @@ impl Inner {
                 self.handle(&mut locked, now, &Found::Nothing, &[]);
             }
             self.report_failed_fault(&mut locked);
-            self.hand_out_calls(&mut locked);
             let mut sleep = |until: Time| {
                 woken.add(section.asleep(|mask| self.poller.wait(until.since(self.now()).to_std(), mask)));
                 polled_at = self.now();
@@ -92,7 +91,6 @@ impl Inner {
         let notes = std::mem::take(&mut locked.notes);
         if !notes.is_empty() {
             locked.callers.defer(Deferred::Run(Box::new(|| notes.tell())));
-            self.hand_out_calls(locked);
         }
     }
 

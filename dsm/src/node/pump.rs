@@ -117,7 +117,7 @@ impl Inner {
         if !locked.notes.is_empty() {
             self.poller.wake();
         }
-        let due = if locked.has_work() { Time(0) } else { self.due(locked) };
+        let due = self.due(locked);
         locked.reception.due(due);
     }
 

@@ -67,11 +67,6 @@ impl Calls {
 }
 
 impl Locked {
-    /// Whether there is something for workers that none was told of.
-    pub(super) fn has_work(&self) -> bool {
-        self.machine.calls().has_arrivals() || self.callers.has_new()
-    }
-
     fn work_len(&mut self, rank: Rank) -> usize {
         let Locked { machine, callers, .. } = self;
         State { calls: machine.calls_mut(), callers }.work_len(rank)
@@ -84,8 +79,8 @@ impl Inner {
         locked.machine.calls_mut().take_arrivals() + locked.callers.take_new()
     }
 
-    /// The same, for a thread that runs no calls: workers are woken.
-    pub(super) fn hand_out_calls(&self, locked: &mut Entry<'_>) -> usize {
+    /// The same, for a thread that runs no calls: workers are woken. Every thread does this before it unlocks.
+    pub(super) fn hand_out_calls(&self, locked: &mut Locked) -> usize {
         let queued = self.handle_calls(locked);
         self.wake_workers_for(locked, queued);
         queued
@@ -137,7 +132,6 @@ impl Inner {
         let result = command(&mut locked.machine);
         let now = self.now();
         self.settle(&mut locked, now);
-        self.hand_out_calls(&mut locked);
         result
     }
 
@@ -344,9 +338,8 @@ impl Port for NodePort {
                 let Locked { machine, callers, .. } = &mut **locked;
                 act(now, &mut State { calls: machine.calls_mut(), callers });
             }
-            if !locked.machine.calls().is_quiet() || locked.has_work() {
+            if !locked.machine.calls().is_quiet() {
                 inner.settle(locked, now);
-                inner.hand_out_calls(locked);
             }
         });
         if entered.is_none() {
@@ -358,7 +351,6 @@ impl Port for NodePort {
         let sent = self.locked(|inner, locked, now| {
             locked.machine.send_call(now, to, message)?;
             inner.settle(locked, now);
-            inner.hand_out_calls(locked);
             Ok(())
         });
         sent.unwrap_or(Err(SendError::Unreachable))

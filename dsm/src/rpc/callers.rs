@@ -178,11 +178,6 @@ impl Callers {
         std::mem::take(&mut self.new)
     }
 
-    /// Whether there is any.
-    pub(crate) fn has_new(&self) -> bool {
-        self.new > 0
-    }
-
     /// How much of it waits for a worker.
     pub(crate) fn deferred_len(&self) -> usize {
         self.deferred.len()

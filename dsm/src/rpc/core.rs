@@ -354,11 +354,6 @@ impl Calls {
         sends.is_empty() && requests.is_empty() && outputs.is_empty() && *arrivals == 0
     }
 
-    /// Whether calls were queued for workers since it was last asked.
-    pub fn has_arrivals(&self) -> bool {
-        self.effects.arrivals > 0
-    }
-
     /// Messages of peers so far.
     pub fn handled(&self) -> u64 {
         self.handled
