@@ -18,7 +18,7 @@ use pagemesh::net::udp::{Outlet, Received, UdpSocket, datagrams};
 use pagemesh::net::{
     Endpoint, EndpointConfig, Event, OutMessage, Priority, SessionHandle, TransmitBuf, Version,
 };
-use pagemesh::page::{Access, Epoch, ExtentId, Incarnation, PageBuf, PageId, Time};
+use pagemesh::page::{Access, Epoch, ExtentId, Incarnation, PageBuf, PageId, Span, Time};
 use pagemesh::{Node, NodeId, Settings};
 
 use crate::child::{Child, listen, resident_kib, say};
@@ -554,7 +554,7 @@ fn invent(rng: &mut fastrand::Rng) -> Message {
         17 => ToNode::Located { extent, home: node }.into(),
         18 => LockMessage::Request { lock, req, attempt }.into(),
         19 => LockMessage::Forward { lock, tenure: req, next: node, next_req: req, attempt }.into(),
-        20 => LockMessage::Grant { lock, req, token }.into(),
+        20 => LockMessage::Grant { lock, req, token, kept: Span(token) }.into(),
         21 => LockMessage::Return { lock, req, token, broken: rng.bool() }.into(),
         22 => LockMessage::ReturnAck { lock, req }.into(),
         23 => ToNode::Fetch { page, version }.into(),
