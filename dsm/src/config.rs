@@ -267,23 +267,23 @@ pub mod node {
     pub const TRIAL_WAITS: u32 = 4;
     /// Longest look for another message. Traffic with longer gaps is not worth a core; what it costs when
     /// traffic ends is one of these.
-    pub const VIGIL_MAX: Span = Span::from_ms(2);
+    pub const BUSY_POLL_MAX: Span = Span::from_ms(2);
     /// Shortest look, if there is traffic.
-    pub const VIGIL_MIN: Span = Span::from_us(50);
+    pub const BUSY_POLL_MIN: Span = Span::from_us(50);
     /// Time slice of threads that have errands: the shortest that Linux gives.
     pub const ERRAND_SLICE: Span = Span::from_us(100);
     /// How often a thread that was woken elsewhere may go back to its core.
-    pub const SEAT_EVERY: Span = Span::from_ms(1);
+    pub const AFFINITY_EVERY: Span = Span::from_ms(1);
     /// A thread that does not run for so long has made room for another.
     pub const ERRAND_MIN: Span = Span::from_us(8);
     /// A thread that does not run for so long has made room for one that computes.
     pub const SLICE_MIN: Span = Span::from_us(500);
     /// Time spent looking after which is judged whether others want the cores.
-    pub const COMPANY_JUDGED_AFTER: Span = Span::from_ms(2);
+    pub const CONTENTION_JUDGED_AFTER: Span = Span::from_ms(2);
     /// How long others are believed to want the cores, at first.
-    pub const COMPANY_AGAIN_MIN: Span = Span::from_ms(50);
+    pub const CONTENTION_AGAIN_MIN: Span = Span::from_ms(50);
     /// The same after they were found there again and again.
-    pub const COMPANY_AGAIN_MAX: Span = Span::from_ms(800);
+    pub const CONTENTION_AGAIN_MAX: Span = Span::from_ms(800);
     /// Datagrams that lie in the socket for so long, and nobody comes for them: the thread that receives gets no
     /// core, and the progress thread takes its place.
     pub const UNREAD_MAX: Span = Span::from_ms(10);

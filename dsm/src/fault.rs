@@ -64,7 +64,7 @@ pub struct PageFault {
     pub thread: u32,
 }
 
-/// Who answers page faults: the node. Under the core's lock it first asks [`Arena::settle`], then its
+/// Who answers page faults: the node. Under the core's lock it first asks [`Arena::restore`], then its
 /// protocol; an answer ends with a [`Memory`] call that raises the page's access.
 pub trait FaultSink: Send + Sync {
     /// Called in the faulting thread, inside a signal handler; returns when the access was raised, or
@@ -251,7 +251,7 @@ impl Arena {
     /// Answers a fault on a page whose present access suffices (another thread's fault was answered
     /// meanwhile, or the kernel took the mapping): puts it back, and wakes who waits. False if the
     /// access does not suffice.
-    pub fn settle(&self, fault: &PageFault) -> bool {
+    pub fn restore(&self, fault: &PageFault) -> bool {
         let access = self.access(fault.page);
         if access < fault.access {
             return false;

@@ -10,6 +10,7 @@ mod collective;
 mod control;
 #[rustfmt::skip]
 pub(crate) mod control_stubs;
+mod cpu_affinity;
 mod directory;
 mod entry;
 #[allow(unsafe_code)]
@@ -24,7 +25,6 @@ mod lock_word;
 mod mutation;
 mod notes;
 mod op;
-mod patience;
 #[allow(unsafe_code)]
 mod poller;
 mod progress;
@@ -32,11 +32,11 @@ mod pump;
 mod receive;
 mod reception;
 mod rpc;
-mod seat;
 pub mod status;
 mod sync;
 #[allow(unsafe_code)]
 mod time_slice;
+mod wait_policy;
 mod wait_times;
 mod watch;
 
@@ -63,23 +63,23 @@ use crate::net::udp::{DATAGRAM_MAX, Outlet, UdpSocket};
 use crate::net::{ClusterKey, Endpoint, EndpointConfig, TransmitBuf, Version};
 use crate::page::{Access, GlobalAddr, Incarnation, NodeId, PageId, PagePool, PeerId, Span, Time};
 use crate::settings::Settings;
+use cpu_affinity::CpuAffinity;
 use leaving::current_thread;
 pub use local::LockHandle;
 use local::LockTable;
 use notes::Notes;
 use op::{Ops, WakeWord};
-use patience::Patience;
 use poller::Poller;
 use receive::Kit;
 use reception::Reception;
-use seat::Seat;
+use wait_policy::WaitPolicy;
 use wait_times::WaitClock;
 use watch::Watch;
 pub use watch::host;
 
 /// A node of the cluster. Dropping it leaves the cluster.
 pub struct Node {
-    inner: Arc<Inner>,
+    runtime: Arc<Runtime>,
     progress: Option<JoinHandle<()>>,
     workers: Vec<JoinHandle<()>>,
 }
@@ -100,8 +100,8 @@ pub struct NodeConfig {
 }
 
 /// Shared by the node's handle, its threads and the page fault handler.
-struct Inner {
-    lock: Mutex<Locked>,
+struct Runtime {
+    state: Mutex<RuntimeState>,
     arena: Arena,
     socket: UdpSocket,
     addr: SocketAddr,
@@ -110,9 +110,9 @@ struct Inner {
     poller: Poller,
     /// Ends the search of the progress thread.
     progress_word: WakeWord,
-    seat: Seat,
+    affinity: CpuAffinity,
     clock: Instant,
-    /// See [`Inner::coarse_now`].
+    /// See [`Runtime::coarse_now`].
     coarse_clock: AtomicU64,
     calls: rpc::Calls,
     /// What threads at the socket need, and no thread uses now.
@@ -127,7 +127,8 @@ struct Inner {
     exiting: AtomicU32,
 }
 
-struct Locked {
+/// What its lock guards.
+struct RuntimeState {
     machine: Machine,
     /// Who waits for its calls.
     callers: crate::rpc::Callers,
@@ -148,7 +149,7 @@ struct Locked {
     outlet: Outlet,
     transmit: TransmitBuf,
     reception: Reception,
-    patience: Patience,
+    policy: WaitPolicy,
     watch: Watch,
     /// When the last wait ended, by the clock reading that it took.
     waited_until: Time,
@@ -181,19 +182,19 @@ impl Node {
             // The workers inherit it.
             check_thread_mask()?;
         }
-        let inner = Inner::new(&config)?;
+        let runtime = Runtime::new(&config)?;
         // Before anybody receives: an inherited socket may have other nodes' first words already.
-        inner.begin(config.settings.join);
-        let progress = inner.clone().spawn_progress()?;
-        let mut node = Node { inner, progress: Some(progress), workers: Vec::new() };
-        node.workers = node.inner.spawn_workers()?;
-        node.inner.serve_control(config.settings.join.is_none());
-        node.inner.join(&config)?;
-        let id = node.inner.with_machine(|machine| machine.membership().and_then(|m| m.me()));
-        node.inner.id.set(id.expect("it has joined")).expect("set only here");
-        node.inner.fetch_directory()?;
+        runtime.begin(config.settings.join);
+        let progress = runtime.clone().spawn_progress()?;
+        let mut node = Node { runtime, progress: Some(progress), workers: Vec::new() };
+        node.workers = node.runtime.spawn_workers()?;
+        node.runtime.serve_control(config.settings.join.is_none());
+        node.runtime.join(&config)?;
+        let id = node.runtime.with_machine(|machine| machine.membership().and_then(|m| m.me()));
+        node.runtime.id.set(id.expect("it has joined")).expect("set only here");
+        node.runtime.fetch_directory()?;
         if matches!(config.kind, Kind::Rank { .. }) {
-            exit::leave_at_exit(Arc::downgrade(&node.inner));
+            exit::leave_at_exit(Arc::downgrade(&node.runtime));
             interrupt::install()?;
         }
         Ok(node)
@@ -201,17 +202,17 @@ impl Node {
 
     /// Where the node listens.
     pub fn local_addr(&self) -> SocketAddr {
-        self.inner.addr
+        self.runtime.addr
     }
 
     /// Its id; in a forked child the parent's.
     pub fn id(&self) -> NodeId {
-        *self.inner.id.get().expect("joined")
+        *self.runtime.id.get().expect("joined")
     }
 
     /// Its status now; in a forked child nothing but the parent's id.
     pub fn status(&self) -> status::NodeStatus {
-        if fork::is_child() { self.unknown_status() } else { status::whole_status(&self.inner) }
+        if fork::is_child() { self.unknown_status() } else { status::whole_status(&self.runtime) }
     }
 
     /// The same without what takes longer: its host's name, and its part of each region.
@@ -219,22 +220,22 @@ impl Node {
         if fork::is_child() {
             return self.unknown_status();
         }
-        self.inner.with_locked(|locked| status::node_status(locked, &self.inner))
+        self.runtime.with_locked(|locked| status::node_status(locked, &self.runtime))
     }
 
     /// What a forked child knows of its parent's node.
     fn unknown_status(&self) -> status::NodeStatus {
-        status::NodeStatus { id: self.inner.id.get().copied(), ..status::NodeStatus::default() }
+        status::NodeStatus { id: self.runtime.id.get().copied(), ..status::NodeStatus::default() }
     }
 
     /// The members on this host that the node knows of, their limits and the host's memory.
     pub fn host_memory(&self) -> status::HostMemory {
-        status::host_memory(&self.inner)
+        status::host_memory(&self.runtime)
     }
 
     /// Which fault backend runs.
     pub fn backend(&self) -> Backend {
-        self.inner.arena.backend()
+        self.runtime.arena.backend()
     }
 
     /// Makes or finds a region by its name; every member has mapped it on return. Without a placement, a region
@@ -248,46 +249,46 @@ impl Node {
         placement: Option<Placement>,
     ) -> Result<RegionRecord> {
         check_thread_mask()?;
-        self.inner.region(name, Some(Want::Any { bytes, element, placement }))?.ok_or(Error::Left)
+        self.runtime.region(name, Some(Want::Any { bytes, element, placement }))?.ok_or(Error::Left)
     }
 
     /// Finds a region by its name.
     pub fn attach(&self, name: &str, element: ElementType) -> Result<RegionRecord> {
         check_thread_mask()?;
-        self.inner.region(name, Some(Want::Existing { element }))?.ok_or(Error::Left)
+        self.runtime.region(name, Some(Want::Existing { element }))?.ok_or(Error::Left)
     }
 
     /// Marks a region for removal: it goes when the last node that uses it has left.
     pub fn remove(&self, name: &str) -> Result<()> {
-        self.inner.region(name, None).map(drop)
+        self.runtime.region(name, None).map(drop)
     }
 
     /// Asks for pages that will be wanted; returns at once.
     pub fn prefetch(&self, pages: std::ops::Range<u64>, access: Access) {
         let (first, pages) = (PageId(pages.start), pages.end.saturating_sub(pages.start));
-        self.inner.cast(Input::Prefetch { first, pages, access });
+        self.runtime.cast(Input::Prefetch { first, pages, access });
     }
 
     /// Gives a page up, if nothing needs it now.
     pub fn evict(&self, page: PageId) {
-        self.inner.cast(Input::Evict { page });
+        self.runtime.cast(Input::Evict { page });
     }
 
     /// Where a byte of the arena is mapped in this process.
     pub fn pointer(&self, addr: GlobalAddr) -> Option<*mut u8> {
-        self.inner.arena.pointer(addr)
+        self.runtime.arena.pointer(addr)
     }
 
     /// Which byte of the arena a pointer of this process points to.
     pub fn global(&self, pointer: *const u8) -> Option<GlobalAddr> {
-        self.inner.arena.global(pointer)
+        self.runtime.arena.global(pointer)
     }
 
     /// Leaves the cluster: writes back what the node owns and gives its locks back. Without daemons,
     /// where the ranks hold the memory, it waits until all ranks leave.
     pub fn leave(&self) -> Result<()> {
         fork::check()?;
-        let result = self.inner.leave(Departure::Wish);
+        let result = self.runtime.leave(Departure::Wish);
         self.calls().stop_serving();
         result
     }
@@ -295,7 +296,7 @@ impl Node {
     /// Waits until somebody asks the cluster to stop. An error names the node whose death ended it.
     pub fn wait_for_shutdown(&self) -> Result<()> {
         fork::check()?;
-        match self.inner.wait_for_end() {
+        match self.runtime.wait_for_end() {
             Why::Stopped(_) | Why::Left => Ok(()),
             fatal @ (Why::Died { .. } | Why::NotJoined(_) | Why::Evicted(_) | Why::Broken(_)) => {
                 Err(to_error(&fatal))
@@ -305,7 +306,7 @@ impl Node {
 
     /// Makes [`Node::wait_for_shutdown`] return, here and, from the coordinator, on every node.
     pub fn request_shutdown(&self) {
-        self.inner.request_shutdown();
+        self.runtime.request_shutdown();
     }
 
     /// In a forked child: leaves everything as it is, for the node is the parent's.
@@ -313,14 +314,14 @@ impl Node {
         // The threads do not exist here: their handles can be neither joined nor detached.
         self.workers.drain(..).chain(self.progress.take()).for_each(std::mem::forget);
         // Locks may be held by threads that are not here, descriptors are shared with the parent.
-        std::mem::forget(self.inner.clone());
+        std::mem::forget(self.runtime.clone());
     }
 
     fn stop(&mut self) {
         let Some(progress) = self.progress.take() else { return };
-        self.inner.stopping.store(true, Ordering::Release);
-        self.inner.poller.wake();
-        self.inner.wake_workers();
+        self.runtime.stopping.store(true, Ordering::Release);
+        self.runtime.poller.wake();
+        self.runtime.wake_workers();
         // A worker that drops the last handle on the node cannot wait for itself.
         let me = std::thread::current().id();
         for thread in self.workers.drain(..).chain([progress]).filter(|thread| thread.thread().id() != me) {
@@ -338,7 +339,7 @@ impl Drop for Node {
         }
         if self.progress.is_some() {
             let departure = if std::thread::panicking() { Departure::Exit } else { Departure::Wish };
-            if let Err(error) = self.inner.leave(departure) {
+            if let Err(error) = self.runtime.leave(departure) {
                 tracing::warn!("leaving: {error}");
             }
             self.stop();
@@ -346,8 +347,8 @@ impl Drop for Node {
     }
 }
 
-impl Inner {
-    fn new(config: &NodeConfig) -> Result<Arc<Inner>> {
+impl Runtime {
+    fn new(config: &NodeConfig) -> Result<Arc<Runtime>> {
         let settings = &config.settings;
         limit::check(config)?;
         let key = key_of(config)?;
@@ -373,7 +374,7 @@ impl Inner {
             rules: mutation::machine_rules(),
             membership_rules: mutation::membership_rules(),
         };
-        let locked = Locked {
+        let locked = RuntimeState {
             machine: Machine::new(endpoint, machine),
             callers: crate::rpc::Callers::default(),
             departed: Vec::new(),
@@ -387,7 +388,7 @@ impl Inner {
             outlet: Outlet::new(injector.map(Injector::new)),
             transmit: TransmitBuf::default(),
             reception: Reception::default(),
-            patience: Patience::default(),
+            policy: WaitPolicy::default(),
             watch: Watch::default(),
             waited_until: Time(0),
         };
@@ -396,8 +397,8 @@ impl Inner {
             (0..settings.rpc_workers.max(1)).map(|_| poller::wake_event()).collect::<Result<_>>()?;
         let kits = ArrayQueue::new(16);
         let _ = kits.push(Kit::new()?); // There is room.
-        let inner = Arc::new_cyclic(|node: &Weak<Inner>| Inner {
-            lock: Mutex::new(locked),
+        let runtime = Arc::new_cyclic(|node: &Weak<Runtime>| Runtime {
+            state: Mutex::new(locked),
             arena,
             socket,
             addr,
@@ -407,7 +408,7 @@ impl Inner {
             clock,
             coarse_clock: AtomicU64::new(0),
             calls: rpc::Calls::new(node.clone(), clock, workers),
-            seat: Seat::new(),
+            affinity: CpuAffinity::new(),
             kits,
             kind: config.kind,
             stopping: AtomicBool::new(false),
@@ -415,9 +416,9 @@ impl Inner {
             memory_given_back: AtomicBool::new(false),
             exiting: AtomicU32::new(0),
         });
-        let sink: Weak<Inner> = Arc::downgrade(&inner);
-        inner.arena.deliver_to(sink);
-        Ok(inner)
+        let sink: Weak<Runtime> = Arc::downgrade(&runtime);
+        runtime.arena.deliver_to(sink);
+        Ok(runtime)
     }
 
     fn spawn_progress(self: Arc<Self>) -> Result<JoinHandle<()>> {
@@ -449,7 +450,7 @@ impl Inner {
         look(&mut self.enter().machine)
     }
 
-    fn with_locked<T>(&self, look: impl FnOnce(&mut Locked) -> T) -> T {
+    fn with_locked<T>(&self, look: impl FnOnce(&mut RuntimeState) -> T) -> T {
         look(&mut self.enter())
     }
 

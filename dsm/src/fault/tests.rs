@@ -40,7 +40,7 @@ impl Local {
         nix::errno::Errno::set_raw(libc::EIO);
         let _section = CoreSection::enter();
         let mut core = self.core.lock();
-        if self.arena.settle(&fault) {
+        if self.arena.restore(&fault) {
             return;
         }
         core.faults.push(fault);

@@ -15,7 +15,7 @@ use parking_lot::{Condvar, Mutex};
 
 use super::control_stubs::{RankCalls, RankClient};
 use super::leaving::current_thread;
-use super::{Inner, Node, exit, to_error};
+use super::{Node, Runtime, exit, to_error};
 use crate::coherence::{Failure, NodeSet};
 use crate::config::node::{LONG_WAIT, QUESTION_MAX};
 use crate::config::rpc::COLLECTIVE_VALUE_MAX;
@@ -225,16 +225,16 @@ impl Node {
         combine: impl FnOnce(Vec<Vec<u8>>) -> std::result::Result<Vec<u8>, String>,
     ) -> Result<Vec<u8>> {
         fork::check()?;
-        let result = self.inner.gather(what, value, combine);
+        let result = self.runtime.gather(what, value, combine);
         if result.is_err() {
             // It may have failed because other ranks end too.
-            self.inner.sleep_if_ending(current_thread);
+            self.runtime.sleep_if_ending(current_thread);
         }
         result
     }
 }
 
-impl Inner {
+impl Runtime {
     fn gather(
         &self,
         what: &str,

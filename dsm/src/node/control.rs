@@ -14,7 +14,7 @@ use super::control_stubs::{
 };
 use super::directory::Servers;
 use super::status::{cluster_status, whole_status};
-use super::{Inner, Node as Handle};
+use super::{Node as Handle, Runtime};
 use crate::coherence::BarrierId;
 use crate::config::rpc::{DIRECTORY_TELL_WAIT, DIRECTORY_WAIT};
 use crate::error::{Error, Result};
@@ -25,23 +25,23 @@ use crate::page::{GlobalAddr, PageId};
 use crate::rpc::{self, Channel, Context, PeerId, Policy, Service, serve_meta};
 
 /// The node behind its services. Weak: the node owns them.
-struct Of(Weak<Inner>);
+struct Of(Weak<Runtime>);
 
 impl Of {
-    fn inner(&self) -> std::result::Result<Arc<Inner>, rpc::Error> {
+    fn runtime(&self) -> std::result::Result<Arc<Runtime>, rpc::Error> {
         self.0.upgrade().ok_or_else(|| rpc::Error::remote("the node is leaving"))
     }
 
     /// Does something to the machine and sends what follows of it.
     fn command<T>(&self, command: impl FnOnce(&mut Machine) -> T) -> std::result::Result<T, rpc::Error> {
-        Ok(self.inner()?.command(command))
+        Ok(self.runtime()?.command(command))
     }
 }
 
 impl Node for Of {
     fn status(&self, _: &Context<'_>) -> std::result::Result<String, rpc::Error> {
-        let inner = self.inner()?;
-        let status = whole_status(&inner);
+        let runtime = self.runtime()?;
+        let status = whole_status(&runtime);
         serde_json::to_string(&status).map_err(rpc::Error::remote)
     }
 
@@ -62,16 +62,16 @@ impl Node for Of {
         if context.peer().node != COORDINATOR {
             return Err(rpc::Error::remote("only the coordinator says who serves what"));
         }
-        self.inner()?.calls.directory.take(&directory);
+        self.runtime()?.calls.directory.take(&directory);
         Ok(())
     }
 
     fn lock_queue(&self, _: &Context<'_>, page: u64) -> std::result::Result<Vec<u16>, rpc::Error> {
-        Ok(self.inner()?.lock_queue(PageId(page)).into_iter().map(|node| node.0).collect())
+        Ok(self.runtime()?.lock_queue(PageId(page)).into_iter().map(|node| node.0).collect())
     }
 
     fn lock_held_ms(&self, _: &Context<'_>, page: u64) -> std::result::Result<Option<u64>, rpc::Error> {
-        Ok(self.inner()?.lock_held_for(PageId(page)).map(|held| held.0 / 1_000_000))
+        Ok(self.runtime()?.lock_held_for(PageId(page)).map(|held| held.0 / 1_000_000))
     }
 
     fn barrier_missing(
@@ -80,12 +80,12 @@ impl Node for Of {
         program: u64,
         index: u32,
     ) -> std::result::Result<Vec<u16>, rpc::Error> {
-        let missing = self.inner()?.barrier_missing(BarrierId { program, index });
+        let missing = self.runtime()?.barrier_missing(BarrierId { program, index });
         Ok(missing.iter().map(|node| node.0).collect())
     }
 
     fn waits_in(&self, _: &Context<'_>) -> std::result::Result<Vec<String>, rpc::Error> {
-        Ok(self.inner()?.waits_in())
+        Ok(self.runtime()?.waits_in())
     }
 }
 
@@ -97,24 +97,24 @@ impl Rank for Of {
         what: &str,
         value: &[u8],
     ) -> std::result::Result<(), rpc::Error> {
-        self.inner()?.take_letter(context.peer(), number, what, Ok(value))
+        self.runtime()?.take_letter(context.peer(), number, what, Ok(value))
     }
 
     fn refuse(&self, context: &Context<'_>, number: u64, why: &str) -> std::result::Result<(), rpc::Error> {
         let refusal = Refusal::Failed(why.to_owned());
-        self.inner()?.take_letter(context.peer(), number, "", Err(refusal))
+        self.runtime()?.take_letter(context.peer(), number, "", Err(refusal))
     }
 
     fn lacks(&self, context: &Context<'_>, number: u64, rank: u32) -> std::result::Result<(), rpc::Error> {
-        self.inner()?.take_letter(context.peer(), number, "", Err(Refusal::Lacks(rank)))
+        self.runtime()?.take_letter(context.peer(), number, "", Err(Refusal::Lacks(rank)))
     }
 
     fn leaves(&self, context: &Context<'_>) -> std::result::Result<(), rpc::Error> {
-        self.inner()?.take_leave_of(context.peer())
+        self.runtime()?.take_leave_of(context.peer())
     }
 
     fn missing(&self, _: &Context<'_>, number: u64) -> std::result::Result<Vec<u32>, rpc::Error> {
-        Ok(self.inner()?.missing_ranks(number))
+        Ok(self.runtime()?.missing_ranks(number))
     }
 }
 
@@ -126,17 +126,17 @@ impl Cluster for Of {
 
     fn publish(&self, context: &Context<'_>, name: &str) -> std::result::Result<(), ClusterPublishError> {
         let peer = context.peer();
-        let inner = self.inner()?;
-        if inner.with_machine(|machine| machine.peer(peer.node)) != Some(peer) {
+        let runtime = self.runtime()?;
+        if runtime.with_machine(|machine| machine.peer(peer.node)) != Some(peer) {
             return Err(Refused { reason: "only a member can serve an interface".into() }.into());
         }
-        inner.calls.directory.publish(name, peer);
-        inner.tell_directory();
+        runtime.calls.directory.publish(name, peer);
+        runtime.tell_directory();
         Ok(())
     }
 
     fn directory(&self, _: &Context<'_>) -> std::result::Result<Directory, rpc::Error> {
-        Ok(self.inner()?.calls.directory.to_wire())
+        Ok(self.runtime()?.calls.directory.to_wire())
     }
 
     fn remove_region(
@@ -161,7 +161,7 @@ impl Cluster for Of {
     }
 }
 
-impl Inner {
+impl Runtime {
     /// Serves what every node serves, and the coordinator.
     pub(super) fn serve_control(self: &Arc<Self>, coordinates: bool) {
         let endpoint = &self.calls.endpoint;
@@ -228,17 +228,17 @@ impl Handle {
 
     /// The way to whoever serves the interface of the client that is made with it.
     pub fn channel(&self, policy: Policy) -> Channel {
-        Channel::named(self.calls(), Arc::new(Servers { node: Arc::downgrade(&self.inner) }), policy)
+        Channel::named(self.calls(), Arc::new(Servers { node: Arc::downgrade(&self.runtime) }), policy)
     }
 
     /// Waits until some node serves the interface.
     pub fn wait_for_server(&self, name: &str, timeout: Duration) -> Result<()> {
         fork::check()?;
         // Who waits for longer than the clock can count waits for ever.
-        if self.inner.calls.directory.wait_for(name, Instant::now().checked_add(timeout)) {
+        if self.runtime.calls.directory.wait_for(name, Instant::now().checked_add(timeout)) {
             return Ok(());
         }
-        if let Some(fatal) = self.inner.with_machine(|machine| machine.lifecycle().why().cloned()) {
+        if let Some(fatal) = self.runtime.with_machine(|machine| machine.lifecycle().why().cloned()) {
             return Err(super::to_error(&fatal));
         }
         Err(Error::Timeout { what: format!("a server of {name}"), after_ms: timeout.as_millis() as u64 })

@@ -10,7 +10,7 @@ use std::time::Instant;
 
 use parking_lot::{Condvar, Mutex};
 
-use super::Inner;
+use super::Runtime;
 use super::control_stubs as wire;
 use crate::config::rpc::DEPARTED_MAX;
 use crate::fork;
@@ -124,19 +124,19 @@ impl From<&wire::Start> for PeerId {
 
 /// The directory as channels look into it.
 pub(super) struct Servers {
-    pub(super) node: Weak<Inner>,
+    pub(super) node: Weak<Runtime>,
 }
 
 impl Registry for Servers {
     fn servers(&self, interface: &str) -> Vec<PeerId> {
         // A forked child finds no server: the directory may be locked by a thread of its parent.
         let node = self.node.upgrade().filter(|_| !fork::is_child());
-        node.map(|inner| inner.calls.directory.servers(interface)).unwrap_or_default()
+        node.map(|runtime| runtime.calls.directory.servers(interface)).unwrap_or_default()
     }
 
     fn home(&self, addr: GlobalAddr) -> Option<NodeId> {
-        let inner = self.node.upgrade()?;
-        inner.with_machine(|machine| machine.coherence()?.home(PageId::of(addr)))
+        let runtime = self.node.upgrade()?;
+        runtime.with_machine(|machine| machine.coherence()?.home(PageId::of(addr)))
     }
 }
 

@@ -11,14 +11,14 @@ use smallvec::SmallVec;
 use super::op::OpCell;
 use super::poller::ring;
 use super::reception::{Action, Receiver};
-use super::{Inner, Locked};
+use super::{Runtime, RuntimeState};
 use crate::fault::CoreSection;
 use crate::fork;
 
 /// The state of a node, locked. Dropping it unlocks, wakes, and lets signals in, in this order.
 pub(super) struct Entry<'a> {
-    node: &'a Inner,
-    locked: Option<MutexGuard<'a, Locked>>,
+    node: &'a Runtime,
+    locked: Option<MutexGuard<'a, RuntimeState>>,
     /// Dropped last; none of a thread that has a section of its own.
     _section: Option<CoreSection>,
 }
@@ -34,7 +34,7 @@ enum Wake {
 
 type Wakes = SmallVec<[Wake; 4]>;
 
-impl Inner {
+impl Runtime {
     /// Nobody may touch shared memory, or sleep, while the state is locked. Panics in a forked child, where a
     /// thread of the parent may have left it locked.
     pub(super) fn enter(&self) -> Entry<'_> {
@@ -48,12 +48,12 @@ impl Inner {
 
     fn lock(&self, section: Option<CoreSection>) -> Entry<'_> {
         fork::assert_not_child();
-        Entry { node: self, locked: Some(self.lock.lock()), _section: section }
+        Entry { node: self, locked: Some(self.state.lock()), _section: section }
     }
 
     /// Leaves to workers what came for them, and does what the table of reception asks for, but for the calls that
     /// wake threads.
-    fn act(&self, locked: &mut Locked) -> Wakes {
+    fn act(&self, locked: &mut RuntimeState) -> Wakes {
         self.hand_out_calls(locked);
         let mut wakes = Wakes::new();
         for action in locked.reception.take_actions() {
@@ -128,15 +128,15 @@ impl Drop for Entry<'_> {
 }
 
 impl Deref for Entry<'_> {
-    type Target = Locked;
+    type Target = RuntimeState;
 
-    fn deref(&self) -> &Locked {
+    fn deref(&self) -> &RuntimeState {
         self.locked.as_ref().expect("locked until it is dropped")
     }
 }
 
 impl DerefMut for Entry<'_> {
-    fn deref_mut(&mut self) -> &mut Locked {
+    fn deref_mut(&mut self) -> &mut RuntimeState {
         self.locked.as_mut().expect("locked until it is dropped")
     }
 }

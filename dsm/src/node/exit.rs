@@ -8,7 +8,7 @@ use std::sync::{Arc, Once, Weak};
 
 use parking_lot::Mutex;
 
-use super::Inner;
+use super::Runtime;
 use super::leaving::current_thread;
 use crate::machine::Departure;
 
@@ -49,10 +49,10 @@ pub(super) fn tell(what: Arguments<'_>) {
 }
 
 /// Nodes of this process that have yet to leave.
-static NODES: Mutex<Vec<Weak<Inner>>> = Mutex::new(Vec::new());
+static NODES: Mutex<Vec<Weak<Runtime>>> = Mutex::new(Vec::new());
 
 /// Makes the node leave when the process exits, if it has not left before.
-pub(super) fn leave_at_exit(node: Weak<Inner>) {
+pub(super) fn leave_at_exit(node: Weak<Runtime>) {
     static REGISTERED: Once = Once::new();
     let mut nodes = NODES.lock();
     nodes.retain(|node| node.strong_count() > 0);
@@ -65,7 +65,7 @@ pub(super) fn leave_at_exit(node: Weak<Inner>) {
 }
 
 /// The nodes of this process that exist, those that have left included.
-pub(super) fn nodes() -> Vec<Arc<Inner>> {
+pub(super) fn nodes() -> Vec<Arc<Runtime>> {
     NODES.lock().iter().filter_map(Weak::upgrade).collect()
 }
 

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::entry::Entry;
 use super::reception::Receiver;
 use super::wait_times::WaitKind;
-use super::{Inner, exit};
+use super::{Runtime, exit};
 use crate::coherence::{Failure, Input, OpId};
 use crate::config::node::{ANSWER_SOON, LOSS_NOTICE_WAIT};
 use crate::fault::{FaultSink, PageFault};
@@ -22,7 +22,7 @@ enum End {
     Cluster(String),
 }
 
-impl FaultSink for Inner {
+impl FaultSink for Runtime {
     fn resolve(&self, fault: PageFault) {
         let mut locked = self.enter();
         if let Some(end) = end_of_memory(&locked.machine) {
@@ -99,7 +99,7 @@ impl FaultSink for Inner {
     }
 }
 
-impl Inner {
+impl Runtime {
     fn start_fault(&self, locked: &mut Entry<'_>, now: Time, op: OpId, fault: &PageFault) {
         let PageFault { page, access, instruction, thread } = *fault;
         let thread = u64::from(thread);
@@ -108,9 +108,9 @@ impl Inner {
         self.give(locked, now, Event::Thread(Input::Fault(input)));
         if mapped >= access {
             // Another thread's fault was answered first, or the kernel took the mapping: put it back.
-            self.arena.settle(fault);
+            self.arena.restore(fault);
         }
-        self.settle(locked, now);
+        self.flush(locked, now);
     }
 
     /// What to tell the user of a fault that failed.

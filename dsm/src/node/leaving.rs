@@ -3,7 +3,7 @@
 use std::fmt;
 use std::sync::atomic::Ordering;
 
-use super::{Inner, LAST_BARRIER, Locked, Node, PROGRAM_BARRIER, interrupt, to_error};
+use super::{LAST_BARRIER, Node, PROGRAM_BARRIER, Runtime, RuntimeState, interrupt, to_error};
 use crate::coherence::{BarrierId, Input};
 use crate::error::{Error, Result};
 use crate::fork;
@@ -25,11 +25,11 @@ impl Node {
     /// child.
     pub(crate) fn check_not_left(&self) -> Result<()> {
         fork::check()?;
-        if self.inner.memory_given_back.load(Ordering::Acquire) { Err(Error::Left) } else { Ok(()) }
+        if self.runtime.memory_given_back.load(Ordering::Acquire) { Err(Error::Left) } else { Ok(()) }
     }
 }
 
-impl Inner {
+impl Runtime {
     pub(super) fn leave(&self, departure: Departure) -> Result<()> {
         if self.left.swap(true, Ordering::AcqRel) {
             // The thread that ends the process may still be writing back.
@@ -149,7 +149,7 @@ impl Inner {
         self.with_machine(|machine| machine.membership().is_some_and(|m| m.view().daemons().count() == 0))
     }
 
-    pub(super) fn flush_while(&self, unfinished: impl Fn(&Locked) -> bool) {
+    pub(super) fn flush_while(&self, unfinished: impl Fn(&RuntimeState) -> bool) {
         let mut locked = self.enter();
         while unfinished(&locked) {
             self.wait_a_tick(&mut locked);

@@ -54,7 +54,7 @@ impl LockHandle {
 impl Node {
     /// A handle of a lock, by which this node's threads take it.
     pub fn lock_handle(&self, lock: LockId) -> LockHandle {
-        self.inner.enter().words.handle(lock)
+        self.runtime.enter().words.handle(lock)
     }
 }
 

@@ -8,14 +8,14 @@ use super::entry::Entry;
 use super::poller::{Woken, has_datagram};
 use super::receive::{Found, Seeker};
 use super::reception::{Look, Receiver};
-use super::{Inner, exit, receive_buffer, time_slice};
+use super::{Runtime, exit, receive_buffer, time_slice};
 use crate::config::node::ACTIVE_TICK;
 use crate::fault::CoreSection;
 use crate::machine::{Event, describe};
 use crate::page::Time;
 use crate::rpc::Deferred;
 
-impl Inner {
+impl Runtime {
     pub(super) fn run_progress(&self) {
         time_slice::shorten();
         let mut buffer = receive_buffer();
@@ -66,7 +66,7 @@ impl Inner {
         let look = locked.reception.look(now, unread, due);
         if was_nobody && locked.reception.receiver() == Receiver::Progress {
             // What was to be short is not.
-            locked.patience.absence.lasts_too_long();
+            locked.policy.lease.lasts_too_long();
             self.wake_system_worker(locked);
         }
         look

@@ -6,16 +6,16 @@ use std::sync::Arc;
 use super::entry::Entry;
 use super::local::LocalMemory;
 use super::op::{Audience, OpCell};
-use super::patience::Awaited;
 use super::receive::Found;
-use super::{Inner, Locked};
+use super::wait_policy::Awaited;
+use super::{Runtime, RuntimeState};
 use crate::coherence::{Failure, OpId};
 use crate::config::node::ACTIVE_FOR;
 use crate::machine::{Event, Outcome, Output};
 use crate::net::udp::datagrams;
 use crate::page::Time;
 
-impl Locked {
+impl RuntimeState {
     /// What comes next to a thread that waits.
     pub(super) fn awaited(&self) -> Awaited {
         if self.machine.is_streaming() { Awaited::Stream } else { Awaited::Answer }
@@ -75,10 +75,10 @@ impl Locked {
 }
 
 /// Under the lock.
-impl Inner {
+impl Runtime {
     /// Gives the machine an event.
-    pub(super) fn give(&self, locked: &mut Locked, now: Time, event: Event<'_>) {
-        let Locked { machine, words, .. } = locked;
+    pub(super) fn give(&self, locked: &mut RuntimeState, now: Time, event: Event<'_>) {
+        let RuntimeState { machine, words, .. } = locked;
         machine.handle(now, event, &mut LocalMemory { arena: &self.arena, words });
     }
 
@@ -86,7 +86,7 @@ impl Inner {
     pub(super) fn tell(&self, locked: &mut Entry<'_>, event: Event<'_>) {
         let now = self.now();
         self.give(locked, now, event);
-        self.settle(locked, now);
+        self.flush(locked, now);
     }
 
     /// The same with an event that begins an operation.
@@ -101,10 +101,10 @@ impl Inner {
     }
 
     /// Carries the cores' outputs around, sends what they want sent, and wakes whom that concerns.
-    pub(super) fn settle(&self, locked: &mut Entry<'_>, now: Time) {
+    pub(super) fn flush(&self, locked: &mut Entry<'_>, now: Time) {
         let locked = &mut **locked;
         loop {
-            let Locked { machine, words, .. } = &mut *locked;
+            let RuntimeState { machine, words, .. } = &mut *locked;
             let moved = machine.flush(now, &mut LocalMemory { arena: &self.arena, words });
             locked.perform();
             self.transmit(locked, now);
@@ -121,15 +121,15 @@ impl Inner {
         locked.reception.due(due);
     }
 
-    fn transmit(&self, locked: &mut Locked, now: Time) {
-        let Locked { machine, outlet, transmit, .. } = locked;
+    fn transmit(&self, locked: &mut RuntimeState, now: Time) {
+        let RuntimeState { machine, outlet, transmit, .. } = locked;
         if let Err(error) = outlet.drain(&self.socket, now, machine.endpoint_mut(), transmit) {
             self.give(locked, now, Event::Broken(error.to_string()));
         }
     }
 
     /// When the timers must be looked at.
-    pub(super) fn due(&self, locked: &Locked) -> Time {
+    pub(super) fn due(&self, locked: &RuntimeState) -> Time {
         let outlet = locked.outlet.poll_timeout().unwrap_or(Time(u64::MAX));
         locked.machine.poll_timeout().min(outlet)
     }
@@ -148,12 +148,12 @@ impl Inner {
             Found::Nothing => {}
         }
         self.give(locked, now, Event::Timer);
-        self.settle(locked, now);
+        self.flush(locked, now);
         if matches!(found, Found::Datagrams { .. }) {
             let (outputs, calls) = (locked.machine.outputs(), locked.machine.calls().handled() > before.1);
             let (served, moved) = (outputs.served_since(&before.0), outputs.moved_since(&before.0));
             if served || calls {
-                locked.patience.vigil.served(now);
+                locked.policy.busy_poll.served(now);
             }
             // Signs of life are no traffic: an idle cluster sleeps.
             if moved || calls {

@@ -2,7 +2,7 @@
 //!
 //! Threads that wait, workers and the progress thread run it. Which of them does is decided by [`Reception`] under
 //! the node's lock, so a reply is never taken by one thread while another sleeps for it. A search is a bounded spin
-//! at the socket, because waking an idle core costs tens of microseconds; how long it is, `patience.rs` decides.
+//! at the socket, because waking an idle core costs tens of microseconds; how long it is, `wait_policy.rs` decides.
 //!
 //! [`Reception`]: super::reception::Reception
 
@@ -13,10 +13,10 @@ use nix::sys::eventfd::EventFd;
 
 use super::entry::Entry;
 use super::op::{OpCell, WakeWord};
-use super::patience::{Awaited, Choice, Look, Looked, Others, Patience};
 use super::poller::{wait_for_datagram, wake_event};
 use super::reception::{Receiver, Role};
-use super::{Inner, Locked, exit, receive_buffer};
+use super::wait_policy::{Awaited, Choice, Look, Looked, Others, WaitPolicy};
+use super::{Runtime, RuntimeState, exit, receive_buffer};
 use crate::coherence::OpId;
 use crate::config::net::ERRORS_IN_A_ROW;
 use crate::config::node::{ACTIVE_TICK, ANSWER_LATE};
@@ -69,7 +69,7 @@ impl Kit {
     }
 }
 
-impl Inner {
+impl Runtime {
     /// Searches without the lock, sleeps by `sleep`, and takes in what was found. `sleep` gets its latest end, and
     /// says whether the socket has reports in its error queue.
     pub(super) fn receive(
@@ -81,17 +81,17 @@ impl Inner {
     ) {
         locked.reception.search(seeker.thread, seeker.until);
         // Another thread wants this core: another core may be free.
-        let elsewhere = locked.patience.company.wants_change();
-        let patience = locked.patience;
+        let elsewhere = locked.policy.contention.wants_change();
+        let policy = locked.policy;
         let searched = locked.unlocked(|| {
             if elsewhere {
-                self.seat.change();
+                self.affinity.change();
             }
-            self.search(seeker, &patience, buffer, sleep)
+            self.search(seeker, &policy, buffer, sleep)
         });
         let now = self.now();
         locked.reception.visit(seeker.thread);
-        locked.patience.company.note(now, searched.looked);
+        locked.policy.contention.note(now, searched.looked);
         if let Some(at) = searched.drained_at {
             self.give(locked, now, Event::Drained(at));
         }
@@ -106,7 +106,7 @@ impl Inner {
     fn search(
         &self,
         seeker: &Seeker<'_>,
-        patience: &Patience,
+        policy: &WaitPolicy,
         buffer: &mut [u8],
         sleep: impl FnOnce(Time) -> bool,
     ) -> Searched {
@@ -115,7 +115,7 @@ impl Inner {
         loop {
             if let Some(found) = self.receive_or_pause(buffer) {
                 if last > begun && matches!(found, Found::Datagrams { .. }) {
-                    self.seat.answered();
+                    self.affinity.answered();
                 }
                 return Searched { found, looked, drained_at };
             }
@@ -126,24 +126,24 @@ impl Inner {
             drained_at = Some(now);
             looked.add(now.since(last));
             last = now;
-            let goes_on = seeker.look.is_some_and(|look| look.lasts(now)) || patience.lasts(now);
+            let goes_on = seeker.look.is_some_and(|look| look.lasts(now)) || policy.lasts(now);
             if now >= seeker.until {
                 return Searched { found: Found::Nothing, looked, drained_at };
             }
-            if !goes_on || self.seat.is_single() {
+            if !goes_on || self.affinity.is_single() {
                 break;
             }
-            if self.seat.take(now) {
-                // Its own doing, and nobody's company.
+            if self.affinity.take(now) {
+                // Its own doing, and no other thread's.
                 last = self.now();
             }
-            match patience.company.others(now) {
+            match policy.contention.others(now) {
                 Others::Waiting => std::thread::yield_now(),
                 Others::Nobody | Others::Computing => std::hint::spin_loop(),
             }
         }
         let has_errors = sleep(seeker.until);
-        self.seat.slept();
+        self.affinity.slept();
         if let Some(addr) = has_errors.then(|| self.socket.take_refusal()).flatten() {
             return Searched { found: Found::Refused(addr), looked, drained_at };
         }
@@ -182,7 +182,7 @@ impl Inner {
 }
 
 /// Threads that wait.
-impl Inner {
+impl Runtime {
     /// Waits until the operation ends, receiving for the node if no other thread that waits does. `None`
     /// when `deadline` came first; the operation is forgotten then.
     pub(super) fn wait(
@@ -204,7 +204,7 @@ impl Inner {
         let _ = self.wait(locked, &cell, Some(self.now() + ACTIVE_TICK));
     }
 
-    /// As [`Inner::wait`], but at the deadline the operation goes on, and is to be waited for again.
+    /// As [`Runtime::wait`], but at the deadline the operation goes on, and is to be waited for again.
     ///
     /// The caller's section stays: a signal handler that ran in the middle of a wait could fault,
     /// and its own wait would leave the node without a receiver. Handlers run on other threads, or after.
@@ -246,18 +246,18 @@ impl Inner {
         let now = self.now();
         locked.waited_until = now;
         if let Some(look) = look {
-            locked.patience.learn(look, now.since(look.began));
+            locked.policy.learn(look, now.since(look.began));
         }
         // When it has used what has come of a stream, it will be back as well.
         let back_soon = locked.reception.receiver() == Receiver::Waiter(op)
-            && (locked.patience.absence.begins(now) || locked.awaited() == Awaited::Stream);
+            && (locked.policy.lease.begins(now) || locked.awaited() == Awaited::Stream);
         let due = self.due(locked);
         locked.reception.end(op, now, back_soon, due);
         outcome
     }
 
     /// Whether a thread that waits receives, or parks.
-    pub(super) fn role(&self, locked: &mut Locked, op: OpId, now: Time, is_long: bool) -> Role {
+    pub(super) fn role(&self, locked: &mut RuntimeState, op: OpId, now: Time, is_long: bool) -> Role {
         if is_long && locked.reception.long(op, self.due(locked)) {
             return Role::Park;
         }
@@ -265,7 +265,7 @@ impl Inner {
         let received = locked.reception.receiver() == this;
         let role = locked.reception.begin(op);
         if role == Role::Receive && !received {
-            locked.patience.absence.ends(now);
+            locked.policy.lease.ends(now);
         }
         role
     }
@@ -273,15 +273,15 @@ impl Inner {
     /// How to wait for the answer.
     fn choose(&self, locked: &mut Entry<'_>, now: Time) -> Look {
         let awaited = locked.awaited();
-        let Choice { way, elsewhere } = locked.patience.choose(now, awaited);
+        let Choice { way, elsewhere } = locked.policy.choose(now, awaited);
         if elsewhere {
             // Without the lock: it may take until another thread's time slice is over.
-            locked.unlocked(|| self.seat.change());
+            locked.unlocked(|| self.affinity.change());
         }
         Look { way, began: if elsewhere { self.now() } else { now }, awaited }
     }
 
-    fn take_kit(&self, locked: &mut Locked, op: OpId) -> Kit {
+    fn take_kit(&self, locked: &mut RuntimeState, op: OpId) -> Kit {
         let kit = self.kits.pop().map_or_else(Kit::new, Ok);
         let kit = kit.unwrap_or_else(|error| exit::die(format_args!("a thread cannot receive: {error}")));
         locked.ops.set_bell(op, &kit.bell);

@@ -24,7 +24,7 @@ use super::op::WakeWord;
 use super::poller::{drain, ring};
 use super::receive::Seeker;
 use super::reception::{Receiver, Role};
-use super::{Inner, Locked, Node, receive_buffer, time_since, time_slice};
+use super::{Node, Runtime, RuntimeState, receive_buffer, time_since, time_slice};
 use crate::error::{Error, Result};
 use crate::fault::{CoreSection, asynchronous};
 use crate::fork;
@@ -54,7 +54,7 @@ pub(super) struct Worker {
 
 impl Calls {
     /// The calls of the node behind `node`, to be run by so many workers.
-    pub(super) fn new(node: Weak<Inner>, clock: Instant, workers: Vec<EventFd>) -> Calls {
+    pub(super) fn new(node: Weak<Runtime>, clock: Instant, workers: Vec<EventFd>) -> Calls {
         let worker = |wake| Worker { word: WakeWord::default(), wake };
         Calls {
             endpoint: Endpoint::over(Arc::new(NodePort { node, clock })),
@@ -66,21 +66,21 @@ impl Calls {
     }
 }
 
-impl Locked {
+impl RuntimeState {
     fn work_len(&mut self, rank: Rank) -> usize {
-        let Locked { machine, callers, .. } = self;
+        let RuntimeState { machine, callers, .. } = self;
         State { calls: machine.calls_mut(), callers }.work_len(rank)
     }
 }
 
-impl Inner {
+impl Runtime {
     /// How much was left to workers of which none was told.
-    pub(super) fn handle_calls(&self, locked: &mut Locked) -> usize {
+    pub(super) fn handle_calls(&self, locked: &mut RuntimeState) -> usize {
         locked.machine.calls_mut().take_arrivals() + locked.callers.take_new()
     }
 
     /// The same, for a thread that runs no calls: workers are woken. Every thread does this before it unlocks.
-    pub(super) fn hand_out_calls(&self, locked: &mut Locked) -> usize {
+    pub(super) fn hand_out_calls(&self, locked: &mut RuntimeState) -> usize {
         let queued = self.handle_calls(locked);
         self.wake_workers_for(locked, queued);
         queued
@@ -88,7 +88,7 @@ impl Inner {
 
     /// Wakes as many idle workers as there are calls, and returns how many that were. If they were too few, the
     /// thread that serves the system is woken for what must not wait.
-    fn wake_workers_for(&self, locked: &mut Locked, calls: usize) -> usize {
+    fn wake_workers_for(&self, locked: &mut RuntimeState, calls: usize) -> usize {
         if calls == 0 {
             return 0;
         }
@@ -99,7 +99,7 @@ impl Inner {
         woken
     }
 
-    pub(super) fn wake_system_worker(&self, locked: &mut Locked) {
+    pub(super) fn wake_system_worker(&self, locked: &mut RuntimeState) {
         if locked.work_len(Rank::System) > 0 {
             self.calls.system_arrived.notify_one();
         }
@@ -107,7 +107,7 @@ impl Inner {
 
     /// Members have gone, or this node goes on no longer: workers tell it to those who wait without the node's lock,
     /// whom a signal handler may have interrupted with a lock that they need.
-    pub(super) fn tell_departures(&self, locked: &mut Locked) {
+    pub(super) fn tell_departures(&self, locked: &mut RuntimeState) {
         let departed = std::mem::take(&mut locked.departed);
         let has_ended = std::mem::take(&mut locked.has_ended);
         if departed.is_empty() && !has_ended {
@@ -131,7 +131,7 @@ impl Inner {
         let mut locked = self.enter();
         let result = command(&mut locked.machine);
         let now = self.now();
-        self.settle(&mut locked, now);
+        self.flush(&mut locked, now);
         result
     }
 
@@ -153,7 +153,7 @@ impl Inner {
 }
 
 /// The workers.
-impl Inner {
+impl Runtime {
     fn run_worker(&self, number: usize) {
         CoreSection::mark_thread_blocked();
         let mut buffer = receive_buffer();
@@ -209,11 +209,11 @@ impl Inner {
         // Methods touch shared memory, so faults get through; handlers of the application run elsewhere.
         let mask = asynchronous().thread_swap_mask(SigmaskHow::SIG_BLOCK).expect("valid arguments");
         let spawn = |number: usize| {
-            let inner = self.clone();
+            let runtime = self.clone();
             let named = std::thread::Builder::new().name(format!("pm-worker-{number}"));
             named.spawn(move || {
                 time_slice::shorten();
-                inner.run_worker(number)
+                runtime.run_worker(number)
             })
         };
         let system = std::iter::once_with(|| self.clone().spawn_system_worker());
@@ -251,7 +251,7 @@ impl Inner {
 impl Node {
     /// The calls of this node.
     pub fn calls(&self) -> &Arc<Endpoint> {
-        &self.inner.calls.endpoint
+        &self.runtime.calls.endpoint
     }
 
     /// The present start of a member; none in a forked child.
@@ -259,7 +259,7 @@ impl Node {
         if fork::is_child() {
             return None;
         }
-        self.inner.with_machine(|machine| machine.peer(node))
+        self.runtime.with_machine(|machine| machine.peer(node))
     }
 
     /// Makes this node a user of the region `generation`, in which all of these bytes must lie; it uses the region
@@ -267,7 +267,7 @@ impl Node {
     pub(crate) fn open_region(&self, addr: GlobalAddr, bytes: u64, generation: u64) -> Result<RegionUse> {
         fork::check()?;
         loop {
-            let opened = self.inner.with_machine(|machine| {
+            let opened = self.runtime.with_machine(|machine| {
                 let is_closed = machine.lifecycle().is_closed();
                 let membership = machine.membership_mut().filter(|_| !is_closed);
                 let opened = membership.ok_or(Error::Left)?.open(addr, bytes, generation);
@@ -277,14 +277,14 @@ impl Node {
             match opened {
                 Opened::Used(share) => return Ok(share),
                 // Once more: a node that was stopped meanwhile may have given the use back.
-                Opened::Unused { page } => self.inner.use_region(page, Some(generation))?,
+                Opened::Unused { page } => self.runtime.use_region(page, Some(generation))?,
             }
         }
     }
 
     /// An error unless all of these bytes lie in one region, and it opens in such elements.
     pub fn check_elements(&self, addr: GlobalAddr, bytes: u64, element: &ElementType) -> Result<()> {
-        self.inner.with_machine(|machine| {
+        self.runtime.with_machine(|machine| {
             let holds = |record: &&RegionRecord| {
                 let start = record.info.start.start().0;
                 let end = addr.0.checked_add(bytes);
@@ -313,17 +313,17 @@ impl Node {
 
 /// The node as the owner of its calls.
 struct NodePort {
-    node: Weak<Inner>,
+    node: Weak<Runtime>,
     clock: Instant,
 }
 
 impl NodePort {
     /// The node, under its lock, and the time; nothing if it is gone.
-    fn locked<R>(&self, act: impl FnOnce(&Inner, &mut Entry<'_>, Time) -> R) -> Option<R> {
-        let inner = self.node.upgrade()?;
-        let mut locked = inner.enter();
-        let now = inner.now();
-        Some(act(&inner, &mut locked, now))
+    fn locked<R>(&self, act: impl FnOnce(&Runtime, &mut Entry<'_>, Time) -> R) -> Option<R> {
+        let runtime = self.node.upgrade()?;
+        let mut locked = runtime.enter();
+        let now = runtime.now();
+        Some(act(&runtime, &mut locked, now))
     }
 }
 
@@ -333,13 +333,13 @@ impl Port for NodePort {
     }
 
     fn enter(&self, act: &mut dyn FnMut(Time, &mut State<'_>)) {
-        let entered = self.locked(|inner, locked, now| {
+        let entered = self.locked(|runtime, locked, now| {
             {
-                let Locked { machine, callers, .. } = &mut **locked;
+                let RuntimeState { machine, callers, .. } = &mut **locked;
                 act(now, &mut State { calls: machine.calls_mut(), callers });
             }
             if !locked.machine.calls().is_quiet() {
-                inner.settle(locked, now);
+                runtime.flush(locked, now);
             }
         });
         if entered.is_none() {
@@ -348,9 +348,9 @@ impl Port for NodePort {
     }
 
     fn send(&self, to: PeerId, message: &[u8]) -> std::result::Result<(), SendError> {
-        let sent = self.locked(|inner, locked, now| {
+        let sent = self.locked(|runtime, locked, now| {
             locked.machine.send_call(now, to, message)?;
-            inner.settle(locked, now);
+            runtime.flush(locked, now);
             Ok(())
         });
         sent.unwrap_or(Err(SendError::Unreachable))
@@ -358,45 +358,45 @@ impl Port for NodePort {
 
     fn wait(&self, signal: &Signal, until: Option<Time>) {
         // Without a node every call has failed already.
-        if let Some(inner) = self.node.upgrade()
+        if let Some(runtime) = self.node.upgrade()
             && !signal.is_set()
         {
-            inner.wait_signal(signal, until);
+            runtime.wait_signal(signal, until);
             // A call may have failed because other ranks end too.
-            inner.sleep_if_ending(current_thread);
+            runtime.sleep_if_ending(current_thread);
         }
     }
 
     fn wait_for_work(&self, rank: Rank, done: &dyn Fn() -> bool) {
-        self.locked(|inner, locked, _| {
+        self.locked(|runtime, locked, _| {
             debug_assert_eq!(rank, Rank::System, "workers wait in `wait_for_jobs`");
             while locked.work_len(rank) == 0 && !done() {
-                locked.sleep_on(&inner.calls.system_arrived);
+                locked.sleep_on(&runtime.calls.system_arrived);
             }
         });
     }
 
     fn rouse(&self, calls: usize) -> usize {
-        self.locked(|inner, locked, _| inner.wake_workers_for(locked, calls)).unwrap_or(0)
+        self.locked(|runtime, locked, _| runtime.wake_workers_for(locked, calls)).unwrap_or(0)
     }
 
     fn wake_workers(&self) {
         // Under the lock: no worker is between its question and its sleep.
-        self.locked(|inner, _, _| {
-            inner.calls.system_arrived.notify_all();
+        self.locked(|runtime, _, _| {
+            runtime.calls.system_arrived.notify_all();
         });
     }
 
     fn taken(&self, peer: PeerId) -> u64 {
-        let Some(inner) = self.node.upgrade() else { return 0 };
-        inner.with_machine(|machine| machine.acknowledged(peer)).unwrap_or(0)
+        let Some(runtime) = self.node.upgrade() else { return 0 };
+        runtime.with_machine(|machine| machine.acknowledged(peer)).unwrap_or(0)
     }
 
     fn give_up(&self, peer: PeerId) {
         // A member that is silent is found out by its heartbeat.
-        if let (GUEST, Some(inner)) = (peer.node, self.node.upgrade()) {
-            let now = inner.now();
-            inner.command(|machine| machine.close_guest(now, peer.incarnation));
+        if let (GUEST, Some(runtime)) = (peer.node, self.node.upgrade()) {
+            let now = runtime.now();
+            runtime.command(|machine| machine.close_guest(now, peer.incarnation));
         }
     }
 
@@ -427,7 +427,7 @@ mod tests {
         let settings =
             Settings { arena_size: 1 << 28, memory_max: 1 << 28, rpc_workers: 1, ..Settings::default() };
         let node = Node::start(NodeConfig::daemon(settings, 0)).expect("a daemon starts");
-        let (inner, calls) = (&node.inner, node.calls());
+        let (runtime, calls) = (&node.runtime, node.calls());
         let me = node.peer(NodeId(0)).expect("it is a member");
         let list = || {
             let statistics = calls.statistics();
@@ -445,29 +445,29 @@ mod tests {
         };
 
         // As when it comes in a datagram.
-        let queue = |locked: &mut Locked, sequence| {
-            let now = inner.now();
+        let queue = |locked: &mut RuntimeState, sequence| {
+            let now = runtime.now();
             locked.machine.calls_mut().handle_message(now, me, &call(sequence)).expect("a sound message");
         };
 
         let mut sent = 0;
         until("the worker leads", || {
             let has_run = ran() == sent;
-            let mut locked = inner.enter();
+            let mut locked = runtime.enter();
             if locked.reception.receiver() == Receiver::Worker(0) && locked.reception.is_away() {
                 return has_run;
             }
             if has_run {
                 // Who serves the system may take it, if it has not slept yet.
                 queue(&mut locked, sent);
-                inner.hand_out_calls(&mut locked);
+                runtime.hand_out_calls(&mut locked);
                 sent += 1;
             }
             false
         });
-        let mut locked = inner.enter();
+        let mut locked = runtime.enter();
         queue(&mut locked, sent);
-        assert_eq!(inner.hand_out_calls(&mut locked), 1);
+        assert_eq!(runtime.hand_out_calls(&mut locked), 1);
         assert!(!locked.reception.is_away(), "it would see the call when its next timer is due");
         drop(locked);
         until("the worker runs what is queued while it leads", || ran() == sent + 1);

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use serde::{Deserialize, Serialize};
 
 pub use super::wait_times::{WaitTimes, Waits};
-use super::{Inner, Locked};
+use super::{Runtime, RuntimeState};
 use crate::coherence::{Coherence, Counters as CoherenceCounters, Placement};
 use crate::machine::Machine;
 use crate::membership::{Death, Kind, Member, Membership};
@@ -154,9 +154,9 @@ pub struct RegionStatus {
 }
 
 /// What the core and the socket have counted; without the host's name and memory, and the parts of regions.
-pub(super) fn node_status(locked: &mut Locked, inner: &Inner) -> NodeStatus {
-    let Locked { machine, wait_clock, .. } = locked;
-    let faults = inner.arena.counts();
+pub(super) fn node_status(locked: &mut RuntimeState, runtime: &Runtime) -> NodeStatus {
+    let RuntimeState { machine, wait_clock, .. } = locked;
+    let faults = runtime.arena.counts();
     let coherence = machine.coherence();
     let lost = coherence.map(Coherence::lost_pages).unwrap_or_default();
     let counters = coherence.map(Coherence::counters).unwrap_or_default();
@@ -172,21 +172,21 @@ pub(super) fn node_status(locked: &mut Locked, inner: &Inner) -> NodeStatus {
         id: machine.membership().and_then(Membership::me),
         host: String::new(),
         host_memory: HostMemory::default(),
-        uptime_us: inner.clock.elapsed().as_micros() as u64,
-        fault_backend: inner.arena.backend().to_string(),
-        resident_pages: inner.arena.backed_pages(),
+        uptime_us: runtime.clock.elapsed().as_micros() as u64,
+        fault_backend: runtime.arena.backend().to_string(),
+        resident_pages: runtime.arena.backed_pages(),
         resident_peak: machine.resident_peak(),
         resident_limit: machine.intro().memory_max / PAGE_SIZE as u64,
         read_faults: faults.reads,
         write_faults: faults.writes,
-        waits: wait_clock.read(inner.now()),
+        waits: wait_clock.read(runtime.now()),
         faults_served: counters.transactions,
         coherence: counters,
         net: machine.endpoint().counters(),
-        socket: inner.socket.counters(),
+        socket: runtime.socket.counters(),
         // Where the kernel cannot tell, the sessions' losses still can.
-        socket_drops: inner.socket.dropped().unwrap_or(0),
-        receive_buffer: inner.socket.receive_buffer() as u64,
+        socket_drops: runtime.socket.dropped().unwrap_or(0),
+        receive_buffer: runtime.socket.receive_buffer() as u64,
         peers: peers.collect(),
         lost_page_count: lost.len() as u64,
         lost_pages: lost.into_iter().take(LOST_PAGES_MAX).map(|(page, node)| (page.0, node)).collect(),
@@ -195,24 +195,25 @@ pub(super) fn node_status(locked: &mut Locked, inner: &Inner) -> NodeStatus {
 }
 
 /// The node's status. Call it without the node's lock: regions are searched page by page.
-pub(super) fn whole_status(inner: &Inner) -> NodeStatus {
-    let (mut status, regions) = inner.with_locked(|locked| {
+pub(super) fn whole_status(runtime: &Runtime) -> NodeStatus {
+    let (mut status, regions) = runtime.with_locked(|locked| {
         let regions = locked.machine.membership().into_iter().flat_map(Membership::regions);
         let ranges: Vec<_> = regions.map(|record| (record.info.start.0, record.info.used)).collect();
-        (node_status(locked, inner), ranges)
+        (node_status(locked, runtime), ranges)
     });
-    let found = regions
-        .into_iter()
-        .map(|(start, used)| RegionPages { start, pages: inner.arena.backed_pages_in(start..start + used) });
+    let found = regions.into_iter().map(|(start, used)| RegionPages {
+        start,
+        pages: runtime.arena.backed_pages_in(start..start + used),
+    });
     status.host = host_name();
-    status.host_memory = host_memory(inner);
+    status.host_memory = host_memory(runtime);
     status.regions = found.filter(|region| region.pages > 0).collect();
     status
 }
 
 /// The members of this node's view that run on its host.
-pub(super) fn host_memory(inner: &Inner) -> HostMemory {
-    let limits: Vec<u64> = inner.with_machine(|machine| {
+pub(super) fn host_memory(runtime: &Runtime) -> HostMemory {
+    let limits: Vec<u64> = runtime.with_machine(|machine| {
         let members = machine.membership().into_iter().flat_map(|membership| &membership.view().members);
         let here = members.filter(|member| member.intro.host == machine.intro().host);
         here.map(|member| member.intro.memory_max).collect()

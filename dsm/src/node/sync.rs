@@ -11,7 +11,7 @@ use super::entry::Entry;
 use super::leaving::current_thread;
 use super::local::LockHandle;
 use super::wait_times::WaitKind;
-use super::{Inner, LAST_BARRIER, Locked, Node, PROGRAM_BARRIER, exit, to_error};
+use super::{LAST_BARRIER, Node, PROGRAM_BARRIER, Runtime, RuntimeState, exit, to_error};
 use crate::coherence::{Attempt, BarrierId, Coherence, Failure, Input, LockId, NodeSet, OpId};
 use crate::config::node::{LONG_WAIT, QUESTION_MAX};
 use crate::error::{Error, Result};
@@ -42,37 +42,37 @@ impl Node {
     /// before `until`; the request is withdrawn then.
     pub fn lock(&self, handle: &LockHandle, until: Option<Instant>) -> Result<u64> {
         fork::check()?;
-        if let Some(token) = handle.try_take(self.inner.coarse_now()) {
+        if let Some(token) = handle.try_take(self.runtime.coarse_now()) {
             return Ok(token);
         }
         self.check_not_left()?;
         if handle.is_held_by_this_thread() {
-            return Err(self.inner.relock(handle.lock));
+            return Err(self.runtime.relock(handle.lock));
         }
         let lock = handle.lock;
-        let until = until.map(|until| self.inner.time_of(until));
-        let token = self.inner.wait_for_ranks(Goal::Lock(lock), until, |op| {
+        let until = until.map(|until| self.runtime.time_of(until));
+        let token = self.runtime.wait_for_ranks(Goal::Lock(lock), until, |op| {
             Event::Thread(Input::Lock { op, lock, attempt: Attempt::Wait })
         })?;
-        handle.taken(self.inner.coarse_now());
+        handle.taken(self.runtime.coarse_now());
         Ok(token)
     }
 
     /// Takes a lock if it is free; returns its fencing token then.
     pub fn try_lock(&self, handle: &LockHandle) -> Result<Option<u64>> {
         fork::check()?;
-        if let Some(token) = handle.try_take(self.inner.coarse_now()) {
+        if let Some(token) = handle.try_take(self.runtime.coarse_now()) {
             return Ok(Some(token));
         }
         let lock = handle.lock;
         let input = |op| Input::Lock { op, lock, attempt: Attempt::Try };
-        match self.inner.call(|op| Event::Thread(input(op)))? {
+        match self.runtime.call(|op| Event::Thread(input(op)))? {
             Outcome::Coherence(Ok(token)) => {
-                handle.taken(self.inner.coarse_now());
+                handle.taken(self.runtime.coarse_now());
                 Ok(Some(token))
             }
             Outcome::Coherence(Err(Failure::LockBusy)) => Ok(None),
-            Outcome::Coherence(Err(failure)) => Err(self.inner.failure(failure)),
+            Outcome::Coherence(Err(failure)) => Err(self.runtime.failure(failure)),
             Outcome::Region(_) | Outcome::Membership | Outcome::Left(_) => Err(Error::Left),
         }
     }
@@ -83,19 +83,19 @@ impl Node {
             return;
         }
         if !handle.try_give() {
-            self.inner.cast(Input::Unlock { lock: handle.lock });
+            self.runtime.cast(Input::Unlock { lock: handle.lock });
         }
     }
 
     /// Waits until all ranks of the program have called it, or until `until`: the arrival is withdrawn
     /// then, and no rank goes on because of it.
     pub fn barrier(&self, until: Option<Instant>) -> Result<()> {
-        let until = until.map(|until| self.inner.time_of(until));
-        self.inner.barrier(PROGRAM_BARRIER, until)
+        let until = until.map(|until| self.runtime.time_of(until));
+        self.runtime.barrier(PROGRAM_BARRIER, until)
     }
 }
 
-impl Inner {
+impl Runtime {
     pub(super) fn barrier(&self, index: u32, until: Option<Time>) -> Result<()> {
         let Kind::Rank { program, .. } = self.kind else {
             return Err(Error::Invalid("a daemon has no barrier".into()));
@@ -129,7 +129,7 @@ impl Inner {
             let cell = locked.ops.begin();
             locked.wait_clock.begin(goal.kind(), began);
             self.give(&mut locked, began, event(cell.op()));
-            self.settle(&mut locked, began);
+            self.flush(&mut locked, began);
             let first = until.map_or(began + LONG_WAIT, |until| until.min(began + LONG_WAIT));
             let outcome = self.wait_until(&mut locked, &cell, Some(first));
             self.check_wait(&mut locked, (goal, began), outcome.is_some())?;
@@ -354,7 +354,7 @@ impl Inner {
 }
 
 /// What this node knows of locks and barriers, for the nodes that wait.
-impl Inner {
+impl Runtime {
     /// As [`Coherence::lock_queue`].
     pub(super) fn lock_queue(&self, lock: PageId) -> Vec<NodeId> {
         self.with_coherence(|core| core.lock_queue(LockId(lock))).unwrap_or_default()
@@ -380,7 +380,7 @@ impl Inner {
 }
 
 /// An error if the node cannot begin anything.
-fn check(locked: &Locked) -> Result<()> {
+fn check(locked: &RuntimeState) -> Result<()> {
     match locked.machine.lifecycle().why() {
         Some(fatal) => Err(to_error(fatal)),
         None if locked.machine.lifecycle().is_closed() => Err(Error::Left),

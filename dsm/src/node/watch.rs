@@ -7,7 +7,7 @@ use nix::errno::Errno;
 use tracing::Level;
 
 use super::entry::Entry;
-use super::{Inner, Locked, Node, poller};
+use super::{Node, Runtime, RuntimeState, poller};
 use crate::fork;
 use crate::machine::Event;
 use crate::membership::{HostId, Kind, Member};
@@ -38,7 +38,7 @@ impl Node {
         if fork::is_child() {
             return Vec::new();
         }
-        self.inner.with_machine(|machine| {
+        self.runtime.with_machine(|machine| {
             let (Some(membership), own) = (machine.membership(), machine.intro()) else {
                 return Vec::new();
             };
@@ -59,10 +59,10 @@ impl Node {
     }
 }
 
-impl Inner {
+impl Runtime {
     /// Watches the processes of the present view that run on this host.
-    pub(super) fn follow_view(&self, locked: &mut Locked, now: Time) {
-        let Locked { machine, watch, notes, .. } = locked;
+    pub(super) fn follow_view(&self, locked: &mut RuntimeState, now: Time) {
+        let RuntimeState { machine, watch, notes, .. } = locked;
         let Some(membership) = machine.membership().filter(|m| m.me().is_some()) else { return };
         if watch.view_changes == Some(machine.view_changes()) {
             return;

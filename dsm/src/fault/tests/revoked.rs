@@ -57,7 +57,7 @@ fn no_call_gives_access_once_all_was_taken() {
         let bytes = page_of_words(9);
         let fault = |page| PageFault { page: PageId(page), access: Access::Read, instruction: 0, thread: 1 };
         rig.locked(|memory| {
-            assert!(memory.settle(&fault(0)), "the record still has the access");
+            assert!(memory.restore(&fault(0)), "the record still has the access");
             memory.protect(PageId(1), Access::Write);
             memory.install(PageId(2), Contents::Bytes(bytes.as_slice()), Access::Write, Version(1));
             memory.install(PageId(3), Contents::Zero, Access::Read, Version(1));

@@ -2,14 +2,14 @@
 //!
 //! Waking an idle core costs tens of microseconds, so looking pays where the next datagram comes soon.
 //! It is waste where nothing comes, and harm where others want the core. A thread that waits for an answer
-//! knows how long that takes: [`Habit`] compares both ways. Who serves others does not see what its sleep
-//! costs them: [`Vigil`] goes by how often they ask. [`Company`] tells whether looking takes a core
+//! knows how long that takes: [`SpinOrPark`] compares both ways. Who serves others does not see what its sleep
+//! costs them: [`BusyPollBudget`] goes by how often they ask. [`CpuContention`] tells whether looking takes a core
 //! from somebody; if not, a look that is answered in its time is taken without comparison.
 
 use crate::config::node::{
-    ABSENCE_MAX, ABSENCES_MAX, ABSENCES_MIN, ABSENCES_WORTH, ANSWER_LATE, ANSWER_SOON, COMPANY_AGAIN_MAX,
-    COMPANY_AGAIN_MIN, COMPANY_JUDGED_AFTER, ERRAND_MIN, SLICE_MIN, TRIAL_EVERY, TRIAL_FIRST, TRIAL_WAITS,
-    VIGIL_MAX, VIGIL_MIN,
+    ABSENCE_MAX, ABSENCES_MAX, ABSENCES_MIN, ABSENCES_WORTH, ANSWER_LATE, ANSWER_SOON, BUSY_POLL_MAX,
+    BUSY_POLL_MIN, CONTENTION_AGAIN_MAX, CONTENTION_AGAIN_MIN, CONTENTION_JUDGED_AFTER, ERRAND_MIN,
+    SLICE_MIN, TRIAL_EVERY, TRIAL_FIRST, TRIAL_WAITS,
 };
 use crate::page::{Span, Time};
 
@@ -60,7 +60,7 @@ impl Look {
 /// Which way of waiting has been over sooner of late. The other one is tried now and then: the machine
 /// changes.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Habit {
+pub(super) struct SpinOrPark {
     /// What a wait usually takes, by looking and by sleeping: running medians, because a single wait
     /// that met a busy core says nothing about the next.
     looked: Span,
@@ -73,9 +73,9 @@ pub(super) struct Habit {
     trial: u32,
 }
 
-impl Default for Habit {
+impl Default for SpinOrPark {
     fn default() -> Self {
-        Habit {
+        SpinOrPark {
             looked: Span(ANSWER_SOON.0 / 4),
             slept: Span(ANSWER_SOON.0 / 2),
             usual: Way::Look,
@@ -86,7 +86,7 @@ impl Default for Habit {
     }
 }
 
-impl Habit {
+impl SpinOrPark {
     /// How to wait now, while so many want the core.
     pub(super) fn choose(&mut self, now: Time, others: Others) -> Choice {
         // What a wait takes depends on how much it waits for, so both ways of many calls at a time seem
@@ -135,30 +135,30 @@ impl Habit {
 /// How long whoever receives looks on after it has served a peer: about as long as the gaps between the
 /// last requests, if they were short; not at all when they are rare.
 #[derive(Clone, Copy, Default, Debug)]
-pub(super) struct Vigil {
+pub(super) struct BusyPollBudget {
     budget: Span,
     last: Time,
 }
 
-impl Vigil {
+impl BusyPollBudget {
     /// Something that a peer asked for has been done.
     pub(super) fn served(&mut self, now: Time) {
         let gap = now.since(self.last);
         self.last = now;
-        self.budget = if gap > VIGIL_MAX {
+        self.budget = if gap > BUSY_POLL_MAX {
             Span(0)
         } else {
             // Up at once, down slowly: gaps vary.
-            let wanted = Span((2 * gap.0).clamp(VIGIL_MIN.0, VIGIL_MAX.0));
+            let wanted = Span((2 * gap.0).clamp(BUSY_POLL_MIN.0, BUSY_POLL_MAX.0));
             wanted.max(Span(self.budget.0 - self.budget.0 / 8))
         };
     }
 
     /// Whether to look on; for the shortest while only if others want the core.
-    pub(super) fn lasts(&self, now: Time, company: &Company) -> bool {
-        let budget = match company.others(now) {
+    pub(super) fn lasts(&self, now: Time, contention: &CpuContention) -> bool {
+        let budget = match contention.others(now) {
             Others::Nobody => self.budget,
-            Others::Waiting | Others::Computing => self.budget.min(VIGIL_MIN),
+            Others::Waiting | Others::Computing => self.budget.min(BUSY_POLL_MIN),
         };
         now < self.last + budget
     }
@@ -167,7 +167,7 @@ impl Vigil {
 /// How soon threads that have waited wait again. Who calls a server or reads remote pages in a loop comes
 /// back after microseconds, and to hand the socket over and take it back costs two system calls.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Absence {
+pub(super) struct SocketLease {
     since: Time,
     /// Short ones, one after the other.
     streak: u32,
@@ -175,13 +175,13 @@ pub(super) struct Absence {
     wanted: u32,
 }
 
-impl Default for Absence {
+impl Default for SocketLease {
     fn default() -> Self {
-        Absence { since: Time(0), streak: 0, wanted: ABSENCES_MIN }
+        SocketLease { since: Time(0), streak: 0, wanted: ABSENCES_MIN }
     }
 }
 
-impl Absence {
+impl SocketLease {
     /// A thread that received goes on; whether it will be back soon.
     pub(super) fn begins(&mut self, now: Time) -> bool {
         self.since = now;
@@ -248,7 +248,7 @@ pub(super) enum Others {
 /// Finds out who else wants the cores. Asked anew from time to time, ever more rarely. The first sign of
 /// threads that compute may be true of one core only: whoever looks there tries another.
 #[derive(Clone, Copy, Default, Debug)]
-pub(super) struct Company {
+pub(super) struct CpuContention {
     looked: Looked,
     /// The last judgement was that others compute.
     suspects: bool,
@@ -259,14 +259,14 @@ pub(super) struct Company {
     again: Span,
 }
 
-impl Company {
+impl CpuContention {
     /// Takes note of what became of a look.
     pub(super) fn note(&mut self, now: Time, looked: Looked) {
         let Looked { kept, errands, slices } = &mut self.looked;
         kept.0 += looked.kept.0;
         errands.0 += looked.errands.0;
         slices.0 += looked.slices.0;
-        if kept.0 + errands.0 + slices.0 < COMPANY_JUDGED_AFTER.0 {
+        if kept.0 + errands.0 + slices.0 < CONTENTION_JUDGED_AFTER.0 {
             return;
         }
         let others = if slices.0 > kept.0 / 2 {
@@ -287,7 +287,7 @@ impl Company {
         } else if computing && !suspected && self.again == Span(0) {
             self.elsewhere = true;
         } else if now >= self.until || others != self.others {
-            self.again = Span((2 * self.again.0).clamp(COMPANY_AGAIN_MIN.0, COMPANY_AGAIN_MAX.0));
+            self.again = Span((2 * self.again.0).clamp(CONTENTION_AGAIN_MIN.0, CONTENTION_AGAIN_MAX.0));
             (self.others, self.until) = (others, now + self.again);
         }
     }
@@ -305,29 +305,29 @@ impl Company {
 
 /// What a node knows of how to wait.
 #[derive(Clone, Copy, Default, Debug)]
-pub(super) struct Patience {
+pub(super) struct WaitPolicy {
     /// Of threads that wait for an answer.
-    pub(super) habit: Habit,
-    pub(super) vigil: Vigil,
-    pub(super) absence: Absence,
-    pub(super) company: Company,
+    pub(super) spin_or_park: SpinOrPark,
+    pub(super) busy_poll: BusyPollBudget,
+    pub(super) lease: SocketLease,
+    pub(super) contention: CpuContention,
 }
 
-impl Patience {
+impl WaitPolicy {
     /// How to wait now. For the next pages of a stream a thread looks unless others compute: they come
     /// whether it does or not, and if it sleeps, who sends them must wake it again and again.
     pub(super) fn choose(&mut self, now: Time, awaited: Awaited) -> Choice {
-        let others = self.company.others(now);
+        let others = self.contention.others(now);
         match awaited {
             Awaited::Stream if others != Others::Computing => Choice { way: Way::Look, elsewhere: false },
-            Awaited::Stream | Awaited::Answer => self.habit.choose(now, others),
+            Awaited::Stream | Awaited::Answer => self.spin_or_park.choose(now, others),
         }
     }
 
     /// A wait was over `after` so long.
     pub(super) fn learn(&mut self, look: Look, after: Span) {
         match look.awaited {
-            Awaited::Answer => self.habit.learn(look.way, after),
+            Awaited::Answer => self.spin_or_park.learn(look.way, after),
             // How long it took says nothing about the way of waiting.
             Awaited::Stream => {}
         }
@@ -335,7 +335,7 @@ impl Patience {
 
     /// Whether a thread that receives looks on for messages that nobody here waits for.
     pub(super) fn lasts(&self, now: Time) -> bool {
-        self.vigil.lasts(now, &self.company)
+        self.busy_poll.lasts(now, &self.contention)
     }
 }
 
@@ -345,16 +345,16 @@ mod tests {
 
     /// Waits one after the other for `span`; the parts of them that were spent looking and sleeping.
     fn wait_for(
-        habit: &mut Habit,
+        spin_or_park: &mut SpinOrPark,
         now: &mut Time,
         (span, others): (Span, Others),
         mut take: impl FnMut(Way) -> Span,
     ) -> [f64; 2] {
         let (end, mut waits) = (*now + span, [0.0; 2]);
         while *now < end {
-            let way = habit.choose(*now, others).way;
+            let way = spin_or_park.choose(*now, others).way;
             let took = take(way);
-            habit.learn(way, took);
+            spin_or_park.learn(way, took);
             *now = *now + took;
             waits[usize::from(way == Way::Sleep)] += 1.0;
         }
@@ -364,11 +364,16 @@ mod tests {
 
     #[test]
     fn the_way_that_answers_come_sooner_is_taken_but_for_trials() {
-        let (mut habit, mut now) = (Habit::default(), Time(0));
+        let (mut spin_or_park, mut now) = (SpinOrPark::default(), Time(0));
         let (quick, slow, long) = (Span::from_us(8), Span::from_us(60), Span::from_ms(1_000));
         let mut phase = |span, looking, sleeping| {
             let when = (span, Others::Waiting);
-            wait_for(&mut habit, &mut now, when, |way| if way == Way::Look { looking } else { sleeping })
+            wait_for(
+                &mut spin_or_park,
+                &mut now,
+                when,
+                |way| if way == Way::Look { looking } else { sleeping },
+            )
         };
         let [looks, _] = phase(long, quick, slow);
         assert!(looks > 0.999, "{looks}");
@@ -384,9 +389,9 @@ mod tests {
     #[test]
     fn sleep_that_seems_as_good_is_for_crowded_cores() {
         let wait = |others| {
-            let (mut habit, mut now) = (Habit::default(), Time(0));
+            let (mut spin_or_park, mut now) = (SpinOrPark::default(), Time(0));
             let [looks, _] =
-                wait_for(&mut habit, &mut now, (Span::from_ms(2_000), others), |_| Span::from_us(45));
+                wait_for(&mut spin_or_park, &mut now, (Span::from_ms(2_000), others), |_| Span::from_us(45));
             looks
         };
         assert!(wait(Others::Nobody) > 0.99, "a trial is all that sleeping gets");
@@ -394,24 +399,25 @@ mod tests {
     }
 
     #[test]
-    fn a_look_in_ten_that_meets_a_busy_core_changes_no_habit() {
-        let (mut habit, mut now, mut count) = (Habit::default(), Time(0), 0u32);
-        let [looks, _] = wait_for(&mut habit, &mut now, (Span::from_ms(2_000), Others::Waiting), |way| {
-            count += 1;
-            match way {
-                Way::Look if count.is_multiple_of(10) => Span::from_us(4_000),
-                Way::Look => Span::from_us(12),
-                Way::Sleep => Span::from_us(35),
-            }
-        });
+    fn a_look_in_ten_that_meets_a_busy_core_changes_nothing() {
+        let (mut spin_or_park, mut now, mut count) = (SpinOrPark::default(), Time(0), 0u32);
+        let [looks, _] =
+            wait_for(&mut spin_or_park, &mut now, (Span::from_ms(2_000), Others::Waiting), |way| {
+                count += 1;
+                match way {
+                    Way::Look if count.is_multiple_of(10) => Span::from_us(4_000),
+                    Way::Look => Span::from_us(12),
+                    Way::Sleep => Span::from_us(35),
+                }
+            });
         assert!(looks > 0.95, "{looks}");
     }
 
     #[test]
     fn long_waits_are_slept_through() {
-        let (mut habit, mut now) = (Habit::default(), Time(0));
+        let (mut spin_or_park, mut now) = (SpinOrPark::default(), Time(0));
         let mut look_time = Span(0);
-        wait_for(&mut habit, &mut now, (Span::from_ms(10_000), Others::Nobody), |way| {
+        wait_for(&mut spin_or_park, &mut now, (Span::from_ms(10_000), Others::Nobody), |way| {
             look_time.0 += if way == Way::Look { ANSWER_SOON.0 } else { 0 };
             Span::from_ms(5)
         });
@@ -420,101 +426,105 @@ mod tests {
 
     #[test]
     fn waits_that_looking_shortens_are_looked_through_though_they_outlast_the_look() {
-        let (mut habit, mut now) = (Habit::default(), Time(0));
+        let (mut spin_or_park, mut now) = (SpinOrPark::default(), Time(0));
         let mut take = |way| if way == Way::Look { Span::from_us(150) } else { Span::from_us(220) };
-        wait_for(&mut habit, &mut now, (Span::from_ms(500), Others::Nobody), &mut take);
-        let [looks, _] = wait_for(&mut habit, &mut now, (Span::from_ms(1_000), Others::Nobody), take);
+        wait_for(&mut spin_or_park, &mut now, (Span::from_ms(500), Others::Nobody), &mut take);
+        let [looks, _] = wait_for(&mut spin_or_park, &mut now, (Span::from_ms(1_000), Others::Nobody), take);
         assert!(looks > 0.9, "{looks}");
     }
 
     #[test]
-    fn a_vigil_covers_the_usual_gap_and_ends_with_the_traffic() {
-        let (mut vigil, alone) = (Vigil::default(), Company::default());
+    fn a_busy_poll_covers_the_usual_gap_and_ends_with_the_traffic() {
+        let (mut busy_poll, alone) = (BusyPollBudget::default(), CpuContention::default());
         let every = Span::from_ms(1);
         let mut now = Time(0) + Span::from_ms(1_000);
-        vigil.served(now);
-        assert!(!vigil.lasts(now, &alone), "the first message after a long silence is no traffic");
+        busy_poll.served(now);
+        assert!(!busy_poll.lasts(now, &alone), "the first message after a long silence is no traffic");
         for _ in 0..3 {
             now = now + every;
-            vigil.served(now);
-            assert!(vigil.lasts(now + every + Span::from_us(300), &alone));
+            busy_poll.served(now);
+            assert!(busy_poll.lasts(now + every + Span::from_us(300), &alone));
         }
-        assert!(!vigil.lasts(now + VIGIL_MAX, &alone));
+        assert!(!busy_poll.lasts(now + BUSY_POLL_MAX, &alone));
         let others = Others::Computing;
-        let company = Company { others, until: now + VIGIL_MAX, ..Company::default() };
-        assert!(vigil.lasts(Time(now.0 + VIGIL_MIN.0 / 2), &company));
-        assert!(!vigil.lasts(now + VIGIL_MIN, &company));
+        let contention = CpuContention { others, until: now + BUSY_POLL_MAX, ..CpuContention::default() };
+        assert!(busy_poll.lasts(Time(now.0 + BUSY_POLL_MIN.0 / 2), &contention));
+        assert!(!busy_poll.lasts(now + BUSY_POLL_MIN, &contention));
         now = now + Span::from_ms(250);
-        vigil.served(now);
-        assert!(!vigil.lasts(now, &alone));
+        busy_poll.served(now);
+        assert!(!busy_poll.lasts(now, &alone));
     }
 
     #[test]
-    fn a_vigil_shrinks_with_the_gaps() {
-        let mut vigil = Vigil::default();
+    fn a_busy_poll_shrinks_with_the_gaps() {
+        let mut busy_poll = BusyPollBudget::default();
         let mut now = Time(0) + Span::from_ms(1_000);
-        for gap in [VIGIL_MAX.0; 3].into_iter().chain([10_000; 100]) {
+        for gap in [BUSY_POLL_MAX.0; 3].into_iter().chain([10_000; 100]) {
             now = now + Span(gap);
-            vigil.served(now);
+            busy_poll.served(now);
         }
-        let alone = Company::default();
-        assert!(vigil.lasts(now + Span(VIGIL_MIN.0 / 2), &alone));
-        assert!(!vigil.lasts(now + VIGIL_MIN, &alone));
+        let alone = CpuContention::default();
+        assert!(busy_poll.lasts(now + Span(BUSY_POLL_MIN.0 / 2), &alone));
+        assert!(!busy_poll.lasts(now + BUSY_POLL_MIN, &alone));
     }
 
     #[test]
     fn who_comes_back_soon_leaves_the_socket_until_that_was_wrong() {
-        let (mut absence, mut now) = (Absence::default(), Time(1));
-        let mut away = |absence: &mut Absence, us: u64, times: u32| {
+        let (mut lease, mut now) = (SocketLease::default(), Time(1));
+        let mut away = |lease: &mut SocketLease, us: u64, times: u32| {
             let mut promised = 0;
             for _ in 0..times {
-                promised += u32::from(absence.begins(now));
+                promised += u32::from(lease.begins(now));
                 now = now + Span::from_us(us);
-                absence.ends(now);
+                lease.ends(now);
                 now = now + Span::from_us(10);
             }
             promised
         };
-        assert_eq!(away(&mut absence, 3, ABSENCES_MIN), 0);
-        assert_eq!(away(&mut absence, 3, 10), 10);
-        assert_eq!(away(&mut absence, 500, 10), 1, "it computes");
-        assert_eq!(away(&mut absence, 3, 2 * ABSENCES_MIN), 0, "twice as many are wanted");
-        assert_eq!(away(&mut absence, 3, 1_000), 1_000, "which so many give back");
-        absence.lasts_too_long();
-        assert_eq!(away(&mut absence, 3, ABSENCES_MIN), 0);
-        assert_eq!(away(&mut absence, 3, 10), 10, "and outweigh one that was wrong");
+        assert_eq!(away(&mut lease, 3, ABSENCES_MIN), 0);
+        assert_eq!(away(&mut lease, 3, 10), 10);
+        assert_eq!(away(&mut lease, 500, 10), 1, "it computes");
+        assert_eq!(away(&mut lease, 3, 2 * ABSENCES_MIN), 0, "twice as many are wanted");
+        assert_eq!(away(&mut lease, 3, 1_000), 1_000, "which so many give back");
+        lease.lasts_too_long();
+        assert_eq!(away(&mut lease, 3, ABSENCES_MIN), 0);
+        assert_eq!(away(&mut lease, 3, 10), 10, "and outweigh one that was wrong");
     }
 
     #[test]
     fn who_runs_in_a_looking_thread_s_place_is_told_by_how_long() {
         let mut now = Time(0) + Span::from_ms(1_000);
-        let mut company = Company::default();
-        let mut look = |company: &mut Company, gaps: &[u64], times: usize| {
+        let mut contention = CpuContention::default();
+        let mut look = |contention: &mut CpuContention, gaps: &[u64], times: usize| {
             for _ in 0..times {
                 let mut looked = Looked::default();
                 for &gap in gaps {
                     now = now + Span::from_us(gap);
                     looked.add(Span::from_us(gap));
                 }
-                company.note(now, looked);
+                contention.note(now, looked);
             }
             now
         };
-        let now = look(&mut company, &[1; 100], 1_000);
-        assert_eq!(company.others(now), Others::Nobody);
-        assert!(!company.wants_change());
-        let now = look(&mut company, &[1, 1, 1, 1_000, 4_000], 1);
-        assert!(company.wants_change(), "it may be true of this core only");
-        assert_eq!(company.others(now), Others::Nobody);
-        let now = look(&mut company, &[1, 1, 1, 1_000, 4_000], 1);
-        assert!(!company.wants_change());
-        assert_eq!(company.others(now), Others::Computing);
-        assert_eq!(company.others(now + COMPANY_AGAIN_MIN), Others::Nobody, "until it is found out again");
-        let now = look(&mut company, &[4_000], 40);
-        assert_eq!(company.others(now + COMPANY_AGAIN_MIN), Others::Computing, "ever more rarely");
-        let now = look(&mut company, &[1, 1, 1, 1, 30], 1_000);
-        assert_eq!(company.others(now), Others::Waiting);
-        let now = look(&mut company, &[1; 100], 10_000);
-        assert_eq!(company.others(now), Others::Nobody);
+        let now = look(&mut contention, &[1; 100], 1_000);
+        assert_eq!(contention.others(now), Others::Nobody);
+        assert!(!contention.wants_change());
+        let now = look(&mut contention, &[1, 1, 1, 1_000, 4_000], 1);
+        assert!(contention.wants_change(), "it may be true of this core only");
+        assert_eq!(contention.others(now), Others::Nobody);
+        let now = look(&mut contention, &[1, 1, 1, 1_000, 4_000], 1);
+        assert!(!contention.wants_change());
+        assert_eq!(contention.others(now), Others::Computing);
+        assert_eq!(
+            contention.others(now + CONTENTION_AGAIN_MIN),
+            Others::Nobody,
+            "until it is found out again"
+        );
+        let now = look(&mut contention, &[4_000], 40);
+        assert_eq!(contention.others(now + CONTENTION_AGAIN_MIN), Others::Computing, "ever more rarely");
+        let now = look(&mut contention, &[1, 1, 1, 1, 30], 1_000);
+        assert_eq!(contention.others(now), Others::Waiting);
+        let now = look(&mut contention, &[1; 100], 10_000);
+        assert_eq!(contention.others(now), Others::Nobody);
     }
 }

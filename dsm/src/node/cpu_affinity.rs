@@ -10,11 +10,11 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use nix::sched::{CpuSet, sched_getaffinity, sched_getcpu, sched_setaffinity};
 use nix::unistd::{Pid, SysconfVar, sysconf};
 
-use crate::config::node::SEAT_EVERY;
+use crate::config::node::AFFINITY_EVERY;
 use crate::page::Time;
 
 /// The core of a node's thread that receives.
-pub(super) struct Seat {
+pub(super) struct CpuAffinity {
     /// The machine, or this process, has one core only.
     single: bool,
     /// Where a look was answered last; none yet: more than there are.
@@ -23,11 +23,11 @@ pub(super) struct Seat {
     moved: AtomicU64,
 }
 
-impl Seat {
-    pub(super) fn new() -> Seat {
+impl CpuAffinity {
+    pub(super) fn new() -> CpuAffinity {
         let online = sysconf(SysconfVar::_NPROCESSORS_ONLN).ok().flatten();
         let allowed = std::thread::available_parallelism().map_or(1, usize::from);
-        Seat {
+        CpuAffinity {
             single: online == Some(1) || allowed == 1,
             core: AtomicUsize::new(usize::MAX),
             slept: AtomicBool::new(false),
@@ -59,7 +59,7 @@ impl Seat {
         }
         self.slept.store(false, Ordering::Relaxed);
         let core = self.core.load(Ordering::Relaxed);
-        let recently = now.since(Time(self.moved.load(Ordering::Relaxed))) < SEAT_EVERY;
+        let recently = now.since(Time(self.moved.load(Ordering::Relaxed))) < AFFINITY_EVERY;
         let moves = core != usize::MAX && !recently && sched_getcpu() != Ok(core);
         if moves {
             self.moved.store(now.0, Ordering::Relaxed);
@@ -119,25 +119,25 @@ mod tests {
 
     #[test]
     fn who_has_slept_comes_back_now_and_then_to_where_looks_are_answered() {
-        let seat = Seat::new();
-        let now = Time(1) + SEAT_EVERY;
+        let affinity = CpuAffinity::new();
+        let now = Time(1) + AFFINITY_EVERY;
         let moved = |now| {
-            seat.slept();
-            seat.take(now);
-            seat.moved.load(Ordering::Relaxed) == now.0
+            affinity.slept();
+            affinity.take(now);
+            affinity.moved.load(Ordering::Relaxed) == now.0
         };
         assert!(!moved(now), "nothing has been answered yet");
-        seat.core.store(usize::MAX - 1, Ordering::Relaxed);
+        affinity.core.store(usize::MAX - 1, Ordering::Relaxed);
         assert!(moved(now));
         assert!(!moved(Time(now.0 + 1)), "not all the time");
-        assert!(moved(now + SEAT_EVERY));
-        assert!(!seat.take(now + SEAT_EVERY + SEAT_EVERY), "it has not slept");
-        seat.slept();
-        seat.change();
-        assert!(!seat.take(now + SEAT_EVERY + SEAT_EVERY), "a trial is not undone");
+        assert!(moved(now + AFFINITY_EVERY));
+        assert!(!affinity.take(now + AFFINITY_EVERY + AFFINITY_EVERY), "it has not slept");
+        affinity.slept();
+        affinity.change();
+        assert!(!affinity.take(now + AFFINITY_EVERY + AFFINITY_EVERY), "a trial is not undone");
         let several = std::thread::available_parallelism().is_ok_and(|cores| cores.get() > 1);
         assert_eq!(
-            seat.core.load(Ordering::Relaxed) < CpuSet::count(),
+            affinity.core.load(Ordering::Relaxed) < CpuSet::count(),
             several,
             "and comes back to its core"
         );
