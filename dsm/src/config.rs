@@ -317,6 +317,9 @@ pub mod membership {
     /// Messages kept that overtook the welcome; the coordinator sends a few for each change meanwhile. A newcomer
     /// that hears of more changes gives up.
     pub const EARLY_MAX: usize = 1024;
+    /// Requests of one member that wait at the coordinator until the homes of their regions have them: a thread
+    /// makes one at a time.
+    pub const ASKERS_MAX: usize = 1024;
     /// Changes of members that a cluster lives through: a node's request numbers begin with the epoch in which it
     /// joined. Newcomers are refused before, so that those who are there can still go.
     pub const EPOCHS_MAX: u64 = (1 << 24) - 1;

@@ -83,14 +83,16 @@ impl Cores {
         Some(typed(channel::LOSS, &encode_control(&notice)))
     }
 
-    /// A home's notice; false if it does not decode or no home writes such a one.
+    /// A home's notice; false if it does not decode or no home writes such a one. What another node says of a page
+    /// is not heard.
     pub(super) fn deliver_loss(&mut self, from: Option<NodeId>, bytes: &[u8]) -> bool {
         let Ok(Notice { page, process }) = decode_control::<Notice>(bytes) else { return false };
         if process.len() > LOSS_NAME_LEN_MAX || process.chars().any(char::is_control) {
             return false;
         }
-        // From a node that has just left: no fault here waits for it.
-        if from.is_none() {
+        // None is a node that has just left: no fault here waits for it.
+        let home = self.coherence.as_ref().and_then(|coherence| coherence.home(page));
+        if home.is_none() || home != from {
             return true;
         }
         if self.losses.told.len() >= LOSS_NOTICES_MAX {

@@ -7,7 +7,7 @@ use crate::config::node::{EARLY_MESSAGES_MAX, EARLY_STRANGER_MESSAGES_MAX};
 use crate::config::rpc::SILENCE_MAX;
 use crate::membership::{COORDINATOR, HostId, Kind, LinkId, View};
 use crate::net::{ClusterKey, EndpointConfig, TransmitBuf, Version};
-use crate::page::{Access, Contents, Epoch, Lent, Txn};
+use crate::page::{Access, Contents, EXTENT_PAGES, Epoch, Lent, Txn};
 
 fn addr(port: u16) -> SocketAddr {
     SocketAddr::from(([127, 0, 0, 1], port))
@@ -260,6 +260,32 @@ fn a_message_for_a_session_that_has_just_ended_waits_for_the_next() {
     machine.endpoint.close(now, session, close::DONE, "");
     machine.send(now, COORDINATOR, OutMessage::from_bytes(b"waits"), Priority::Control);
     assert_eq!(machine.cores.egress.waiting(COORDINATOR), 1);
+}
+
+/// A page's home alone knows with which process it was lost.
+#[test]
+fn what_another_node_than_its_home_says_of_a_lost_page_is_not_heard() {
+    use crate::coherence::{Placement, RegionInfo};
+    let (mut machine, home, page) = (joined(), NodeId(3), PageId(EXTENT_PAGES));
+    let coherence = Coherence::new(NodeId(1), Epoch(2), NodeId(1));
+    machine.cores.coherence = Some(coherence);
+    let region = RegionInfo {
+        start: page,
+        pages: EXTENT_PAGES,
+        used: EXTENT_PAGES,
+        placement: Placement::OnNode(home),
+        homes: vec![home, NodeId(4)],
+        quotas: Vec::new(),
+    };
+    machine.cores.input(Time(0), Input::Region(region), &mut Nothing);
+    let mut told = |from: u16, page: PageId| {
+        let notice = encode_control(&(page, "rank 7"));
+        assert!(machine.cores.deliver_loss(Some(NodeId(from)), &notice), "it is no violation");
+        machine.cores.losses.process(page).is_some()
+    };
+    assert!(!told(4, page), "of another node");
+    assert!(!told(3, PageId(7)), "of a page that has no home");
+    assert!(told(3, page));
 }
 
 /// Guests need not say that they are there, so a dead one is told from an idle one by nothing.

@@ -14,7 +14,7 @@ use super::{
 use crate::codec::encode_control;
 use crate::coherence::NodeSet;
 use crate::config::NODES_MAX;
-use crate::config::membership::{EPOCHS_MAX, HOW_LEN_MAX, REGIONS_LEN_MAX};
+use crate::config::membership::{ASKERS_MAX, EPOCHS_MAX, HOW_LEN_MAX, REGIONS_LEN_MAX};
 use crate::page::{Incarnation, NodeId, PageId};
 
 /// State that only the coordinator has.
@@ -44,6 +44,18 @@ enum Request {
     Alloc(u64),
     Use(u64),
 }
+
+/// Whether a request waits for the homes of its region.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Wait {
+    Yes,
+    No,
+    /// Too many of its member wait.
+    Refused,
+}
+
+/// What a member is told that asks more often than its threads can.
+const TOO_MANY: &str = "too many requests of this node wait for regions: try again when some have ended";
 
 /// Which way a region is.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -91,11 +103,11 @@ impl Coordinator {
             }
             (Control::Use { op, page, generation }, Some(from)) => {
                 let result = self.directory.open(page, generation, from);
-                let change =
-                    result.as_ref().ok().and_then(|record| self.changing.get_mut(&record.info.start));
-                match change.filter(|change| change.waits_for_homes()) {
-                    Some(change) => change.askers.push((from, Request::Use(op))),
-                    None => self.reply_use(shared, from, op, result),
+                let start = result.as_ref().ok().map(|record| record.info.start);
+                match start.map_or(Wait::No, |start| self.wait_for_homes(start, from, Request::Use(op))) {
+                    Wait::Yes => {}
+                    Wait::No => self.reply_use(shared, from, op, result),
+                    Wait::Refused => self.reply_use(shared, from, op, Err(TOO_MANY.into())),
                 }
             }
             (Control::Unuse(returned), Some(from)) => {
@@ -321,9 +333,10 @@ impl Coordinator {
         let arena = shared.intro.arena_size;
         match self.directory.alloc(&name, want, (from, program), &homes, arena) {
             Err(reason) => self.reply(shared, from, op, Err(reason)),
-            Ok((record, false)) => match self.changing.get_mut(&record.info.start) {
-                Some(change) if change.waits_for_homes() => change.askers.push((from, Request::Alloc(op))),
-                Some(_) | None => self.reply(shared, from, op, Ok(Some(record))),
+            Ok((record, false)) => match self.wait_for_homes(record.info.start, from, Request::Alloc(op)) {
+                Wait::Yes => {}
+                Wait::No => self.reply(shared, from, op, Ok(Some(record))),
+                Wait::Refused => self.reply(shared, from, op, Err(TOO_MANY.into())),
             },
             Ok((record, true)) => {
                 let askers = vec![(from, Request::Alloc(op))];
@@ -337,6 +350,21 @@ impl Coordinator {
                 }
             }
         }
+    }
+
+    /// Keeps a request for a region that its homes have not mapped yet.
+    fn wait_for_homes(&mut self, start: PageId, from: NodeId, request: Request) -> Wait {
+        if !self.changing.get(&start).is_some_and(Change::waits_for_homes) {
+            return Wait::No;
+        }
+        let askers = self.changing.values().flat_map(|change| &change.askers);
+        if askers.filter(|(asker, _)| *asker == from).count() >= ASKERS_MAX {
+            return Wait::Refused;
+        }
+        if let Some(change) = self.changing.get_mut(&start) {
+            change.askers.push((from, request));
+        }
+        Wait::Yes
     }
 
     pub(super) fn remove(&mut self, shared: &mut Membership, name: &str) -> Result<(), String> {

@@ -260,10 +260,8 @@ impl Membership {
     }
 
     pub(super) fn on_alive(&mut self, from: Option<NodeId>, of: Incarnation, question: u64) {
-        let is_about_itself =
-            from.and_then(|from| self.view.member(from)).is_none_or(|m| m.intro.incarnation == of);
-        if !is_about_itself {
-            self.suspicions.answered(of, question, self.detector.listened(), self.rules);
+        if let Some(from) = from {
+            self.suspicions.answered(from, of, question, self.detector.listened(), self.rules);
         }
     }
 

@@ -10,6 +10,7 @@ use std::collections::BTreeSet;
 use super::detector::Detector;
 use super::mutation::Rules;
 use super::{COORDINATOR, Kind, View};
+use crate::coherence::NodeSet;
 use crate::config::membership::{
     ANSWER_MAX, ASK_EVERY, CONFIRMED_MAX, CUT_MAX, ENDED_ANSWER_MAX, ERRANDS_MAX, HELPERS,
 };
@@ -39,6 +40,8 @@ struct Trial {
     asked: Option<Span>,
     /// Questions so far: each goes through other members.
     rounds: usize,
+    /// Members that were asked about it: the word of no other one counts.
+    helpers: NodeSet,
     /// A member of the accused's host says that its process has ended.
     has_ended: bool,
 }
@@ -103,6 +106,7 @@ impl Suspicions {
             since: listened,
             asked: None,
             rounds: 0,
+            helpers: NodeSet::EMPTY,
             has_ended: false,
         });
     }
@@ -148,9 +152,17 @@ impl Suspicions {
         }
     }
 
-    /// A member that was asked has heard of the accused since.
-    pub(super) fn answered(&mut self, of: Incarnation, question: u64, listened: Span, rules: Rules) {
-        let asked = |trial: &Trial| trial.accused == of && trial.question == question;
+    /// A member has heard of the accused since. It counts if it was asked: neither accused nor accusers are.
+    pub(super) fn answered(
+        &mut self,
+        by: NodeId,
+        of: Incarnation,
+        question: u64,
+        listened: Span,
+        rules: Rules,
+    ) {
+        let asked =
+            |trial: &Trial| (trial.accused, trial.question) == (of, question) && trial.helpers.contains(by);
         if let Some(at) = self.trials.iter().position(asked)
             && rules.helpers_count()
         {
@@ -214,8 +226,9 @@ impl Suspicions {
             }
             if rules.must_ask() && trial.asked.is_none_or(|asked| listened.0 >= asked.0 + ASK_EVERY.0) {
                 trial.asked = Some(listened);
-                let helpers = trial.helpers(me, view);
+                let helpers = trial.choose_helpers(me, view);
                 trial.rounds += 1;
+                helpers.iter().for_each(|helper| trial.helpers.insert(*helper));
                 steps.push(Step::Ask { accused: trial.accused, helpers, question: trial.question });
             }
         }
@@ -262,7 +275,7 @@ impl Suspicions {
 
 impl Trial {
     /// Two members that neither accuse nor are accused, others each time.
-    fn helpers(&self, me: Incarnation, view: &View) -> Vec<NodeId> {
+    fn choose_helpers(&self, me: Incarnation, view: &View) -> Vec<NodeId> {
         let is_apart = |of: Incarnation| of != me && of != self.accused && !self.accusers.contains(&of);
         let apart = view.members.iter().filter(|member| is_apart(member.intro.incarnation));
         let apart: Vec<NodeId> = apart.map(|member| member.id).collect();

@@ -1,6 +1,7 @@
 //! What a message of the membership core may hold, and how a newcomer gets what does not fit one.
 
 use super::*;
+use crate::config::membership::{ASKERS_MAX, HEARTBEAT};
 
 #[test]
 fn a_node_joins_a_cluster_with_five_thousand_regions_of_the_longest_names() {
@@ -81,4 +82,76 @@ fn a_name_without_bound_is_refused_before_it_is_sent() {
         let ended = member.poll_action();
         assert!(matches!(ended, Some(Action::Done { op, result: Err(_) }) if op == asked), "{ended:?}");
     }
+}
+
+#[test]
+fn who_asks_for_regions_without_end_is_refused_and_nobody_else_is() {
+    let mut coordinator = with_silent_ranks(2);
+    let (flood, other) = (NodeId(1), NodeId(2));
+    let alloc = |coordinator: &mut Membership, from: NodeId, op| {
+        let want = any(5000, ElementType::untagged(8));
+        let control = Control::Alloc { op, name: "x".into(), want };
+        coordinator.handle(Time(0), LinkId(u64::from(from.0)), Some(from), control);
+    };
+    let refused = |coordinator: &mut Membership, from: NodeId| {
+        let actions = std::iter::from_fn(|| coordinator.poll_action());
+        let is_refusal = |action: &Action| match action {
+            Action::Send { to, control } => {
+                *to == from
+                    && matches!(
+                        control,
+                        Control::AllocReply { result: Err(_), .. } | Control::UseReply { result: Err(_), .. }
+                    )
+            }
+            _ => false,
+        };
+        actions.filter(is_refusal).count()
+    };
+    // The region's home is the coordinator, which has yet to map it.
+    (0..ASKERS_MAX as u64).for_each(|op| alloc(&mut coordinator, flood, op));
+    assert_eq!(refused(&mut coordinator, flood), 0);
+    alloc(&mut coordinator, flood, 9_000);
+    let start = coordinator.regions().next().expect("it is on its way").info.start;
+    let usage = Control::Use { op: 9_001, page: start, generation: None };
+    coordinator.handle(Time(0), LinkId(1), Some(flood), usage);
+    assert_eq!(refused(&mut coordinator, flood), 2);
+    alloc(&mut coordinator, other, 1);
+    assert_eq!(refused(&mut coordinator, other), 0);
+    coordinator.region_mapped(start);
+    let actions = std::iter::from_fn(|| coordinator.poll_action());
+    let is_answer = |action: &Action| {
+        matches!(action, Action::Send { control: Control::AllocReply { result: Ok(_), .. }, .. })
+    };
+    assert_eq!(actions.filter(is_answer).count(), ASKERS_MAX + 1, "all that were kept are answered");
+}
+
+/// Whether node 1, which is silent to the coordinator and to node 3, is dead after all were asked about it, if a
+/// member says that it lives.
+fn is_dead_though(says_so: NodeId) -> bool {
+    let mut coordinator = with_silent_ranks(3);
+    coordinator.met();
+    let accused = Incarnation(2);
+    coordinator.handle(Time(0), LinkId(3), Some(NodeId(3)), Control::Met);
+    coordinator.handle(Time(0), LinkId(3), Some(NodeId(3)), Control::Suspect { of: accused });
+    for beat in 1..40 {
+        let now = Time(beat * HEARTBEAT.0);
+        for living in [3, 4] {
+            coordinator.observe(now, Observation::Heard(Incarnation(living), now));
+        }
+        coordinator.observe(now, Observation::Drained(now));
+        while let Some(action) = coordinator.poll_action() {
+            if let Action::Send { control: Control::Probe { of, question }, .. } = action {
+                let alive = Control::Alive { of, question };
+                coordinator.handle(now, LinkId(9), Some(says_so), alive);
+            }
+        }
+    }
+    coordinator.view().incarnation(accused).is_none()
+}
+
+#[test]
+fn only_the_word_of_a_member_that_was_asked_keeps_a_silent_one_alive() {
+    assert!(!is_dead_though(NodeId(2)), "it was asked");
+    assert!(is_dead_though(NodeId(3)), "it accuses, and was not asked");
+    assert!(is_dead_though(NodeId(1)), "it speaks of itself: that is heard, or is none of its words");
 }
