@@ -265,7 +265,7 @@ impl Endpoint {
         let (peer, side) = (*session.peer(), session.side());
         self.table.set(index, State::Live(session));
         self.end_predecessors(now, index, &peer, side);
-        self.forget_older_halves(&peer, age);
+        self.forget_older_halves(&peer, side, age);
         self.doubt_attempts(now, &peer);
         self.events.push_back(Event::Connected {
             session: self.table.handle(index),
@@ -311,13 +311,14 @@ impl Endpoint {
         self.table.mark_ready(to, &mut self.ready);
     }
 
-    /// Forgets handshakes that an earlier start of the peer began before this one: its first packet,
-    /// late, would end the session of the start that replaced it.
-    fn forget_older_halves(&mut self, peer: &Peer, age: u64) {
+    /// Forgets handshakes that the peer began before this one, be it in an earlier start or in an attempt that it
+    /// has given up: their first packet, late, would end the session that replaced them.
+    fn forget_older_halves(&mut self, peer: &Peer, side: Side, age: u64) {
         for index in self.table.indexes() {
             let State::HalfOpen(half) = &self.table.slot(index).state else { continue };
-            let earlier = half.age < age && half.peer.incarnation != peer.incarnation;
-            if half.addr == peer.addr && earlier {
+            // What the peer has begun says nothing of what was begun here.
+            let is_given_up = side == Side::Responder || half.peer.incarnation != peer.incarnation;
+            if half.addr == peer.addr && half.age < age && is_given_up {
                 self.forget(index);
             }
         }

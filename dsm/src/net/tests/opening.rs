@@ -211,6 +211,30 @@ fn a_late_first_packet_of_an_earlier_start_does_not_end_the_session_of_the_next(
     assert_eq!(rig.nodes[1].delivered.len(), 1);
 }
 
+/// Found by the simulator: the same of an attempt that the same start had given up. The two were a cut pair.
+#[test]
+fn a_late_first_packet_of_an_attempt_that_was_begun_anew_does_not_end_its_session() {
+    let mut rig = Rig::new(2, lan(1));
+    let attempt = rig.nodes[1].endpoint.connect(rig.now, addr(0)).unwrap();
+    let hello = sent(&mut rig, 1);
+    rig.inject(0, addr(1), &hello);
+    let welcome = sent(&mut rig, 0);
+    rig.inject(1, addr(0), &welcome);
+    let late = sent(&mut rig, 1);
+    // What follows of this attempt is lost too.
+    rig.nodes[1].weather.set_weather(InjectorConfig { loss: Chance::percent(100), ..lan(1) });
+    rig.run(Span::from_ms(1_005));
+    rig.nodes[1].weather.set_weather(lan(1));
+    rig.run(Span::from_ms(500));
+    let session = rig.connected(0, addr(1)).expect("it was begun anew");
+    rig.inject(0, addr(1), &late);
+    assert_eq!(rig.nodes[0].events.len(), 1, "{:?}", rig.nodes[0].events);
+    rig.send(0, session, b"for the attempt that came up", Priority::Control);
+    rig.run(Span::from_ms(100));
+    assert_eq!(rig.nodes[1].delivered.len(), 1);
+    assert_eq!(rig.nodes[1].delivered[0].0, attempt);
+}
+
 /// Found by a simulated network: an attempt was answered by a peer that then restarted; the rest of the
 /// answer came after the next start had connected, and ended its session as that of an earlier start.
 #[test]
