@@ -95,15 +95,12 @@ fn who_asks_for_regions_without_end_is_refused_and_nobody_else_is() {
     };
     let refused = |coordinator: &mut Membership, from: NodeId| {
         let actions = std::iter::from_fn(|| coordinator.poll_action());
-        let is_refusal = |action: &Action| match action {
-            Action::Send { to, control } => {
-                *to == from
-                    && matches!(
-                        control,
-                        Control::AllocReply { result: Err(_), .. } | Control::UseReply { result: Err(_), .. }
-                    )
-            }
-            _ => false,
+        let is_refusal = |action: &Action| {
+            matches!(action, Action::Send {
+                to,
+                control:
+                    Control::AllocReply { result: Err(_), .. } | Control::UseReply { result: Err(_), .. },
+            } if *to == from)
         };
         actions.filter(is_refusal).count()
     };
