@@ -140,3 +140,39 @@ impl DerefMut for Entry<'_> {
         self.locked.as_mut().expect("locked until it is dropped")
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use nix::errno::Errno;
+
+    use super::*;
+    use crate::machine::Outcome;
+    use crate::node::poller::wake_event;
+    use crate::node::{Node, NodeConfig};
+    use crate::page::Time;
+    use crate::settings::Settings;
+
+    #[test]
+    fn a_thread_is_woken_when_the_lock_is_free_again() {
+        let settings = Settings { arena_size: 1 << 28, memory_max: 1 << 28, ..Settings::default() };
+        let node = Node::start(NodeConfig::daemon(settings, 0)).expect("a daemon starts");
+        let bell = Arc::new(wake_event().expect("an eventfd"));
+        let mut locked = node.runtime.enter();
+        // As a thread does that waits, and sleeps at the socket.
+        let cell = locked.ops.begin();
+        let op = cell.op();
+        locked.ops.set_bell(op, &bell);
+        let _ = locked.reception.begin(op);
+        locked.reception.search(Receiver::Waiter(op), Time(u64::MAX));
+        locked.end(op, Outcome::Membership);
+        assert_eq!(bell.read(), Err(Errno::EAGAIN), "it would run into the lock");
+        drop(locked);
+        assert_eq!(bell.read(), Ok(1));
+        assert!(cell.word.is_set());
+        let mut locked = node.runtime.enter();
+        assert!(locked.ops.take(op).is_some());
+        locked.reception.end(op, node.runtime.now(), false, Time(u64::MAX));
+        drop(locked);
+        node.request_shutdown();
+    }
+}

@@ -471,6 +471,12 @@ mod tests {
         assert!(!locked.reception.is_away(), "it would see the call when its next timer is due");
         drop(locked);
         until("the worker runs what is queued while it leads", || ran() == sent + 1);
+        let mut locked = runtime.enter();
+        queue(&mut locked, sent + 1);
+        drop(locked);
+        let untold = runtime.enter().machine.calls_mut().take_arrivals();
+        assert_eq!(untold, 0, "whoever unlocks leaves what came to workers");
+        until("the worker runs that too", || ran() == sent + 2);
         node.request_shutdown();
     }
 }
