@@ -43,6 +43,7 @@ pub use backend::{Backend, BackendChoice};
 pub use core_section::{CoreSection, asynchronous, check_thread_mask};
 pub use counts::FaultCounts;
 pub use doctor::{Check, Health, doctor};
+pub(crate) use map::LENGTH_SEALS;
 pub use record::Recorded;
 
 use access::{AccessMap, Backing};

@@ -103,6 +103,7 @@ mod fork;
 pub mod guest;
 #[allow(unsafe_code)]
 pub mod io;
+mod keep;
 mod key;
 #[doc(hidden)]
 pub mod machine;

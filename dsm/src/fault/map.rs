@@ -179,7 +179,7 @@ pub(super) fn sealed_memory(name: &CStr, len: usize) -> io::Result<File> {
 
 /// Seals of a file whose length is for ever: it can be neither cut nor grown, and no other seal, such as one against
 /// stores, can be added.
-const LENGTH_SEALS: SealFlag =
+pub(crate) const LENGTH_SEALS: SealFlag =
     SealFlag::F_SEAL_SHRINK.union(SealFlag::F_SEAL_GROW).union(SealFlag::F_SEAL_SEAL);
 
 /// The file and the runtime's view of it.

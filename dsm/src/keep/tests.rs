@@ -1,0 +1,277 @@
+//! Offers between two ends in one process: what is held, what is refused, and that nothing stays open.
+
+use std::fs::File;
+use std::io::{IoSlice, Read};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::{FileExt, PermissionsExt};
+
+use nix::fcntl::{FcntlArg, fcntl};
+use nix::sys::memfd::{MFdFlags, memfd_create};
+use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
+
+use super::*;
+use crate::fault::LENGTH_SEALS;
+
+/// A directory of one test, which goes with it.
+struct Bed {
+    path: PathBuf,
+}
+
+impl Bed {
+    fn new(test: &str) -> Bed {
+        let path = std::env::temp_dir().join(format!("pagemesh-keep-{test}-{}", std::process::id()));
+        Bed { path }
+    }
+
+    fn keeper(&self, kept_max: usize) -> Keeping {
+        Keeping::listen(self.directory(), KEEPER, kept_max).expect("a keeper")
+    }
+
+    fn directory(&self) -> KeepDirectory {
+        KeepDirectory::open(&self.path).expect("a directory")
+    }
+}
+
+impl Drop for Bed {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.path);
+    }
+}
+
+const NOW: Time = Time(1);
+const KEEPER: Incarnation = Incarnation(7);
+const NODE: NodeId = NodeId(3);
+const OFFERED: Incarnation = Incarnation(9);
+
+fn memory(len: u64) -> File {
+    let file = File::from(
+        memfd_create(c"test", MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING).expect("memory"),
+    );
+    file.set_len(len).expect("a length");
+    file
+}
+
+fn sealed_memory(len: u64) -> File {
+    let file = memory(len);
+    fcntl(&file, FcntlArg::F_ADD_SEALS(LENGTH_SEALS)).expect("seals");
+    file
+}
+
+fn admit_all(_: NodeId, _: Incarnation) -> std::result::Result<(), String> {
+    Ok(())
+}
+
+/// What a node would say to a keeper, sent as it is.
+fn send_raw(channel: &Channel, bytes: &[u8], files: &[BorrowedFd<'_>]) {
+    let mut space = [MaybeUninit::uninit(); 256];
+    let mut control = SendAncillaryBuffer::new(&mut space);
+    if !files.is_empty() {
+        assert!(control.push(SendAncillaryMessage::ScmRights(files)));
+    }
+    sendmsg(channel, &[IoSlice::new(bytes)], &mut control, SendFlags::empty()).expect("sent");
+}
+
+fn offer_of(arena_len: u64, record_len: u64) -> Vec<u8> {
+    Request::Offer(Offer { node: NODE, incarnation: OFFERED, arena_len, record_len }).encode()
+}
+
+/// The one answer of a keeper to an offer that was sent as it is.
+fn answer_to(
+    keeper: &mut Keeping,
+    directory: &KeepDirectory,
+    bytes: &[u8],
+    files: &[BorrowedFd<'_>],
+) -> Answer {
+    let channel = directory.connect(KEEPER).expect("a connection");
+    send_raw(&channel, bytes, files);
+    keeper.progress(NOW, admit_all);
+    channel.receive_answer().expect("an answer")
+}
+
+fn reason(answer: Answer) -> String {
+    match answer {
+        Answer::No(reason) => reason,
+        Answer::Kept => panic!("kept"),
+    }
+}
+
+#[test]
+fn what_a_node_stores_after_its_offer_is_in_the_files_that_the_keeper_holds() {
+    let bed = Bed::new("stores");
+    let mut keeper = bed.keeper(4);
+    let mut node = Keeping::listen(bed.directory(), OFFERED, 4).expect("a node");
+    let (arena, record) = (sealed_memory(8192), sealed_memory(4096));
+    let estate = Estate { node: NODE, incarnation: OFFERED, arena: arena.as_fd(), record: record.as_fd() };
+    assert!(!is_readable(&keeper) && !is_readable(&node));
+    node.offer(NOW, KEEPER, &estate).expect("a keeper listens");
+    assert_eq!(node.keepers_of(OFFERED).collect::<Vec<_>>(), [(KEEPER, false)]);
+    assert!(is_readable(&keeper));
+    assert_eq!(keeper.progress(NOW, admit_all), [Change::Holds(OFFERED)]);
+    assert!(!is_readable(&keeper) && is_readable(&node));
+    assert_eq!(node.progress(NOW, admit_all), [Change::KeptBy { of: OFFERED, keeper: KEEPER }]);
+    assert_eq!(node.keepers_of(OFFERED).collect::<Vec<_>>(), [(KEEPER, true)]);
+    assert!(!is_readable(&node) && node.deadline().is_none());
+    arena.write_all_at(b"after", 4096).expect("a store");
+    drop(arena);
+    let kept = &keeper.kept()[0];
+    let mut bytes = [0; 5];
+    kept.arena.read_exact_at(&mut bytes, 4096).expect("bytes");
+    assert_eq!((&bytes, kept.node, kept.record.metadata().expect("a file").len()), (b"after", NODE, 4096));
+    node.release(OFFERED);
+    assert_eq!(keeper.progress(NOW, admit_all), [Change::Forgot(OFFERED)]);
+    assert!(keeper.kept().is_empty() && node.keepers_of(OFFERED).next().is_none());
+}
+
+/// The connection's end is no proof of the process's: what was handed over is held, and nothing wakes for ever.
+#[test]
+fn files_are_held_when_the_connection_ends() {
+    let bed = Bed::new("ends");
+    let mut keeper = bed.keeper(4);
+    let mut node = Keeping::listen(bed.directory(), OFFERED, 4).expect("a node");
+    let file = sealed_memory(4096);
+    let estate = Estate { node: NODE, incarnation: OFFERED, arena: file.as_fd(), record: file.as_fd() };
+    node.offer(NOW, KEEPER, &estate).expect("a keeper listens");
+    keeper.progress(NOW, admit_all);
+    drop(node);
+    assert!(is_readable(&keeper));
+    assert_eq!(keeper.progress(NOW, admit_all), []);
+    assert!(!is_readable(&keeper) && keeper.kept().len() == 1);
+}
+
+#[test]
+fn an_offer_without_an_answer_fails_in_time_and_one_to_a_keeper_that_ends_at_once() {
+    let bed = Bed::new("silence");
+    let keeper = bed.keeper(4);
+    let mut node = Keeping::listen(bed.directory(), OFFERED, 4).expect("a node");
+    let file = sealed_memory(4096);
+    let estate = Estate { node: NODE, incarnation: OFFERED, arena: file.as_fd(), record: file.as_fd() };
+    node.offer(NOW, KEEPER, &estate).expect("a keeper listens");
+    let deadline = node.deadline().expect("an end");
+    assert_eq!(node.progress(NOW, admit_all), []);
+    let failed = |why: &str| vec![Change::OfferFailed { of: OFFERED, keeper: KEEPER, why: why.to_owned() }];
+    assert_eq!(node.progress(deadline, admit_all), failed("no answer"));
+    node.offer(NOW, KEEPER, &estate).expect("a keeper listens");
+    drop(keeper);
+    assert_eq!(node.progress(NOW, admit_all), failed("ECONNRESET: Connection reset by peer"));
+    assert!(node.offer(NOW, KEEPER, &estate).is_err());
+}
+
+fn is_readable(keeping: &Keeping) -> bool {
+    use rustix::event::{PollFd, PollFlags, Timespec, poll};
+    let mut fds = [PollFd::new(keeping, PollFlags::IN)];
+    poll(&mut fds, Some(&Timespec { tv_sec: 0, tv_nsec: 0 })).expect("a poll") == 1
+}
+
+#[test]
+fn a_keeper_refuses_files_that_others_can_cut_and_such_as_are_not_what_the_node_says() {
+    let bed = Bed::new("files");
+    let directory = bed.directory();
+    let mut keeper = bed.keeper(4);
+    let (good, small) = (sealed_memory(8192), sealed_memory(4096));
+    let unsealed = memory(8192);
+    let plain = File::create(bed.path.join("plain")).expect("a file");
+    plain.set_len(8192).expect("a length");
+    let write_sealed = memory(8192);
+    let no_writes = LENGTH_SEALS | nix::fcntl::SealFlag::F_SEAL_WRITE;
+    fcntl(&write_sealed, FcntlArg::F_ADD_SEALS(no_writes)).expect("seals");
+    let read_only =
+        File::open(format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&good))).expect("a file");
+    let (pipe, _writer) = std::io::pipe().expect("a pipe");
+    let mut refused = |arena: BorrowedFd<'_>| {
+        reason(answer_to(&mut keeper, &directory, &offer_of(8192, 4096), &[arena, small.as_fd()]))
+    };
+    assert!(refused(unsealed.as_fd()).contains("not sealed"));
+    assert!(refused(plain.as_fd()).contains("no seals"));
+    assert!(refused(write_sealed.as_fd()).contains("sealed against it"));
+    assert!(refused(read_only.as_fd()).contains("reading only"));
+    assert!(refused(pipe.as_fd()).contains("is no file"));
+    assert!(refused(small.as_fd()).contains("has 4096 bytes, and the node says 8192"));
+    let mut with =
+        |files: &[BorrowedFd<'_>]| reason(answer_to(&mut keeper, &directory, &offer_of(8192, 4096), files));
+    assert!(with(&[]).contains("two descriptors"));
+    assert!(with(&[good.as_fd()]).contains("two descriptors"));
+    assert!(with(&[good.as_fd(), small.as_fd(), small.as_fd()]).contains("two descriptors"));
+    assert!(keeper.kept().is_empty());
+}
+
+#[test]
+fn a_node_is_held_once_and_only_if_it_is_admitted_and_there_is_room() {
+    let bed = Bed::new("room");
+    let directory = bed.directory();
+    let mut keeper = bed.keeper(1);
+    let file = sealed_memory(4096);
+    let files = [file.as_fd(), file.as_fd()];
+    let channel = directory.connect(KEEPER).expect("a connection");
+    send_raw(&channel, &offer_of(4096, 4096), &files);
+    keeper.progress(NOW, |node, _| Err(format!("{node} is no member here")));
+    let told = reason(channel.receive_answer().expect("an answer"));
+    assert!(told.contains("node 3 is no member here"), "{told}");
+    assert_eq!(answer_to(&mut keeper, &directory, &offer_of(4096, 4096), &files), Answer::Kept);
+    assert!(
+        reason(answer_to(&mut keeper, &directory, &offer_of(4096, 4096), &files)).contains("no more can be")
+    );
+    keeper.kept_max = 2;
+    assert!(reason(answer_to(&mut keeper, &directory, &offer_of(4096, 4096), &files)).contains("already"));
+    assert!(keeper.take(OFFERED).is_some() && keeper.take(OFFERED).is_none());
+}
+
+/// The keeper's copy of the pipe's end would hold the pipe open.
+#[test]
+fn descriptors_that_come_with_a_bad_packet_are_closed() {
+    let bed = Bed::new("descriptors");
+    let directory = bed.directory();
+    let mut keeper = bed.keeper(4);
+    for (packet, count) in
+        [(&b"noise"[..], 1), (&[][..], 1), (&offer_of(1, 1), 3), (&offer_of(1, 1), 20), (&[0; 4096], 2)]
+    {
+        let (mut reader, writer) = std::io::pipe().expect("a pipe");
+        let writer = OwnedFd::from(writer);
+        let channel = directory.connect(KEEPER).expect("a connection");
+        send_raw(&channel, packet, &vec![writer.as_fd(); count]);
+        drop(writer);
+        keeper.progress(NOW, admit_all);
+        assert_eq!(reader.read(&mut [0]).expect("the end"), 0, "{packet:?} with {count} descriptors");
+    }
+    assert!(keeper.kept().is_empty() && keeper.unread.is_empty());
+}
+
+#[test]
+fn connections_that_say_nothing_keep_no_node_out() {
+    let bed = Bed::new("silent");
+    let directory = bed.directory();
+    let mut keeper = bed.keeper(4);
+    let silent: Vec<Channel> = (0..3 * UNREAD_MAX)
+        .map(|_| {
+            let channel = directory.connect(KEEPER).expect("a connection");
+            keeper.progress(NOW, admit_all);
+            channel
+        })
+        .collect();
+    let file = sealed_memory(4096);
+    let answer = answer_to(&mut keeper, &directory, &offer_of(4096, 4096), &[file.as_fd(), file.as_fd()]);
+    assert_eq!((answer, keeper.unread.len()), (Answer::Kept, UNREAD_MAX - 1));
+    drop(silent);
+    keeper.progress(NOW, admit_all);
+    assert!(keeper.unread.is_empty());
+}
+
+#[test]
+fn a_directory_that_others_may_use_is_refused_and_a_long_path_is_none() {
+    let bed = Bed::new("mode");
+    drop(bed.directory());
+    std::fs::set_permissions(&bed.path, PermissionsExt::from_mode(0o755)).expect("the test's own");
+    let error = KeepDirectory::open(&bed.path).expect_err("a refusal").to_string();
+    assert!(error.contains("mode 755") && error.contains("chmod 700"), "{error}");
+    std::fs::set_permissions(&bed.path, PermissionsExt::from_mode(0o700)).expect("the test's own");
+    let long = bed.path.join("d".repeat(120));
+    let directory = KeepDirectory::open(&long).expect("a directory");
+    let keeper =
+        Keeping::listen(KeepDirectory::open(&long).expect("a directory"), KEEPER, 1).expect("a keeper");
+    let socket = directory.socket_of(KEEPER);
+    assert!(socket.exists());
+    drop(keeper);
+    assert!(!socket.exists());
+    let error = directory.connect(KEEPER).expect_err("nobody listens").to_string();
+    assert!(error.contains("0000000000000007.keep: No such file"), "{error}");
+}
