@@ -8,6 +8,7 @@
 mod coordinator;
 mod detector;
 mod host;
+mod keepers;
 mod known;
 mod mutation;
 mod observe;
