@@ -5,6 +5,7 @@ use std::os::fd::AsFd;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
+use pagemesh::NodeId;
 use pagemesh::admin::{Admin, ClusterStatus, HostMemory, MemberStatus, NodeStatus, WaitTimes};
 use pagemesh::membership::Kind;
 use serde::Serialize;
@@ -25,6 +26,9 @@ const INTERVAL: Duration = Duration::from_millis(500);
 /// Longest name of a member, and of a host, in a table of 80 columns.
 const WHO_MAX: usize = 14;
 const HOST_MAX: usize = 10;
+/// Ids of nodes in one cell, and the longest reason why nobody keeps a node's memory.
+const IDS_MAX: usize = 4;
+const UNKEPT_MAX: usize = 36;
 
 /// What a member did between two readings of its status.
 #[derive(Serialize)]
@@ -193,6 +197,9 @@ fn describe(reading: &Reading) -> String {
     text.push_str("\nMemory: the limits of a host's nodes together, and what the host has\n");
     let memory = ["HOST", "NODES", "LIMITS", "MEMORY"];
     text.push_str(&table(&memory, &reading.hosts.iter().map(row_of_memory).collect::<Vec<_>>()));
+    text.push_str("\nProcesses that hold a node's memory beside its own, and the nodes that it holds\n");
+    let keeping = ["NODE", "KEPT BY", "KEEPS"];
+    text.push_str(&table(&keeping, &members.iter().map(row_of_keeping).collect::<Vec<_>>()));
     text.push('\n');
     if reading.regions.is_empty() {
         text.push_str("no regions\n");
@@ -279,6 +286,29 @@ fn row_of_memory(Host { host, memory }: &Host) -> Vec<String> {
     vec![short(host, WHO_MAX), memory.nodes.to_string(), bytes(memory.memory_max), total]
 }
 
+fn row_of_keeping(Member { member, .. }: &Member) -> Vec<String> {
+    let cells = member.status.as_ref().map(|status| {
+        let keeping = &status.keeping;
+        let kept_by = match &keeping.unkept {
+            Some(why) if keeping.kept_by.is_empty() => format!("nobody: {}", short(why, UNKEPT_MAX)),
+            Some(_) | None => ids(&keeping.kept_by),
+        };
+        [kept_by, ids(&keeping.keeps)]
+    });
+    row(member, cells)
+}
+
+/// Nodes by their ids; of many their number.
+fn ids(nodes: &[NodeId]) -> String {
+    match nodes {
+        [] => "-".to_owned(),
+        few if few.len() <= IDS_MAX => {
+            few.iter().map(|node| node.0.to_string()).collect::<Vec<_>>().join(", ")
+        }
+        many => format!("{} nodes", many.len()),
+    }
+}
+
 /// The mean over the sessions of a node.
 fn round_trip(status: &NodeStatus) -> String {
     let sessions = status.peers.len();
@@ -290,8 +320,6 @@ fn round_trip(status: &NodeStatus) -> String {
 
 #[cfg(test)]
 mod tests {
-    use pagemesh::NodeId;
-
     use super::*;
 
     #[test]

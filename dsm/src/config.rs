@@ -310,6 +310,33 @@ pub mod node {
     pub const LEAVE_STALL_MAX: Span = Span::from_ms(60_000);
 }
 
+/// Bounds of keeping the memory of other processes' nodes.
+pub mod keep {
+    use super::Span;
+
+    /// Processes beside its own that a node's memory lies with, where its host has so many.
+    pub const KEEPERS: usize = 2;
+    /// Connections whose request has not come, or cannot be decided yet. Above, the oldest is closed.
+    pub const UNDECIDED_MAX: usize = 64;
+    /// An offer without an answer for so long has failed; a keeper answers from a thread of its own. An offer of a node
+    /// that the keeper's view has not told for so long is refused.
+    pub const ANSWER_MAX: Span = Span::from_ms(5_000);
+    /// A member that has refused is asked again after so long.
+    pub const ASK_AGAIN: Span = Span::from_ms(30_000);
+    /// After it had no descriptor for a connection a keeper waits for so long.
+    pub const ACCEPT_AGAIN: Span = Span::from_ms(100);
+    /// Descriptors of a node that is kept: memory, record, process, connection.
+    pub const DESCRIPTORS: usize = 4;
+    /// Hundredths of a process's descriptors above which it keeps no more nodes.
+    pub const DESCRIPTORS_PERCENT: usize = 80;
+    /// Connections that wait to be accepted: two offers of each member.
+    pub const BACKLOG: i32 = 2 * super::NODES_MAX as i32;
+    /// Sockets in the directory, above which those of killed processes are looked for: more than a host's members have.
+    pub const SOCKETS_MAX: usize = super::NODES_MAX;
+    /// Longest path of a socket, in bytes.
+    pub const PATH_LEN_MAX: usize = 512;
+}
+
 /// Times of the membership protocol.
 pub mod membership {
     use super::Span;

@@ -7,6 +7,7 @@
 //! The idea of handling page faults in user space to share memory is Li and Hudak's (IVY, 1989).
 
 use std::ops::Range;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
 
@@ -242,6 +243,11 @@ impl Arena {
         if self.shared.access.is_backed(page) {
             self.store.prefetch(page.start().0 as usize);
         }
+    }
+
+    /// The files of the memory and of its record: whoever holds a descriptor of both can go on with them.
+    pub(crate) fn files(&self) -> (BorrowedFd<'_>, BorrowedFd<'_>) {
+        (self.store.file().as_fd(), self.record.as_fd())
     }
 
     /// What the arena's record says of a page: the version of the bytes that lie there.

@@ -12,30 +12,29 @@
 
 use std::fs::File;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags};
 
+use crate::config::keep::{ACCEPT_AGAIN, ANSWER_MAX, UNDECIDED_MAX};
 use crate::error::{Error, Result};
-use crate::page::{Incarnation, NodeId, Span, Time};
+use crate::page::{Incarnation, NodeId, Time};
 
 mod channel;
 mod checks;
+mod descriptors;
 mod directory;
 mod message;
 #[cfg(test)]
 mod tests;
 
+pub(crate) use descriptors::raise_limit;
 pub(crate) use directory::KeepDirectory;
 
-use channel::Channel;
+use channel::{Channel, Peer};
+use directory::Listener;
 use message::{Answer, Offer, Request};
-
-/// Connections that were accepted and have sent nothing yet. Above, the oldest is closed.
-const UNREAD_MAX: usize = 64;
-/// An offer without an answer for so long has failed. A keeper answers from its progress thread.
-const ANSWER_MAX: Span = Span::from_ms(5_000);
 
 /// What a node hands to its keepers: its name and its two files.
 #[derive(Clone, Copy, Debug)]
@@ -52,6 +51,7 @@ pub(crate) struct Estate<'a> {
 
 /// A node whose files this process holds.
 #[derive(Debug)]
+#[allow(dead_code)] // until a node is run on by them
 pub(crate) struct Kept {
     /// The node.
     pub(crate) node: NodeId,
@@ -109,18 +109,49 @@ enum Stage {
     Kept,
 }
 
+/// Which process offers which node.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Claim {
+    /// The node.
+    pub(crate) node: NodeId,
+    /// Which of its starts.
+    pub(crate) incarnation: Incarnation,
+    /// The process that offers it, as the kernel says.
+    pub(crate) pid: u32,
+}
+
+/// Whether a node may be kept here.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) enum Admission {
+    /// It may.
+    Granted,
+    /// It is not known here, but perhaps soon will be.
+    Unknown,
+    /// It may not, because.
+    Refused(String),
+}
+
+/// A connection whose offer is not answered.
+#[derive(Debug)]
+struct Undecided {
+    connection: Channel,
+    /// An offer of a node that is not known here.
+    offer: Option<(Offer, Vec<OwnedFd>)>,
+    /// When it is refused.
+    until: Time,
+}
+
 /// The keeper of one process, and its node's keepers elsewhere. No call waits for another process.
 #[derive(Debug)]
 pub(crate) struct Keeping {
-    directory: KeepDirectory,
-    listener: OwnedFd,
-    socket: PathBuf,
+    /// None: nothing is kept here.
+    listener: Option<Listener>,
+    /// Since then there is no descriptor for connections that wait, until this time.
+    accepts_again: Option<Time>,
     /// Readable when [`Keeping::progress`] has something to do: watches the listener and all connections.
     readable: Epoll,
-    unread: Vec<Channel>,
+    undecided: Vec<Undecided>,
     kept: Vec<Kept>,
-    /// Nodes held at most: each costs four descriptors.
-    kept_max: usize,
     offered: Vec<Offered>,
 }
 
@@ -131,15 +162,27 @@ impl AsFd for Keeping {
 }
 
 impl Keeping {
-    /// Listens in `directory` under the name of an incarnation.
-    pub(crate) fn listen(directory: KeepDirectory, me: Incarnation, kept_max: usize) -> Result<Keeping> {
+    /// Keeps nothing, and offers.
+    pub(crate) fn new() -> Result<Keeping> {
         let fail = |errno: Errno| Error::os("watching the keepers' sockets", errno);
-        let socket = directory.socket_of(me);
-        let listener = directory.listen(me)?;
         let readable = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC).map_err(fail)?;
-        readable.add(&listener, EpollEvent::new(EpollFlags::EPOLLIN, 0)).map_err(fail)?;
-        let (unread, kept, offered) = (Vec::new(), Vec::new(), Vec::new());
-        Ok(Keeping { directory, listener, socket, readable, unread, kept, kept_max, offered })
+        let (undecided, kept, offered) = (Vec::new(), Vec::new(), Vec::new());
+        Ok(Keeping { listener: None, accepts_again: None, readable, undecided, kept, offered })
+    }
+
+    /// Listens in `directory` under the name of an incarnation.
+    pub(crate) fn listen(&mut self, directory: KeepDirectory, me: Incarnation) -> Result<()> {
+        directory.remove_stale();
+        let listener = directory.listen(me)?;
+        let added = self.readable.add(&listener.socket, EpollEvent::new(EpollFlags::EPOLLIN, 0));
+        added.map_err(|errno| Error::os("watching a keeper's socket", errno))?;
+        self.listener = Some(listener);
+        Ok(())
+    }
+
+    /// Where other processes find the socket, if this one listens.
+    pub(crate) fn socket(&self) -> Option<PathBuf> {
+        self.listener.as_ref().map(Listener::path)
     }
 
     /// The nodes of other processes whose files are held here.
@@ -147,7 +190,32 @@ impl Keeping {
         &self.kept
     }
 
-    /// Takes the files of a node out, to go on with it or to close them.
+    /// Ends all of it.
+    pub(crate) fn end(&mut self) {
+        self.listener = None;
+        self.accepts_again = None;
+        self.undecided.clear();
+        self.kept.clear();
+        self.offered.clear();
+    }
+
+    /// Forgets keepers elsewhere that are not to keep anything any longer: they have ended.
+    pub(crate) fn retain_keepers(&mut self, is_keeper: impl Fn(Incarnation) -> bool) {
+        self.offered.retain(|offered| is_keeper(offered.keeper));
+    }
+
+    /// Closes the files of the nodes that are not to be kept any longer, because they are no members. One that was
+    /// killed has left its socket's name.
+    pub(crate) fn retain(&mut self, is_kept: impl Fn(Incarnation) -> bool) {
+        for kept in self.kept.extract_if(.., |kept| !is_kept(kept.incarnation)) {
+            if let Some(listener) = &self.listener {
+                listener.remove_name_of(kept.incarnation);
+            }
+        }
+    }
+
+    /// Takes the files of a node out, to go on with it.
+    #[allow(dead_code)] // until a node is run on
     pub(crate) fn take(&mut self, incarnation: Incarnation) -> Option<Kept> {
         let at = self.kept.iter().position(|kept| kept.incarnation == incarnation)?;
         Some(self.kept.swap_remove(at))
@@ -161,13 +229,19 @@ impl Keeping {
             .map(|offered| (offered.keeper, offered.stage == Stage::Kept))
     }
 
-    /// Offers a node's files to the process of another node; [`Keeping::progress`] tells what becomes of it. The files
-    /// are handed over before this returns. An error: there is nobody, or it is another user's process.
-    pub(crate) fn offer(&mut self, now: Time, to: Incarnation, estate: &Estate<'_>) -> Result<()> {
+    /// Offers a node's files to the process of another node, which listens at `socket`; [`Keeping::progress`] tells what
+    /// becomes of it. The files are handed over before this returns. An error: there is nobody, or it is another user's
+    /// process.
+    pub(crate) fn offer(
+        &mut self,
+        now: Time,
+        (to, socket): (Incarnation, &Path),
+        estate: &Estate<'_>,
+    ) -> Result<()> {
         let fail = |errno: Errno| Error::os("offering this node's memory to another process", errno);
-        let connection = self.directory.connect(to)?;
+        let connection = directory::connect_to(socket)?;
         // The other side checks this process; files of a node go to nobody else's process either.
-        connection.peer_process().map_err(Error::Refused)?;
+        connection.peer().map_err(Error::Refused)?;
         let offer = Offer {
             node: estate.node,
             incarnation: estate.incarnation,
@@ -181,58 +255,96 @@ impl Keeping {
         Ok(())
     }
 
-    /// A node of this process has ended, and nothing of it is needed: its keepers close its files. A keeper that does
-    /// not hear it finds out by the next view.
-    pub(crate) fn release(&mut self, of: Incarnation) {
-        for offered in self.offered.extract_if(.., |offered| offered.of == of) {
+    /// Some keepers of a node of this process are needed no longer: they close its files. One that does not hear it
+    /// finds out when the node is no member any more.
+    pub(crate) fn release(&mut self, of: Incarnation, needless: impl Fn(Incarnation) -> bool) {
+        let is_needless = |offered: &mut Offered| offered.of == of && needless(offered.keeper);
+        for offered in self.offered.extract_if(.., is_needless) {
             let _ = offered.connection.send(&Request::Forget, &[]);
         }
     }
 
-    /// A process that was to keep a node of this one has ended, or is no member any more.
-    pub(crate) fn drop_keeper(&mut self, keeper: Incarnation) {
-        self.offered.retain(|offered| offered.keeper != keeper);
-    }
-
-    /// When an offer of this process fails for want of an answer.
+    /// When time alone makes a difference.
     pub(crate) fn deadline(&self) -> Option<Time> {
         let until = |offered: &Offered| match offered.stage {
             Stage::Asked { until } => Some(until),
             Stage::Kept => None,
         };
-        self.offered.iter().filter_map(until).min()
+        let undecided = self.undecided.iter().filter(|undecided| undecided.offer.is_some());
+        let offered = self.offered.iter().filter_map(until);
+        offered.chain(undecided.map(|undecided| undecided.until)).chain(self.accepts_again).min()
     }
 
-    /// Accepts connections, reads requests and answers, and answers them. `admits` says whether a node of this name may
-    /// be kept here, or why not.
+    /// Accepts connections, reads requests and answers, and answers them. `admits` says whether a node may be kept
+    /// here beside those that are.
     pub(crate) fn progress(
         &mut self,
         now: Time,
-        admits: impl Fn(NodeId, Incarnation) -> std::result::Result<(), String>,
+        admits: impl Fn(&Claim, &[Kept]) -> Admission,
     ) -> Vec<Change> {
         let mut changes = Vec::new();
         self.read_answers(now, &mut changes);
         self.read_requests_of_kept(&mut changes);
-        while let Ok(Some(connection)) = Channel::accept(&self.listener) {
-            if self.unread.len() == UNREAD_MAX {
-                self.unread.remove(0);
-            }
-            // One that cannot be watched would wait for ever; its closing tells the other end.
-            if self.watch(&connection).is_ok() {
-                self.unread.push(connection);
-            }
-        }
-        for connection in std::mem::take(&mut self.unread) {
-            match connection.receive() {
-                Err(Errno::EAGAIN) => self.unread.push(connection),
+        self.accept(now);
+        for Undecided { connection, offer, until } in std::mem::take(&mut self.undecided) {
+            let received = match offer {
+                // It has gone, or says what nobody asks for.
+                Some(_) if connection.is_readable() => Err(Errno::EBADMSG),
+                Some(offer) => Ok(offer),
+                None => match connection.receive() {
+                    Ok((Request::Offer(offer), files)) => Ok((offer, files)),
+                    Ok((Request::Forget, _)) => Err(Errno::EBADMSG),
+                    Err(errno) => Err(errno),
+                },
+            };
+            match received {
+                Ok((offer, files)) => match self.decide(&offer, &files, &connection, (now, until), &admits) {
+                    Some(verdict) => changes.push(self.answer(&offer, files, connection, verdict)),
+                    None => self.undecided.push(Undecided { connection, offer: Some((offer, files)), until }),
+                },
+                Err(Errno::EAGAIN) => self.undecided.push(Undecided { connection, offer: None, until }),
                 // Closed, or a message that no node sends: there is nobody to answer.
-                Err(_) | Ok((Request::Forget, _)) => {}
-                Ok((Request::Offer(offer), files)) => {
-                    changes.push(self.hold(&offer, files, connection, &admits));
-                }
+                Err(_) => {}
             }
         }
         changes
+    }
+
+    fn accept(&mut self, now: Time) {
+        let Some(listener) = &self.listener else { return };
+        if self.accepts_again.is_some_and(|again| now < again) {
+            return;
+        }
+        if self.accepts_again.take().is_some() {
+            self.listen_for(EpollFlags::EPOLLIN);
+        }
+        loop {
+            match listener.accept() {
+                Ok(Some(connection)) => {
+                    if self.undecided.len() == UNDECIDED_MAX {
+                        self.undecided.remove(0);
+                    }
+                    // One that cannot be watched would wait for ever; its closing tells the other end.
+                    if self.watch(&connection).is_ok() {
+                        let until = now + ANSWER_MAX;
+                        self.undecided.push(Undecided { connection, offer: None, until });
+                    }
+                }
+                Ok(None) => return,
+                Err(Errno::ECONNABORTED | Errno::EINTR) => {}
+                // No descriptor, or no memory. What waits would wake for ever.
+                Err(_) => {
+                    self.accepts_again = Some(now + ACCEPT_AGAIN);
+                    return self.listen_for(EpollFlags::empty());
+                }
+            }
+        }
+    }
+
+    fn listen_for(&self, events: EpollFlags) {
+        let Some(listener) = &self.listener else { return };
+        let modified = self.readable.modify(&listener.socket, &mut EpollEvent::new(events, 0));
+        modified.expect("the socket is on the list, and the list exists");
     }
 
     fn watch(&self, connection: &Channel) -> std::result::Result<(), Errno> {
@@ -278,62 +390,72 @@ impl Keeping {
         });
     }
 
-    /// Answers an offer.
-    fn hold(
+    /// The verdict on an offer; none if it must wait.
+    fn decide(
+        &self,
+        offer: &Offer,
+        files: &[OwnedFd],
+        connection: &Channel,
+        (now, until): (Time, Time),
+        admits: &impl Fn(&Claim, &[Kept]) -> Admission,
+    ) -> Option<std::result::Result<OwnedFd, String>> {
+        let Peer { pid, process } = match connection.peer() {
+            Ok(peer) => peer,
+            Err(why) => return Some(Err(why)),
+        };
+        let is_kept = |kept: &Kept| kept.incarnation == offer.incarnation && kept.connection.is_some();
+        if self.kept.iter().any(is_kept) {
+            return Some(Err("its files are kept here already".to_owned()));
+        }
+        // Before what takes longer.
+        if let Err(why) = check_files(offer, files) {
+            return Some(Err(why));
+        }
+        let claim = Claim { node: offer.node, incarnation: offer.incarnation, pid };
+        match admits(&claim, &self.kept) {
+            Admission::Granted => Some(descriptors::room().map(|()| process)),
+            Admission::Unknown if now < until => None,
+            Admission::Unknown => Some(Err("it is no member here".to_owned())),
+            Admission::Refused(why) => Some(Err(why)),
+        }
+    }
+
+    fn answer(
         &mut self,
         offer: &Offer,
         files: Vec<OwnedFd>,
         connection: Channel,
-        admits: &impl Fn(NodeId, Incarnation) -> std::result::Result<(), String>,
+        verdict: std::result::Result<OwnedFd, String>,
     ) -> Change {
         let &Offer { node, incarnation, .. } = offer;
         let refused = |why: &dyn std::fmt::Display| Change::Refused(format!("{node}: {why}"));
-        match self.examine(offer, files, &connection, admits) {
-            Err(why) => {
+        let mut files = files.into_iter().map(File::from);
+        let (process, arena, record) = match (verdict, files.next(), files.next()) {
+            (Ok(process), Some(arena), Some(record)) => (process, arena, record),
+            (Ok(_), _, _) => unreachable!("the files of a granted offer were counted"),
+            (Err(why), ..) => {
                 // If it does not hear the answer, it hears the end of the connection.
                 let _ = connection.answer(&Answer::No(why.clone()));
-                refused(&why)
+                return refused(&why);
             }
-            Ok((arena, record, process)) => match connection.answer(&Answer::Kept) {
-                // It does not know that it is kept, so it is not.
-                Err(errno) => refused(&errno),
-                Ok(()) => {
-                    let connection = Some(connection);
-                    self.kept.push(Kept { node, incarnation, arena, record, process, connection });
-                    Change::Holds(incarnation)
-                }
-            },
-        }
-    }
-
-    fn examine(
-        &self,
-        offer: &Offer,
-        files: Vec<OwnedFd>,
-        connection: &Channel,
-        admits: &impl Fn(NodeId, Incarnation) -> std::result::Result<(), String>,
-    ) -> std::result::Result<(File, File, OwnedFd), String> {
-        let process = connection.peer_process()?;
-        if self.kept.len() >= self.kept_max {
-            return Err(format!("{} nodes are kept here already, and no more can be", self.kept.len()));
-        }
-        if self.kept.iter().any(|kept| kept.incarnation == offer.incarnation) {
-            return Err("its files are kept here already".to_owned());
-        }
-        admits(offer.node, offer.incarnation)?;
-        let mut files = files.into_iter().map(File::from);
-        let (Some(arena), Some(record), None) = (files.next(), files.next(), files.next()) else {
-            return Err("an offer comes with two descriptors".to_owned());
         };
-        checks::sealed(&arena, offer.arena_len).map_err(|why| format!("its arena {why}"))?;
-        checks::sealed(&record, offer.record_len).map_err(|why| format!("its record {why}"))?;
-        Ok((arena, record, process))
+        match connection.answer(&Answer::Kept) {
+            // It does not know that it is kept, so it is not.
+            Err(errno) => refused(&errno),
+            Ok(()) => {
+                let connection = Some(connection);
+                self.kept.retain(|kept| kept.incarnation != incarnation);
+                self.kept.push(Kept { node, incarnation, arena, record, process, connection });
+                Change::Holds(incarnation)
+            }
+        }
     }
 }
 
-impl Drop for Keeping {
-    fn drop(&mut self) {
-        // Others find nobody there; if it is gone already, so do they.
-        let _ = std::fs::remove_file(&self.socket);
-    }
+fn check_files(offer: &Offer, files: &[OwnedFd]) -> std::result::Result<(), String> {
+    let [arena, record] = files else {
+        return Err("an offer comes with two descriptors".to_owned());
+    };
+    checks::sealed(arena, offer.arena_len).map_err(|why| format!("its arena {why}"))?;
+    checks::sealed(record, offer.record_len).map_err(|why| format!("its record {why}"))
 }

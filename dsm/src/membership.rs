@@ -8,7 +8,7 @@
 mod coordinator;
 mod detector;
 mod host;
-mod keepers;
+pub(crate) mod keepers;
 mod known;
 mod mutation;
 mod observe;
@@ -106,6 +106,9 @@ pub struct Introduction {
     pub arena_base: u64,
     /// Bytes of its arena; all members must agree.
     pub arena_size: u64,
+    /// Path of the socket at which its process takes the memory of other nodes of its host to keep; none if it keeps
+    /// nothing.
+    pub keeps_at: Option<String>,
     /// A daemon's place among the daemons, so that ids are known beforehand.
     pub index: Option<u16>,
 }

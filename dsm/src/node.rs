@@ -18,6 +18,7 @@ mod exit;
 mod faults;
 #[allow(unsafe_code)]
 mod interrupt;
+mod keeping;
 mod leaving;
 mod limit;
 mod local;
@@ -64,6 +65,7 @@ use crate::net::{ClusterKey, Endpoint, EndpointConfig, TransmitBuf, Version};
 use crate::page::{Access, GlobalAddr, Incarnation, NodeId, PageId, PagePool, PeerId, Span, Time};
 use crate::settings::Settings;
 use cpu_affinity::CpuAffinity;
+use keeping::Keepers;
 use leaving::current_thread;
 pub use local::LockHandle;
 use local::LockTable;
@@ -111,6 +113,7 @@ struct Runtime {
     /// Ends the search of the progress thread.
     progress_word: WakeWord,
     affinity: CpuAffinity,
+    keepers: Keepers,
     clock: Instant,
     /// See [`Runtime::coarse_now`].
     coarse_clock: AtomicU64,
@@ -188,6 +191,7 @@ impl Node {
         let progress = runtime.clone().spawn_progress()?;
         let mut node = Node { runtime, progress: Some(progress), workers: Vec::new() };
         node.workers = node.runtime.spawn_workers()?;
+        node.workers.push(node.runtime.clone().spawn_keeping()?);
         node.runtime.serve_control(config.settings.join.is_none());
         node.runtime.join(&config)?;
         let id = node.runtime.with_machine(|machine| machine.membership().and_then(|m| m.me()));
@@ -322,6 +326,7 @@ impl Node {
         self.runtime.stopping.store(true, Ordering::Release);
         self.runtime.poller.wake();
         self.runtime.wake_workers();
+        self.runtime.keepers.wake();
         // A worker that drops the last handle on the node cannot wait for itself.
         let me = std::thread::current().id();
         for thread in self.workers.drain(..).chain([progress]).filter(|thread| thread.thread().id() != me) {
@@ -363,12 +368,14 @@ impl Runtime {
             pool,
         })?;
         let incarnation = Incarnation(random()?);
+        // Before anybody hears of it.
+        let keepers = Keepers::new(settings, config.kind, incarnation)?;
         let mut endpoint = EndpointConfig::new(key, incarnation, Version::ours(), socket.receive_buffer());
         endpoint.mtu_max = crate::config::net::MTU_LIMIT;
         let endpoint = Endpoint::new(endpoint, random()?);
         let injector = choices::injector(settings)?;
         let machine = MachineConfig {
-            intro: introduction(config, incarnation, addr),
+            intro: Introduction { keeps_at: keepers.keeps_at(), ..introduction(config, incarnation, addr) },
             nearest: settings.nearest,
             silence_max: settings.silence_max_ms.map(Span::from_ms),
             rules: mutation::machine_rules(),
@@ -409,6 +416,7 @@ impl Runtime {
             coarse_clock: AtomicU64::new(0),
             calls: rpc::Calls::new(node.clone(), clock, workers),
             affinity: CpuAffinity::new(),
+            keepers,
             kits,
             kind: config.kind,
             stopping: AtomicBool::new(false),
@@ -561,6 +569,7 @@ impl Runtime {
         self.tell(&mut self.enter(), Event::Close(reason));
         self.calls.directory.end();
         self.calls.mailbox.end();
+        self.keepers.end();
     }
 
     fn wait_for_end(&self) -> Why {
@@ -683,6 +692,7 @@ fn introduction(config: &NodeConfig, incarnation: Incarnation, addr: SocketAddr)
         memory_max: config.settings.memory_max,
         arena_base: config.settings.arena_base as u64,
         arena_size: config.settings.arena_size as u64,
+        keeps_at: None,
         index: config.index,
     }
 }

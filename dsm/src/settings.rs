@@ -55,6 +55,12 @@ pub struct Settings {
     /// Longest silence of a member that raises no suspicion, in milliseconds, at least 500; where it is longer than
     /// the usual 3 s, or 30 s for a process of this host, those hold. None: those.
     pub silence_max_ms: Option<u64>,
+    /// Directory of the sockets by which processes of a host keep each other's memory, of this user alone. None: in the
+    /// system's directory for files of processes that run.
+    pub keep_dir: Option<PathBuf>,
+    /// Most memory that the nodes of other processes may hold, by their limits together, whose memory this process
+    /// keeps. 0: it keeps none.
+    pub keep_max: u64,
     /// `PAGEMESH_NET_LOSS` and its kin, for the loss injector, without the prefix.
     pub inject: BTreeMap<String, String>,
 }
@@ -82,6 +88,8 @@ impl Default for Settings {
             socket_buffer: None,
             rpc_workers: crate::config::rpc::WORKERS,
             silence_max_ms: None,
+            keep_dir: None,
+            keep_max: u64::MAX,
             inject: BTreeMap::new(),
         }
     }
@@ -100,7 +108,7 @@ pub const TEXT_LEN_MAX: u64 = 1 << 20;
 pub const TYPING_ERRORS_MAX: usize = 3;
 
 /// The settings by their name in `pagemesh.toml`; the variable is the same in capitals after `PAGEMESH_`.
-const KEYS: [&str; 23] = [
+const KEYS: [&str; 25] = [
     "join",
     "bind",
     "key_file",
@@ -116,6 +124,8 @@ const KEYS: [&str; 23] = [
     "socket_buffer",
     "rpc_workers",
     "silence_max_ms",
+    "keep_dir",
+    "keep_max",
     "net_loss",
     "net_dup",
     "net_reorder",
@@ -245,6 +255,8 @@ impl Settings {
                     || format!("{given} ms are too few: a busy node is silent for longer; at least {least}");
                 self.silence_max_ms = Some(if given < least { return Err(few()) } else { given });
             }
+            "keep_dir" => self.keep_dir = Some(directory(value)?),
+            "keep_max" => self.keep_max = size(value)?,
             "net_loss" | "net_dup" | "net_reorder" | "net_corrupt" | "net_delay" | "net_seed" => {
                 let kind = key.trim_start_matches("net_").to_uppercase();
                 self.inject.insert(kind, value.to_owned());
@@ -289,6 +301,12 @@ fn distrust(owner: u32, mode: u32, me: u32) -> Option<String> {
 
 fn address(value: &str) -> std::result::Result<SocketAddr, String> {
     value.parse().map_err(|_| format!("`{value}` is not an address like 127.0.0.1:7400"))
+}
+
+/// Other processes get the path: it must not depend on where a process runs.
+fn directory(value: &str) -> std::result::Result<PathBuf, String> {
+    let path = Path::new(value);
+    path.is_absolute().then(|| path.to_owned()).ok_or_else(|| format!("`{value}` is not an absolute path"))
 }
 
 fn number<T: std::str::FromStr>(value: &str) -> std::result::Result<T, String> {

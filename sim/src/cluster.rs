@@ -288,6 +288,7 @@ impl Cluster {
             memory_max: 1 << 30,
             arena_base: 0,
             arena_size: regions::ARENA_LEN,
+            keeps_at: None,
             index: None,
         };
         let membership = match index {

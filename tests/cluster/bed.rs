@@ -17,8 +17,9 @@ use nix::unistd::{Pid, Uid};
 
 /// No command of a test takes as long, on however busy a machine.
 const LIMIT: Duration = Duration::from_secs(120);
-/// The user that has no privileges, for tests that run as root.
-const NOBODY: u32 = 65_534;
+/// A user that has no privileges, for tests that run as root. Not 65534, by which the kernel names all users that it
+/// cannot show.
+const ORDINARY: u32 = 60_123;
 
 /// A test's place: state directory, environment, and processes that are known by a mark.
 pub(crate) struct Bed {
@@ -67,9 +68,9 @@ impl Bed {
             for name in ["pagemesh", "matmul"] {
                 std::fs::copy(bed.binaries.join(name), binaries.join(name)).expect("copy a binary");
             }
-            std::os::unix::fs::chown(&bed.dir, Some(NOBODY), Some(NOBODY)).expect("give away");
+            std::os::unix::fs::chown(&bed.dir, Some(ORDINARY), Some(ORDINARY)).expect("give away");
             bed.binaries = binaries;
-            bed.user = Some(NOBODY);
+            bed.user = Some(ORDINARY);
         }
         bed
     }

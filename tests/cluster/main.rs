@@ -7,6 +7,7 @@ mod deaths;
 mod doctor;
 mod ends;
 mod first_minute;
+mod keeping;
 mod outputs;
 mod programs;
 mod regions;

@@ -398,6 +398,7 @@ impl Rogue {
             memory_max: 1 << 20,
             arena_base: settings.arena_base as u64,
             arena_size: settings.arena_size as u64,
+            keeps_at: None,
             index: None,
         }
     }

@@ -20,6 +20,7 @@ mod hard_calls;
 mod hostile;
 mod icmp;
 mod interrupts;
+mod keeping;
 mod keys;
 mod leaving;
 mod limit;

@@ -4,7 +4,7 @@
 use crate::source::{Source, assert_none, sources};
 
 /// The modules of the library, each with the modules that it may import beside the words below.
-const MAY_IMPORT: [(&str, &[&str]); 21] = [
+const MAY_IMPORT: [(&str, &[&str]); 22] = [
     ("page", &[]),
     ("config", &[]),
     ("error", &[]),
@@ -19,8 +19,9 @@ const MAY_IMPORT: [(&str, &[&str]); 21] = [
     ("io", &[]),
     ("fork", &[]),
     ("fault", &["fork", "io"]),
+    ("keep", &["fault"]),
     ("rpc", &["fork"]),
-    ("node", &["coherence", "fault", "fork", "machine", "membership", "net", "rpc"]),
+    ("node", &["coherence", "fault", "fork", "keep", "machine", "membership", "net", "rpc"]),
     ("shared", &["coherence", "fork", "membership", "node", "rpc", "sync"]),
     ("sync", &["coherence", "fork", "node", "shared"]),
     ("guest", &["fork", "machine", "net", "node", "rpc"]),

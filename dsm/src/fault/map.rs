@@ -263,7 +263,7 @@ impl Store {
         Ok(fallocate(&self.file, flags, range.start as libc::off_t, range.len() as libc::off_t)?)
     }
 
-    #[cfg(test)]
+    /// The file itself.
     pub(super) fn file(&self) -> &File {
         &self.file
     }

@@ -23,6 +23,14 @@ const FILES_MAX: usize = 4;
 /// What the kernel says for a user of a namespace that this process cannot see.
 const OVERFLOW_UID: u32 = 65_534;
 
+/// The process at the other end of a connection.
+#[derive(Debug)]
+pub(super) struct Peer {
+    pub(super) pid: u32,
+    /// Readable when it has ended.
+    pub(super) process: OwnedFd,
+}
+
 /// One end of a connection. No call blocks.
 #[derive(Debug)]
 pub(super) struct Channel {
@@ -70,32 +78,48 @@ impl Channel {
         Answer::decode(&bytes).map_err(|_| Errno::EBADMSG)
     }
 
-    /// A descriptor of the process at the other end, which must be this user's.
-    pub(super) fn peer_process(&self) -> Result<OwnedFd, String> {
+    /// The process at the other end, which must be this user's.
+    pub(super) fn peer(&self) -> Result<Peer, String> {
         let fail = |errno: Errno| format!("the process at the other end is not known: {errno}");
         let peer = getsockopt(&self.socket, sockopt::PeerCredentials).map_err(fail)?;
         let me = Uid::effective().as_raw();
-        if peer.uid() != me || peer.uid() == OVERFLOW_UID {
+        if peer.uid() == OVERFLOW_UID {
             return Err(format!(
-                "it runs as user {}, and the process at the other end as user {me}",
+                "as user {OVERFLOW_UID} runs whoever the system cannot name, so nobody is trusted"
+            ));
+        }
+        if peer.uid() != me {
+            return Err(format!(
+                "the process at the other end runs as user {}, and this one as user {me}",
                 peer.uid()
             ));
         }
+        let pid = peer.pid().unsigned_abs();
         match getsockopt(&self.socket, sockopt::PeerPidfd) {
-            Ok(process) => Ok(process),
+            Ok(process) => Ok(Peer { pid, process }),
             // Before Linux 6.5. The number is of that process as long as the connection stands: the process is
             // opened first and the connection looked at afterwards.
             Err(Errno::ENOPROTOOPT) => {
-                let pid = Pid::from_raw(peer.pid()).ok_or_else(|| fail(Errno::ESRCH))?;
-                let process = pidfd_open(pid, PidfdFlags::empty()).map_err(|errno| fail(errno_of(errno)))?;
-                if self.is_closed() { Err(fail(Errno::ESRCH)) } else { Ok(process) }
+                let number = Pid::from_raw(peer.pid()).ok_or_else(|| fail(Errno::ESRCH))?;
+                let process =
+                    pidfd_open(number, PidfdFlags::empty()).map_err(|errno| fail(errno_of(errno)))?;
+                if self.is_closed() { Err(fail(Errno::ESRCH)) } else { Ok(Peer { pid, process }) }
             }
             Err(errno) => Err(fail(errno)),
         }
     }
 
     fn is_closed(&self) -> bool {
-        let mut fds = [PollFd::new(&self.socket, PollFlags::empty())];
+        self.has(PollFlags::empty())
+    }
+
+    /// Whether something has come, or the other end has closed it.
+    pub(super) fn is_readable(&self) -> bool {
+        self.has(PollFlags::IN)
+    }
+
+    fn has(&self, events: PollFlags) -> bool {
+        let mut fds = [PollFd::new(&self.socket, events)];
         !matches!(poll(&mut fds, Some(&AT_ONCE)), Ok(0))
     }
 

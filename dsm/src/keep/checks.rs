@@ -1,8 +1,7 @@
 //! What a keeper checks of a file before it holds it: that it is memory, as long as the node says, and that
 //! nobody can make it shorter, so that a mapping of it never ends in a bus error.
 
-use std::fs::File;
-use std::os::fd::{AsFd, AsRawFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, SealFlag, fcntl};
@@ -16,7 +15,7 @@ pub(super) fn len(file: impl AsFd) -> Result<u64, Errno> {
 }
 
 /// Says what is wrong with a file that should be sealed memory of `len` bytes.
-pub(super) fn sealed(file: &File, len_told: u64) -> Result<(), String> {
+pub(super) fn sealed(file: &OwnedFd, len_told: u64) -> Result<(), String> {
     let stat = fstat(file).map_err(|errno| format!("cannot be looked at: {errno}"))?;
     if SFlag::from_bits_truncate(stat.st_mode) & SFlag::S_IFMT != SFlag::S_IFREG {
         return Err("is no file".to_owned());

@@ -25,6 +25,7 @@ fn intro(incarnation: u64) -> Introduction {
         memory_max: 1 << 26,
         arena_base: 0,
         arena_size: 1 << 26,
+        keeps_at: None,
         index: None,
     }
 }

@@ -4,6 +4,7 @@
 use super::{Control, Death, Introduction, RegionRecord, View};
 use crate::coherence::{Placement, RegionInfo};
 use crate::config::NODES_MAX;
+use crate::config::keep::PATH_LEN_MAX;
 use crate::config::membership::{DEATHS_MAX, EPOCHS_MAX, HOW_LEN_MAX, NAME_LEN_MAX};
 use crate::page::{EXTENT_PAGES, NodeId, PAGE_SIZE};
 
@@ -59,7 +60,10 @@ impl View {
 
 impl Introduction {
     fn is_sound(&self) -> bool {
-        self.name.len() <= NAME_LEN_MAX && self.host.is_sound()
+        let path_fits = |path: &String| path.len() <= PATH_LEN_MAX;
+        self.name.len() <= NAME_LEN_MAX
+            && self.host.is_sound()
+            && self.keeps_at.as_ref().is_none_or(path_fits)
     }
 }
 

@@ -19,6 +19,7 @@ fn intro(incarnation: u64, kind: Kind) -> Introduction {
         memory_max: 1 << 20,
         arena_base: 0,
         arena_size: 1 << 30,
+        keeps_at: None,
         index: None,
     }
 }

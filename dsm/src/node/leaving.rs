@@ -86,6 +86,7 @@ impl Runtime {
         let writes_back = matches!(self.kind, Kind::Rank { .. });
         // Without consent the peers take the end of the process for a death; nothing is lost by that.
         let left = self.depart(Departing { writes_back, by: Departure::Signal, asks: true });
+        self.keepers.end();
         left.err().and_then(|failure| self.unsaved(&failure))
     }
 

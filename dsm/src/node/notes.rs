@@ -3,7 +3,7 @@
 //! The thread that finds something out may be inside a page fault of the application, which may have a
 //! lock that the subscriber needs: standard output's, for instance. So the cores only note, and a worker tells.
 
-use tracing::{Level, debug, error, warn};
+use tracing::{Level, debug, error, info, warn};
 
 use crate::config::node::NOTES_MAX;
 
@@ -30,6 +30,7 @@ impl Notes {
             match level {
                 Level::ERROR => error!("{text}"),
                 Level::WARN => warn!("{text}"),
+                Level::INFO => info!("{text}"),
                 _ => debug!("{text}"),
             }
         }

@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 
 use serde::{Deserialize, Serialize};
 
+pub use super::keeping::KeepStatus;
 pub use super::wait_times::{WaitTimes, Waits};
 use super::{Runtime, RuntimeState};
 use crate::coherence::{Coherence, Counters as CoherenceCounters, Placement};
@@ -59,6 +60,8 @@ pub struct NodeStatus {
     pub lost_page_count: u64,
     /// Regions of which pages have memory here.
     pub regions: Vec<RegionPages>,
+    /// Who holds its memory beside its own process, and whose it holds.
+    pub keeping: KeepStatus,
 }
 
 /// The members that run on a host, and its memory, as one of them knows it.
@@ -153,7 +156,8 @@ pub struct RegionStatus {
     pub users: Vec<NodeId>,
 }
 
-/// What the core and the socket have counted; without the host's name and memory, and the parts of regions.
+/// What the core and the socket have counted; without the host's name and memory, the parts of regions, and who keeps
+/// whom.
 pub(super) fn node_status(locked: &mut RuntimeState, runtime: &Runtime) -> NodeStatus {
     let RuntimeState { machine, wait_clock, .. } = locked;
     let faults = runtime.arena.counts();
@@ -191,6 +195,7 @@ pub(super) fn node_status(locked: &mut RuntimeState, runtime: &Runtime) -> NodeS
         lost_page_count: lost.len() as u64,
         lost_pages: lost.into_iter().take(LOST_PAGES_MAX).map(|(page, node)| (page.0, node)).collect(),
         regions: Vec::new(),
+        keeping: KeepStatus::default(),
     }
 }
 
@@ -206,6 +211,7 @@ pub(super) fn whole_status(runtime: &Runtime) -> NodeStatus {
         pages: runtime.arena.backed_pages_in(start..start + used),
     });
     status.host = host_name();
+    status.keeping = runtime.keepers.status();
     status.host_memory = host_memory(runtime);
     status.regions = found.filter(|region| region.pages > 0).collect();
     status

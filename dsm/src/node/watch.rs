@@ -68,6 +68,7 @@ impl Runtime {
             return;
         }
         watch.view_changes = Some(machine.view_changes());
+        self.keepers.wake();
         let view = membership.view();
         watch.processes.retain(|(_, incarnation, _)| view.incarnation(*incarnation).is_some());
         let own = machine.intro();

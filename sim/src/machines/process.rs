@@ -178,6 +178,7 @@ impl Machines {
             memory_max: 1 << 36,
             arena_base: 1 << 40,
             arena_size: 1 << 36,
+            keeps_at: None,
             index: (spec.role == Role::Daemon).then_some(index as u16),
         };
         let config = MachineConfig {

@@ -1,0 +1,368 @@
+//! The memory of this node with other processes of its host, and theirs here: one thread that offers, answers and
+//! follows the view. It touches no page, and takes the node's lock only to read the view, so nothing that a thread waits
+//! for ever waits for it.
+//!
+//! Which process goes on with a node whose process has ended is not decided here; a node that is no member any more
+//! is not kept.
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use nix::poll::{PollFd, PollFlags, ppoll};
+use nix::sys::eventfd::EventFd;
+use nix::sys::signal::SigmaskHow;
+use nix::sys::time::TimeSpec;
+use parking_lot::Mutex;
+use serde::{Deserialize, Serialize};
+use tracing::Level;
+
+use super::{Runtime, poller};
+use crate::config::keep::{ASK_AGAIN, PATH_LEN_MAX};
+use crate::error::{Error, Result};
+use crate::fault::{CoreSection, asynchronous};
+use crate::keep::{Admission, Change, Claim, Estate, KeepDirectory, Keeping, Kept, raise_limit};
+use crate::membership::{Kind, Member, keepers};
+use crate::page::{Incarnation, NodeId, Time};
+use crate::settings::Settings;
+
+/// The processes that hold a node's memory beside its own, and the nodes whose memory its process holds.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct KeepStatus {
+    /// The members whose processes hold this node's memory.
+    pub kept_by: Vec<NodeId>,
+    /// Why no other process does; none if one does, or has just been asked.
+    pub unkept: Option<String>,
+    /// The nodes of other processes whose memory this process holds.
+    pub keeps: Vec<NodeId>,
+    /// Why this process would hold nobody's; none if it would.
+    pub keeps_nothing: Option<String>,
+}
+
+/// This process's part, shared by its thread and those that ask.
+pub(super) struct Keepers {
+    state: Mutex<State>,
+    /// Ends the thread's sleep.
+    wake: EventFd,
+}
+
+struct State {
+    keeping: Keeping,
+    me: Incarnation,
+    /// Bytes of pages that the kept nodes may hold together.
+    keep_max: u64,
+    keeps_nothing: Option<String>,
+    /// The members of this host, with this node.
+    here: Vec<Member>,
+    /// Members that did not take this node's memory, in the order in which they were asked, and why.
+    refused: Vec<(Incarnation, String)>,
+    /// When they are asked again.
+    ask_again: Option<Time>,
+    /// What was last told of this node's memory: whether it is kept.
+    told: Option<bool>,
+    has_ended: bool,
+}
+
+/// What a step found out, for the operator.
+type Told = Vec<(Level, String)>;
+
+impl Keepers {
+    /// Listens, if anything is to be kept here and can be.
+    pub(super) fn new(settings: &Settings, kind: Kind, me: Incarnation) -> Result<Keepers> {
+        let mut keeping = Keeping::new()?;
+        let keeps_nothing = match settings.keep_max {
+            0 => Some("keep_max is 0".to_owned()),
+            _ => listen(&mut keeping, settings.keep_dir.as_deref(), me).err().map(|error| error.to_string()),
+        };
+        if keeps_nothing.is_none() && kind == Kind::Daemon {
+            raise_limit();
+        }
+        let state = State {
+            keeping,
+            me,
+            keep_max: settings.keep_max,
+            keeps_nothing,
+            here: Vec::new(),
+            refused: Vec::new(),
+            ask_again: None,
+            told: None,
+            has_ended: false,
+        };
+        Ok(Keepers { state: Mutex::new(state), wake: poller::wake_event()? })
+    }
+
+    /// Where other processes find this one's socket.
+    pub(super) fn keeps_at(&self) -> Option<String> {
+        let socket = self.state.lock().keeping.socket()?;
+        socket.into_os_string().into_string().ok()
+    }
+
+    /// A line for the operator if this process would keep nobody's memory against its settings.
+    pub(super) fn complaint(&self) -> Option<String> {
+        let state = self.state.lock();
+        let why = state.keeps_nothing.as_ref().filter(|_| state.keep_max > 0)?;
+        Some(format!("this process cannot keep the memory of other nodes of its host: {why}"))
+    }
+
+    /// Has the thread look at the view.
+    pub(super) fn wake(&self) {
+        self.wake.write(1).expect("an eventfd takes a 1");
+    }
+
+    /// Closes and forgets everything, and removes the socket's name: the node leaves.
+    pub(super) fn end(&self) {
+        let mut state = self.state.lock();
+        state.has_ended = true;
+        state.keeping.end();
+        drop(state);
+        self.wake();
+    }
+
+    pub(super) fn status(&self) -> KeepStatus {
+        self.state.lock().status()
+    }
+
+    /// A descriptor of the list on which the sockets are watched.
+    fn readable(&self) -> Result<OwnedFd> {
+        let readable = self.state.lock().keeping.as_fd().try_clone_to_owned();
+        readable.map_err(|error| Error::os("watching the keepers' sockets", error))
+    }
+}
+
+impl Runtime {
+    pub(super) fn spawn_keeping(self: Arc<Self>) -> Result<JoinHandle<()>> {
+        let readable = self.keepers.readable()?;
+        let mask = asynchronous().thread_swap_mask(SigmaskHow::SIG_BLOCK).expect("valid arguments");
+        let thread = std::thread::Builder::new().name("pm-keeping".into()).spawn(move || {
+            CoreSection::mark_thread_blocked();
+            self.run_keeping(&readable);
+        });
+        mask.thread_set_mask().expect("valid arguments");
+        thread.map_err(|error| Error::os("starting the keeping thread", error))
+    }
+
+    fn run_keeping(&self, readable: &OwnedFd) {
+        if let Some(complaint) = self.keepers.complaint() {
+            self.note_of_keeping(vec![(Level::WARN, complaint)]);
+        }
+        let mut seen = None;
+        loop {
+            let here = self.members_here(&mut seen);
+            let now = self.now();
+            let mut state = self.keepers.state.lock();
+            if state.has_ended {
+                return;
+            }
+            if let Some(here) = here {
+                state.follow(here);
+            }
+            let (arena, record) = self.arena.files();
+            let told = state.step(now, |node, incarnation| Estate { node, incarnation, arena, record });
+            let deadline = state.deadline();
+            drop(state);
+            self.note_of_keeping(told);
+            let timeout =
+                deadline.map(|deadline| TimeSpec::from(Duration::from_nanos(deadline.since(now).0)));
+            let mut fds =
+                [readable.as_fd(), self.keepers.wake.as_fd()].map(|fd| PollFd::new(fd, PollFlags::POLLIN));
+            // An interruption only means that the thread looks earlier.
+            let _ = ppoll(&mut fds, timeout, None);
+            poller::drain(&self.keepers.wake);
+        }
+    }
+
+    /// The members that run on this node's host, and this node, if the view has changed since `seen`.
+    fn members_here(&self, seen: &mut Option<u64>) -> Option<Vec<Member>> {
+        self.with_machine(|machine| {
+            let is_open = machine.lifecycle().why().is_none();
+            let membership =
+                machine.membership().filter(|membership| is_open && membership.me().is_some())?;
+            if seen.replace(machine.view_changes()) == Some(machine.view_changes()) {
+                return None;
+            }
+            let own = machine.intro();
+            let is_here = |member: &&Member| {
+                member.intro.incarnation == own.incarnation || member.intro.host.shares_processes(&own.host)
+            };
+            Some(membership.view().members.iter().filter(is_here).cloned().collect())
+        })
+    }
+
+    fn note_of_keeping(&self, told: Told) {
+        if told.is_empty() {
+            return;
+        }
+        self.with_locked(|locked| told.into_iter().for_each(|(level, text)| locked.notes.add(level, text)));
+        self.poller.wake();
+    }
+}
+
+impl State {
+    /// The view has changed: whoever has refused is asked again, and members that are gone neither keep nor are kept.
+    fn follow(&mut self, here: Vec<Member>) {
+        self.here = here;
+        self.refused.clear();
+        self.ask_again = None;
+        let here = &self.here;
+        let is_here = |of: Incarnation| here.iter().any(|member| member.intro.incarnation == of);
+        self.keeping.retain(is_here);
+        self.keeping.retain_keepers(is_here);
+    }
+
+    fn step<'a>(&mut self, now: Time, estate: impl Fn(NodeId, Incarnation) -> Estate<'a>) -> Told {
+        if self.ask_again.is_some_and(|again| again <= now) {
+            self.refused.clear();
+            self.ask_again = None;
+        }
+        let State { keeping, here, me, keep_max, .. } = self;
+        let changes = keeping.progress(now, |claim, kept| admission(here, (*me, *keep_max), claim, kept));
+        let mut told = Told::new();
+        for change in changes {
+            match change {
+                Change::OfferFailed { keeper, why, .. } => self.refuse(now, keeper, why),
+                Change::Refused(why) => {
+                    told.push((Level::DEBUG, format!("the memory of {why}: not kept here")))
+                }
+                Change::Holds(_) | Change::Forgot(_) | Change::KeptBy { .. } => {}
+            }
+        }
+        self.choose(now, estate);
+        told.extend(self.tell());
+        told
+    }
+
+    /// Offers this node's memory to those that should keep it, and when all do takes it back from others.
+    fn choose<'a>(&mut self, now: Time, estate: impl Fn(NodeId, Incarnation) -> Estate<'a>) {
+        let Some(own) = self.own() else { return };
+        let estate = estate(own.id, self.me);
+        loop {
+            let wanted = keepers::wanted(&self.here, &own, |of| self.refused.iter().any(|(by, _)| *by == of));
+            let known: Vec<(Incarnation, bool)> = self.keeping.keepers_of(self.me).collect();
+            let is_new = |member: &&&Member| known.iter().all(|(by, _)| *by != member.intro.incarnation);
+            let Some(next) = wanted.iter().find(is_new) else {
+                let keeps = |member: &&Member| known.contains(&(member.intro.incarnation, true));
+                if wanted.iter().all(keeps) && !wanted.is_empty() {
+                    let is_needless =
+                        |by: Incarnation| wanted.iter().all(|member| member.intro.incarnation != by);
+                    self.keeping.release(self.me, is_needless);
+                }
+                return;
+            };
+            let (keeper, socket) = (next.intro.incarnation, next.intro.keeps_at.clone().unwrap_or_default());
+            if let Err(error) = self.keeping.offer(now, (keeper, Path::new(&socket)), &estate) {
+                self.refuse(now, keeper, error.to_string());
+            }
+        }
+    }
+
+    fn refuse(&mut self, now: Time, keeper: Incarnation, why: String) {
+        self.refused.push((keeper, why));
+        self.ask_again.get_or_insert(now + ASK_AGAIN);
+    }
+
+    /// A line when it is known whether this node's memory is kept, and when that changes.
+    fn tell(&mut self) -> Option<(Level, String)> {
+        let own = self.own()?;
+        let kept_by = self.kept_by();
+        if (kept_by.is_empty() && self.is_asking())
+            || self.told.replace(!kept_by.is_empty()) == Some(!kept_by.is_empty())
+        {
+            return None;
+        }
+        if kept_by.is_empty() {
+            // A node that is alone is so for a good reason, or not for long.
+            let level = if self.here.len() > 1 { Level::WARN } else { Level::INFO };
+            let text = format!("no other process holds the memory of {}: {}", own.id, self.why_unkept());
+            return Some((level, text));
+        }
+        let names: Vec<String> = kept_by.iter().map(NodeId::to_string).collect();
+        Some((Level::INFO, format!("the memory of {} lies with {} too", own.id, names.join(", "))))
+    }
+
+    fn why_unkept(&self) -> String {
+        match self.refused.as_slice() {
+            [] if self.here.len() <= 1 => "it is alone on its host".to_owned(),
+            [] => "no other process of its host takes any".to_owned(),
+            [(by, why), ..] => match self.id_of(*by) {
+                Some(id) => format!("{id} does not take it: {why}"),
+                None => why.clone(),
+            },
+        }
+    }
+
+    fn status(&self) -> KeepStatus {
+        let kept_by = self.kept_by();
+        let is_known = self.own().is_some() && !self.is_asking();
+        KeepStatus {
+            unkept: (kept_by.is_empty() && is_known).then(|| self.why_unkept()),
+            kept_by,
+            keeps: self.keeping.kept().iter().map(|kept| kept.node).collect(),
+            keeps_nothing: self.keeps_nothing.clone(),
+        }
+    }
+
+    fn own(&self) -> Option<Member> {
+        self.here.iter().find(|member| member.intro.incarnation == self.me).cloned()
+    }
+
+    fn id_of(&self, incarnation: Incarnation) -> Option<NodeId> {
+        self.here.iter().find(|member| member.intro.incarnation == incarnation).map(|member| member.id)
+    }
+
+    fn kept_by(&self) -> Vec<NodeId> {
+        let keepers = self.keeping.keepers_of(self.me).filter(|(_, keeps)| *keeps);
+        keepers.filter_map(|(by, _)| self.id_of(by)).collect()
+    }
+
+    fn is_asking(&self) -> bool {
+        self.keeping.keepers_of(self.me).any(|(_, keeps)| !keeps)
+    }
+
+    fn deadline(&self) -> Option<Time> {
+        self.keeping.deadline().into_iter().chain(self.ask_again).min()
+    }
+}
+
+/// Listens in the first directory that can be used.
+fn listen(keeping: &mut Keeping, directory: Option<&Path>, me: Incarnation) -> Result<()> {
+    keeping.listen(KeepDirectory::of_settings(directory)?, me)?;
+    let socket = keeping.socket().unwrap_or_default();
+    // Every view tells it to every member.
+    if socket.to_str().is_none_or(|path| path.len() > PATH_LEN_MAX) {
+        keeping.end();
+        return Err(Error::Invalid(format!(
+            "{} is no text of at most {PATH_LEN_MAX} bytes: set keep_dir to another directory",
+            socket.display()
+        )));
+    }
+    Ok(())
+}
+
+/// Whether a node that a process offers may be kept here.
+fn admission(here: &[Member], (me, keep_max): (Incarnation, u64), claim: &Claim, kept: &[Kept]) -> Admission {
+    let member = |of: Incarnation| here.iter().find(|member| member.intro.incarnation == of);
+    let Some(offered) = member(claim.incarnation).filter(|member| member.id == claim.node) else {
+        return Admission::Unknown;
+    };
+    if offered.intro.pid != claim.pid {
+        return Admission::Refused(format!(
+            "process {} offers it, and it runs in process {}",
+            claim.pid, offered.intro.pid
+        ));
+    }
+    if member(me).is_some_and(|own| own.intro.pid == claim.pid) {
+        return Admission::Refused("it runs in this process".to_owned());
+    }
+    let taken = kept.iter().filter_map(|kept| member(kept.incarnation)).map(|member| member.intro.memory_max);
+    let sum = taken.fold(offered.intro.memory_max, u64::saturating_add);
+    if sum > keep_max {
+        return Admission::Refused(format!(
+            "with it the nodes kept here may hold {} MiB, and keep_max is {} MiB",
+            sum >> 20,
+            keep_max >> 20
+        ));
+    }
+    Admission::Granted
+}
