@@ -25,6 +25,8 @@ mod doctor;
 mod events;
 #[allow(unsafe_code)]
 mod handler;
+#[allow(dead_code)] // until a node is run on
+mod kept;
 #[allow(unsafe_code)]
 mod map;
 mod mapper;
@@ -44,6 +46,8 @@ pub use backend::{Backend, BackendChoice};
 pub use core_section::{CoreSection, asynchronous, check_thread_mask};
 pub use counts::FaultCounts;
 pub use doctor::{Check, Health, doctor};
+#[allow(unused_imports)] // until a node is run on
+pub(crate) use kept::Adopted;
 pub(crate) use map::LENGTH_SEALS;
 pub use record::Recorded;
 

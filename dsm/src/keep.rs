@@ -25,6 +25,8 @@ mod channel;
 mod checks;
 mod descriptors;
 mod directory;
+#[allow(dead_code)] // until a node is run on
+mod end;
 mod message;
 #[cfg(test)]
 mod tests;
@@ -63,6 +65,8 @@ pub(crate) struct Kept {
     pub(crate) record: File,
     /// Readable when the process that offered the files has ended.
     pub(crate) process: OwnedFd,
+    /// Its number, which it has until then.
+    pub(crate) pid: u32,
     /// None once the other end has closed it.
     connection: Option<Channel>,
 }
@@ -398,8 +402,8 @@ impl Keeping {
         connection: &Channel,
         (now, until): (Time, Time),
         admits: &impl Fn(&Claim, &[Kept]) -> Admission,
-    ) -> Option<std::result::Result<OwnedFd, String>> {
-        let Peer { pid, process } = match connection.peer() {
+    ) -> Option<std::result::Result<Peer, String>> {
+        let peer = match connection.peer() {
             Ok(peer) => peer,
             Err(why) => return Some(Err(why)),
         };
@@ -411,9 +415,9 @@ impl Keeping {
         if let Err(why) = check_files(offer, files) {
             return Some(Err(why));
         }
-        let claim = Claim { node: offer.node, incarnation: offer.incarnation, pid };
+        let claim = Claim { node: offer.node, incarnation: offer.incarnation, pid: peer.pid };
         match admits(&claim, &self.kept) {
-            Admission::Granted => Some(descriptors::room().map(|()| process)),
+            Admission::Granted => Some(descriptors::room().map(|()| peer)),
             Admission::Unknown if now < until => None,
             Admission::Unknown => Some(Err("it is no member here".to_owned())),
             Admission::Refused(why) => Some(Err(why)),
@@ -425,13 +429,13 @@ impl Keeping {
         offer: &Offer,
         files: Vec<OwnedFd>,
         connection: Channel,
-        verdict: std::result::Result<OwnedFd, String>,
+        verdict: std::result::Result<Peer, String>,
     ) -> Change {
         let &Offer { node, incarnation, .. } = offer;
         let refused = |why: &dyn std::fmt::Display| Change::Refused(format!("{node}: {why}"));
         let mut files = files.into_iter().map(File::from);
-        let (process, arena, record) = match (verdict, files.next(), files.next()) {
-            (Ok(process), Some(arena), Some(record)) => (process, arena, record),
+        let (Peer { pid, process }, arena, record) = match (verdict, files.next(), files.next()) {
+            (Ok(peer), Some(arena), Some(record)) => (peer, arena, record),
             (Ok(_), _, _) => unreachable!("the files of a granted offer were counted"),
             (Err(why), ..) => {
                 // If it does not hear the answer, it hears the end of the connection.
@@ -445,7 +449,7 @@ impl Keeping {
             Ok(()) => {
                 let connection = Some(connection);
                 self.kept.retain(|kept| kept.incarnation != incarnation);
-                self.kept.push(Kept { node, incarnation, arena, record, process, connection });
+                self.kept.push(Kept { node, incarnation, arena, record, process, pid, connection });
                 Change::Holds(incarnation)
             }
         }

@@ -18,6 +18,7 @@ use nix::errno::Errno;
 use nix::fcntl::{FallocateFlags, FcntlArg, SealFlag, fallocate, fcntl};
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::sys::mman::{MapFlags, MmapAdvise, ProtFlags, madvise, mmap, mmap_anonymous, mprotect, munmap};
+use nix::unistd::{Whence, lseek};
 
 use crate::page::{Access, PAGE_SIZE};
 
@@ -175,6 +176,22 @@ pub(super) fn sealed_memory(name: &CStr, len: usize) -> io::Result<File> {
     file.set_len(len as u64)?;
     fcntl(&file, FcntlArg::F_ADD_SEALS(LENGTH_SEALS))?;
     Ok(file)
+}
+
+/// The parts of a range of a memory file that have memory, whole pages but for the range's own ends.
+pub(super) fn data_of(file: &File, range: Range<u64>) -> impl Iterator<Item = Range<u64>> {
+    let mut at = range.start;
+    let seek = move |from: u64, whence| {
+        let found = lseek(file, libc::off_t::try_from(from).ok()?, whence).ok()?;
+        // Beyond the last of what is looked for the kernel says ENXIO, or the end of the file.
+        u64::try_from(found).ok()
+    };
+    std::iter::from_fn(move || {
+        let start = seek(at, Whence::SeekData).filter(|start| *start < range.end)?;
+        let end = seek(start, Whence::SeekHole).unwrap_or(range.end).min(range.end);
+        at = end;
+        Some(start..end)
+    })
 }
 
 /// Seals of a file whose length is for ever: it can be neither cut nor grown, and no other seal, such as one against

@@ -16,12 +16,13 @@
 
 use std::fs::File;
 use std::io;
+use std::ops::Range;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use memmap2::{Advice, MmapOptions, MmapRaw};
 
-use super::map::sealed_memory;
+use super::map::{data_of, sealed_memory};
 use crate::page::{PAGE_SIZE, PageId, Version};
 
 /// Bytes before the table: a page, of which the owner's name takes a part.
@@ -55,13 +56,26 @@ pub(super) struct Record {
 impl Record {
     /// An empty record of an arena of so many pages. Memory is used only for pages that have bytes.
     pub(super) fn new(pages: u64) -> io::Result<Record> {
-        let len = HEADER_LEN + (pages as usize * WORD_LEN).next_multiple_of(PAGE_SIZE);
+        let len = Record::len(pages);
         Record::open(sealed_memory(c"pagemesh-record", len)?, pages)
+    }
+
+    /// Bytes of the file for an arena of so many pages.
+    pub(super) fn len(pages: u64) -> usize {
+        HEADER_LEN + (pages as usize * WORD_LEN).next_multiple_of(PAGE_SIZE)
+    }
+
+    /// Those of `pages` whose words may be other than 0: no time is spent on the others, however many there are.
+    pub(super) fn written(&self, pages: Range<u64>) -> impl Iterator<Item = Range<u64>> {
+        let byte = |page: u64| HEADER_LEN as u64 + page * WORD_LEN as u64;
+        let page = |byte: u64| byte.saturating_sub(HEADER_LEN as u64) / WORD_LEN as u64;
+        data_of(&self.file, byte(pages.start)..byte(pages.end))
+            .map(move |data| page(data.start)..page(data.end))
     }
 
     /// A record that lies in a file already.
     pub(super) fn open(file: File, pages: u64) -> io::Result<Record> {
-        let len = HEADER_LEN + (pages as usize * WORD_LEN).next_multiple_of(PAGE_SIZE);
+        let len = Record::len(pages);
         let view = MmapOptions::new().len(len).no_reserve_swap().map_raw(&file)?;
         view.advise(Advice::DontFork)?;
         view.advise(Advice::DontDump)?;

@@ -64,7 +64,7 @@ fn memory(len: u64) -> File {
     file
 }
 
-fn sealed_memory(len: u64) -> File {
+pub(super) fn sealed_memory(len: u64) -> File {
     let file = memory(len);
     fcntl(&file, FcntlArg::F_ADD_SEALS(LENGTH_SEALS)).expect("seals");
     file

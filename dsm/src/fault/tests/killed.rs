@@ -6,6 +6,7 @@
 use std::fs::File;
 use std::io::{Read, Write};
 use std::os::fd::{AsFd, AsRawFd};
+use std::os::unix::fs::FileExt;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
@@ -96,9 +97,8 @@ impl Drop for Victim {
     }
 }
 
-/// Runs the process, kills it some time after it has begun, and returns what of its pages is not what its record
-/// says.
-fn kill_once(order: Order, after: Duration) -> Vec<String> {
+/// Runs the process and kills it some time after it has begun; returns its memory and its record.
+fn kill_once(order: Order, after: Duration) -> (File, File) {
     let myself = std::env::current_exe().expect("a program");
     let name = format!("{}::victim", module_path!().split_once("::").expect("a crate").1);
     let mut command = Command::new(myself);
@@ -117,25 +117,38 @@ fn kill_once(order: Order, after: Duration) -> Vec<String> {
     let mut fds = [PollFd::new(stdout.as_fd(), PollFlags::POLLIN)];
     let _ = ppoll(&mut fds, Some(TimeSpec::from_duration(after)), None);
     drop(victim);
+    (arena, record)
+}
+
+/// The words of a page at a version, taken in or owned.
+fn is_of(words: &[u64], version: Version) -> bool {
+    match version.0 % 2 {
+        // Taken in: all words are of this version. Owned: the others are of the one before, and the first may be.
+        0 => words.iter().all(|&word| word == version.0),
+        _ => {
+            words[1..].iter().all(|&word| word == version.0 - 1)
+                && [version.0, version.0 - 1].contains(&words[0])
+        }
+    }
+}
+
+fn words_of(bytes: &[u8]) -> Vec<u64> {
+    bytes.chunks_exact(8).map(|word| u64::from_le_bytes(word.try_into().expect("8"))).collect()
+}
+
+/// What of a killed process's pages is not what its record says.
+fn wrong_after_kill(order: Order, after: Duration) -> Vec<String> {
+    let (arena, record) = kill_once(order, after);
     let len = PAGES as usize * PAGE_SIZE;
     let store = Store::open(arena, len).expect("a mapping");
     let record = Record::open(record, PAGES).expect("a mapping");
     let wrong = |page: PageId| {
         let mut bytes = PageBuf::zeroed();
         store.read(page.start().0 as usize, bytes.as_mut_slice());
-        let words: Vec<u64> = bytes
-            .as_slice()
-            .chunks_exact(8)
-            .map(|word| u64::from_le_bytes(word.try_into().expect("8")))
-            .collect();
+        let words = words_of(bytes.as_slice());
         let is_true = match record.get(page) {
             Recorded::Nothing => true,
-            // Taken in: all words are of this version. Owned: the others are of the one before, and the first may be.
-            Recorded::Version(version) if version.0 % 2 == 0 => words.iter().all(|&word| word == version.0),
-            Recorded::Version(version) => {
-                words[1..].iter().all(|&word| word == version.0 - 1)
-                    && [version.0, version.0 - 1].contains(&words[0])
-            }
+            Recorded::Version(version) => is_of(&words, version),
             Recorded::Doubt => false,
         };
         (!is_true)
@@ -165,7 +178,10 @@ fn kills() -> u64 {
 /// Sweeps the moment of the kill; ends with the first wrong page.
 fn sweep(order: Order, kills: u64) -> Vec<String> {
     let moment = |kill: u64| Duration::from_micros(kill.wrapping_mul(7_919) % SWEEP_US);
-    (0..kills).map(|kill| kill_once(order, moment(kill))).find(|wrong| !wrong.is_empty()).unwrap_or_default()
+    (0..kills)
+        .map(|kill| wrong_after_kill(order, moment(kill)))
+        .find(|wrong| !wrong.is_empty())
+        .unwrap_or_default()
 }
 
 #[test]
@@ -178,4 +194,56 @@ fn a_record_that_is_written_in_another_order_is_found_out() {
     for order in TURNED {
         assert!(!sweep(order, 10_000).is_empty(), "{order:?} was not found");
     }
+}
+
+/// What its heir does: it maps the memory and the record, and gives back what no word of the record names.
+#[test]
+fn a_killed_processs_memory_is_gone_on_with_where_it_is_recorded_and_nowhere_else() {
+    let moments = (0..20).map(|kill: u64| Duration::from_micros(kill.wrapping_mul(7_919) % SWEEP_US));
+    for moment in moments {
+        let (file, record) = kill_once(Order::Shipped, moment);
+        // Most kills leave no page half written: one more, that no word names.
+        let words = Record::open(record.try_clone().expect("a descriptor"), PAGES).expect("a mapping");
+        if let Some(torn) = (0..PAGES).map(PageId).find(|page| words.get(*page) == Recorded::Nothing) {
+            file.write_all_at(b"torn", torn.start().0).expect("memory");
+        }
+        let arena = Arena::open(file, record, PagePool::new(4)).expect("a kept arena");
+        let adopted = arena.adopt_region(PageId(0), PAGES).expect("a region");
+        assert_eq!(adopted.doubtful, []);
+        let backed = adopted.pages.len() as u64;
+        assert_eq!(
+            (arena.backed_pages(), arena.store.blocks()),
+            (backed, backed * 8),
+            "torn bytes are given back"
+        );
+        let mut memory = &arena;
+        for page in (0..PAGES).map(PageId) {
+            let words = words_of(memory.read(page).as_slice());
+            match adopted.pages.iter().find(|(recorded, _)| *recorded == page) {
+                Some((_, version)) => {
+                    assert!(is_of(&words, *version), "{page:?} at {version:?}: {:?}", &words[..2])
+                }
+                None => assert!(words.iter().all(|word| *word == 0), "{page:?}: {:?}", &words[..2]),
+            }
+        }
+        memory.install(
+            PageId(1),
+            Contents::Bytes(contents(1 << 20).as_slice()),
+            Access::None,
+            Version(1 << 20),
+        );
+        assert_eq!(arena.recorded(PageId(1)), Recorded::Version(Version(1 << 20)));
+        assert!(arena.adopt_region(PageId(0), PAGES).is_err(), "twice");
+    }
+}
+
+#[test]
+fn files_of_other_lengths_are_no_kept_arena() {
+    let open = |arena: usize, record: usize| {
+        let file = |len| map::sealed_memory(c"test", len).expect("memory");
+        Arena::open(file(arena), file(record), PagePool::new(1)).map(drop).map_err(|error| error.to_string())
+    };
+    assert_eq!(open(2 * PAGE_SIZE, 2 * PAGE_SIZE), Ok(()));
+    assert!(open(2 * PAGE_SIZE, PAGE_SIZE).is_err_and(|why| why.contains("4096 bytes")));
+    assert!(open(2 * PAGE_SIZE + 1, 2 * PAGE_SIZE).is_err_and(|why| why.contains("not whole pages")));
 }
