@@ -374,8 +374,12 @@ pub mod membership {
     /// Silence after which a process of this host is looked at: somebody may be debugging it.
     pub const INSPECT_AFTER: Span = Span::from_ms(5_000);
     /// Most that counts as listened between two moments at which the socket was found empty. One that does not
-    /// run for longer has not listened.
-    pub const LISTENED_MAX: Span = Span::from_ms(250);
+    /// run for longer has not listened. It is more than a heartbeat: on a busy machine each look is late by
+    /// a little, and the signs of life of that time have been taken in all the same.
+    pub const LISTENED_MAX: Span = Span::from_ms(500);
+    /// Members that are declared dead or cut off at one look. Each is a view of its own, and a view that a
+    /// member misses is made up for only while later views tell of its death ([`DEATHS_MAX`]).
+    pub const RULINGS_MAX: usize = DEATHS_MAX / 2;
     /// How long a suspected member, and those that are asked about it, have time to answer.
     pub const ANSWER_MAX: Span = Span::from_ms(2_000);
     /// The same for one whose process has ended, as a member of its host says.

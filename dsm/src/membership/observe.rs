@@ -5,6 +5,7 @@
 use super::detector::Finding;
 use super::suspicion::Step;
 use super::{Action, COORDINATOR, Control, Membership, View};
+use crate::config::membership::RULINGS_MAX;
 use crate::page::{Incarnation, NodeId, Span, Time};
 
 /// How the end of a process is told.
@@ -132,8 +133,14 @@ impl Membership {
 
     fn advance_suspicions(&mut self, now: Time) {
         let me = self.intro.incarnation;
-        for step in self.suspicions.advance(now, me, &self.view, &self.detector, self.rules) {
-            self.take_step(step);
+        // A host takes all its members along: none of them waits for the next look.
+        for _ in 0..RULINGS_MAX {
+            let steps = self.suspicions.advance(now, me, &self.view, &self.detector, self.rules);
+            let is_ruling = steps.last().is_some_and(|step| !matches!(step, Step::Ask { .. }));
+            steps.into_iter().for_each(|step| self.take_step(step));
+            if !is_ruling {
+                break;
+            }
         }
     }
 

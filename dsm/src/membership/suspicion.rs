@@ -200,8 +200,8 @@ impl Suspicions {
         self.trials.retain(|trial| trial.accused != of);
     }
 
-    /// What is to be done now that this node has listened for longer; at most one ruling a call, because each
-    /// changes the view.
+    /// What is to be done now that this node has listened for longer; at most one ruling a call, as the last step,
+    /// because each changes the view.
     pub(super) fn advance(
         &mut self,
         now: Time,
@@ -215,14 +215,16 @@ impl Suspicions {
         for trial in &mut self.trials {
             let waited = Span(listened.0.saturating_sub(trial.since.0));
             if trial.has_ended && now.since(trial.begun) > ENDED_ANSWER_MAX && waited > Span(0) {
-                return vec![Step::Ended { accused: trial.accused }];
+                steps.push(Step::Ended { accused: trial.accused });
+                return steps;
             }
             let over = waited > ANSWER_MAX;
             // A sign of life while others were being asked begins the wait anew.
             let is_silent = detector.is_silent_for(trial.accused, ANSWER_MAX);
             if over && (!rules.must_be_silent_here() || is_silent) {
                 let silent = detector.silence(trial.accused).unwrap_or(waited);
-                return vec![Step::Dead { accused: trial.accused, silent }];
+                steps.push(Step::Dead { accused: trial.accused, silent });
+                return steps;
             }
             if rules.must_ask() && trial.asked.is_none_or(|asked| listened.0 >= asked.0 + ASK_EVERY.0) {
                 trial.asked = Some(listened);
@@ -243,7 +245,7 @@ impl Suspicions {
             let since = Span(listened.0 - cut.since.0);
             let loser = self.loser(cut, view, rules);
             let other = if loser == cut.accuser { cut.accused } else { cut.accuser };
-            return vec![Step::CutOff { loser, other, since }];
+            steps.push(Step::CutOff { loser, other, since });
         }
         steps
     }

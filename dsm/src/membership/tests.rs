@@ -1,6 +1,7 @@
 //! Membership driven by hand.
 
 mod bounds;
+mod deaths;
 
 use super::*;
 use crate::config::membership::{NAME_LEN_MAX, REGIONS_LEN_MAX};
