@@ -47,7 +47,7 @@ pub(crate) struct Cluster {
     unread: VecDeque<Told>,
     doomed: BTreeMap<usize, Doom>,
     verdicts: Vec<Verdict>,
-    /// Members that have ended though nobody did them anything.
+    /// Members that have ended, or are of no use, though nobody did them anything.
     ended: Vec<String>,
     keeper: usize,
 }
@@ -202,6 +202,11 @@ impl Cluster {
     pub(crate) fn listen_for(&mut self, time: Duration) {
         let until = Instant::now() + time;
         while self.listen(until) {}
+    }
+
+    /// Notes that a healthy member does not do what others wait for: it might as well be dead.
+    pub(crate) fn complain(&mut self, of: String) {
+        self.ended.push(of);
     }
 
     /// What somebody does to a member, by which that one dies for the others.

@@ -20,8 +20,12 @@ enum How {
     Stopped,
 }
 
-/// Deaths of each kind that are under way at one time.
-const AT_A_TIME: usize = 10;
+/// Deaths of each kind in the long run.
+const LONG: usize = 100;
+/// Clusters in which members die at one time in the long run: mostly it waits.
+const CLUSTERS: usize = 10;
+/// Deaths of each kind that are under way in one cluster.
+const AT_A_TIME: usize = 2;
 
 /// How soon all members must know of a death on an idle machine, and on one with 16 threads that compute.
 fn bound(how: How, is_busy: bool) -> Duration {
@@ -36,7 +40,7 @@ fn bound(how: How, is_busy: bool) -> Duration {
 }
 
 /// Starts one victim for each death, lets them die, and returns how long each death took to be known.
-fn deaths(cluster: &mut Cluster, kinds: &[How], each: usize, is_busy: bool) -> Vec<(How, Duration)> {
+fn deaths(cluster: &mut Cluster, kinds: &[How], each: usize) -> Vec<(How, Duration)> {
     let mut victims = Vec::new();
     for &how in kinds {
         for number in 0..each {
@@ -72,21 +76,44 @@ fn deaths(cluster: &mut Cluster, kinds: &[How], each: usize, is_busy: bool) -> V
     cluster.end(victims.into_iter().map(|(.., victim)| victim));
     cluster.remove_hosts();
     cluster.check();
-    assert!(measured.iter().all(|(how, time)| *time <= bound(*how, is_busy)), "too late: {measured:?}");
     measured
 }
 
+/// All deaths of the long run, in many clusters at one time; those that take no time in one.
+fn many_deaths(cluster: &mut Cluster, kinds: &[How]) -> Vec<(How, Duration)> {
+    let (quick, slow): (Vec<How>, Vec<How>) = kinds.iter().partition(|how| **how == How::Killed);
+    let times = |each: usize| LONG.div_ceil(each);
+    let mut measured: Vec<_> = (0..times(CLUSTERS)).flat_map(|_| deaths(cluster, &quick, CLUSTERS)).collect();
+    let of_a_cluster = || {
+        let mut cluster = Cluster::start().expect("as the first one");
+        let rounds = 0..times(CLUSTERS * AT_A_TIME);
+        rounds.flat_map(|_| deaths(&mut cluster, &slow, AT_A_TIME)).collect::<Vec<_>>()
+    };
+    std::thread::scope(|scope| {
+        let lanes: Vec<_> = (0..CLUSTERS).map(|_| scope.spawn(of_a_cluster)).collect();
+        measured.extend(lanes.into_iter().flat_map(|lane| lane.join().expect("no death is missed")));
+    });
+    measured
+}
+
+/// What was measured; fails if a death was known too late.
 fn report(measured: &[(How, Duration)], is_busy: bool) {
     let machine = if is_busy { "busy" } else { "idle" };
+    let load = std::fs::read_to_string("/proc/loadavg").unwrap_or_default();
+    println!("load of this machine in the last 1, 5 and 15 minutes: {}", load.trim());
     for how in [How::Killed, How::CutOff, How::HostStopped, How::Stopped] {
         let times = measured.iter().filter(|(other, _)| *other == how).map(|(_, time)| *time);
-        if let Some(worst) = times.clone().max() {
-            let (count, bound) = (times.count(), bound(how, is_busy));
+        let mut times: Vec<Duration> = times.collect();
+        times.sort();
+        if let Some(worst) = times.last() {
+            let (count, median, bound) = (times.len(), times[times.len() / 2], bound(how, is_busy));
             println!(
-                "{how:?} on a machine that is {machine}: {count} deaths, worst {worst:.2?} of {bound:?}"
+                "{how:?} on a machine that is {machine}: {count} deaths, median {median:.2?}, worst \
+                 {worst:.2?} of {bound:?}"
             );
         }
     }
+    assert!(measured.iter().all(|(how, time)| *time <= bound(*how, is_busy)), "too late");
 }
 
 /// The sample runs beside other tests, and leaves out what takes longest.
@@ -94,14 +121,10 @@ fn report(measured: &[(How, Duration)], is_busy: bool) {
 fn a_true_death_is_known_to_all_members_in_time() {
     let _turn = turn();
     let Some(mut cluster) = Cluster::start() else { return };
-    let mut kinds = vec![How::Killed, How::CutOff, How::HostStopped];
-    if system_tests::long() {
-        kinds.push(How::Stopped);
-    }
-    let (times, each) = if system_tests::long() { (100 / AT_A_TIME, AT_A_TIME) } else { (1, 3) };
-    let is_busy = !system_tests::long();
-    let measured: Vec<_> = (0..times).flat_map(|_| deaths(&mut cluster, &kinds, each, is_busy)).collect();
-    report(&measured, is_busy);
+    let all = [How::Killed, How::CutOff, How::HostStopped, How::Stopped];
+    let is_long = system_tests::long();
+    let measured = if is_long { many_deaths(&mut cluster, &all) } else { deaths(&mut cluster, &all[..3], 3) };
+    report(&measured, !is_long);
 }
 
 #[test]
@@ -110,7 +133,7 @@ fn a_link_that_is_cut_on_a_busy_machine_is_known_to_all_members_in_time() {
     let Some(mut cluster) = Cluster::start() else { return };
     cluster.load(16);
     let kinds = [How::CutOff, How::HostStopped];
-    let (times, each) = if system_tests::long() { (100 / AT_A_TIME, AT_A_TIME) } else { (1, 3) };
-    let measured: Vec<_> = (0..times).flat_map(|_| deaths(&mut cluster, &kinds, each, true)).collect();
+    let is_long = system_tests::long();
+    let measured = if is_long { many_deaths(&mut cluster, &kinds) } else { deaths(&mut cluster, &kinds, 3) };
     report(&measured, true);
 }

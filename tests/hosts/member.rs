@@ -151,8 +151,11 @@ fn daemon(settings: Settings, index: u16) {
     listen();
 }
 
+/// Joins. The daemon at which it asks may be held for longer than a newcomer asks: then it asks once more.
 fn join(settings: Settings) -> Dsm {
-    let joined = Dsm::builder().settings(settings).arena_anywhere().join();
+    let ask = || Dsm::builder().settings(settings.clone()).arena_anywhere().join();
+    let joined =
+        ask().or_else(|error| if error.to_string().contains("no answer") { ask() } else { Err(error) });
     let dsm = joined.unwrap_or_else(|error| {
         say(&format!("ended {error}"));
         std::process::exit(1)
@@ -212,12 +215,21 @@ fn worker(settings: Settings, rounds: usize) {
     listen();
 }
 
-/// Waits at a barrier for rank 0, in the thread whose number it tells; rank 0 comes when it is told to.
+/// Waits at a barrier for rank 0, in the thread whose number it tells; rank 0 comes when it is told to, and before that
+/// reads what the other one has written.
 fn waiter(settings: Settings) {
+    let name = format!("written before a barrier of {:x}", settings.program);
     let dsm = join(settings);
+    let data = dsm.alloc::<u64>(&name, PER_PAGE).expect("a region");
+    if !dsm.is_root() {
+        data.set(0, 5);
+    }
     say(&format!("thread {}", nix::unistd::gettid()));
     if dsm.is_root() {
         listen();
+        say(&format!("page {}", data.get(0)));
+        listen();
+        dsm.remove(&name).expect("it is there");
     }
     match dsm.barrier().and_then(|()| dsm.leave()) {
         Ok(()) => say("passed"),

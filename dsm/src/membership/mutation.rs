@@ -16,6 +16,7 @@ pub enum Mutation {
     AcquittalForgetsTheCut,
     CutLastsForEver,
     CutNeedsNoConfirmation,
+    CutGoesOnAfterAPause,
     CutEvictsTheBetterConnected,
     JoinerAccuses,
     EndedByAnybodysWord,
@@ -26,7 +27,7 @@ pub enum Mutation {
 
 impl Mutation {
     /// Every mutation.
-    pub const ALL: [Mutation; 16] = [
+    pub const ALL: [Mutation; 17] = [
         Mutation::DetectorCountsTimeNotListened,
         Mutation::DetectorJudgesBeforeDrained,
         Mutation::DetectorForgetsThatItListened,
@@ -37,6 +38,7 @@ impl Mutation {
         Mutation::AcquittalForgetsTheCut,
         Mutation::CutLastsForEver,
         Mutation::CutNeedsNoConfirmation,
+        Mutation::CutGoesOnAfterAPause,
         Mutation::CutEvictsTheBetterConnected,
         Mutation::JoinerAccuses,
         Mutation::EndedByAnybodysWord,
@@ -108,6 +110,11 @@ impl Rules {
     /// A cut lasts only while its accuser says so: messages overtake each other.
     pub(super) fn cuts_are_confirmed(&self) -> bool {
         self.keeps(Mutation::CutNeedsNoConfirmation)
+    }
+
+    /// A cut of which its accuser has said nothing for longer than it may is over.
+    pub(super) fn cuts_begin_anew(&self) -> bool {
+        self.keeps(Mutation::CutGoesOnAfterAPause)
     }
 
     /// Only a member of the same host can say that a process has ended.

@@ -114,7 +114,7 @@ impl Membership {
             match finding {
                 Finding::Silent { of, .. } => {
                     if self.is_coordinator() || self.is_of_coordinator(of) {
-                        self.suspicions.accuse(me, of, now, self.detector.listened());
+                        self.suspicions.accuse(me, of, now, self.detector.listened(), self.rules);
                     }
                     // The coordinator too: it may hear this node, and learn which of its links has failed.
                     if !self.is_coordinator() {
@@ -206,7 +206,7 @@ impl Membership {
             Control::Met => self.suspicions.met(by),
             Control::Suspect { of } if is_open(of) => {
                 if self.suspicions.has_met(by) || !self.rules.joiner_is_quiet() {
-                    self.suspicions.accuse(by, of, now, listened);
+                    self.suspicions.accuse(by, of, now, listened, self.rules);
                     self.advance_suspicions(now);
                 }
             }
@@ -214,13 +214,13 @@ impl Membership {
             // What the kernel of this host reports needs no member's word.
             Control::ProcessEnded { of } if is_open(of) && !self.detector.is_watched(of) => {
                 if self.can_see_end(by, of) {
-                    self.suspicions.said_ended(by, of, now, listened);
+                    self.suspicions.said_ended(by, of, now, listened, self.rules);
                     self.advance_suspicions(now);
                 }
             }
             Control::Suspect { of } if of == self.intro.incarnation => {
                 if self.suspicions.has_met(by) {
-                    self.suspicions.is_cut(by, of, listened);
+                    self.suspicions.is_cut(by, of, listened, self.rules);
                 }
             }
             // Of nobody that is a member.

@@ -87,8 +87,15 @@ impl Suspicions {
     }
 
     /// A member does not hear another one.
-    pub(super) fn accuse(&mut self, by: Incarnation, of: Incarnation, now: Time, listened: Span) {
-        if by == of || self.confirm_cut(by, of, listened) {
+    pub(super) fn accuse(
+        &mut self,
+        by: Incarnation,
+        of: Incarnation,
+        now: Time,
+        listened: Span,
+        rules: Rules,
+    ) {
+        if by == of || self.confirm_cut(by, of, listened, rules) {
             return;
         }
         if let Some(trial) = self.trials.iter_mut().find(|trial| trial.accused == of) {
@@ -112,25 +119,38 @@ impl Suspicions {
     }
 
     /// A member of the accused's host says that its process has ended: if that is true, no answer comes.
-    pub(super) fn said_ended(&mut self, by: Incarnation, of: Incarnation, now: Time, listened: Span) {
+    pub(super) fn said_ended(
+        &mut self,
+        by: Incarnation,
+        of: Incarnation,
+        now: Time,
+        listened: Span,
+        rules: Rules,
+    ) {
         self.cuts.retain(|cut| (cut.accuser, cut.accused) != (by, of));
-        self.accuse(by, of, now, listened);
+        self.accuse(by, of, now, listened, rules);
         for trial in self.trials.iter_mut().filter(|trial| trial.accused == of && !trial.has_ended) {
             (trial.has_ended, trial.begun, trial.since) = (true, now, listened);
         }
     }
 
     /// A member does not hear this node, which hears it: no question is left.
-    pub(super) fn is_cut(&mut self, by: Incarnation, me: Incarnation, listened: Span) {
-        if !self.confirm_cut(by, me, listened) {
+    pub(super) fn is_cut(&mut self, by: Incarnation, me: Incarnation, listened: Span, rules: Rules) {
+        if !self.confirm_cut(by, me, listened, rules) {
             self.cuts.push(Cut { accuser: by, accused: me, since: listened, confirmed: listened });
         }
     }
 
-    /// A known cut still lasts, as its accuser says; false if none is known.
-    fn confirm_cut(&mut self, by: Incarnation, of: Incarnation, listened: Span) -> bool {
+    /// A known cut still lasts, as its accuser says; false if none is known. After a longer pause it is another cut: a
+    /// message that was overtaken may have begun one that was over.
+    fn confirm_cut(&mut self, by: Incarnation, of: Incarnation, listened: Span, rules: Rules) -> bool {
         let known = self.cuts.iter_mut().find(|cut| (cut.accuser, cut.accused) == (by, of));
-        known.map(|cut| cut.confirmed = listened).is_some()
+        let Some(cut) = known else { return false };
+        if listened.0 - cut.confirmed.0 > CONFIRMED_MAX.0 && rules.cuts_begin_anew() {
+            cut.since = listened;
+        }
+        cut.confirmed = listened;
+        true
     }
 
     /// The accuser hears the accused again.

@@ -1,6 +1,6 @@
 //! Faults planted on purpose in a real process, one rule each: the check on the tests that starve, stop and kill
-//! processes. The variable `PLANTED_RULE` names the rule that is broken: one of the machine or of the membership. Outside
-//! the `planted` feature nobody reads it, and every rule holds.
+//! processes. The variable `PLANTED_RULE` names the rule that is broken: one of the machine, of the membership, or
+//! `StarvedReceiverKeepsTheSocket`. Outside the `planted` feature nobody reads it, and every rule holds.
 
 use crate::{machine, membership};
 
@@ -20,6 +20,19 @@ pub(super) fn membership_rules() -> membership::Rules {
         return membership::Rules::without(broken);
     }
     membership::Rules::default()
+}
+
+/// The progress thread takes the socket from a receiver that does not come for its datagrams.
+#[cfg(feature = "planted")]
+pub(super) fn relieves_starved_receivers() -> bool {
+    !is_broken("StarvedReceiverKeepsTheSocket")
+}
+
+/// The progress thread takes the socket from a receiver that does not come for its datagrams.
+#[cfg(not(feature = "planted"))]
+#[inline(always)]
+pub(super) fn relieves_starved_receivers() -> bool {
+    true
 }
 
 #[cfg(feature = "planted")]

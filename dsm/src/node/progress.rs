@@ -8,7 +8,7 @@ use super::entry::Entry;
 use super::poller::{Woken, has_datagram};
 use super::receive::{Found, Seeker};
 use super::reception::{Look, Receiver};
-use super::{Runtime, exit, receive_buffer, time_slice};
+use super::{Runtime, exit, mutation, receive_buffer, time_slice};
 use crate::config::node::ACTIVE_TICK;
 use crate::fault::CoreSection;
 use crate::machine::{Event, describe};
@@ -61,7 +61,8 @@ impl Runtime {
     /// What the progress thread does next.
     fn look(&self, locked: &mut Entry<'_>, now: Time) -> Look {
         let was_nobody = matches!(locked.reception.receiver(), Receiver::Nobody { .. });
-        let unread = locked.reception.is_watched() && has_datagram(&self.socket);
+        let is_watched = locked.reception.is_watched() && mutation::relieves_starved_receivers();
+        let unread = is_watched && has_datagram(&self.socket);
         let due = self.due(locked);
         let look = locked.reception.look(now, unread, due);
         if was_nobody && locked.reception.receiver() == Receiver::Progress {
