@@ -150,7 +150,7 @@ pub mod coherence {
     pub const STAY_MAX: Span = Span::from_ms(1);
     /// Critical sections in a stay, the first not counted, below which it did not pay.
     pub const STAY_TENURES_MIN: u64 = 2;
-    /// What a hand-off is taken to last before one was measured.
+    /// The assumed length of a hand-off until a node has measured one.
     pub const HAND_OFF_START: Span = Span::from_us(100);
     /// Locks of which a node remembers when it has handed them on.
     pub const LOCKS_REMEMBERED_MAX: usize = 16;
@@ -314,7 +314,7 @@ pub mod node {
 pub mod keep {
     use super::Span;
 
-    /// Processes beside its own that a node's memory lies with, where its host has so many.
+    /// Keepers of a node: other processes of its host that hold its memory. Fewer where the host has fewer.
     pub const KEEPERS: usize = 2;
     /// Connections whose request has not come, or cannot be decided yet. Above, the oldest is closed.
     pub const UNDECIDED_MAX: usize = 64;

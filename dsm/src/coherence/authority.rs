@@ -90,7 +90,8 @@ impl Coherence {
         }
     }
 
-    /// What is for a home counts if this node can be it; its members alone know which of them is the lowest.
+    /// An arrival counts at the lowest of the members that it names. The other messages to a home name no members: they
+    /// count at every node of the barrier's program.
     fn barrier_concerns_us(&self, from: NodeId, message: &BarrierMessage) -> bool {
         let kept_here = |barrier: BarrierId| {
             let is_one = self.barriers.is_kept(barrier) || self.barriers.kept() < BARRIERS_MAX;

@@ -102,9 +102,11 @@ struct Tenure {
     since: Req,
     phase: Phase,
     token: u64,
-    /// Who gets the lock after this tenure, and since when that is known here.
+    /// The node that gets the lock after this tenure, and its request.
     next: Option<(NodeId, Req)>,
+    /// When this node learned of `next`.
     next_since: Time,
+    /// When this node sent its request.
     asked_at: Time,
     /// Threads of this node are to have the lock first when it comes.
     stays: bool,

@@ -17,7 +17,7 @@ use super::{Arena, Backend, Shared, bytes, counts};
 use crate::error::{Error, Result};
 use crate::page::{PAGE_SIZE, PageId, PagePool, Version};
 
-/// What lies in a region of a node whose process has ended.
+/// The pages of a region of an ended process that hold bytes, by what the record says of them.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub(crate) struct Adopted {
     /// The pages whose bytes are complete, by ascending number, and the version of the bytes.

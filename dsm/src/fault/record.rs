@@ -60,7 +60,7 @@ impl Record {
         Record::open(sealed_memory(c"pagemesh-record", len)?, pages)
     }
 
-    /// Bytes of the file for an arena of so many pages.
+    /// Length in bytes of the record's file for an arena of `pages` pages.
     pub(super) fn len(pages: u64) -> usize {
         HEADER_LEN + (pages as usize * WORD_LEN).next_multiple_of(PAGE_SIZE)
     }
