@@ -2,10 +2,10 @@
 //! real cores: before every change of a mapping takes effect, and before every read of a page by the
 //! runtime, threads of the node may load and store what is still mapped.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use fastrand::Rng;
-use pagemesh::coherence::LockId;
+use pagemesh::coherence::{LockId, Plant};
 use pagemesh::page::{
     Access, Contents, Lent, LockWords, Memory, NodeId, PAGE_SIZE, PageBuf, PageId, PagePool, Time, Version,
 };
@@ -26,6 +26,8 @@ pub(crate) struct Shared {
     pub(crate) trace: Trace,
     pub(crate) now: Time,
     pub(crate) plan: Plan,
+    /// A fault that is planted in the memory itself, if it is one of those.
+    pub(crate) plant: Option<Plant>,
 }
 
 /// A node's memory and threads.
@@ -44,6 +46,18 @@ pub(crate) struct Local {
     pool: PagePool,
     /// The node has ended: its threads have no access any more.
     revoked: bool,
+    process: Process,
+    /// What the record says of each page, those included that no program touches.
+    record: BTreeMap<PageId, Version>,
+}
+
+/// Whether the process still runs. It may end between any two steps, and what was written stays.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Process {
+    Runs,
+    /// It ends after so many more steps.
+    EndsAfter(u32),
+    Ended,
 }
 
 #[derive(Clone, Copy)]
@@ -74,7 +88,40 @@ impl Local {
             backed: BTreeSet::new(),
             pool,
             revoked: false,
+            process: Process::Runs,
+            record: BTreeMap::new(),
         }
+    }
+
+    /// The process ends after so many more steps: changes of memory, of the record or of a mapping, or messages.
+    pub(crate) fn ends_after(&mut self, steps: u32) {
+        if self.process == Process::Runs {
+            self.process = Process::EndsAfter(steps);
+        }
+    }
+
+    /// One step of the process; false if it has ended before.
+    pub(crate) fn takes_step(&mut self) -> bool {
+        self.process = match self.process {
+            Process::EndsAfter(0) => Process::Ended,
+            Process::EndsAfter(left) => Process::EndsAfter(left - 1),
+            same @ (Process::Runs | Process::Ended) => same,
+        };
+        self.process != Process::Ended
+    }
+
+    /// Whether the process has ended.
+    pub(crate) fn has_ended(&self) -> bool {
+        self.process == Process::Ended
+    }
+
+    /// The process ends now: its mappings and threads are gone, its memory and its record stay.
+    pub(crate) fn end(&mut self) {
+        self.process = Process::Ended;
+        self.threads.clear();
+        self.frames.iter_mut().for_each(|frame| frame.access = Access::None);
+        self.lent.fill(None);
+        self.touched.clear();
     }
 
     /// What the MMU allows on a page.
@@ -177,6 +224,9 @@ impl Local {
 impl NodeMemory<'_> {
     /// Lets a thread of this node run, as one on another core could just now.
     fn between(&mut self) {
+        if self.local.has_ended() {
+            return;
+        }
         if self.shared.rng.u32(..self.shared.plan.pace.between_one_in) != 0 || self.local.threads.is_empty() {
             return;
         }
@@ -211,6 +261,13 @@ impl NodeMemory<'_> {
         self.shared.trace.record(self.shared.now, self.local.me, what);
     }
 
+    fn check_unmapped(&mut self, page: usize) {
+        let (mapped, me) = (self.local.frames[page].access, self.local.me);
+        if mapped == Access::Write && !self.local.has_ended() {
+            self.shared.oracle.fail(|| format!("bytes are not changed under a writer: {me} page {page}"));
+        }
+    }
+
     /// A page of a region that no program has touched comes to no node: it would be lost with the node.
     fn check_region(&mut self, page: PageId) {
         if !self.shared.plan.region.contains(page) {
@@ -219,14 +276,33 @@ impl NodeMemory<'_> {
         }
     }
 
-    /// The record says which version of the page lies here.
+    /// The record says from now on which version of the page lies here.
     fn note_version(&mut self, page: PageId, version: Version) {
+        if !self.local.takes_step() {
+            return;
+        }
+        match version {
+            Version(0) => self.local.record.remove(&page),
+            Version(_) => self.local.record.insert(page, version),
+        };
         if let Some(index) = self.shared.plan.find(page) {
             self.shared.oracle.recorded(self.local.me, index, version);
         }
     }
 
+    /// Writes a page's bytes. The process may end when half of them are written.
+    fn write(&mut self, page: usize, cells: &[u32; CELLS.len()]) {
+        for half in [0..2, 2..CELLS.len()] {
+            if self.local.takes_step() {
+                self.local.frames[page].cells[half.clone()].copy_from_slice(&cells[half]);
+            }
+        }
+    }
+
     fn map(&mut self, page: usize, access: Access) {
+        if !self.local.takes_step() {
+            return;
+        }
         let access = if self.local.revoked { Access::None } else { access };
         self.local.frames[page].access = access;
         self.local.touched.push(page as u8);
@@ -240,7 +316,7 @@ impl Memory for NodeMemory<'_> {
     fn protect(&mut self, page: PageId, access: Access) {
         self.between();
         self.record(What::Protect { page, access });
-        if access != Access::None {
+        if access != Access::None && !self.local.has_ended() {
             self.check_region(page);
             self.local.backed.insert(page);
         }
@@ -272,37 +348,60 @@ impl Memory for NodeMemory<'_> {
         self.between();
         self.record(What::Install { page, access });
         self.check_region(page);
-        self.local.backed.insert(page);
-        let Some(index) = self.shared.plan.find(page) else { return };
-        let frame = &mut self.local.frames[index];
-        let (mapped, me) = (frame.access, self.local.me);
-        match contents {
-            Contents::Zero => frame.cells = [0; CELLS.len()],
-            Contents::Bytes(bytes) => frame.cells = read_cells(bytes),
-            Contents::InPlace => {}
+        if !self.local.has_ended() {
+            self.local.backed.insert(page);
+        }
+        let index = self.shared.plan.find(page);
+        let cells = match contents {
+            Contents::Zero => Some([0; CELLS.len()]),
+            Contents::Bytes(bytes) => Some(read_cells(bytes)),
+            Contents::InPlace => None,
+        };
+        if let Some(cells) = cells {
+            if let Some(index) = index {
+                self.check_unmapped(index);
+            }
+            // The order of `Arena`: what lies there is recorded only while it is complete.
+            let early = self.shared.plant == Some(Plant::MemoryRecordsBeforeBytes);
+            self.note_version(page, if early { version } else { Version(0) });
+            if let Some(index) = index {
+                self.write(index, &cells);
+            }
         }
         self.note_version(page, version);
-        if mapped == Access::Write && contents != Contents::InPlace {
-            self.shared.oracle.fail(|| format!("bytes are not changed under a writer: {me} {page:?}"));
+        if let Some(index) = index {
+            self.map(index, access);
         }
-        self.map(index, access);
     }
 
     fn expect(&mut self, first: PageId, pages: u64) {
+        if self.local.has_ended() {
+            return;
+        }
         self.local.backed.extend((first.0..first.0 + pages).map(PageId));
     }
 
     fn discard(&mut self, page: PageId) {
         self.between();
         self.record(What::Discard { page });
-        self.local.backed.remove(&page);
-        self.note_version(page, Version(0));
-        let Some(index) = self.shared.plan.find(page) else { return };
-        let frame = &mut self.local.frames[index];
-        let (mapped, me) = (frame.access, self.local.me);
-        frame.cells = [0; CELLS.len()];
-        if mapped != Access::None {
+        let punches_first = self.shared.plant == Some(Plant::MemoryPunchesBeforeItClears);
+        if !punches_first {
+            self.note_version(page, Version(0));
+        }
+        let index = self.shared.plan.find(page);
+        let mapped = index.map_or(Access::None, |index| self.local.frames[index].access);
+        if mapped != Access::None && !self.local.has_ended() {
+            let me = self.local.me;
             self.shared.oracle.fail(|| format!("only unmapped memory is given back: {me} {page:?}"));
+        }
+        if self.local.takes_step() {
+            self.local.backed.remove(&page);
+            if let Some(index) = index {
+                self.local.frames[index].cells = [0; CELLS.len()];
+            }
+        }
+        if punches_first {
+            self.note_version(page, Version(0));
         }
     }
 
@@ -318,7 +417,7 @@ impl Memory for NodeMemory<'_> {
 impl LockWords for NodeMemory<'_> {
     fn lend_lock(&mut self, page: PageId, token: u64) -> bool {
         // Not every node has a handle of every lock.
-        let lends = self.local.lending && self.shared.rng.u32(..8) != 0;
+        let lends = self.local.lending && !self.local.has_ended() && self.shared.rng.u32(..8) != 0;
         if lends {
             self.record(What::Lend { page, token });
             let index = self.shared.plan.index(page);
@@ -335,7 +434,11 @@ impl LockWords for NodeMemory<'_> {
         self.between();
         self.record(What::Recall { page });
         let index = self.shared.plan.index(page);
-        self.local.lent[index].take().expect("only a lent lock is recalled")
+        let lent = self.local.lent[index].take();
+        if self.local.has_ended() {
+            return Lent::Free { token: 0 };
+        }
+        lent.expect("only a lent lock is recalled")
     }
 }
 

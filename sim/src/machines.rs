@@ -140,7 +140,7 @@ impl Machines {
             oracle.judge_mappings_later();
         }
         let mut world = Machines {
-            shared: Shared { oracle, rng, trace: Trace::new(keep), now: Time(1), plan: memory },
+            shared: Shared { oracle, rng, trace: Trace::new(keep), now: Time(1), plan: memory, plant: None },
             processes: Vec::new(),
             queue: BinaryHeap::new(),
             datagrams: Slab::new(),

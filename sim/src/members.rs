@@ -13,7 +13,7 @@ use crate::world::{BARRIER, Death, Event, Phase, World};
 
 impl World {
     pub(crate) fn depart(&mut self, index: u8) {
-        let going = self.shared.plan.departures[index as usize];
+        let going = self.shared.plan.departures[index as usize].clone();
         let node = going.node;
         match going.how {
             How::Leaves if self.node(node).phase == Phase::Up => {
@@ -41,18 +41,31 @@ impl World {
                 self.leave(node);
             }
             How::Leaves => self.leave(node),
-            How::Crashes => self.crash(node, going.replaced),
+            How::Crashes if !going.in_a_call.is_empty() => {
+                let steps = self.shared.rng.u32(going.in_a_call);
+                self.node(node).local.ends_after(steps);
+                // It may have nothing to do any more.
+                self.shared.plan.departures[index as usize].in_a_call = 0..0;
+                let at = self.shared.now + Span(self.shared.rng.u64(..4_000_000));
+                self.schedule(at, Event::Depart { index });
+            }
+            How::Crashes => self.crashed(node),
         }
     }
 
-    fn crash(&mut self, node: NodeId, replaced: bool) {
+    /// A process has ended, at any moment, also inside a call of its core.
+    pub(crate) fn crashed(&mut self, node: NodeId) {
         if !matches!(self.node(node).phase, Phase::Up | Phase::Leaving) {
             return;
         }
         self.record(node, What::Crashed);
+        self.node(node).local.end();
+        self.check_nothing_is_lost();
+        let replaced = self.shared.plan.departures.iter().any(|going| going.node == node && going.replaced);
         for page in 0..self.pages().len() {
             let id = self.shared.plan.pages[page];
-            if self.node(node).core.may_have_written(id) {
+            let has_bytes = self.shared.oracle.has_version(node, page);
+            if has_bytes || self.node(node).core.may_have_written(id) {
                 self.shared.oracle.may_be_lost(page);
             }
         }
@@ -110,7 +123,8 @@ impl World {
 
     /// The next view: all that take part hear of it at once, and of all deaths before.
     fn next_view(&mut self) {
-        for other in self.up().iter() {
+        // Somebody may end when it hears of a death.
+        while let Some(other) = self.up().iter().find(|&other| self.node(other).told < self.deaths.len()) {
             self.learn_deaths(other, self.deaths.len());
         }
         self.epoch += 1;

@@ -129,6 +129,19 @@ impl Oracle {
         self.conflicts = Some(Vec::new());
     }
 
+    /// Whether a node's record says that it has bytes of a page.
+    pub(crate) fn has_version(&self, node: NodeId, page: usize) -> bool {
+        self.pages[page].versions.get(node.0 as usize).is_some_and(|&version| version > Version(0))
+    }
+
+    /// The nodes whose records have the newest version of a page.
+    pub(crate) fn newest(&self, page: usize) -> Vec<NodeId> {
+        let versions = &self.pages[page].versions;
+        let newest = versions.iter().max().copied().unwrap_or_default();
+        let has_it = |&(_, version): &(usize, &Version)| *version == newest;
+        versions.iter().enumerate().filter(has_it).map(|(at, _)| NodeId(at as u16)).collect()
+    }
+
     /// Judges the mappings that have changed since.
     pub(crate) fn check_mappings(&mut self) {
         let conflicts = self.conflicts.as_mut().map(std::mem::take).unwrap_or_default();

@@ -1,7 +1,7 @@
 //! What a seed stands for: how many nodes, where homes are, which pages the programs touch, how the
 //! network behaves, who joins, leaves and crashes when. Drawn once; the run then follows it.
 
-use std::ops::RangeInclusive;
+use std::ops::{Range, RangeInclusive};
 
 use fastrand::Rng;
 use pagemesh::coherence::{MemoryLimit, NodeSet, Placement, Quota, RegionInfo};
@@ -73,12 +73,15 @@ pub(crate) struct Net {
 }
 
 /// A node goes, and perhaps a fresh one comes to its slot.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Departure {
     pub(crate) node: NodeId,
     pub(crate) at: Time,
     pub(crate) how: How,
     pub(crate) replaced: bool,
+    /// A crash comes after so many steps of the process from `at` on, in the middle of what its core does; at `at` if
+    /// there is no number.
+    pub(crate) in_a_call: Range<u32>,
 }
 
 /// How a node goes.
@@ -300,7 +303,8 @@ fn draw_departures(nodes: u16, homes: &[NodeId], rng: &mut Rng) -> Vec<Departure
             // The slot of a home stays empty: regions name it, and mean the home that is dead.
             let replaced = rng.bool() && !homes.contains(&node);
             if departures.iter().all(|going: &Departure| going.node != node) {
-                departures.push(Departure { node, at, how: How::Crashes, replaced });
+                let in_a_call = if rng.u32(..4) > 0 { 0..[4, 20, 100][rng.usize(..3)] } else { 0..0 };
+                departures.push(Departure { node, at, how: How::Crashes, replaced, in_a_call });
             }
         }
     }
@@ -308,7 +312,8 @@ fn draw_departures(nodes: u16, homes: &[NodeId], rng: &mut Rng) -> Vec<Departure
         let free = departures.iter().all(|going: &Departure| going.node != node);
         if free && rng.u32(..4) == 0 {
             let at = Time(rng.u64(..4_000_000));
-            departures.push(Departure { node, at, how: How::Leaves, replaced: rng.bool() });
+            let (replaced, in_a_call) = (rng.bool(), 0..0);
+            departures.push(Departure { node, at, how: How::Leaves, replaced, in_a_call });
         }
     }
     departures

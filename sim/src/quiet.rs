@@ -20,6 +20,31 @@ impl World {
         self.check_work();
     }
 
+    /// No store of anybody is lost, whoever has ended at whatever moment: the bytes of the highest version that any
+    /// record has are the latest ones.
+    pub(crate) fn check_nothing_is_lost(&mut self) {
+        if !self.deaths.is_empty() {
+            // What lay there alone is lost, and so is what only a dead home could have given.
+            return;
+        }
+        for page in 0..self.shared.plan.pages.len() {
+            let truth = self.shared.oracle.cells(page);
+            for node in self.shared.oracle.newest(page) {
+                let is_recorded = self.shared.oracle.has_version(node, page);
+                let bytes = if is_recorded {
+                    self.nodes[node.0 as usize].local.cells(page)
+                } else {
+                    Default::default()
+                };
+                if bytes != truth {
+                    self.shared.oracle.fail(|| {
+                        format!("no store is lost: page {page} is {bytes:?} at {node}, not {truth:?}")
+                    });
+                }
+            }
+        }
+    }
+
     fn check_finished(&mut self) {
         for (at, node) in self.nodes.iter().enumerate() {
             let oracle = &mut self.shared.oracle;

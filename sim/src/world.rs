@@ -119,7 +119,7 @@ impl World {
         let trace = Trace::new(options.keep);
         let nodes = plan.nodes;
         let mut world = World {
-            shared: Shared { oracle, rng, trace, now: Time(0), plan },
+            shared: Shared { oracle, rng, trace, now: Time(0), plan, plant: options.plant },
             nodes: Vec::new(),
             queue: BinaryHeap::new(),
             parcels: Slab::new(),
@@ -509,9 +509,17 @@ impl World {
         slot.core.handle(memory.shared.now, input, &mut memory);
         while let Some(output) = self.node(node).core.poll_output() {
             match output {
-                Output::Send { to, message, page } => self.send(node, to, message, page),
+                Output::Send { to, message, page } => {
+                    if self.node(node).local.takes_step() {
+                        self.send(node, to, message, page);
+                    }
+                }
+                Output::Done { .. } if self.node(node).local.has_ended() => {}
                 Output::Done { op, result } => self.done(node, op, result),
             }
+        }
+        if self.node(node).local.has_ended() {
+            return self.crashed(node);
         }
         self.check_node(node);
         self.set_timer(node);

@@ -466,9 +466,15 @@ impl Cache {
             return;
         }
         (entry.state, entry.version, entry.bound) = (State::Modified, txn, true);
-        ctx.memory.set_version(page, txn);
+        let maps_first = ctx.planted.has(Plant::NodeMapsBeforeItRecords);
+        if !maps_first {
+            ctx.memory.set_version(page, txn);
+        }
         self.resident.touch(page);
         self.on_installed(ctx, places, page, txn, answer);
+        if maps_first {
+            ctx.memory.set_version(page, txn);
+        }
     }
 
     /// The page is here: map it if somebody waits for it, tell the home, and everybody who can go on.
@@ -580,6 +586,9 @@ impl Cache {
             (_, _) => State::GivenAway,
         };
         self.table.entry(page).lowered = Lowered::No;
+        if write && ctx.planted.has(Plant::OwnerClearsWhatItGives) {
+            ctx.memory.set_version(page, Version::default());
+        }
         if !write && !ctx.planted.has(Plant::OwnerSendsNoDataHome) {
             match &bytes {
                 Some(bytes) if home != ctx.me => {

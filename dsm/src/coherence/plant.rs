@@ -64,6 +64,10 @@ pub enum Plant {
     NodeDoesNotReportWhatItGave,
     NodeDoesNotBindWhatItReported,
     NodeDropsLastWritersCopySilently,
+    MemoryRecordsBeforeBytes,
+    MemoryPunchesBeforeItClears,
+    NodeMapsBeforeItRecords,
+    OwnerClearsWhatItGives,
     LockOpensBeforeAllReported,
     LockTakesGrantsOfOlderRounds,
     LockRequestsAreNotRepeated,
@@ -79,7 +83,7 @@ pub enum Plant {
 
 impl Plant {
     /// Every fault.
-    pub const ALL: [Plant; 70] = [
+    pub const ALL: [Plant; 74] = [
         Plant::HomeDoesNotAwaitInstalled,
         Plant::HomeDoesNotAwaitDataHome,
         Plant::HomeReadsBeforeDataHome,
@@ -139,6 +143,10 @@ impl Plant {
         Plant::NodeDoesNotReportWhatItGave,
         Plant::NodeDoesNotBindWhatItReported,
         Plant::NodeDropsLastWritersCopySilently,
+        Plant::MemoryRecordsBeforeBytes,
+        Plant::MemoryPunchesBeforeItClears,
+        Plant::NodeMapsBeforeItRecords,
+        Plant::OwnerClearsWhatItGives,
         Plant::LockOpensBeforeAllReported,
         Plant::LockTakesGrantsOfOlderRounds,
         Plant::LockRequestsAreNotRepeated,
