@@ -15,6 +15,7 @@ mod cache;
 mod copyset;
 mod directory;
 mod fingerprint;
+mod heir;
 mod instruction;
 mod lock;
 mod message;
@@ -31,6 +32,7 @@ mod tests;
 use std::collections::VecDeque;
 
 pub use copyset::NodeSet;
+pub use heir::Legacy;
 pub use message::{
     Answer, Attempt, BATCH_MESSAGES_MAX, BarrierId, BarrierMessage, Batch, Body, Held, HeldLock, LockId,
     LockMessage, Message, Report, ReportPart, Req, ToHome, ToNode, Txn, Version, encode_batch_head,
@@ -171,14 +173,16 @@ pub enum Input<'a> {
     },
     /// A member has left in peace: what still waits for it at a barrier waits in vain.
     NodeLeft(NodeId),
-    /// Members are dead: a round begins. No message of their incarnations is handled after this.
+    /// Processes of members have ended: a round begins. No message of the dead is handled after this.
     Round {
         /// Of the view that told the last of these deaths.
         epoch: Epoch,
         /// The members of that view, or of a later one.
         members: NodeSet,
-        /// The dead.
+        /// Of those whose process has ended, the nodes that nobody runs on.
         died: NodeSet,
+        /// All members whose process has ended: another one runs, or will run, each of them on, with the same memory.
+        run_on: NodeSet,
     },
     /// This node has just joined, in a view that tells deaths: others may wait for its report.
     Joined {
@@ -287,6 +291,12 @@ pub struct Coherence {
     me: NodeId,
     planted: Planted,
     round: Round,
+    /// Members that another process runs on.
+    run_on: NodeSet,
+    /// This core runs a node on: it has no application.
+    is_heir: bool,
+    /// What the record says, until the first round.
+    legacy: Option<Legacy>,
     /// What is still to be reported in this round, in slices: others want to be answered meanwhile.
     reports: VecDeque<(NodeId, Report)>,
     places: Places,
@@ -318,6 +328,9 @@ impl Coherence {
             me,
             planted: Planted::default(),
             round: Round::new(joined),
+            run_on: NodeSet::EMPTY,
+            is_heir: false,
+            legacy: None,
             reports: VecDeque::new(),
             places: Places::default(),
             directory: Directory::new(),
@@ -516,7 +529,7 @@ impl Coherence {
         match input {
             Input::Message { from, epoch, message, page } => {
                 self.counters.messages_in += 1;
-                if self.is_void(epoch, &message) {
+                if self.is_void(epoch, &message) || self.is_for_application(&message) {
                     self.counters.stale_messages += 1;
                     return;
                 }
@@ -580,11 +593,14 @@ impl Coherence {
                     self.report_completed(now, left, memory);
                 }
             }
-            Input::Round { epoch, members, died } => self.begin_round(now, epoch, (members, died), memory),
+            Input::Round { epoch, members, died, run_on } => {
+                self.begin_round(now, epoch, (members, died, run_on), memory);
+            }
             Input::Joined { members } => {
                 self.reports = Reports::default().address(members.without(self.me));
             }
             Input::NodeJoined(node) => {
+                self.run_on.remove(node);
                 self.places.on_node_joined(node);
                 self.directory.on_node_joined(node);
                 self.locks.on_node_joined(node);
@@ -615,6 +631,9 @@ impl Coherence {
         match message {
             Message::ToHome(ToHome::Locate { extent, nearest }) => {
                 let home = self.places.decide(extent, nearest);
+                if !self.planted.has(Plant::HomesAreNotRecorded) {
+                    memory.note_home(extent, home);
+                }
                 self.outbox.send(self.me, from, ToNode::Located { extent, home });
             }
             Message::ToHome(message) => {
@@ -632,7 +651,7 @@ impl Coherence {
             }
             Message::ToNode(message) => {
                 if let ToNode::Located { extent, home } = message {
-                    self.places.locate(extent, home);
+                    memory.note_home(extent, self.places.locate(extent, home));
                 }
                 let (cache, places, mut ctx) = self.cache_parts(now, memory);
                 cache.on_message(&mut ctx, places, from, message, page);
@@ -652,6 +671,7 @@ impl Coherence {
     fn with_lock<M: LockWords>(&mut self, lock: LockId, memory: &mut M, react: impl FnOnce(&mut Self)) {
         self.locks.recall(self.planted, lock, memory);
         react(self);
+        self.locks.note(self.planted, lock, memory);
         self.locks.lend(lock, memory);
     }
 

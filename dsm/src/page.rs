@@ -128,6 +128,9 @@ pub trait Memory {
     /// The bytes that are in place become this version's: what the application stores to them from now on. Complete
     /// on return, so that the access may be raised.
     fn set_version(&mut self, page: PageId, version: Version);
+    /// Notes the home of an extent for whoever runs this node on after its process has ended. A memory that nobody
+    /// takes over notes nothing.
+    fn note_home(&mut self, _extent: ExtentId, _home: NodeId) {}
     /// Contents of `pages` neighbours from `first` on will be installed soon: a hint to make room for
     /// them together, which is cheaper.
     fn expect(&mut self, _first: PageId, _pages: u64) {}
@@ -146,6 +149,9 @@ pub trait LockWords {
     /// Ends what a successful [`LockWords::lend_lock`] began: when it returns, no thread takes the lock or
     /// gives it back but by the core.
     fn recall_lock(&mut self, page: PageId) -> Lent;
+    /// At a lock's home: notes whether somebody has the lock, for whoever runs this node on after its process has
+    /// ended. Words that nobody takes over note nothing.
+    fn note_lock(&mut self, _page: PageId, _is_taken: bool) {}
 }
 
 /// How a lent lock comes back, with the last token that was given out for it.

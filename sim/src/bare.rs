@@ -1,7 +1,7 @@
 //! The network of the bare rig: every message arrives, after a delay without bound, and some arrive
 //! twice, the second time much later. Nothing is lost: a session would repeat it.
 
-use pagemesh::coherence::{Input, Message};
+use pagemesh::coherence::{Input, Message, Plant};
 use pagemesh::page::{Epoch, NodeId, PageBuf, Span};
 
 use crate::plan::Net;
@@ -11,6 +11,8 @@ use crate::world::{Phase, World};
 /// A message under way.
 pub(crate) struct Parcel {
     from: (NodeId, u32),
+    /// How often the sender's process had ended.
+    life: u32,
     to: (NodeId, u32),
     /// Of the sender's view.
     epoch: Epoch,
@@ -35,15 +37,16 @@ impl World {
         page: Option<PageBuf>,
     ) {
         let epoch = self.node(from).epoch;
+        let life = self.node(from).life;
         let from = (from, self.node(from).incarnation);
         let net = self.shared.plan.net;
         if Net::happens(net.duplicate_one_in, &mut self.shared.rng) {
             let late = Span(self.shared.rng.u64(..net.tail.0 * 4 + net.typical.0 * 8));
-            let parcel = Parcel { from, to, epoch, message, page: page.clone(), copy: Copy::Duplicate };
+            let parcel = Parcel { from, life, to, epoch, message, page: page.clone(), copy: Copy::Duplicate };
             self.post(parcel, late);
         }
         self.node(from.0).in_flight += 1;
-        self.post(Parcel { from, to, epoch, message, page, copy: Copy::First }, Span(0));
+        self.post(Parcel { from, life, to, epoch, message, page, copy: Copy::First }, Span(0));
     }
 
     fn post(&mut self, parcel: Parcel, late: Span) {
@@ -56,10 +59,12 @@ impl World {
     pub(crate) fn deliver(&mut self, slot: u32) {
         let parcel = self.parcels.remove(slot);
         let receiver = &self.nodes[parcel.to.0.0 as usize];
-        let takes =
-            matches!(receiver.phase, Phase::Up | Phase::Leaving) && receiver.incarnation == parcel.to.1;
-        if takes && parcel.epoch > receiver.epoch {
-            // Kept until the view comes that explains it.
+        let is_ended = receiver.phase == Phase::Ended;
+        let takes = (receiver.takes_part() || is_ended) && receiver.incarnation == parcel.to.1;
+        let keeps = parcel.epoch > receiver.epoch || is_ended;
+        let drops = is_ended && self.shared.plant == Some(Plant::HeirDropsEarlyMessages);
+        if takes && keeps && !drops {
+            // Kept until the view comes that explains it, or until the heir of the node begins.
             return self.post(parcel, Span(0));
         }
         let (from, incarnation) = parcel.from;
@@ -81,7 +86,9 @@ impl World {
     /// Messages count between members; of what a node sent before it crashed, some is cut off.
     fn accepts(&mut self, parcel: &Parcel) -> bool {
         let (from, incarnation) = parcel.from;
-        let cut = self.nodes[from.0 as usize].is_dead(incarnation) && self.shared.rng.bool();
+        let sender = &self.nodes[from.0 as usize];
+        let has_ended = sender.is_dead(incarnation) || sender.life != parcel.life;
+        let cut = has_ended && self.shared.rng.bool();
         let is_about_pages = matches!(parcel.message, Message::ToHome(_) | Message::ToNode(_));
         let sender = &self.nodes[from.0 as usize];
         let has_left = sender.phase == Phase::Left && sender.incarnation == incarnation;
@@ -89,7 +96,7 @@ impl World {
         let receiver = &self.nodes[parcel.to.0.0 as usize];
         !cut && !vanished
             && !self.is_true_by_now(from, &parcel.message)
-            && matches!(receiver.phase, Phase::Up | Phase::Leaving)
+            && receiver.takes_part()
             && receiver.incarnation == parcel.to.1
             && receiver.view[from.0 as usize] == Some(incarnation)
     }

@@ -7,6 +7,7 @@
 mod bare;
 mod cluster;
 mod explore;
+mod heirs;
 mod lies;
 mod local;
 mod machines;

@@ -5,9 +5,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use fastrand::Rng;
-use pagemesh::coherence::{LockId, Plant};
+use pagemesh::coherence::{Legacy, LockId, Plant};
 use pagemesh::page::{
-    Access, Contents, Lent, LockWords, Memory, NodeId, PAGE_SIZE, PageBuf, PageId, PagePool, Time, Version,
+    Access, Contents, ExtentId, Lent, LockWords, Memory, NodeId, PAGE_SIZE, PageBuf, PageId, PagePool, Time,
+    Version,
 };
 use smallvec::SmallVec;
 
@@ -49,6 +50,9 @@ pub(crate) struct Local {
     process: Process,
     /// What the record says of each page, those included that no program touches.
     record: BTreeMap<PageId, Version>,
+    /// Homes and locks that the record notes.
+    homes: BTreeMap<ExtentId, NodeId>,
+    taken: BTreeSet<PageId>,
 }
 
 /// Whether the process still runs. It may end between any two steps, and what was written stays.
@@ -90,6 +94,8 @@ impl Local {
             revoked: false,
             process: Process::Runs,
             record: BTreeMap::new(),
+            homes: BTreeMap::new(),
+            taken: BTreeSet::new(),
         }
     }
 
@@ -122,6 +128,17 @@ impl Local {
         self.frames.iter_mut().for_each(|frame| frame.access = Access::None);
         self.lent.fill(None);
         self.touched.clear();
+    }
+
+    /// What another process that runs the node on finds. What lies there without a version is given back.
+    pub(crate) fn hand_over(&mut self) -> Legacy {
+        self.process = Process::Runs;
+        self.backed.retain(|page| self.record.contains_key(page));
+        Legacy {
+            pages: self.record.iter().map(|(&page, &version)| (page, version)).collect(),
+            homes: self.homes.iter().map(|(&extent, &home)| (extent, home)).collect(),
+            locks: self.taken.iter().map(|&page| LockId(page)).collect(),
+        }
     }
 
     /// What the MMU allows on a page.
@@ -374,6 +391,12 @@ impl Memory for NodeMemory<'_> {
         }
     }
 
+    fn note_home(&mut self, extent: ExtentId, home: NodeId) {
+        if self.local.takes_step() {
+            self.local.homes.insert(extent, home);
+        }
+    }
+
     fn expect(&mut self, first: PageId, pages: u64) {
         if self.local.has_ended() {
             return;
@@ -428,6 +451,14 @@ impl LockWords for NodeMemory<'_> {
             self.between();
         }
         lends
+    }
+
+    fn note_lock(&mut self, page: PageId, is_taken: bool) {
+        if self.local.takes_step() && is_taken {
+            self.local.taken.insert(page);
+        } else if !self.local.has_ended() {
+            self.local.taken.remove(&page);
+        }
     }
 
     fn recall_lock(&mut self, page: PageId) -> Lent {

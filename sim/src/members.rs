@@ -41,9 +41,22 @@ impl World {
                 self.leave(node);
             }
             How::Leaves => self.leave(node),
+            How::Crashes | How::IsDeclaredDead if self.node(node).phase != Phase::Up => {}
+            How::IsDeclaredDead => {
+                self.declare_dead(node);
+                let at = self.shared.now + Span(self.shared.rng.u64(..4_000_000));
+                self.schedule(at, Event::End { node });
+                if !going.in_a_call.is_empty() {
+                    let steps = self.shared.rng.u32(going.in_a_call);
+                    self.node(node).local.ends_after(steps);
+                }
+            }
             How::Crashes if !going.in_a_call.is_empty() => {
                 let steps = self.shared.rng.u32(going.in_a_call);
-                self.node(node).local.ends_after(steps);
+                // In a call of any of the nodes that the process runs.
+                let slots = self.run_by(node);
+                let at = slots[self.shared.rng.usize(..slots.len())];
+                self.node(at).local.ends_after(steps);
                 // It may have nothing to do any more.
                 self.shared.plan.departures[index as usize].in_a_call = 0..0;
                 let at = self.shared.now + Span(self.shared.rng.u64(..4_000_000));
@@ -55,6 +68,9 @@ impl World {
 
     /// A process has ended, at any moment, also inside a call of its core.
     pub(crate) fn crashed(&mut self, node: NodeId) {
+        if self.shared.plan.runs_on {
+            return self.process_ended(self.nodes[node.0 as usize].runs_at);
+        }
         if !matches!(self.node(node).phase, Phase::Up | Phase::Leaving) {
             return;
         }
@@ -74,7 +90,8 @@ impl World {
         self.epoch += 1;
         let is_member = |at: &NodeId| self.nodes[at.0 as usize].phase != Phase::Gone;
         let members = (0..self.nodes.len() as u16).map(NodeId).filter(is_member).collect();
-        self.deaths.push(Death { epoch: Epoch(self.epoch), node, members });
+        let run_on = NodeSet::EMPTY;
+        self.deaths.push(Death { epoch: Epoch(self.epoch), node, members, run_on });
         let told = self.deaths.len();
         let latest = 1 + self.shared.rng.u64(..20_000_000);
         for survivor in (0..self.nodes.len() as u16).map(NodeId).filter(|&other| other != node) {
@@ -104,11 +121,14 @@ impl World {
 
     /// A node is told of the first so many deaths of the run: views only grow. Several at a time make one round.
     pub(crate) fn learn_deaths(&mut self, node: NodeId, told: usize) {
-        while self.node(node).told < told {
+        while self.node(node).told < told
+            && self.nodes[node.0 as usize].runs_at == self.nodes[node.0 as usize].runner
+        {
             let from = self.node(node).told;
             let to = if self.shared.rng.bool() { told } else { from + 1 };
             let died: NodeSet = self.deaths[from..to].iter().map(|death| death.node).collect();
-            let Death { epoch, members, .. } = self.deaths[to - 1];
+            let died = if self.shared.plan.runs_on { NodeSet::EMPTY } else { died };
+            let Death { epoch, members, run_on, .. } = self.deaths[to - 1];
             let slot = self.node(node);
             slot.told = to;
             slot.epoch = slot.epoch.max(epoch);
@@ -116,7 +136,7 @@ impl World {
             // Who has left, its last messages still under way, no longer asks its core.
             if self.up().contains(node) {
                 self.record(node, What::LearnsDeaths { died });
-                self.feed(node, Input::Round { epoch, members, died });
+                self.feed(node, Input::Round { epoch, members, died, run_on });
             }
         }
     }
@@ -185,11 +205,24 @@ impl World {
         // It hears nothing of earlier rounds, but a home that died stays dead for whoever comes later.
         let died: NodeSet = self.deaths.iter().map(|death| death.node).collect();
         let died: NodeSet = died.iter().filter(|&dead| !self.up().contains(dead)).collect();
-        if !died.is_empty() {
+        if !died.is_empty() && !self.shared.plan.runs_on {
             let epoch = self.node(node).epoch;
-            self.feed(node, Input::Round { epoch, members: NodeSet::from_iter([node]), died });
+            self.feed(
+                node,
+                Input::Round { epoch, members: NodeSet::from_iter([node]), died, run_on: NodeSet::EMPTY },
+            );
         }
-        let members = self.up();
+        let mut members = self.up();
+        for other in (0..self.nodes.len() as u16).map(NodeId).filter(|&other| other != node) {
+            let slot = self.node(other);
+            if slot.phase == Phase::Ended || slot.runs_at != slot.runner {
+                // Its heir will know the newcomer, which will know it.
+                members.insert(other);
+                slot.view[node.0 as usize] = Some(incarnation);
+                let known = slot.incarnation;
+                self.node(node).view[other.0 as usize] = Some(known);
+            }
+        }
         if !self.deaths.is_empty() {
             self.feed(node, Input::Joined { members });
         }

@@ -285,6 +285,21 @@ impl Oracle {
         self.gone(node);
     }
 
+    /// A view says that a node's process has ended.
+    pub(crate) fn declared_dead(&mut self, node: NodeId) {
+        self.dead.insert(node);
+    }
+
+    /// A node's process has ended: its threads and mappings are gone, its bytes are not.
+    pub(crate) fn process_ended(&mut self, node: NodeId) {
+        self.dead.insert(node);
+        for page in &mut self.pages {
+            page.is_broken |= page.holder.take_if(|(holder, _)| *holder == node).is_some();
+            page.readers.remove(node);
+            page.writers.remove(node);
+        }
+    }
+
     /// A node is gone: it maps nothing and holds nothing.
     pub(crate) fn gone(&mut self, node: NodeId) {
         for page in &mut self.pages {

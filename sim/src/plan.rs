@@ -45,6 +45,8 @@ pub(crate) struct Plan {
     pub(crate) tries: bool,
     pub(crate) withdraws: bool,
     pub(crate) departures: Vec<Departure>,
+    /// Whether other processes run the nodes on whose processes have ended.
+    pub(crate) runs_on: bool,
     /// Whether what a node has sent about pages is gone as soon as its core says that it has left.
     pub(crate) vanishes: bool,
 }
@@ -89,6 +91,8 @@ pub(crate) struct Departure {
 pub(crate) enum How {
     Leaves,
     Crashes,
+    /// A view says that its process has ended, and it ends a while later.
+    IsDeclaredDead,
 }
 
 /// Threads that take as long to wake up as an idle core does, and longer than a page takes to be taken
@@ -118,11 +122,11 @@ impl Plan {
         let adjacent: Vec<u8> =
             (1..pages.len()).filter(|&i| pages[i].0 == pages[i - 1].0 + 1).map(|i| i as u8 - 1).collect();
         let locks = (0..pages.len() as u8).filter(|_| rng.u32(..3) == 0).take(2).collect();
-        let departures = draw_departures(nodes, &region.homes, rng);
+        let (departures, runs_on) = draw_departures(nodes, &region.homes, rng);
         // Who leaves may have given its word to come to the barriers, and break it.
         let all_meet = rng.bool();
         let meets = |node: &NodeId| {
-            all_meet || departures.iter().all(|going| going.node != *node || going.how == How::Crashes)
+            all_meet || departures.iter().all(|going| going.node != *node || going.how != How::Leaves)
         };
         let (pace, net) = match rng.u32(..8) {
             0 => (WAKES_SLOWLY, QUICK),
@@ -149,6 +153,7 @@ impl Plan {
             tries: rng.u32(..3) == 0,
             withdraws: rng.bool(),
             departures,
+            runs_on,
             vanishes: rng.bool(),
         }
     }
@@ -185,6 +190,7 @@ impl Plan {
             tries: false,
             withdraws: false,
             departures: Vec::new(),
+            runs_on: false,
             vanishes: false,
         }
     }
@@ -291,32 +297,40 @@ fn draw_pages(region: &RegionInfo, cached_max: Option<u64>, rng: &mut Rng) -> Ve
     indices.iter().map(|index| PageId(region.start.0 + index)).collect()
 }
 
-fn draw_departures(nodes: u16, homes: &[NodeId], rng: &mut Rng) -> Vec<Departure> {
+fn draw_departures(nodes: u16, homes: &[NodeId], rng: &mut Rng) -> (Vec<Departure>, bool) {
     let mut departures = Vec::new();
-    if rng.u32(..4) == 0 {
+    let (crashes, runs_on) = [(true, false), (true, true), (false, false), (false, false)][rng.usize(..4)];
+    // Somebody must be left that runs the others on.
+    let survivor = runs_on.then(|| NodeId(rng.u16(..nodes)));
+    if crashes {
         // Several at a time: one round begins in another.
-        let (crashes, within) = (rng.u16(1..=3).min(nodes - 1), [1_000_000, 20_000_000][rng.usize(..2)]);
+        let (count, within) = (
+            rng.u16(1..=if runs_on { 5 } else { 3 }).min(nodes - 1),
+            [1_000_000, 20_000_000][rng.usize(..2)],
+        );
         let first = rng.u64(..3_000_000);
-        for crash in 0..crashes {
+        for crash in 0..count {
             let node = NodeId(rng.u16(..nodes));
             let at = Time(first + if crash == 0 { 0 } else { rng.u64(..within) });
             // The slot of a home stays empty: regions name it, and mean the home that is dead.
-            let replaced = rng.bool() && !homes.contains(&node);
-            if departures.iter().all(|going: &Departure| going.node != node) {
+            let replaced = rng.bool() && !homes.contains(&node) && !runs_on;
+            if departures.iter().all(|going: &Departure| going.node != node) && survivor != Some(node) {
+                let is_early = runs_on && rng.u32(..4) == 0;
+                let how = if is_early { How::IsDeclaredDead } else { How::Crashes };
                 let in_a_call = if rng.u32(..4) > 0 { 0..[4, 20, 100][rng.usize(..3)] } else { 0..0 };
-                departures.push(Departure { node, at, how: How::Crashes, replaced, in_a_call });
+                departures.push(Departure { node, at, how, replaced, in_a_call });
             }
         }
     }
     for node in (0..nodes).map(NodeId).filter(|node| !homes.contains(node)) {
         let free = departures.iter().all(|going: &Departure| going.node != node);
-        if free && rng.u32(..4) == 0 {
+        if free && survivor != Some(node) && rng.u32(..4) == 0 {
             let at = Time(rng.u64(..4_000_000));
             let (replaced, in_a_call) = (rng.bool(), 0..0);
             departures.push(Departure { node, at, how: How::Leaves, replaced, in_a_call });
         }
     }
-    departures
+    (departures, runs_on)
 }
 
 fn draw_pace(rng: &mut Rng) -> Pace {

@@ -14,6 +14,7 @@ impl World {
         }
         self.check_finished();
         self.shared.oracle.check_sums();
+        self.check_nothing_is_lost();
         for page in 0..self.pages().len() {
             self.check_page(page);
         }
@@ -23,7 +24,7 @@ impl World {
     /// No store of anybody is lost, whoever has ended at whatever moment: the bytes of the highest version that any
     /// record has are the latest ones.
     pub(crate) fn check_nothing_is_lost(&mut self) {
-        if !self.deaths.is_empty() {
+        if !self.deaths.is_empty() && !self.shared.plan.runs_on {
             // What lay there alone is lost, and so is what only a dead home could have given.
             return;
         }
@@ -50,6 +51,12 @@ impl World {
             let oracle = &mut self.shared.oracle;
             match node.phase {
                 Phase::Gone => {}
+                Phase::Ended => oracle.fail(|| format!("nobody waits for ever: node {at} is not run on")),
+                Phase::RunOn => {
+                    if !node.core.is_idle() {
+                        oracle.fail(|| format!("nothing is left over: node {at} is not idle"));
+                    }
+                }
                 Phase::Leaving | Phase::Left => {
                     oracle.fail(|| format!("nobody waits for ever: node {at} never left"));
                 }
@@ -70,10 +77,10 @@ impl World {
     /// The home's entry of a page against what the nodes have mapped, and against the truth.
     fn check_page(&mut self, page: usize) {
         let id = self.shared.plan.pages[page];
-        let is_up = |node: &&Node| node.phase == Phase::Up;
+        let is_up = |node: &&Node| node.takes_part();
         let Some(home) = self.nodes.iter().filter(is_up).find_map(|node| node.core.home(id)) else { return };
         let at_home = &self.nodes[home.0 as usize];
-        if at_home.phase != Phase::Up || at_home.core.home(id) != Some(home) {
+        if !at_home.takes_part() || at_home.core.home(id) != Some(home) {
             return;
         }
         let Some((owner, copyset, _)) = at_home.core.directory_entry(id) else { return };
@@ -83,7 +90,7 @@ impl World {
         if is_lost {
             oracle.lost(page);
         }
-        for (at, node) in self.nodes.iter().enumerate().filter(|(_, node)| node.phase == Phase::Up) {
+        for (at, node) in self.nodes.iter().enumerate().filter(|(_, node)| node.takes_part()) {
             let at = NodeId(at as u16);
             let access = node.core.access(id);
             let known = match access {

@@ -17,36 +17,102 @@ const TAIL_LEN: usize = 120;
 /// One event at one node.
 #[derive(Clone, Copy, Hash, Debug)]
 pub(crate) enum What {
-    Deliver { from: NodeId, message: Message },
-    Send { to: NodeId, message: Message },
+    Deliver {
+        from: NodeId,
+        message: Message,
+    },
+    Send {
+        to: NodeId,
+        message: Message,
+    },
     Fault(Fault),
-    Done { op: OpId, result: Result<u64, Failure> },
-    Ran { thread: u64, instruction: Instruction, value: u32 },
-    Protect { page: PageId, access: Access },
-    Install { page: PageId, access: Access },
-    Read { page: PageId },
-    Discard { page: PageId },
-    Resumed { thread: u64, page: PageId },
+    Done {
+        op: OpId,
+        result: Result<u64, Failure>,
+    },
+    Ran {
+        thread: u64,
+        instruction: Instruction,
+        value: u32,
+    },
+    Protect {
+        page: PageId,
+        access: Access,
+    },
+    Install {
+        page: PageId,
+        access: Access,
+    },
+    Read {
+        page: PageId,
+    },
+    Discard {
+        page: PageId,
+    },
+    Resumed {
+        thread: u64,
+        page: PageId,
+    },
     Timer,
-    Evict { page: PageId },
-    Prefetch { page: PageId, access: Access },
-    Lock { op: OpId, lock: LockId, attempt: Attempt },
-    AbandonLock { op: OpId },
-    Unlock { lock: LockId },
-    Lend { page: PageId, token: u64 },
-    Recall { page: PageId },
-    Took { thread: u64, lock: LockId, token: u64 },
-    Gave { thread: u64, lock: LockId },
-    Barrier { op: OpId, round: u32 },
-    WithdrawBarrier { op: OpId },
+    Evict {
+        page: PageId,
+    },
+    Prefetch {
+        page: PageId,
+        access: Access,
+    },
+    Lock {
+        op: OpId,
+        lock: LockId,
+        attempt: Attempt,
+    },
+    AbandonLock {
+        op: OpId,
+    },
+    Unlock {
+        lock: LockId,
+    },
+    Lend {
+        page: PageId,
+        token: u64,
+    },
+    Recall {
+        page: PageId,
+    },
+    Took {
+        thread: u64,
+        lock: LockId,
+        token: u64,
+    },
+    Gave {
+        thread: u64,
+        lock: LockId,
+    },
+    Barrier {
+        op: OpId,
+        round: u32,
+    },
+    WithdrawBarrier {
+        op: OpId,
+    },
     Retire,
     Leave,
     Left,
     Crashed,
-    LearnsDeaths { died: NodeSet },
+    /// Another node's process runs this node on from now on.
+    RunOn {
+        by: NodeId,
+    },
+    LearnsDeaths {
+        died: NodeSet,
+    },
     Joined,
-    LearnsLeave { node: NodeId },
-    LearnsJoin { node: NodeId },
+    LearnsLeave {
+        node: NodeId,
+    },
+    LearnsJoin {
+        node: NodeId,
+    },
 }
 
 #[derive(Clone, Copy)]

@@ -55,6 +55,8 @@ pub(crate) struct Death {
     pub(crate) node: NodeId,
     /// The members of the view that tells it.
     pub(crate) members: NodeSet,
+    /// Those of them that other processes run.
+    pub(crate) run_on: NodeSet,
 }
 
 /// One node of the run: a slot of the cluster, and who is in it.
@@ -63,6 +65,13 @@ pub(crate) struct Node {
     pub(crate) local: Local,
     pub(crate) phase: Phase,
     pub(crate) incarnation: u32,
+    /// How often its process has ended.
+    pub(crate) life: u32,
+    /// The slot whose process runs it, and the one that the newest view names.
+    pub(crate) runs_at: NodeId,
+    pub(crate) runner: NodeId,
+    /// The death whose view names the runner, counted from one.
+    pub(crate) named: usize,
     /// Incarnations that this node regards as members; messages of others are dropped.
     pub(crate) view: Vec<Option<u32>>,
     /// The newest view that it knows, and the deaths of the run that it has been told.
@@ -89,6 +98,10 @@ pub(crate) enum Phase {
     /// Has left; its last messages are still under way.
     Left,
     Gone,
+    /// Its process has ended, and its heir has not begun.
+    Ended,
+    /// Another process runs it.
+    RunOn,
 }
 
 /// An event that is due at some time. Small: parcels lie beside the queue.
@@ -102,6 +115,8 @@ pub(crate) enum Event {
     Depart { index: u8 },
     LearnDeaths { node: NodeId, told: u8 },
     Join { node: NodeId },
+    BeginToRun { node: NodeId, by: NodeId },
+    End { node: NodeId },
 }
 
 /// How much a run did; a run that did less than its floor proves nothing.
@@ -182,16 +197,16 @@ impl World {
             Some(limit) => core.with_limit(limit),
             None => core,
         };
-        #[cfg(feature = "planted")]
-        let core = match self.options.plant {
-            Some(plant) => core.with_planted(pagemesh::coherence::Planted::with(plant)),
-            None => core,
-        };
+        let core = self.planted(core);
         let (threads, pages) = (self.draw_threads(me), self.shared.plan.pages.len());
         Node {
             core,
             phase: Phase::Up,
             incarnation,
+            life: 0,
+            runs_at: me,
+            runner: me,
+            named: 0,
             epoch: joined,
             joined,
             told: self.deaths.len(),
@@ -204,6 +219,16 @@ impl World {
             since: SmallVec::from_elem(None, threads.len()),
             local: Local::new(me, pages, threads),
         }
+    }
+
+    /// The core with the fault of this run, if there is one.
+    pub(crate) fn planted(&self, core: Coherence) -> Coherence {
+        #[cfg(feature = "planted")]
+        let core = match self.options.plant {
+            Some(plant) => core.with_planted(pagemesh::coherence::Planted::with(plant)),
+            None => core,
+        };
+        core
     }
 
     fn draw_threads(&mut self, me: NodeId) -> Vec<Thread> {
@@ -319,10 +344,7 @@ impl World {
             Event::Timer { node, incarnation } => {
                 let now = self.shared.now;
                 let slot = self.node(node);
-                if slot.incarnation == incarnation
-                    && matches!(slot.phase, Phase::Up | Phase::Leaving)
-                    && slot.timer_at == Some(now)
-                {
+                if slot.incarnation == incarnation && slot.takes_part() && slot.timer_at == Some(now) {
                     slot.timer_at = None;
                     self.record(node, What::Timer);
                     self.feed(node, Input::Timer);
@@ -341,8 +363,14 @@ impl World {
                 }
             }
             Event::Depart { index } => self.depart(index),
-            Event::LearnDeaths { node, told } => self.learn_deaths(node, told as usize),
+            Event::LearnDeaths { node, told } => {
+                for slot in self.run_by(node) {
+                    self.learn_deaths(slot, told as usize);
+                }
+            }
             Event::Join { node } => self.join(node),
+            Event::BeginToRun { node, by } => self.begin_to_run(node, by),
+            Event::End { node } => self.process_ended(node),
         }
     }
 
@@ -486,16 +514,18 @@ impl World {
 
     /// Now and then a node is told to hold less, or to fetch ahead.
     pub(crate) fn disturb(&mut self, node: NodeId) {
-        if self.node(node).phase != Phase::Up {
-            return;
+        match self.node(node).phase {
+            Phase::Up => self.lie(node),
+            Phase::RunOn => {}
+            Phase::Leaving | Phase::Left | Phase::Gone | Phase::Ended => return,
         }
-        self.lie(node);
+        let has_program = self.node(node).phase == Phase::Up;
         let Shared { plan, rng, .. } = &mut self.shared;
         let page = plan.pages[rng.usize(..plan.pages.len())];
         if plan.evict_one_in.is_some_and(|one_in| rng.u32(..one_in) == 0) {
             self.record(node, What::Evict { page });
             self.feed(node, Input::Evict { page });
-        } else if plan.prefetch_one_in.is_some_and(|one_in| rng.u32(..one_in) == 0) {
+        } else if has_program && plan.prefetch_one_in.is_some_and(|one_in| rng.u32(..one_in) == 0) {
             let access = if rng.bool() { Access::Read } else { Access::Write };
             self.record(node, What::Prefetch { page, access });
             self.feed(node, Input::Prefetch { first: page, pages: 1, access });
@@ -585,6 +615,12 @@ impl World {
         if let (Failure::PageLost(_), Some(page)) = (failure, faulted) {
             let page = self.shared.plan.index(page);
             self.shared.oracle.lost(page);
+        }
+        if self.shared.plan.runs_on
+            && matches!(failure, Failure::PageLost(_) | Failure::NodeDied(_))
+            && !matches!(step, Step::Barrier(_))
+        {
+            self.shared.oracle.fail(|| format!("no store is lost: {node} was told {failure:?}"));
         }
         let leaving = self.node(node).phase == Phase::Leaving;
         match (step, failure) {
@@ -692,7 +728,7 @@ impl World {
         let stuck = self.nodes.iter().position(|node| match node.phase {
             Phase::Up => waits(node),
             Phase::Leaving | Phase::Left => lingers(node),
-            Phase::Gone => false,
+            Phase::Gone | Phase::Ended | Phase::RunOn => false,
         });
         if let Some(node) = stuck {
             self.shared.oracle.fail(|| format!("nobody waits for ever: node {node} makes no progress"));
@@ -709,12 +745,24 @@ impl World {
 
     /// Members of the run that are neither dead nor gone.
     pub(crate) fn up(&self) -> NodeSet {
-        let up = |&(_, node): &(usize, &Node)| matches!(node.phase, Phase::Up | Phase::Leaving);
+        let up = |&(_, node): &(usize, &Node)| node.takes_part() && node.runner == node.runs_at;
         self.nodes.iter().enumerate().filter(up).map(|(at, _)| NodeId(at as u16)).collect()
     }
 }
 
 impl Node {
+    /// Its process ends: no thread waits any more.
+    pub(crate) fn end(&mut self) {
+        (self.phase, self.timer_at, self.leave_op, self.leaving_since) = (Phase::Ended, None, None, None);
+        self.life += 1;
+        self.since.fill(None);
+    }
+
+    /// Whether it has a core that runs.
+    pub(crate) fn takes_part(&self) -> bool {
+        matches!(self.phase, Phase::Up | Phase::Leaving | Phase::RunOn)
+    }
+
     pub(crate) fn is_dead(&self, incarnation: u32) -> bool {
         self.phase == Phase::Gone || self.incarnation != incarnation
     }

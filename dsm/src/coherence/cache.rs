@@ -198,6 +198,13 @@ impl Cache {
         }
     }
 
+    /// A page of a node that is run on: nobody has it mapped.
+    pub(super) fn take_over(&mut self, page: PageId, version: Version) {
+        let takes_rights = self.planted.has(Plant::HeirTakesTheRights);
+        let state = if takes_rights { State::Modified } else { State::Invalid };
+        *self.table.entry(page) = Entry { bound: true, ..Entry::new(state, version) };
+    }
+
     pub(super) fn copy_version(&self, page: PageId) -> Option<Version> {
         let entry = self.table.peek(page)?;
         matches!(entry.state, State::Shared | State::Modified).then_some(entry.version)

@@ -100,6 +100,10 @@ pub(super) struct Directory {
     rebuild: Option<Rebuild>,
     /// Pages that have a source.
     sources: usize,
+    /// This node is run on, and not all have reported: it does not know what it was home of.
+    is_blind: bool,
+    /// Transactions of the present round are above this.
+    first: Txn,
 }
 
 impl Directory {
@@ -110,7 +114,14 @@ impl Directory {
             leaving: FxHashMap::default(),
             rebuild: None,
             sources: 0,
+            is_blind: false,
+            first: Txn(0),
         }
+    }
+
+    /// The directory of a home whose own has ended with its process.
+    pub(super) fn of_heir() -> Self {
+        Directory { is_blind: true, ..Directory::new() }
     }
 
     pub(super) fn is_idle(&self) -> bool {
@@ -182,6 +193,10 @@ impl Directory {
 
     fn on_get<M: Memory>(&mut self, ctx: &mut Context<'_, M>, page: PageId, queued: Queued) {
         let Queued::Get { from, req, .. } = queued else { unreachable!("only requests come here") };
+        if self.table.peek(page).is_none() && !ctx.planted.has(Plant::HomesAreNotRecorded) {
+            // Where the first touch decides, this node may not have heard that it is the home.
+            ctx.memory.note_home(page.extent(), ctx.me);
+        }
         let last = &mut self.table.entry(page).last;
         match last.iter_mut().find(|slot| slot.0 == from) {
             Some(slot) if slot.1 >= req && !ctx.planted.has(Plant::HomeForgetsRequestNumbers) => {
@@ -254,7 +269,7 @@ impl Directory {
                     ctx.counters.violations += 1;
                 } else {
                     ctx.counters.transactions += 1;
-                    entry.txn.0 += 1;
+                    entry.txn.0 = entry.txn.0.max(self.first.0) + 1;
                     match access {
                         Access::None | Access::Read => self.read(ctx, page, from, req),
                         Access::Write => self.write(ctx, page, from, req, have),

@@ -26,6 +26,8 @@
 //! it idle. A request that only tries is answered BUSY by the last node of the queue, if that node cannot
 //! hand the lock on at once; so trying again costs no message while the place stands.
 
+mod heir;
+
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::hash::{Hash, Hasher};
 
@@ -37,7 +39,7 @@ use super::fingerprint::{hash_map, sorted_keys};
 use super::message::{Attempt, HeldLock, LockId, LockMessage, Req};
 use super::placement::{Places, RegionInfo};
 use super::plant::{Plant, Planted};
-use super::round::Reports;
+use super::round::{Nodes, Reports};
 use super::{Failure, OpId, Outbox};
 use crate::config::coherence::{
     HAND_OFF_START, LOCKS_REMEMBERED_MAX, STAY_AFTER, STAY_MAX, STAY_TENURES_MIN,
@@ -62,6 +64,10 @@ pub(super) struct Locks {
     stay_ends: SmallVec<[(Time, LockId); 2]>,
     /// From the beginning of a round until all have reported.
     verdicts: Option<Verdicts>,
+    /// This node is run on, and not all have reported: it does not know the queues that it kept.
+    is_blind: bool,
+    /// Tokens of locks of which this node has no queue are above this: it may be run on, and have had one before.
+    base: u64,
 }
 
 /// What is reported of the locks of this home, and the messages that wait for the verdicts.
@@ -145,6 +151,8 @@ struct Home {
     token: u64,
     last: Vec<(NodeId, Req)>,
     broken: Option<NodeId>,
+    /// What this node's record says: somebody has the lock, or it is broken.
+    is_noted: bool,
 }
 
 impl Locks {
@@ -160,6 +168,8 @@ impl Locks {
             handed_on: SmallVec::new(),
             stay_ends: SmallVec::new(),
             verdicts: None,
+            is_blind: false,
+            base: 0,
         }
     }
 
@@ -471,6 +481,8 @@ impl Locks {
             self.recall(planted, lock, memory);
             self.tenures.remove(&lock);
         }
+        let noted = self.homes.iter().filter(|(lock, home)| home.is_noted && region.contains(lock.0));
+        noted.for_each(|(lock, _)| memory.note_lock(lock.0, false));
         self.homes.retain(|lock, _| !region.contains(lock.0));
         if let Some(Verdicts { told, early, decided, .. }) = &mut self.verdicts {
             told.retain(|lock, _| !region.contains(lock.0));
@@ -490,7 +502,8 @@ impl Locks {
         from: NodeId,
         (lock, req, attempt): (LockId, Req, Attempt),
     ) {
-        let home = self.homes.entry(lock).or_default();
+        let fresh = || Home { token: self.base, ..Home::default() };
+        let home = self.homes.entry(lock).or_insert_with(fresh);
         match home.last.iter_mut().find(|slot| slot.0 == from) {
             Some(slot) if slot.1 >= req && !planted.has(Plant::LockForgetsRequestNumbers) => return,
             Some(slot) => slot.1 = req,
@@ -562,16 +575,17 @@ impl Locks {
         &mut self,
         places: &Places,
         outbox: &mut Outbox,
-        (members, died): (NodeSet, NodeSet),
+        Nodes { members, died, gone, run_on }: Nodes,
         first_token: u64,
         reports: &mut Reports,
     ) {
         died.iter().for_each(|dead| self.dead.insert(dead));
         // A round that begins in another one hears all reports again.
+        self.base = first_token;
         self.verdicts = Some(Verdicts { awaited: members, first_token, ..Verdicts::default() });
         for home in self.homes.values_mut() {
-            home.last.retain(|slot| !died.contains(slot.0));
-            home.chain.iter_mut().for_each(|place| place.died |= died.contains(place.node));
+            home.last.retain(|slot| !gone.contains(slot.0));
+            home.chain.iter_mut().for_each(|place| place.died |= gone.contains(place.node));
         }
         for lock in sorted_keys(&self.tenures) {
             let (Some(home), Some(tenure)) = (places.manager(lock.0), self.tenures.get_mut(&lock)) else {
@@ -579,12 +593,14 @@ impl Locks {
             };
             // Who is behind asks again.
             tenure.next = None;
+            // The home may have taken it back and given it to another, and not know it any more.
+            let is_offered = tenure.phase == Phase::Returning && run_on.contains(home);
             tenure.phase = match tenure.phase {
                 Phase::Returning => Phase::Idle,
                 Phase::Breaking => Phase::Held,
                 phase @ (Phase::Waiting | Phase::Held | Phase::Idle | Phase::Lent) => phase,
             };
-            if !self.dead.contains(home) {
+            if !self.dead.contains(home) && !is_offered {
                 let held = match tenure.phase {
                     Phase::Waiting => HeldLock::WaitsSince(tenure.since),
                     Phase::Held | Phase::Idle | Phase::Lent | Phase::Returning | Phase::Breaking => {
@@ -592,7 +608,7 @@ impl Locks {
                     }
                 };
                 reports.lock(home, lock, held);
-            } else if tenure.phase == Phase::Waiting {
+            } else if tenure.phase == Phase::Waiting && !is_offered {
                 // Whoever has the lock keeps it; nobody else gets it.
                 let waiters = std::mem::take(&mut tenure.waiters);
                 self.tenures.remove(&lock);
@@ -638,10 +654,12 @@ impl Locks {
         verdicts.awaited.remove(from);
         let early = std::mem::take(&mut verdicts.early);
         if verdicts.awaited.is_empty() {
-            for lock in sorted_keys(&self.homes) {
+            let told: Vec<LockId> = verdicts.told.keys().copied().collect();
+            let told = if self.is_blind { told } else { Vec::new() };
+            for lock in sorted_keys(&self.homes).into_iter().chain(told) {
                 self.decide(me, planted, outbox, lock);
             }
-            self.verdicts = None;
+            (self.verdicts, self.is_blind) = (None, false);
         }
         for (from, message) in early {
             self.on_message(me, planted, outbox, from, message);
@@ -653,7 +671,8 @@ impl Locks {
     fn is_decided(&mut self, me: NodeId, planted: Planted, outbox: &mut Outbox, lock: LockId) -> bool {
         let Some(verdicts) = &self.verdicts else { return true };
         let chain = self.homes.get(&lock).into_iter().flat_map(|home| &home.chain);
-        let waits = chain.into_iter().any(|place| !place.died && verdicts.awaited.contains(place.node));
+        let waits = chain.into_iter().any(|place| !place.died && verdicts.awaited.contains(place.node))
+            || self.is_blind;
         if waits && !verdicts.decided.contains(&lock) && !planted.has(Plant::LockOpensBeforeAllReported) {
             return false;
         }
@@ -672,14 +691,19 @@ impl Locks {
         if planted.has(Plant::LockTokensStartAgain) {
             home.token = 0;
         }
+        let is_blind = self.is_blind;
         let here = told.iter().find_map(|&(node, held)| match held {
             // Of a node without a place the home has taken the lock back before.
-            HeldLock::Here(req) if home.chain.iter().any(|place| place.node == node && !place.died) => {
+            HeldLock::Here(req)
+                if is_blind || home.chain.iter().any(|place| place.node == node && !place.died) =>
+            {
                 Some(Place { node, req, died: false })
             }
             HeldLock::Here(_) | HeldLock::WaitsSince(_) => None,
         });
-        match (here, home.died_with(&told)) {
+        // Whoever had it is not among the living, as far as a home can tell that is run on.
+        let died_with = if is_blind { home.is_noted.then_some(me) } else { home.died_with(&told) };
+        match (here, died_with) {
             (Some(place), _) => home.chain = VecDeque::from([place]),
             (None, Some(dead)) if !planted.has(Plant::LockForgetsDeadHolder) => {
                 self.break_lock(me, outbox, lock, dead);

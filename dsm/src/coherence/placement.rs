@@ -253,6 +253,19 @@ impl Places {
         self.locate(extent, home)
     }
 
+    /// A node is run on that knew this home.
+    pub(super) fn restore(&mut self, me: NodeId, extent: ExtentId, home: NodeId) {
+        let Some(region) = self.region(PageId(extent.0 * EXTENT_PAGES)) else { return };
+        if region.fixed_home(extent).is_some() || !region.homes.contains(&home) {
+            return;
+        }
+        if region.manager(extent) == me && !self.located.contains_key(&extent) {
+            // Takes the place that was taken before.
+            let _ = self.with_room(extent, home);
+        }
+        self.locate(extent, home);
+    }
+
     fn with_room(&mut self, extent: ExtentId, nearest: NodeId) -> Option<NodeId> {
         let after = self.regions.partition_point(|region| region.start.extent() <= extent);
         let region = self.regions[..after].last()?;

@@ -68,6 +68,12 @@ pub enum Plant {
     MemoryPunchesBeforeItClears,
     NodeMapsBeforeItRecords,
     OwnerClearsWhatItGives,
+    HomesAreNotRecorded,
+    HeirTakesTheRights,
+    HeirOpensPageByPage,
+    LockHomeNotesNothing,
+    HeirBeginsBeforeTheEnd,
+    HeirDropsEarlyMessages,
     LockOpensBeforeAllReported,
     LockTakesGrantsOfOlderRounds,
     LockRequestsAreNotRepeated,
@@ -83,7 +89,7 @@ pub enum Plant {
 
 impl Plant {
     /// Every fault.
-    pub const ALL: [Plant; 74] = [
+    pub const ALL: [Plant; 80] = [
         Plant::HomeDoesNotAwaitInstalled,
         Plant::HomeDoesNotAwaitDataHome,
         Plant::HomeReadsBeforeDataHome,
@@ -147,6 +153,12 @@ impl Plant {
         Plant::MemoryPunchesBeforeItClears,
         Plant::NodeMapsBeforeItRecords,
         Plant::OwnerClearsWhatItGives,
+        Plant::HomesAreNotRecorded,
+        Plant::HeirTakesTheRights,
+        Plant::HeirOpensPageByPage,
+        Plant::LockHomeNotesNothing,
+        Plant::HeirBeginsBeforeTheEnd,
+        Plant::HeirDropsEarlyMessages,
         Plant::LockOpensBeforeAllReported,
         Plant::LockTakesGrantsOfOlderRounds,
         Plant::LockRequestsAreNotRepeated,

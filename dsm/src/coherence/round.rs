@@ -173,6 +173,17 @@ pub(super) struct Doubt {
     pub(super) is_lost: bool,
 }
 
+/// The members of a round.
+#[derive(Clone, Copy)]
+pub(super) struct Nodes {
+    pub(super) members: NodeSet,
+    /// Those that are members no longer.
+    pub(super) died: NodeSet,
+    /// They, and those whose process has ended since the last round.
+    pub(super) gone: NodeSet,
+    pub(super) run_on: NodeSet,
+}
+
 /// Rounds.
 impl Coherence {
     /// Whether a message was sent in a lower round. What is said at barriers counts in any: their home alone
@@ -194,24 +205,30 @@ impl Coherence {
         &mut self,
         now: Time,
         epoch: Epoch,
-        (members, died): (NodeSet, NodeSet),
+        (members, died, run_on): (NodeSet, NodeSet, NodeSet),
         memory: &mut M,
     ) {
+        let ended = run_on.iter().filter(|&node| !self.run_on.contains(node));
+        // Their programs and their rights are gone, whoever runs the nodes on.
+        let gone: NodeSet = died.iter().chain(ended).collect();
+        self.run_on = run_on;
         self.round.begin(epoch, members);
         self.outbox.void();
         died.iter().for_each(|dead| self.places.on_node_died(dead));
+        self.inherit(memory);
         let (directory, mut ctx) = self.directory_parts(now, memory);
         directory.begin_round(&mut ctx, (members, died), first_count(epoch));
         let mut reports = Reports::default();
         let (cache, places, mut ctx) = self.cache_parts(now, memory);
         cache.begin_round(&mut ctx, places, died, &mut reports);
         let first_token = first_count(epoch);
-        self.locks.begin_round(&self.places, &mut self.outbox, (members, died), first_token, &mut reports);
+        let nodes = Nodes { members, died, gone, run_on };
+        self.locks.begin_round(&self.places, &mut self.outbox, nodes, first_token, &mut reports);
         self.reports = reports.address(members);
         let (cache, places, mut ctx) = self.cache_parts(now, memory);
         cache.ask_again(&mut ctx, places);
         self.locks.ask_again(self.me, self.planted, &self.places, &mut self.outbox);
-        for dead in died.iter() {
+        for dead in gone.iter() {
             self.barriers.on_node_gone(self.me, &mut self.outbox, dead);
         }
     }
@@ -268,5 +285,6 @@ impl Coherence {
         let (directory, mut ctx) = self.directory_parts(now, memory);
         directory.report_completed(&mut ctx, from);
         self.locks.report_completed(self.me, self.planted, &mut self.outbox, from);
+        self.locks.note_all(self.planted, memory);
     }
 }

@@ -320,7 +320,7 @@ impl Cores {
         let epoch = told.or(view.deaths.back().map(|&(epoch, _)| epoch)).unwrap_or(view.epoch);
         let members = view.members.iter().map(|member| member.id).collect();
         let died = died.iter().map(|death| death.member.id).collect();
-        self.input(now, Input::Round { epoch, members, died }, host);
+        self.input(now, Input::Round { epoch, members, died, run_on: NodeSet::EMPTY }, host);
     }
 
     pub(super) fn configured(&self, membership: Membership) -> Membership {

@@ -92,6 +92,7 @@ impl Directory {
         let (doubts, parties) = (before.doubts, before.parties);
         let mut rebuild = Rebuild { doubts, parties, died: before.died, ..Rebuild::default() };
         (rebuild.awaited, rebuild.first) = (members, Txn(first));
+        self.first = rebuild.first;
         died.iter().for_each(|node| rebuild.died.insert(node));
         for page in sorted_keys(&self.busy) {
             let Some(Busy { open, queue, .. }) = self.busy.remove(&page) else { continue };
@@ -129,7 +130,8 @@ impl Directory {
     }
 
     /// Takes a part of a member's report. Rights count only from members that the entry names, and versions only up to
-    /// what was granted: no member speaks for what it cannot have. Returns how many claims were refused.
+    /// what was granted: no member speaks for what it cannot have. (A home that is run on knows neither.) Returns how
+    /// many claims were refused.
     pub(in crate::coherence) fn hear(
         &mut self,
         me: NodeId,
@@ -139,7 +141,7 @@ impl Directory {
     ) -> u64 {
         let mut refused = 0;
         for page in pages {
-            let known = self.table.peek(page).is_some();
+            let known = self.is_blind || self.table.peek(page).is_some();
             let Some(rebuild) = self.rebuild.as_mut().filter(|_| known) else { continue };
             let entry = self.table.entry(page);
             let granted =
@@ -148,7 +150,7 @@ impl Directory {
                 continue;
             }
             let is_named = rebuild.names(page, entry).contains(from);
-            if version > granted || (state != Held::Bytes && !is_named) {
+            if !self.is_blind && (version > granted || (state != Held::Bytes && !is_named)) {
                 refused += 1;
                 continue;
             }
@@ -187,6 +189,7 @@ impl Directory {
                 self.decide(ctx, page);
             }
             self.rebuild = None;
+            self.is_blind = false;
         }
         if has_left {
             self.on_leave(ctx, from);
@@ -206,7 +209,8 @@ impl Directory {
         } else {
             rebuild.names(page, entry)
         };
-        let waits = named.iter().chain([ctx.me]).any(|node| rebuild.awaited.contains(node));
+        let waits = named.iter().chain([ctx.me]).any(|node| rebuild.awaited.contains(node))
+            || (self.is_blind && !ctx.planted.has(Plant::HeirOpensPageByPage));
         if waits && !rebuild.decided.contains(&page) && !ctx.planted.has(Plant::HomeOpensBeforeAllReported) {
             return false;
         }

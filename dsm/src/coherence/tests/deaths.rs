@@ -323,7 +323,10 @@ fn a_newcomer_reports_to_who_hears_of_it_together_with_a_death() {
     let members: NodeSet = [H, A, B, C].into_iter().collect();
     rig.feed(C, Input::Joined { members });
     for node in [H, A, B] {
-        rig.feed(node, Input::Round { epoch: Epoch(2), members, died: NodeSet::EMPTY });
+        rig.feed(
+            node,
+            Input::Round { epoch: Epoch(2), members, died: NodeSet::EMPTY, run_on: NodeSet::EMPTY },
+        );
     }
     rig.settle();
     assert!(rig.cores.iter().all(Coherence::is_idle));

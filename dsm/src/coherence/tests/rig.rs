@@ -258,7 +258,10 @@ impl Rig {
     pub(super) fn hear_of_death(&mut self, node: NodeId, dead: NodeId) {
         let (mut members, epoch) = (self.members, self.epoch);
         members.remove(dead);
-        self.feed(node, Input::Round { epoch, members, died: NodeSet::from_iter([dead]) });
+        self.feed(
+            node,
+            Input::Round { epoch, members, died: NodeSet::from_iter([dead]), run_on: NodeSet::EMPTY },
+        );
     }
 }
 

@@ -93,7 +93,12 @@ fn short(message: &Message) -> String {
 /// One of the four nodes has died.
 fn death(node: NodeId) -> Input<'static> {
     let members = [H, A, B, C].into_iter().filter(|&member| member != node).collect();
-    Input::Round { epoch: Epoch(1), members, died: [node].into_iter().collect() }
+    Input::Round {
+        epoch: Epoch(1),
+        members,
+        died: [node].into_iter().collect(),
+        run_on: crate::coherence::NodeSet::EMPTY,
+    }
 }
 
 /// The others report that they have nothing.
