@@ -151,12 +151,9 @@ fn daemon(settings: Settings, index: u16) {
     listen();
 }
 
-/// Joins. The daemon at which it asks may be held for longer than a newcomer asks: then it asks once more.
+/// Joins.
 fn join(settings: Settings) -> Dsm {
-    let ask = || Dsm::builder().settings(settings.clone()).arena_anywhere().join();
-    let joined =
-        ask().or_else(|error| if error.to_string().contains("no answer") { ask() } else { Err(error) });
-    let dsm = joined.unwrap_or_else(|error| {
+    let dsm = Dsm::builder().settings(settings).arena_anywhere().join().unwrap_or_else(|error| {
         say(&format!("ended {error}"));
         std::process::exit(1)
     });

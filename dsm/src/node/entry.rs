@@ -3,6 +3,7 @@
 
 use std::ops::{Deref, DerefMut};
 use std::sync::Arc;
+use std::time::Duration;
 
 use nix::sys::eventfd::EventFd;
 use parking_lot::{Condvar, MutexGuard};
@@ -110,12 +111,12 @@ impl Entry<'_> {
         })
     }
 
-    /// Sleeps until somebody notifies `arrived`.
-    pub(super) fn sleep_on(&mut self, arrived: &Condvar) {
+    /// Sleeps until somebody notifies `arrived`, for `timeout` at most.
+    pub(super) fn sleep_on(&mut self, arrived: &Condvar, timeout: Duration) {
         let Entry { node, locked, .. } = self;
         let locked = locked.as_mut().expect("locked until it is dropped");
         node.wake(node.act(locked));
-        arrived.wait(locked);
+        arrived.wait_for(locked, timeout);
     }
 }
 

@@ -73,6 +73,14 @@ impl Runtime {
         look
     }
 
+    /// A thread that never receives looks whether the receiver comes, and when to look again.
+    pub(super) fn watch_receiver(&self, locked: &mut Entry<'_>) -> Time {
+        let now = self.now();
+        let is_overdue = || self.due(locked) <= now || has_datagram(&self.socket);
+        let is_overdue = mutation::relieves_starved_receivers() && is_overdue();
+        locked.reception.watch(now, is_overdue)
+    }
+
     /// What the poller reported: ended processes, errors of the socket.
     fn take_in(&self, locked: &mut Entry<'_>, woken: &mut Woken, now: Time) {
         for token in std::mem::take(&mut woken.ended) {

@@ -74,7 +74,8 @@ pub(super) struct Reception {
     progress_wakes_at: Time,
     /// Until then the progress thread comes every [`ACTIVE_TICK`].
     traffic_until: Time,
-    /// When datagrams of another receiver were first seen unread, unless it has been at the lock since.
+    /// When a thread that does not receive first saw what the receiver has not taken in, unless that one has been at
+    /// the lock since.
     unread_since: Option<Time>,
     /// Threads that wait and do not receive, longest first.
     parked: SmallVec<[OpId; 8]>,
@@ -95,6 +96,7 @@ enum Rule {
     LeaderIsSummoned,
     NobodyIsReplaced,
     StarvedReceiverIsReplaced,
+    StarvedProgressIsReplaced,
     SleeperHearsOfTimers,
 }
 
@@ -283,7 +285,7 @@ impl Reception {
         let tick = now + if now < self.traffic_until { ACTIVE_TICK } else { SLEEP_MAX };
         let mut until = tick;
         match self.receiver {
-            Receiver::Progress => {}
+            Receiver::Progress => self.unread_since = None,
             Receiver::Nobody { since }
                 if now >= since + ABSENCE_MAX && self.holds(Rule::NobodyIsReplaced) =>
             {
@@ -309,6 +311,29 @@ impl Reception {
         }
         self.progress_wakes_at = until;
         Look::Sleep(until)
+    }
+
+    /// A thread that never receives looks whether the receiver comes, which may be the progress thread: datagrams that
+    /// lie in the socket, or timers that are due, are `overdue` for it. One that gets no core loses its place to a
+    /// thread that waits, or else to an idle worker. Returns when to look again.
+    pub(super) fn watch(&mut self, now: Time, overdue: bool) -> Time {
+        if !overdue {
+            self.unread_since = None;
+            return now + SLEEP_MAX;
+        }
+        let starved = self.receiver;
+        let since = *self.unread_since.get_or_insert(now);
+        if now < since + UNREAD_MAX {
+            return since + UNREAD_MAX;
+        }
+        if self.holds(Rule::StarvedProgressIsReplaced) && (self.promote_receiver() || self.promote_worker()) {
+            match starved {
+                Receiver::Progress => self.actions.push(Action::Disarm),
+                Receiver::Waiter(_) | Receiver::Worker(_) => self.actions.push(Action::Summon(starved)),
+                Receiver::Nobody { .. } => self.wake_idle(),
+            }
+        }
+        now + SLEEP_MAX
     }
 
     /// The thread that receives.
@@ -363,6 +388,14 @@ impl Reception {
         if self.holds(Rule::PromotedReceiverIsWoken) {
             self.actions.push(Action::Unpark(next));
         }
+        true
+    }
+
+    /// Lets a worker receive that is idle; false if there is none.
+    fn promote_worker(&mut self) -> bool {
+        let Some(next) = self.idle.pop() else { return false };
+        self.change(Receiver::Worker(next));
+        self.actions.push(Action::WakeWorker(next));
         true
     }
 

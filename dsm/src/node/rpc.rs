@@ -224,7 +224,7 @@ impl Runtime {
     }
 
     /// The thread for the system's own calls when all workers are held up: by methods that take long, or by
-    /// streams that nobody reads. It never receives.
+    /// streams that nobody reads. It never receives, and sees to it that another thread does.
     fn spawn_system_worker(self: Arc<Self>) -> std::io::Result<JoinHandle<()>> {
         std::thread::Builder::new().name("pm-system".into()).spawn(move || {
             CoreSection::mark_thread_blocked();
@@ -371,7 +371,8 @@ impl Port for NodePort {
         self.locked(|runtime, locked, _| {
             debug_assert_eq!(rank, Rank::System, "workers wait in `wait_for_jobs`");
             while locked.work_len(rank) == 0 && !done() {
-                locked.sleep_on(&runtime.calls.system_arrived);
+                let until = runtime.watch_receiver(locked);
+                locked.sleep_on(&runtime.calls.system_arrived, until.since(runtime.now()).to_std());
             }
         });
     }
@@ -418,6 +419,17 @@ mod tests {
             assert!(Instant::now() < give_up, "in vain: {what}");
             std::thread::yield_now();
         }
+    }
+
+    /// Log lines and wakers come from the receiver, as calls do: who has run them receives what follows.
+    #[test]
+    fn a_worker_that_has_run_what_was_left_to_it_receives() {
+        let settings =
+            Settings { arena_size: 1 << 28, memory_max: 1 << 28, rpc_workers: 1, ..Settings::default() };
+        let node = Node::start(NodeConfig::daemon(settings, 0)).expect("a daemon starts");
+        node.calls().defer(|| {});
+        until("it receives", || node.runtime.enter().reception.receiver() == Receiver::Worker(0));
+        node.request_shutdown();
     }
 
     /// The only worker may be on its way from the empty queue to the socket, or be there already, when

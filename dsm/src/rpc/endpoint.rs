@@ -237,7 +237,8 @@ impl Endpoint {
     }
 
     /// Runs the calls that are queued, in this thread, until none is left. Answers to one peer are sent
-    /// together, but none waits for a method that may take long. Returns how many calls ran.
+    /// together, but none waits for a method that may take long. Returns how much ran: calls,
+    /// and what was left to workers.
     #[doc(hidden)]
     pub fn run_ready(&self) -> usize {
         self.run_jobs(Rank::Program)
@@ -253,7 +254,7 @@ impl Endpoint {
         let mut ran = 0;
         let mut replies = Vec::new();
         self.serving.fetch_add(1, Ordering::AcqRel);
-        while let Some(job) = self.next_job(down_to, &mut replies) {
+        while let Some(job) = self.next_job(down_to, &mut replies, &mut ran) {
             if job.is_slow {
                 self.flush(&mut replies);
                 // Nobody is woken for what stood behind a short one.
@@ -316,7 +317,7 @@ impl Endpoint {
         self.port.wake_workers();
     }
 
-    fn next_job(&self, down_to: Rank, replies: &mut Vec<(PeerId, Vec<u8>)>) -> Option<Job> {
+    fn next_job(&self, down_to: Rank, replies: &mut Vec<(PeerId, Vec<u8>)>, ran: &mut usize) -> Option<Job> {
         loop {
             let job = self.with(|now, state| {
                 if state.callers.deferred_len() > 0 {
@@ -331,6 +332,7 @@ impl Endpoint {
                     self.flush(replies);
                     self.rouse(queued.min(1));
                     self.run_deferred();
+                    *ran += 1;
                 }
             }
         }

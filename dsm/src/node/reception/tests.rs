@@ -75,6 +75,11 @@ fn look(state: &mut Reception, us: u64, unread: bool) -> String {
     format!("{what} {} us", until.since(now).0 / 1_000)
 }
 
+/// The look of a thread that never receives.
+fn watch(state: &mut Reception, overdue: bool) -> String {
+    format!("again in {} us", state.watch(NOW, overdue).since(NOW).0 / 1_000)
+}
+
 /// Every row and every column of the table.
 #[test]
 fn each_state_reacts_to_each_step_as_the_table_says() {
@@ -118,6 +123,9 @@ fn each_state_reacts_to_each_step_as_the_table_says() {
             line("look, nothing unread", reaction(&base, |state| look(state, 0, false)));
             line("look, unread", reaction(&base, |state| look(state, 0, true)));
             line("look, unread twice", reaction(&unread, |state| look(state, 0, true)));
+            line("watch, unread", reaction(&base, |state| watch(state, true)));
+            line("watch, nothing unread", reaction(&unread, |state| watch(state, false)));
+            line("watch, unread twice", reaction(&unread, |state| watch(state, true)));
             line("look 100 us later", reaction(&base, |state| look(state, 100, false)));
         }
     }
@@ -139,6 +147,25 @@ fn a_visit_of_the_receiver_is_taken_for_a_sign_of_life_and_no_other_thread_s() {
         "a thread that was relieved before"
     );
     assert_eq!(reception.receiver(), Receiver::Progress);
+}
+
+#[test]
+fn a_progress_thread_that_does_not_come_loses_the_socket_to_a_thread_that_can_receive() {
+    let late = NOW + UNREAD_MAX;
+    let mut reception = state(Receiver::Progress, &[], &[0, 1], FAR);
+    assert_eq!(reception.watch(NOW, true), late);
+    reception.visit(Receiver::Progress);
+    assert_eq!(reception.watch(late, true), late + UNREAD_MAX, "it has been at the lock");
+    assert_eq!(reception.watch(late + UNREAD_MAX, true), late + UNREAD_MAX + SLEEP_MAX);
+    assert_eq!(reception.take_actions()[..], [Action::WakeWorker(1), Action::Disarm]);
+    assert_eq!(reception.rest(1), Role::Receive);
+    let mut reception = state(Receiver::Progress, &[V, W], &[0], FAR);
+    let _ = (reception.watch(NOW, true), reception.watch(late, true));
+    assert_eq!(reception.take_actions()[..], [Action::Unpark(V), Action::Disarm]);
+    assert_eq!(reception.receiver(), Receiver::Waiter(V));
+    let mut reception = state(Receiver::Progress, &[], &[], FAR);
+    let _ = (reception.watch(NOW, true), reception.watch(late, true));
+    assert_eq!(reception.receiver(), Receiver::Progress, "no other thread can receive");
 }
 
 #[test]

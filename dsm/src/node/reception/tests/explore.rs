@@ -82,6 +82,8 @@ struct Setting {
     traffic: bool,
     /// The first thread that waits never runs again once it searches.
     frozen: bool,
+    /// The progress thread never runs again once it searches or sleeps, and another thread watches the receiver.
+    held: bool,
     /// The second worker runs a method that never returns.
     stuck: bool,
     /// Threads that wait, at most two.
@@ -98,6 +100,7 @@ struct Setting {
 const QUIET: Setting = Setting {
     traffic: false,
     frozen: false,
+    held: false,
     stuck: false,
     waiters: 2,
     calls: 2,
@@ -211,6 +214,7 @@ impl World {
         }
         self.progress_steps(setting, &mut steps);
         self.caller_steps(&mut steps);
+        self.watch_steps(setting, &mut steps);
         for item in 0..ITEMS.len() {
             if self.coming[item] > 0 {
                 let mut next = self.clone();
@@ -393,6 +397,7 @@ impl World {
         let has_unread = self.unread != [0; 3];
         let mut next = self.clone();
         match self.progress.at {
+            At::Asleep | At::Search if setting.held => {}
             At::Asleep => {
                 let clock = self.reception.progress_wakes_at <= NOW + ACTIVE_TICK || setting.frozen;
                 if self.progress.woken || (self.armed && has_unread) {
@@ -466,8 +471,21 @@ impl World {
         }
     }
 
+    /// The thread that serves the system looks, at any time.
+    fn watch_steps(&self, setting: Setting, steps: &mut Vec<(Step, World)>) {
+        if setting.held {
+            let mut next = self.clone();
+            // What sleeps until far sleeps for longer.
+            if let Some(since) = &mut next.reception.unread_since {
+                *since = Time(NOW.0 - UNREAD_MAX.0);
+            }
+            next.reception.watch(NOW, self.timer_due || self.unread != [0; 3]);
+            steps.push((("the watching thread looks", 0), next));
+        }
+    }
+
     /// What must hold in every state.
-    fn error(&self) -> Option<&'static str> {
+    fn error(&self, setting: Setting) -> Option<&'static str> {
         let Reception { receiver, wakes_at, progress_wakes_at, .. } = self.reception;
         if self.armed != (receiver == Receiver::Progress) {
             return Some("armed differs from the receiver");
@@ -483,8 +501,12 @@ impl World {
                 }
             }
             Receiver::Worker(worker) => {
-                let at = self.workers[worker].at;
-                if matches!(at, At::Asleep | At::Woken | At::Job | At::Out) {
+                let Thread { at, woken, .. } = self.workers[worker];
+                if at == At::Asleep && !woken {
+                    return Some("the receiver is idle");
+                }
+                // One that takes the place of the progress thread runs what it finds first.
+                if matches!(at, At::Asleep | At::Woken | At::Job | At::Out) && !setting.held {
                     return Some("the receiver is a worker that does not receive");
                 }
             }
@@ -536,7 +558,7 @@ fn explore(setting: Setting) -> Result<usize, String> {
         steps.join("\n")
     };
     while let Some((number, world)) = queue.pop_front() {
-        if let Some(error) = world.error() {
+        if let Some(error) = world.error(setting) {
             return Err(format!("{error}:\n{}", path(&from, number)));
         }
         if world.is_settled(setting) {
@@ -582,6 +604,7 @@ const ONE_WORKER: Setting = Setting { stuck: true, calls: 1, own_call: true, ..Q
 const TRAFFIC: Setting = Setting { traffic: true, calls: 1, ..QUIET };
 const FROZEN: Setting = Setting { frozen: true, ..QUIET };
 const TIMER: Setting = Setting { timer: true, calls: 1, ..QUIET };
+const HELD: Setting = Setting { held: true, calls: 1, ..QUIET };
 
 #[test]
 fn every_state_can_settle() {
@@ -601,6 +624,16 @@ fn every_state_can_settle_while_the_progress_thread_looks_often() {
 #[test]
 fn every_state_can_settle_with_a_receiver_that_never_runs_again() {
     settles(FROZEN);
+}
+
+#[test]
+fn every_state_can_settle_with_a_progress_thread_that_never_runs_again() {
+    settles(HELD);
+}
+
+#[test]
+fn every_state_can_settle_with_timers_of_a_progress_thread_that_never_runs_again() {
+    settles(Setting { timer: true, waiters: 1, ..HELD });
 }
 
 #[test]
@@ -636,6 +669,11 @@ fn a_socket_that_stays_with_nobody_is_found() {
 #[test]
 fn a_starved_receiver_that_keeps_the_socket_is_found() {
     finds(Setting { broken: Some(Rule::StarvedReceiverIsReplaced), ..FROZEN }, "cannot settle");
+}
+
+#[test]
+fn a_starved_progress_thread_that_keeps_the_socket_is_found() {
+    finds(Setting { broken: Some(Rule::StarvedProgressIsReplaced), ..HELD }, "cannot settle");
 }
 
 #[test]
