@@ -13,7 +13,9 @@ use std::sync::{Arc, OnceLock, Weak};
 
 use crate::error::{Error, Result};
 use crate::fork;
-use crate::page::{Access, Contents, GlobalAddr, Memory, PAGE_SIZE, PageBuf, PageId, PagePool, Version};
+use crate::page::{
+    Access, Contents, ExtentId, GlobalAddr, Memory, NodeId, PAGE_SIZE, PageBuf, PageId, PagePool, Version,
+};
 
 mod access;
 #[allow(unsafe_code)]
@@ -47,9 +49,10 @@ pub use core_section::{CoreSection, asynchronous, check_thread_mask};
 pub use counts::FaultCounts;
 pub use doctor::{Check, Health, doctor};
 #[allow(unused_imports)] // until a node is run on
-pub(crate) use kept::Adopted;
+pub(crate) use kept::Recovered;
 pub(crate) use map::LENGTH_SEALS;
 pub use record::Recorded;
+pub(crate) use record::has_left;
 
 use access::{AccessMap, Backing};
 use ample_stack::StackPool;
@@ -232,6 +235,7 @@ impl Arena {
         self.mapper.close_region(&self.shared.access, &range).map_err(fails)?;
         let has_bytes = |page: &PageId| self.shared.access.is_backed(*page);
         range.clone().map(PageId).filter(has_bytes).for_each(|page| self.record.clear(page));
+        self.record.forget(range.clone());
         self.store.punch(bytes(&range)).map_err(fails)?;
         self.shared.access.close(range);
         Ok(())
@@ -257,6 +261,11 @@ impl Arena {
     /// What the arena's record says of a page: the version of the bytes that lie there.
     pub fn recorded(&self, page: PageId) -> Recorded {
         self.record.get(page)
+    }
+
+    /// Notes for whoever may run this node on whether somebody has a lock of which it is home.
+    pub fn note_lock(&self, page: PageId, is_taken: bool) {
+        self.record.note_lock(page, is_taken);
     }
 
     /// Answers a fault on a page whose present access suffices (another thread's fault was answered
@@ -405,6 +414,10 @@ impl Memory for &Arena {
 
     fn set_version(&mut self, page: PageId, version: Version) {
         self.record.set(page, version);
+    }
+
+    fn note_home(&mut self, extent: ExtentId, home: NodeId) {
+        self.record.note_home(extent, home);
     }
 
     fn expect(&mut self, first: PageId, pages: u64) {

@@ -18,7 +18,7 @@ use crate::child::Child;
 use system_tests::rig;
 
 const MAGIC: [u8; 4] = *b"PGMK";
-const FORMAT: [u8; 2] = [1, 0];
+const FORMAT: [u8; 2] = [2, 0];
 const OFFER: u8 = 1;
 
 /// An offer of a node, of two files of a page each.

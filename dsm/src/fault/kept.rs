@@ -13,17 +13,21 @@ use super::ample_stack::StackPool;
 use super::map::{Store, data_of};
 use super::mapper::Mapper;
 use super::record::{Record, Recorded};
-use super::{Arena, Backend, Shared, bytes, counts};
+use super::{Arena, Backend, Shared, bytes, counts, run_of};
 use crate::error::{Error, Result};
-use crate::page::{PAGE_SIZE, PageId, PagePool, Version};
+use crate::page::{ExtentId, NodeId, PAGE_SIZE, PageId, PagePool, Version};
 
-/// The pages of a region of an ended process that hold bytes, by what the record says of them.
+/// What the record of an ended process says.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
-pub(crate) struct Adopted {
+pub(crate) struct Recovered {
     /// The pages whose bytes are complete, by ascending number, and the version of the bytes.
     pub(crate) pages: Vec<(PageId, Version)>,
     /// Pages of which the record says what no node writes. Their bytes stay, and count for nothing.
     pub(crate) doubtful: Vec<PageId>,
+    /// Homes of extents, as far as the node knew them.
+    pub(crate) homes: Vec<(ExtentId, NodeId)>,
+    /// Of the locks of which the node is home, those that somebody had.
+    pub(crate) locks: Vec<PageId>,
 }
 
 impl Arena {
@@ -53,26 +57,43 @@ impl Arena {
         Ok(Arena { _registration: None, mapper: Mapper::Nothing, shared, store, record, len, pool })
     }
 
+    /// Reads all of the record, and looks only where it was written.
+    pub(crate) fn recover(&self) -> Recovered {
+        let pages = 0..(self.len / PAGE_SIZE) as u64;
+        let (homes, locks) = (self.record.homes().collect(), self.record.locks().collect());
+        let mut recovered = Recovered { homes, locks, ..Recovered::default() };
+        for page in self.record.written(pages).flatten().map(PageId) {
+            match self.record.get(page) {
+                Recorded::Nothing => {}
+                Recorded::Version(version) => recovered.pages.push((page, version)),
+                Recorded::Doubt => recovered.doubtful.push(page),
+            }
+        }
+        recovered
+    }
+
     /// Goes on with a region of the ended process: without access to any page, with the bytes that are recorded, and
-    /// with no others. Reads the record and looks for memory only where either was written.
-    pub(crate) fn adopt_region(&self, start: PageId, pages: u64) -> Result<Adopted> {
+    /// with no others.
+    pub(crate) fn adopt_region(&self, start: PageId, pages: u64) -> Result<()> {
         let range = self.checked(start, pages)?;
         if range.clone().any(|page| self.shared.access.in_region(PageId(page))) {
             return Err(Error::Invalid(format!("the region at {start:?} is in use already")));
         }
         self.shared.access.open(range.clone());
-        let mut adopted = Adopted::default();
-        for page in self.record.written(range.clone()).flatten().map(PageId) {
-            match self.record.get(page) {
-                Recorded::Nothing => continue,
-                Recorded::Version(version) => adopted.pages.push((page, version)),
-                Recorded::Doubt => adopted.doubtful.push(page),
-            }
+        let recorded = self.record.written(range.clone()).flatten().map(PageId);
+        for page in recorded.filter(|page| self.record.get(*page) != Recorded::Nothing) {
             self.shared.access.set_backed(page, Backing::Memory);
         }
         let given_back = self.give_back_unrecorded(&range);
-        given_back.map_err(|error| Error::os(format!("giving back pages at {start:?}"), error))?;
-        Ok(adopted)
+        given_back.map_err(|error| Error::os(format!("giving back pages at {start:?}"), error))
+    }
+
+    /// Gives back the bytes of a page of the ended process that lies in no region any more.
+    pub(crate) fn give_back_stray(&self, page: PageId) -> Result<()> {
+        self.checked(page, 1)?;
+        self.record.clear(page);
+        let given_back = self.store.punch(bytes(&run_of(page)));
+        given_back.map_err(|error| Error::os(format!("giving back {page:?}"), error))
     }
 
     fn give_back_unrecorded(&self, range: &Range<u64>) -> std::io::Result<()> {

@@ -1,10 +1,19 @@
-//! The record of a node's memory: one word a page, the version of the bytes that lie at the page's place.
+//! The record of a node's memory: one word a page, the version of the bytes that lie at the page's place. Beside the
+//! words it has the homes of extents that the node has heard of, and of the locks of which it is home those that
+//! somebody has.
 //!
 //! It lies in a file of its own, so that it outlives the process as the memory does: whoever goes on with a node
 //! after its process has ended learns from it which pages have bytes there, and how new they are. Rights, requests
 //! and the directory are not in it; they end with the process.
 //!
-//! A word is one aligned 64-bit store, so no end of the process leaves half of one. Bytes may be half written at that
+//! | part | of the file |
+//! |---|---|
+//! | header | one page: magic and format, whether the node has left |
+//! | words | 8 bytes a page of the arena |
+//! | homes | 2 bytes an extent: the home's number + 1; 0: not known |
+//! | locks | 1 byte a page: the lock of this page is taken; 0: it is free, or never was a lock |
+//!
+//! Each part begins at a page of the file. A word is one aligned 64-bit store, so no end of the process leaves half of one. Bytes may be half written at that
 //! moment, so the order of the stores counts: a word is cleared before bytes change and set when they are complete,
 //! and before the application may store to them. [`super::Arena`] keeps that order in one place.
 //!
@@ -18,15 +27,21 @@ use std::fs::File;
 use std::io;
 use std::ops::Range;
 use std::os::fd::{AsFd, BorrowedFd};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::os::unix::fs::FileExt;
+use std::sync::atomic::{AtomicU8, AtomicU16, AtomicU64, Ordering};
 
 use memmap2::{Advice, MmapOptions, MmapRaw};
 
 use super::map::{data_of, sealed_memory};
-use crate::page::{PAGE_SIZE, PageId, Version};
+use crate::config::NODES_MAX;
+use crate::page::{EXTENT_PAGES, ExtentId, NodeId, PAGE_SIZE, PageId, Version};
 
-/// Bytes before the table: a page, of which the owner's name takes a part.
+/// Bytes before the words.
 const HEADER_LEN: usize = PAGE_SIZE;
+/// The header's first word: the file is a record, of this format.
+pub(super) const FORMAT: u64 = u64::from_le_bytes(*b"pmrecord") ^ 2;
+/// Where the header says whether the node has left.
+const LEFT_AT: usize = size_of::<u64>();
 /// Bytes of a word.
 const WORD_LEN: usize = size_of::<u64>();
 /// Bits below the version.
@@ -50,36 +65,88 @@ pub enum Recorded {
 pub(super) struct Record {
     file: File,
     view: MmapRaw,
+    parts: Parts,
+    /// The node is this process's own; it runs no ended one on.
+    is_own: bool,
+}
+
+/// Where the parts of a record of so many pages lie in its file.
+#[derive(Clone, Copy, Debug)]
+struct Parts {
     pages: u64,
+    homes_at: usize,
+    locks_at: usize,
+    end: usize,
+}
+
+impl Parts {
+    const fn of(pages: u64) -> Parts {
+        let words_len = pages as usize * WORD_LEN;
+        let homes_at = HEADER_LEN + words_len.next_multiple_of(PAGE_SIZE);
+        let homes_len = pages.div_ceil(EXTENT_PAGES) as usize * size_of::<u16>();
+        let locks_at = homes_at + homes_len.next_multiple_of(PAGE_SIZE);
+        Parts { pages, homes_at, locks_at, end: locks_at + (pages as usize).next_multiple_of(PAGE_SIZE) }
+    }
 }
 
 impl Record {
-    /// An empty record of an arena of so many pages. Memory is used only for pages that have bytes.
+    /// An empty record of an arena of so many pages. Memory is used only for what is noted.
     pub(super) fn new(pages: u64) -> io::Result<Record> {
-        let len = Record::len(pages);
-        Record::open(sealed_memory(c"pagemesh-record", len)?, pages)
+        let mut record = Record::map(sealed_memory(c"pagemesh-record", Record::len(pages))?, pages)?;
+        record.is_own = true;
+        record.header(0).store(FORMAT, Ordering::Relaxed);
+        Ok(record)
     }
 
     /// Length in bytes of the record's file for an arena of `pages` pages.
-    pub(super) fn len(pages: u64) -> usize {
-        HEADER_LEN + (pages as usize * WORD_LEN).next_multiple_of(PAGE_SIZE)
+    pub(super) const fn len(pages: u64) -> usize {
+        Parts::of(pages).end
+    }
+
+    /// A record that lies in a file already. An error if it has another format.
+    pub(super) fn open(file: File, pages: u64) -> io::Result<Record> {
+        let record = Record::map(file, pages)?;
+        match record.header(0).load(Ordering::Relaxed) {
+            FORMAT => Ok(record),
+            found => Err(io::Error::other(format!("the record has another format ({found:#x})"))),
+        }
+    }
+
+    fn map(file: File, pages: u64) -> io::Result<Record> {
+        let view = MmapOptions::new().len(Record::len(pages)).no_reserve_swap().map_raw(&file)?;
+        view.advise(Advice::DontFork)?;
+        view.advise(Advice::DontDump)?;
+        Ok(Record { file, view, parts: Parts::of(pages), is_own: false })
     }
 
     /// Those of `pages` whose words may be other than 0: no time is spent on the others, however many there are.
     pub(super) fn written(&self, pages: Range<u64>) -> impl Iterator<Item = Range<u64>> {
-        let byte = |page: u64| HEADER_LEN as u64 + page * WORD_LEN as u64;
-        let page = |byte: u64| byte.saturating_sub(HEADER_LEN as u64) / WORD_LEN as u64;
-        data_of(&self.file, byte(pages.start)..byte(pages.end))
-            .map(move |data| page(data.start)..page(data.end))
+        self.entries(HEADER_LEN, WORD_LEN, pages)
     }
 
-    /// A record that lies in a file already.
-    pub(super) fn open(file: File, pages: u64) -> io::Result<Record> {
-        let len = Record::len(pages);
-        let view = MmapOptions::new().len(len).no_reserve_swap().map_raw(&file)?;
-        view.advise(Advice::DontFork)?;
-        view.advise(Advice::DontDump)?;
-        Ok(Record { file, view, pages })
+    /// The extents whose home has been noted, and their homes.
+    pub(super) fn homes(&self) -> impl Iterator<Item = (ExtentId, NodeId)> {
+        let extents = 0..self.parts.pages.div_ceil(EXTENT_PAGES);
+        self.entries(self.parts.homes_at, size_of::<u16>(), extents).flatten().filter_map(|extent| {
+            let home = self.home(ExtentId(extent)).load(Ordering::Relaxed).checked_sub(1)?;
+            // A stray store of a dying program names anybody.
+            (usize::from(home) < NODES_MAX).then_some((ExtentId(extent), NodeId(home)))
+        })
+    }
+
+    /// The pages whose lock has been noted as taken.
+    pub(super) fn locks(&self) -> impl Iterator<Item = PageId> {
+        let is_taken = |page: &PageId| self.lock(*page).load(Ordering::Relaxed) != 0;
+        let noted = self.entries(self.parts.locks_at, 1, 0..self.parts.pages).flatten();
+        noted.map(PageId).filter(is_taken)
+    }
+
+    /// The numbers of those entries of a table that lie where the file has memory.
+    fn entries(&self, at: usize, len: usize, numbers: Range<u64>) -> impl Iterator<Item = Range<u64>> {
+        let (at, len) = (at as u64, len as u64);
+        let number = move |byte: u64| byte.saturating_sub(at) / len;
+        data_of(&self.file, at + numbers.start * len..at + numbers.end * len)
+            .map(move |data| number(data.start)..number(data.end))
     }
 
     /// Complete bytes of this version lie there now, and no later store of this node comes before this one.
@@ -99,14 +166,76 @@ impl Record {
         decode(page, self.word(page).load(Ordering::Acquire))
     }
 
-    fn word(&self, page: PageId) -> &AtomicU64 {
-        assert!(page.0 < self.pages, "{page:?} is outside the record");
-        let at = HEADER_LEN + page.0 as usize * WORD_LEN;
-        let word = self.view.as_mut_ptr().wrapping_add(at).cast::<u64>();
+    /// The home of an extent.
+    pub(super) fn note_home(&self, extent: ExtentId, home: NodeId) {
+        self.home(extent).store(home.0 + 1, Ordering::Release);
+    }
+
+    /// Whether somebody has the lock of a page.
+    pub(super) fn note_lock(&self, page: PageId, is_taken: bool) {
+        self.lock(page).store(u8::from(is_taken), Ordering::Release);
+    }
+
+    /// Nothing is known of the homes and locks of these pages any more: their region is gone. The extents are theirs
+    /// as a whole.
+    pub(super) fn forget(&self, pages: Range<u64>) {
+        let (first, end) = (PageId(pages.start).extent().0, pages.end.div_ceil(EXTENT_PAGES));
+        for extent in self.entries(self.parts.homes_at, size_of::<u16>(), first..end).flatten() {
+            self.home(ExtentId(extent)).store(0, Ordering::Relaxed);
+        }
+        for page in self.entries(self.parts.locks_at, 1, pages).flatten().map(PageId) {
+            self.lock(page).store(0, Ordering::Relaxed);
+        }
+    }
+
+    fn header(&self, at: usize) -> &AtomicU64 {
+        let word = self.at(at, size_of::<u64>()).cast::<u64>();
         // SAFETY: the word is inside the view (checked) and aligned, because the view begins at a page and `at` is a
         // multiple of 8. It is only ever used as an atomic, and the view lives as long as this value.
         unsafe { AtomicU64::from_ptr(word) }
     }
+
+    fn word(&self, page: PageId) -> &AtomicU64 {
+        assert!(page.0 < self.parts.pages, "{page:?} is outside the record");
+        self.header(HEADER_LEN + page.0 as usize * WORD_LEN)
+    }
+
+    fn home(&self, extent: ExtentId) -> &AtomicU16 {
+        assert!(extent.0 < self.parts.pages.div_ceil(EXTENT_PAGES), "{extent:?} is outside the record");
+        let at = self.parts.homes_at + extent.0 as usize * size_of::<u16>();
+        let home = self.at(at, size_of::<u16>()).cast::<u16>();
+        // SAFETY: the entry is inside the view (checked) and aligned, because the homes begin at a page. It is only
+        // ever used as an atomic, and the view lives as long as this value.
+        unsafe { AtomicU16::from_ptr(home) }
+    }
+
+    fn lock(&self, page: PageId) -> &AtomicU8 {
+        assert!(page.0 < self.parts.pages, "{page:?} is outside the record");
+        let lock = self.at(self.parts.locks_at + page.0 as usize, 1);
+        // SAFETY: the byte is inside the view (checked). It is only ever used as an atomic, and the view lives as long
+        // as this value.
+        unsafe { AtomicU8::from_ptr(lock) }
+    }
+
+    fn at(&self, at: usize, len: usize) -> *mut u8 {
+        assert!(at + len <= self.parts.end, "byte {at:#x} is outside the record");
+        self.view.as_mut_ptr().wrapping_add(at)
+    }
+}
+
+/// The last store of a process that leaves and lives on: it touches the memory never again.
+impl Drop for Record {
+    fn drop(&mut self) {
+        if self.is_own {
+            self.header(LEFT_AT).store(1, Ordering::Release);
+        }
+    }
+}
+
+/// Whether the process whose record this is has left, and touches the memory no more though it may live.
+pub(crate) fn has_left(record: &File) -> bool {
+    let mut word = [0; size_of::<u64>()];
+    record.read_exact_at(&mut word, LEFT_AT as u64).is_ok() && u64::from_le_bytes(word) == 1
 }
 
 impl AsFd for Record {
@@ -162,6 +291,51 @@ mod tests {
         record.set(PageId(998), Version((1 << 58) - 1));
         record.clear(PageId(998));
         assert_eq!(record.get(PageId(998)), Recorded::Nothing);
+    }
+
+    #[test]
+    fn homes_and_taken_locks_are_noted_until_their_region_is_gone() {
+        // Two extents of homes, and a part of a third.
+        let pages = 2 * EXTENT_PAGES + 1;
+        let record = Record::new(pages).expect("a record");
+        assert_eq!((record.homes().count(), record.locks().count()), (0, 0));
+        record.note_home(ExtentId(0), NodeId(0));
+        record.note_home(ExtentId(2), NodeId(127));
+        record.note_lock(PageId(3), true);
+        record.note_lock(PageId(4), true);
+        record.note_lock(PageId(4), false);
+        record.note_lock(PageId(pages - 1), true);
+        record.set(PageId(pages - 1), Version(9));
+        let file = record.file.try_clone().expect("a descriptor");
+        let again = Record::open(file, pages).expect("a record");
+        let homes = |record: &Record| record.homes().collect::<Vec<_>>();
+        let locks = |record: &Record| record.locks().collect::<Vec<_>>();
+        assert_eq!(homes(&again), [(ExtentId(0), NodeId(0)), (ExtentId(2), NodeId(127))]);
+        assert_eq!(locks(&again), [PageId(3), PageId(pages - 1)]);
+        // What a stray store leaves is no node.
+        again.home(ExtentId(1)).store(u16::MAX, Ordering::Relaxed);
+        assert_eq!(homes(&again).len(), 2);
+        record.forget(0..EXTENT_PAGES);
+        assert_eq!(homes(&again), [(ExtentId(2), NodeId(127))]);
+        assert_eq!(locks(&again), [PageId(pages - 1)]);
+        assert_eq!(again.get(PageId(pages - 1)), Recorded::Version(Version(9)));
+    }
+
+    #[test]
+    fn a_record_of_another_format_is_refused() {
+        let file = sealed_memory(c"test", Record::len(3)).expect("memory");
+        let refused = Record::open(file, 3).expect_err("it says nothing of itself");
+        assert!(refused.to_string().contains("format (0x0)"), "{refused}");
+    }
+
+    #[test]
+    fn a_process_that_leaves_says_so_in_the_header() {
+        let record = Record::new(3).expect("a record");
+        let file = record.file.try_clone().expect("a descriptor");
+        drop(Record::open(file.try_clone().expect("a descriptor"), 3).expect("a record"));
+        assert!(!has_left(&file), "it is another's");
+        drop(record);
+        assert!(has_left(&file));
     }
 
     /// A program that runs wild may store to the record too.

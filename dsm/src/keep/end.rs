@@ -16,6 +16,7 @@ use rustix::process::{Signal, pidfd_send_signal};
 
 use super::Kept;
 use super::channel::errno_of;
+use crate::fault::has_left;
 
 const AT_ONCE: Timespec = Timespec { tv_sec: 0, tv_nsec: 0 };
 
@@ -45,6 +46,11 @@ impl Kept {
     pub(crate) fn has_ended(&self) -> bool {
         let mut fds = [PollFd::new(&self.process, PollFlags::IN)];
         matches!(poll(&mut fds, Some(&AT_ONCE)), Ok(1))
+    }
+
+    /// Whether the process touches the node's memory no more: it has ended, or left and lives on.
+    pub(crate) fn has_let_go(&self) -> bool {
+        has_left(&self.record) || self.has_ended()
     }
 
     /// Kills the process, whatever it does now. It has ended only when [`Kept::has_ended`] says so: the kernel takes

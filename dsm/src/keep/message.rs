@@ -6,7 +6,7 @@ use crate::page::{Incarnation, NodeId};
 /// First in each packet: who speaks otherwise is no node.
 const MAGIC: u32 = 0x4b4d_4750;
 /// Format of the packets and of the files that are handed over. A keeper of another format refuses.
-const FORMAT: u16 = 1;
+const FORMAT: u16 = 2;
 /// Longest packet, in bytes.
 pub(super) const PACKET_MAX: usize = 512;
 /// Longest reason of a refusal, in bytes.

@@ -10,7 +10,9 @@ use super::lock_word::{Holder, LockWord};
 use crate::coherence::LockId;
 use crate::fault::Arena;
 use crate::machine::Host;
-use crate::page::{Access, Contents, Lent, LockWords, Memory, PageBuf, PageId, Time, Version};
+use crate::page::{
+    Access, Contents, ExtentId, Lent, LockWords, Memory, NodeId, PageBuf, PageId, Time, Version,
+};
 
 /// A lock, as the threads of one node know it. Of use only to the node that made it.
 #[derive(Debug)]
@@ -135,6 +137,10 @@ impl Memory for LocalMemory<'_> {
         self.arena().set_version(page, version);
     }
 
+    fn note_home(&mut self, extent: ExtentId, home: NodeId) {
+        self.arena().note_home(extent, home);
+    }
+
     fn expect(&mut self, first: PageId, pages: u64) {
         self.arena().expect(first, pages);
     }
@@ -161,6 +167,10 @@ impl LockWords for LocalMemory<'_> {
 
     fn recall_lock(&mut self, page: PageId) -> Lent {
         self.words.words.get(&page).expect("a lent lock has a word").word.recall()
+    }
+
+    fn note_lock(&mut self, page: PageId, is_taken: bool) {
+        self.arena.note_lock(page, is_taken);
     }
 }
 

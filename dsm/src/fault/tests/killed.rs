@@ -3,6 +3,7 @@
 //!
 //! `LONG=1` in the environment kills 10,000 processes in each order, instead of 200.
 
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::{Read, Write};
 use std::os::fd::{AsFd, AsRawFd};
@@ -13,9 +14,17 @@ use std::time::Duration;
 use nix::poll::{PollFd, PollFlags, ppoll};
 use nix::sys::time::TimeSpec;
 
+use super::record::FORMAT;
 use super::*;
+use crate::page::{ExtentId, NodeId};
 
 const PAGES: u64 = 64;
+/// What the process notes of the only extent.
+const HOME: NodeId = NodeId(7);
+/// The lock that the process notes as taken in every other round of all pages.
+const LOCK: PageId = PageId(5);
+/// The page between whose two versions of a round it notes both. It is never given up.
+const NOTER: PageId = PageId(1);
 /// Set in the process that is killed: how it orders its steps.
 const ORDER: &str = "PAGEMESH_TEST_ORDER";
 /// A moment of the sweep is at most so long after the process began its work, in microseconds.
@@ -59,6 +68,10 @@ fn work(order: Order) -> ! {
                 arena.store.write(page.start().0 as usize, bytes.as_slice());
             }
             rig.locked(|memory| memory.install(page, Contents::Bytes(bytes.as_slice()), Access::Read, taken));
+            if page == NOTER {
+                rig.locked(|memory| memory.note_home(page.extent(), HOME));
+                arena.note_lock(LOCK, round % 2 == 1);
+            }
             if order == Order::StoresBeforeRecord {
                 rig.locked(|memory| memory.protect(page, Access::Write));
                 rig.store(page.0, owned.0);
@@ -208,9 +221,10 @@ fn a_killed_processs_memory_is_gone_on_with_where_it_is_recorded_and_nowhere_els
             file.write_all_at(b"torn", torn.start().0).expect("memory");
         }
         let arena = Arena::open(file, record, PagePool::new(4)).expect("a kept arena");
-        let adopted = arena.adopt_region(PageId(0), PAGES).expect("a region");
-        assert_eq!(adopted.doubtful, []);
-        let backed = adopted.pages.len() as u64;
+        let recovered = arena.recover();
+        arena.adopt_region(PageId(0), PAGES).expect("a region");
+        assert_eq!(recovered.doubtful, []);
+        let backed = recovered.pages.len() as u64;
         assert_eq!(
             (arena.backed_pages(), arena.store.blocks()),
             (backed, backed * 8),
@@ -219,7 +233,7 @@ fn a_killed_processs_memory_is_gone_on_with_where_it_is_recorded_and_nowhere_els
         let mut memory = &arena;
         for page in (0..PAGES).map(PageId) {
             let words = words_of(memory.read(page).as_slice());
-            match adopted.pages.iter().find(|(recorded, _)| *recorded == page) {
+            match recovered.pages.iter().find(|(recorded, _)| *recorded == page) {
                 Some((_, version)) => {
                     assert!(is_of(&words, *version), "{page:?} at {version:?}: {:?}", &words[..2])
                 }
@@ -241,9 +255,45 @@ fn a_killed_processs_memory_is_gone_on_with_where_it_is_recorded_and_nowhere_els
 fn files_of_other_lengths_are_no_kept_arena() {
     let open = |arena: usize, record: usize| {
         let file = |len| map::sealed_memory(c"test", len).expect("memory");
-        Arena::open(file(arena), file(record), PagePool::new(1)).map(drop).map_err(|error| error.to_string())
+        let record = file(record);
+        record.write_all_at(&FORMAT.to_le_bytes(), 0).expect("memory");
+        Arena::open(file(arena), record, PagePool::new(1)).map(drop).map_err(|error| error.to_string())
     };
-    assert_eq!(open(2 * PAGE_SIZE, 2 * PAGE_SIZE), Ok(()));
+    assert_eq!(open(2 * PAGE_SIZE, Record::len(2)), Ok(()));
     assert!(open(2 * PAGE_SIZE, PAGE_SIZE).is_err_and(|why| why.contains("4096 bytes")));
-    assert!(open(2 * PAGE_SIZE + 1, 2 * PAGE_SIZE).is_err_and(|why| why.contains("not whole pages")));
+    assert!(open(2 * PAGE_SIZE + 1, Record::len(2)).is_err_and(|why| why.contains("not whole pages")));
+}
+
+/// What else the record of a killed process says: homes, locks, and nothing of a word that no node has written.
+#[test]
+fn a_killed_processs_record_says_where_homes_are_which_locks_are_taken_and_what_is_doubtful() {
+    let mut locks = BTreeSet::new();
+    let moments = (0..).map(|kill: u64| Duration::from_micros(kill.wrapping_mul(7_919) % SWEEP_US));
+    for moment in moments.take(if std::env::var_os("LONG").is_some() { 1_000 } else { 40 }) {
+        let (file, record) = kill_once(Order::Shipped, moment);
+        let words = Record::open(record.try_clone().expect("a descriptor"), PAGES).expect("a mapping");
+        let has_bytes = |page: &PageId| matches!(words.get(*page), Recorded::Version(_)) && *page != NOTER;
+        let Some(struck) = (0..PAGES).map(PageId).find(has_bytes) else { continue };
+        // A stray store of the dying program: one bit of a check.
+        let (at, mut word) = (PAGE_SIZE as u64 + struck.0 * 8, [0]);
+        record.read_exact_at(&mut word, at).expect("a word");
+        record.write_all_at(&[word[0] ^ 1], at).expect("a word");
+        let arena = Arena::open(file, record, PagePool::new(4)).expect("a kept arena");
+        let recovered = arena.recover();
+        arena.adopt_region(PageId(0), PAGES).expect("a region");
+        arena.unmap_region(PageId(0), PAGES).expect("a region");
+        assert_eq!(arena.recover(), Recovered::default(), "nothing is known of a region that is gone");
+        assert_eq!(recovered.doubtful, [struck]);
+        assert!(recovered.pages.iter().all(|(page, _)| *page != struck));
+        let Some((_, Version(noted))) = recovered.pages.iter().find(|(page, _)| *page == NOTER) else {
+            continue;
+        };
+        if noted % 2 == 1 {
+            let is_taken = noted / 2 % 2 == 1;
+            assert_eq!(recovered.homes, [(ExtentId(0), HOME)]);
+            assert_eq!(recovered.locks, if is_taken { vec![LOCK] } else { vec![] }, "{noted}");
+            locks.insert(is_taken);
+        }
+    }
+    assert_eq!(locks, BTreeSet::from([false, true]), "both are seen");
 }
