@@ -119,6 +119,11 @@ pub(crate) enum KeyCommand {
         /// The file
         file: PathBuf,
     },
+    /// Print what tells the key in a file from others, and does not tell the key
+    Fingerprint {
+        /// The file
+        file: PathBuf,
+    },
 }
 
 #[derive(Subcommand)]
@@ -200,6 +205,9 @@ pub(crate) struct Shape {
     /// Socket buffer of every node
     #[arg(long, value_name = "SIZE", value_parser = size)]
     pub(crate) socket_buffer: Option<String>,
+    /// Which sessions must be encrypted: all, hosts (all but those within one host) or never
+    #[arg(long, value_name = "WHICH", value_parser = ["all", "hosts", "never"])]
+    pub(crate) encrypt: Option<String>,
 }
 
 #[derive(Args)]

@@ -12,6 +12,10 @@ use crate::trouble::Trouble;
 pub(crate) fn run(command: &KeyCommand) -> Result<i32, Trouble> {
     match command {
         KeyCommand::New { file } => new(file),
+        KeyCommand::Fingerprint { file } => {
+            out::line(ClusterKey::load(file)?.fingerprint())?;
+            Ok(0)
+        }
     }
 }
 

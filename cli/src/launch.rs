@@ -489,6 +489,7 @@ pub(crate) fn settings(shape: &Shape) -> BTreeMap<String, String> {
         ("PAGEMESH_ARENA_BASE", &shape.arena_base),
         ("PAGEMESH_ARENA_SIZE", &shape.arena_size),
         ("PAGEMESH_SOCKET_BUFFER", &shape.socket_buffer),
+        ("PAGEMESH_ENCRYPT", &shape.encrypt),
     ];
     flags.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value.clone()?))).collect()
 }

@@ -192,7 +192,7 @@ fn describe(reading: &Reading) -> String {
     let totals = ["NODE", "PID", "FAULTS", "HALF WITHIN", "99% WITHIN", "PAGES HELD"];
     text.push_str(&table(&totals, &members.iter().map(row_of_totals).collect::<Vec<_>>()));
     text.push_str("\nNetwork\n");
-    let network = ["NODE", "ADDRESS", "ROUND TRIP", "SENT AGAIN", "DROPPED"];
+    let network = ["NODE", "ADDRESS", "ROUND TRIP", "SENT AGAIN", "DROPPED", "SESSIONS"];
     text.push_str(&table(&network, &members.iter().map(row_of_network).collect::<Vec<_>>()));
     text.push_str("\nMemory: the limits of a host's nodes together, and what the host has\n");
     let memory = ["HOST", "NODES", "LIMITS", "MEMORY"];
@@ -276,6 +276,7 @@ fn row_of_network(Member { member, .. }: &Member) -> Vec<String> {
             round_trip(status),
             count(status.net.fragments_retransmitted as f64),
             count(status.socket_drops as f64),
+            ciphers(status),
         ]
     });
     row(member, cells)
@@ -307,6 +308,14 @@ fn ids(nodes: &[NodeId]) -> String {
         }
         many => format!("{} nodes", many.len()),
     }
+}
+
+/// What the sessions of a node use: each kind once.
+fn ciphers(status: &NodeStatus) -> String {
+    let mut used: Vec<String> = status.peers.iter().map(|peer| peer.cipher.to_string()).collect();
+    used.sort_unstable();
+    used.dedup();
+    if used.is_empty() { "-".to_owned() } else { used.join(" ") }
 }
 
 /// The mean over the sessions of a node.

@@ -28,6 +28,14 @@ pub mod net {
     pub const REASSEMBLY_BYTES_MAX: usize = 4 << 20;
     /// Handshakes that have not finished.
     pub const HALF_OPEN_MAX: usize = 256;
+    /// From so many on, a hello is answered only if it brings a cookie: half of them are for those.
+    pub const HALF_OPEN_COOKIES: usize = HALF_OPEN_MAX / 2;
+    /// How long a cookie holds at least; at most twice as long.
+    pub const COOKIE_LIFE: Span = Span::from_ms(4_000);
+    /// Packets that one key encrypts: AES-GCM is safe for 2^24.5 of the longest (RFC 9001, appendix B.1).
+    pub const REKEY_PACKETS: u64 = 1 << 22;
+    /// How long one key is used, at most a round trip more.
+    pub const REKEY_AFTER: Span = Span::from_ms(60_000);
     /// Sessions of one endpoint, observers included.
     pub const SESSIONS_MAX: usize = 512;
     /// So many of them are a crowd: who is silent, and no member, makes room for others.

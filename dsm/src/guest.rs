@@ -28,8 +28,8 @@ use crate::machine::channel::GUEST as GUEST_CHANNEL;
 use crate::net::inject::{Injector, InjectorConfig};
 use crate::net::udp::{DATAGRAM_MAX, Outlet, Received, UdpSocket, datagrams};
 use crate::net::{
-    self, ClusterKey, ConnectRefused, Endpoint, EndpointConfig, Event, OutMessage, Priority, SessionHandle,
-    TransmitBuf, Version,
+    self, ClusterKey, ConnectRefused, Endpoint, EndpointConfig, Entropy, Event, OutMessage, Priority,
+    SessionHandle, TransmitBuf, Version,
 };
 use crate::page::{Incarnation, NodeId, Span, Time};
 use crate::rpc::{self, Channel, PeerId, SendError, Signal, Transport};
@@ -113,7 +113,7 @@ impl Guest {
         let config =
             EndpointConfig::new(key, Incarnation(random()?), Version::ours(), socket.receive_buffer());
         let shared = Shared {
-            net: Endpoint::new(config, random()?),
+            net: Endpoint::new(config, Entropy::from_system()?),
             outlet: Outlet::new(bad_network.map(Injector::new)),
             transmit: TransmitBuf::default(),
             servers: Vec::new(),
@@ -274,7 +274,7 @@ impl Carrier {
         let _ = self.transmit(shared, now);
         match self.socket.receive(buffer) {
             Ok(Received::Datagrams { len, segment, from }) => {
-                datagrams(&buffer[..len], segment).for_each(|one| shared.take_in(now, from, one));
+                datagrams(&mut buffer[..len], segment).for_each(|one| shared.take_in(now, from, one));
             }
             Ok(Received::Refused { addr }) => shared.net.handle_refused(now, addr),
             // A broken socket stays broken: the sessions end of silence, and not in a busy loop.
@@ -485,7 +485,7 @@ impl Shared {
         })
     }
 
-    fn take_in(&mut self, now: Time, from: SocketAddr, datagram: &[u8]) {
+    fn take_in(&mut self, now: Time, from: SocketAddr, datagram: &mut [u8]) {
         let mut messages: SmallVec<[(SessionHandle, Vec<u8>); 2]> = SmallVec::new();
         self.net.handle_datagram(now, from, datagram, &mut |session, bytes| {
             messages.push((session, bytes.to_vec()));

@@ -91,8 +91,8 @@ pub enum Event<'a> {
     Datagram {
         /// Its source address.
         from: SocketAddr,
-        /// Its bytes.
-        bytes: &'a [u8],
+        /// Its bytes, which are decrypted in place.
+        bytes: &'a mut [u8],
     },
     /// The kernel reports that nobody listens at an address: a hint that anybody can forge.
     Refused(SocketAddr),

@@ -7,11 +7,13 @@
 //! (path MTU) and, for the window of seen packets, RFC 6479.
 //!
 //! Deliberately absent: order between messages, a timer that declares a peer dead, address
-//! migration, encryption (the packet has room for its tag), explicit congestion notification.
+//! migration, explicit congestion notification.
 
 mod counters;
 mod credit;
+mod crypt;
 mod endpoint;
+mod entropy;
 mod handshake;
 pub mod inject;
 mod message;
@@ -25,10 +27,12 @@ pub mod wire;
 mod tests;
 
 pub use counters::Counters;
+pub use crypt::{Cipher, KeyLife};
 pub use endpoint::{
     CLOSE_VIOLATION, CloseReason, ConnectError, ConnectRefused, Endpoint, EndpointConfig, Event,
     SessionHandle, Side,
 };
+pub use entropy::Entropy;
 pub use handshake::{ClusterKey, Series, Version};
 pub use message::{OutMessage, Priority};
 pub use mutation::{Mutation, Rules};

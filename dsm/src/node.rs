@@ -61,7 +61,7 @@ use crate::machine::{Command, Departure, Event, Machine, MachineConfig, Outcome,
 use crate::membership::{ElementType, Introduction, Kind, RegionRecord, Want};
 use crate::net::inject::Injector;
 use crate::net::udp::{DATAGRAM_MAX, Outlet, UdpSocket};
-use crate::net::{ClusterKey, Endpoint, EndpointConfig, TransmitBuf, Version};
+use crate::net::{ClusterKey, Endpoint, EndpointConfig, Entropy, TransmitBuf, Version};
 use crate::page::{Access, GlobalAddr, Incarnation, NodeId, PageId, PagePool, PeerId, Span, Time};
 use crate::settings::Settings;
 use cpu_affinity::CpuAffinity;
@@ -356,9 +356,10 @@ impl Runtime {
     fn new(config: &NodeConfig) -> Result<Arc<Runtime>> {
         let settings = &config.settings;
         limit::check(config)?;
-        let key = key_of(config)?;
         let socket = open_socket(settings)?;
         let addr = socket.local_addr()?;
+        check_reach(settings, addr)?;
+        let key = key_of(config)?;
         let pool = PagePool::new(PAGE_POOL_MAX);
         let arena = Arena::reserve(&ArenaOptions {
             len: settings.arena_size as u64,
@@ -372,7 +373,9 @@ impl Runtime {
         let keepers = Keepers::new(settings, config.kind, incarnation)?;
         let mut endpoint = EndpointConfig::new(key, incarnation, Version::ours(), socket.receive_buffer());
         endpoint.mtu_max = crate::config::net::MTU_LIMIT;
-        let endpoint = Endpoint::new(endpoint, random()?);
+        endpoint.encrypt = settings.encrypt;
+        endpoint.own_ip = Some(addr.ip()).filter(|ip| !ip.is_unspecified());
+        let endpoint = Endpoint::new(endpoint, Entropy::from_system()?);
         let injector = choices::injector(settings)?;
         let machine = MachineConfig {
             intro: Introduction { keeps_at: keepers.keeps_at(), ..introduction(config, incarnation, addr) },
@@ -669,6 +672,16 @@ fn key_of(config: &NodeConfig) -> Result<ClusterKey> {
         tracing::warn!("no key file is set: this cluster has a random key, and nobody can join it");
     }
     ClusterKey::random()
+}
+
+/// Without a key nobody can join, so nobody else needs to reach the node.
+fn check_reach(settings: &Settings, addr: SocketAddr) -> Result<()> {
+    if settings.key_file.is_some() || addr.ip().is_loopback() {
+        return Ok(());
+    }
+    Err(Error::Invalid(format!(
+        "a node without a key binds to loopback only, and {addr} is not: set PAGEMESH_KEY_FILE or --key-file, or bind to 127.0.0.1:0"
+    )))
 }
 
 fn open_socket(settings: &Settings) -> Result<UdpSocket> {

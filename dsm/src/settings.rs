@@ -29,6 +29,8 @@ pub struct Settings {
     /// File with the cluster's key, 64 hexadecimal digits. Needed to join. Without it a founder makes a random key,
     /// and nobody can join.
     pub key_file: Option<PathBuf>,
+    /// Which sessions must be encrypted; of two nodes the stricter decides.
+    pub encrypt: Encrypt,
     /// Number of the program, the same for all its ranks, never reused; as text, hexadecimal digits.
     pub program: u64,
     /// This rank, below `ranks`.
@@ -65,6 +67,34 @@ pub struct Settings {
     pub inject: BTreeMap<String, String>,
 }
 
+/// Which sessions a node wants encrypted. Of two nodes the stricter decides.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub enum Encrypt {
+    /// All.
+    #[default]
+    All,
+    /// All but those within one host.
+    Hosts,
+    /// None: who reads along sees all memory, and can forge packets.
+    Never,
+}
+
+impl Encrypt {
+    /// The one of this name.
+    pub fn of_name(name: &str) -> Option<Encrypt> {
+        [Encrypt::All, Encrypt::Hosts, Encrypt::Never].into_iter().find(|one| one.name() == name)
+    }
+
+    /// What it is called in settings.
+    pub fn name(self) -> &'static str {
+        match self {
+            Encrypt::All => "all",
+            Encrypt::Hosts => "hosts",
+            Encrypt::Never => "never",
+        }
+    }
+}
+
 /// Where the arena lies unless told otherwise.
 pub const ARENA_BASE: usize = 0x2000_0000_0000;
 /// How long the arena is unless told otherwise.
@@ -76,6 +106,7 @@ impl Default for Settings {
             join: None,
             bind: SocketAddr::from(([127, 0, 0, 1], 0)),
             key_file: None,
+            encrypt: Encrypt::All,
             program: 0,
             rank: 0,
             ranks: 1,
@@ -108,10 +139,11 @@ pub const TEXT_LEN_MAX: u64 = 1 << 20;
 pub const TYPING_ERRORS_MAX: usize = 3;
 
 /// The settings by their name in `pagemesh.toml`; the variable is the same in capitals after `PAGEMESH_`.
-const KEYS: [&str; 25] = [
+const KEYS: [&str; 26] = [
     "join",
     "bind",
     "key_file",
+    "encrypt",
     "program",
     "rank",
     "ranks",
@@ -236,6 +268,10 @@ impl Settings {
             "join" => self.join = Some(address(value)?),
             "bind" => self.bind = address(value)?,
             "key_file" => self.key_file = Some(PathBuf::from(value)),
+            "encrypt" => {
+                let unknown = || format!("`{value}` is none of all, hosts and never");
+                self.encrypt = Encrypt::of_name(value).ok_or_else(unknown)?;
+            }
             "program" => self.program = id(value)?,
             "rank" => self.rank = number(value)?,
             "ranks" => self.ranks = number(value)?,

@@ -38,6 +38,9 @@ pub struct Arguments {
     /// File with the cluster's key: 64 hexadecimal digits, readable by its owner only
     #[arg(long, value_name = "FILE")]
     key_file: Option<PathBuf>,
+    /// Which sessions must be encrypted: all, hosts (all but those within one host) or never
+    #[arg(long, value_name = "WHICH")]
+    encrypt: Option<String>,
     /// Number of this node among the daemons, which is its node id
     #[arg(long, value_name = "N", default_value_t = 0)]
     index: u16,
@@ -141,6 +144,7 @@ fn settings(arguments: &Arguments) -> Result<Settings, Error> {
     let flags = [
         ("bind", &arguments.bind),
         ("join", &arguments.join),
+        ("encrypt", &arguments.encrypt),
         ("memory_max", &arguments.memory_max),
         ("arena_base", &arguments.arena_base),
         ("arena_size", &arguments.arena_size),

@@ -170,3 +170,20 @@ fn a_new_key_is_its_owners_alone_and_no_file_is_overwritten() {
     bed.pagemesh("key new another").ok();
     assert_ne!(std::fs::read_to_string(bed.dir().join("another")).expect("a key"), key);
 }
+
+#[test]
+fn a_fingerprint_tells_keys_apart_and_shows_nothing_of_them() {
+    let bed = Bed::new();
+    let fingerprint = |file: &str| {
+        bed.pagemesh(&format!("key new {file}")).ok();
+        let printed = || bed.pagemesh(&format!("key fingerprint {file}")).ok().out;
+        let first = printed();
+        assert_eq!(printed(), first);
+        let key = std::fs::read_to_string(bed.dir().join(file)).expect("the key");
+        let digits = first.trim().to_owned();
+        assert!(digits.len() == 16 && digits.chars().all(|c| c.is_ascii_hexdigit()), "{first}");
+        assert!(!key.contains(&digits));
+        digits
+    };
+    assert_ne!(fingerprint("one"), fingerprint("two"));
+}

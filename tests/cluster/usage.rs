@@ -3,7 +3,7 @@
 use std::net::UdpSocket;
 use std::os::unix::fs::PermissionsExt;
 
-use pagemesh::net::{ClusterKey, Endpoint, EndpointConfig, TransmitBuf, Version};
+use pagemesh::net::{ClusterKey, Endpoint, EndpointConfig, Entropy, TransmitBuf, Version};
 use pagemesh::page::{Incarnation, Time};
 
 use crate::bed::Bed;
@@ -166,11 +166,12 @@ fn a_node_that_never_answers_is_named() {
 /// Answers at `socket` as a node of another version, until a peer has been told so.
 fn refuse_as_another_version(socket: UdpSocket, theirs: Version) {
     let key = ClusterKey::new([0x5a; 32]);
-    let mut endpoint = Endpoint::new(EndpointConfig::new(key, Incarnation(1), theirs, 1 << 20), 1);
+    let mut endpoint =
+        Endpoint::new(EndpointConfig::new(key, Incarnation(1), theirs, 1 << 20), Entropy::of_seed(1));
     let (mut datagram, mut transmit) = (vec![0; 1 << 16], TransmitBuf::default());
     // A question that comes again gets the same answer; one that is answered does not come again.
     while let Ok((len, from)) = socket.recv_from(&mut datagram) {
-        endpoint.handle_datagram(Time(1), from, &datagram[..len], &mut |_, _| {});
+        endpoint.handle_datagram(Time(1), from, &mut datagram[..len], &mut |_, _| {});
         while let Some(answer) = endpoint.poll_transmit(Time(1), &mut transmit) {
             socket
                 .send_to(&answer.with_slices(|slices| slices.concat()), answer.to)

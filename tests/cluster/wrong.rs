@@ -86,6 +86,10 @@ const BEFORE: &[(&str, &[&str])] = &[
     ("daemon --key-file nowhere", &["nowhere", "No such file"]),
     ("daemon --key-file open-key", &["open-key", "chmod 600"]),
     ("daemon --key-file short-key", &["short-key", "64 hexadecimal digits"]),
+    ("daemon --bind 0.0.0.0:0", &["without a key", "0.0.0.0", "loopback", "--key-file"]),
+    ("daemon --encrypt sometimes", &["--encrypt", "`sometimes` is none of all, hosts and never"]),
+    ("key fingerprint nowhere", &["nowhere", "No such file"]),
+    ("key fingerprint open-key", &["open-key", "chmod 600"]),
     ("daemon --bind here", &["--bind", "`here` is not an address"]),
     // Nothing is there to be used.
     ("status", &["no cluster is running here", "pagemesh up"]),
@@ -109,6 +113,7 @@ fn a_wrong_setting_is_one_line_and_nothing_is_started() {
         ("PAGEMESH_NET_LOS", "5%", ["PAGEMESH_NET_LOS", "did you mean `net_loss`"]),
         ("PAGEMESH_JOIN", "here", ["PAGEMESH_JOIN", "`here` is not an address"]),
         ("PAGEMESH_BIND", "here", ["PAGEMESH_BIND", "`here` is not an address"]),
+        ("PAGEMESH_ENCRYPT", "no", ["PAGEMESH_ENCRYPT", "`no` is none of all, hosts and never"]),
         ("PAGEMESH_PROGRAM", "0x1", ["PAGEMESH_PROGRAM", "`0x1` is not an id"]),
         ("PAGEMESH_RANK", "first", ["PAGEMESH_RANK", "`first` is not a number"]),
         ("PAGEMESH_RANKS", "-2", ["PAGEMESH_RANKS", "`-2` is not a number"]),

@@ -192,6 +192,7 @@ fn exported(settings: &Settings) -> Vec<(&'static str, String)> {
         ("join", settings.join.map(|addr: SocketAddr| addr.to_string())),
         ("bind", Some(settings.bind.to_string())),
         ("key_file", settings.key_file.as_ref().map(|file| file.display().to_string())),
+        ("encrypt", Some(settings.encrypt.name().to_owned())),
         // Ids are hexadecimal.
         ("program", Some(format!("{:x}", settings.program))),
         ("rank", Some(settings.rank.to_string())),

@@ -16,7 +16,7 @@ use pagemesh::coherence::{
 use pagemesh::membership::{Control, ElementType, HostId, Introduction, Kind, Want};
 use pagemesh::net::udp::{Outlet, Received, UdpSocket, datagrams};
 use pagemesh::net::{
-    Endpoint, EndpointConfig, Event, OutMessage, Priority, SessionHandle, TransmitBuf, Version,
+    Endpoint, EndpointConfig, Entropy, Event, OutMessage, Priority, SessionHandle, TransmitBuf, Version,
 };
 use pagemesh::page::{Access, Epoch, ExtentId, Incarnation, PageBuf, PageId, Span, Time};
 use pagemesh::{Node, NodeId, Settings};
@@ -87,8 +87,8 @@ pub(crate) fn attacked(settings: Settings) {
     results[1..].iter().for_each(|(_, more)| net.add(more));
     daemons.iter().for_each(|daemon| net.add(&daemon.status().net));
     say(&results[0].0.to_string());
-    say(&(net.malformed + net.unknown_session + net.bad_token + net.bad_key).to_string());
-    say(&net.bad_crc.to_string());
+    say(&(net.malformed + net.unknown_session + net.bad_key).to_string());
+    say(&net.bad_tag.to_string());
     say(&net.duplicate_packets.to_string());
     let sockets = daemons.iter().map(|daemon| daemon.status().socket);
     let errors = sockets.map(|socket| socket.receive_errors + socket.error_reports + socket.send_errors);
@@ -252,16 +252,16 @@ fn hostile_traffic_changes_neither_results_nor_memory() {
     child.tell("memory");
     let last_kib: u64 = child.line().parse().expect("a number");
     child.tell("stop");
-    let [rounds, foreign, bad_crc, duplicates] =
+    let [rounds, foreign, bad_tag, duplicates] =
         [(); 4].map(|()| child.line().parse::<u64>().expect("a number"));
     let (status, errors) = child.end_within(Duration::from_secs(20));
     println!(
-        "{sent} packets in {:?}: {rounds} rounds, {foreign} foreign, {bad_crc} altered, {duplicates} replayed; {warm_kib} KiB, then {last_kib}",
+        "{sent} packets in {:?}: {rounds} rounds, {foreign} foreign, {bad_tag} altered, {duplicates} replayed; {warm_kib} KiB, then {last_kib}",
         attack_time()
     );
     assert!(status.success(), "{errors}");
     assert!(!errors.contains("panicked"), "{errors}");
-    assert!(rounds > 3 && foreign > 0 && bad_crc > 0 && duplicates > 0);
+    assert!(rounds > 3 && foreign > 0 && bad_tag > 0 && duplicates > 0);
     assert!(last_kib < warm_kib + 16 * 1024, "{warm_kib} KiB became {last_kib}");
 }
 
@@ -289,7 +289,7 @@ impl Rogue {
         let (key, version) = (rig::key(), Version::ours());
         let config = EndpointConfig::new(key, incarnation, version, socket.receive_buffer());
         Rogue {
-            endpoint: Endpoint::new(config, fastrand::u64(..)),
+            endpoint: Endpoint::new(config, Entropy::of_seed(fastrand::u64(..))),
             socket,
             outlet: Outlet::default(),
             transmit: TransmitBuf::default(),
@@ -367,7 +367,7 @@ impl Rogue {
         match self.socket.receive(&mut buffer).expect("the socket works") {
             Received::Datagrams { len, segment, from } => {
                 let received = &mut self.received;
-                for datagram in datagrams(&buffer[..len], segment) {
+                for datagram in datagrams(&mut buffer[..len], segment) {
                     self.endpoint.handle_datagram(now, from, datagram, &mut |session, bytes| {
                         received.push((session, bytes.to_vec()));
                     });

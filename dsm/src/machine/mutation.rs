@@ -31,11 +31,12 @@ pub enum Mutation {
     EndedLeavesCallsOpen,
     HandshakesEndUnheard,
     SessionsBegunAnewLoseMessages,
+    KeysChangeUnacknowledged,
 }
 
 impl Mutation {
     /// Every mutation.
-    pub const ALL: [Mutation; 23] = [
+    pub const ALL: [Mutation; 24] = [
         Mutation::GateTakesLaterEpochs,
         Mutation::GateOpensBetweenChanges,
         Mutation::GateDropsEarlyMessages,
@@ -59,6 +60,7 @@ impl Mutation {
         Mutation::EndedLeavesCallsOpen,
         Mutation::HandshakesEndUnheard,
         Mutation::SessionsBegunAnewLoseMessages,
+        Mutation::KeysChangeUnacknowledged,
     ];
 }
 
@@ -178,6 +180,9 @@ impl Rules {
             Some(Mutation::HandshakesEndUnheard) => net::Rules::without(net::Mutation::HandshakesEndUnheard),
             Some(Mutation::SessionsBegunAnewLoseMessages) => {
                 net::Rules::without(net::Mutation::SessionsBegunAnewLoseMessages)
+            }
+            Some(Mutation::KeysChangeUnacknowledged) => {
+                net::Rules::without(net::Mutation::KeysChangeUnacknowledged)
             }
             Some(_) | None => net::Rules::default(),
         }

@@ -6,7 +6,7 @@ use crate::config::net::SESSIONS_CROWD;
 use crate::config::node::{EARLY_MESSAGES_MAX, EARLY_STRANGER_MESSAGES_MAX};
 use crate::config::rpc::SILENCE_MAX;
 use crate::membership::{COORDINATOR, HostId, Kind, LinkId, View};
-use crate::net::{ClusterKey, EndpointConfig, TransmitBuf, Version};
+use crate::net::{ClusterKey, EndpointConfig, Entropy, TransmitBuf, Version};
 use crate::page::{Access, Contents, EXTENT_PAGES, Epoch, Lent, Txn};
 
 fn addr(port: u16) -> SocketAddr {
@@ -97,7 +97,7 @@ fn joined() -> Machine {
         rules: Rules::default(),
         membership_rules: crate::membership::Rules::default(),
     };
-    let mut machine = Machine::new(Endpoint::new(config, 1), settings);
+    let mut machine = Machine::new(Endpoint::new(config, Entropy::of_seed(1)), settings);
     let coordinator = LinkId(7);
     let mut membership = Membership::newcomer(intro(1), coordinator);
     let members = [0, 1].map(|id| Member { id: NodeId(id), intro: intro(u64::from(id)) });
@@ -209,14 +209,14 @@ fn exchange(machine: &mut Machine, (guest, port): (&mut Endpoint, u16), now: Tim
         while let Some(transmit) = machine.endpoint.poll_transmit(now, &mut buffer) {
             to_guest.push(transmit.with_slices(<[&[u8]]>::concat));
         }
-        for datagram in &to_guest {
+        for datagram in &mut to_guest {
             guest.handle_datagram(now, node_addr, datagram, &mut |_, _| ());
         }
         let mut to_node = Vec::new();
         while let Some(transmit) = guest.poll_transmit(now, &mut buffer) {
             to_node.push(transmit.with_slices(<[&[u8]]>::concat));
         }
-        for bytes in &to_node {
+        for bytes in &mut to_node {
             machine.handle(now, Event::Datagram { from: guest_addr, bytes }, &mut Nothing);
         }
         machine.flush(now, &mut Nothing);
@@ -233,7 +233,7 @@ fn a_member_that_begins_a_second_session_has_none_any_more() {
     let (mut machine, now, port) = (joined(), Time(1_000_000_000), 1_000);
     let connect = |machine: &mut Machine, seed: u64| {
         let config = EndpointConfig::new(ClusterKey::new([0; 32]), Incarnation(0), Version::ours(), 1 << 20);
-        let mut member = Endpoint::new(config, seed);
+        let mut member = Endpoint::new(config, Entropy::of_seed(seed));
         member.connect(now, addr(1)).expect("it has room");
         exchange(machine, (&mut member, port), now);
     };
@@ -254,7 +254,7 @@ fn a_member_that_begins_a_second_session_has_none_any_more() {
 fn a_message_for_a_session_that_has_just_ended_waits_for_the_next() {
     let (mut machine, now, port) = (joined(), Time(1_000_000_000), 1_000);
     let config = EndpointConfig::new(ClusterKey::new([0; 32]), Incarnation(0), Version::ours(), 1 << 20);
-    let mut member = Endpoint::new(config, 1);
+    let mut member = Endpoint::new(config, Entropy::of_seed(1));
     member.connect(now, addr(1)).expect("it has room");
     exchange(&mut machine, (&mut member, port), now);
     let session = machine.cores.routes.session(COORDINATOR).expect("it has come up");
@@ -296,7 +296,7 @@ fn silent_guests_make_room_when_there_are_many() {
     let connect = |machine: &mut Machine, number: u64| {
         let key = ClusterKey::new([0; 32]);
         let config = EndpointConfig::new(key, Incarnation(100 + number), Version::ours(), 1 << 20);
-        let mut guest = Endpoint::new(config, number);
+        let mut guest = Endpoint::new(config, Entropy::of_seed(number));
         guest.connect(now, addr(1)).expect("the guest has room");
         exchange(machine, (&mut guest, 1_000 + number as u16), now);
     };

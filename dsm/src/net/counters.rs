@@ -33,16 +33,16 @@ pub struct Counters {
     pub malformed: u64,
     /// Packets for a session that is not here, or from another address than its peer's.
     pub unknown_session: u64,
-    /// Packets without their session's token.
-    pub bad_token: u64,
-    /// Packets whose checksum does not match.
-    pub bad_crc: u64,
+    /// Packets of a session whose tag does not match: altered, or made by somebody else.
+    pub bad_tag: u64,
     /// Handshake packets made with another cluster's key.
     pub bad_key: u64,
     /// Handshake packets whose MAC does not match.
     pub bad_mac: u64,
     /// Authentic handshake packets that answer nothing that is open here.
     pub stale_handshakes: u64,
+    /// Hellos answered with a cookie, because many handshakes were half-open.
+    pub cookies_sent: u64,
     /// Half-open handshakes pushed out by newer ones.
     pub half_open_evicted: u64,
     /// Handshakes refused: another version, or no room.
@@ -71,11 +71,11 @@ impl Counters {
         self.duplicate_messages += other.duplicate_messages;
         self.malformed += other.malformed;
         self.unknown_session += other.unknown_session;
-        self.bad_token += other.bad_token;
-        self.bad_crc += other.bad_crc;
+        self.bad_tag += other.bad_tag;
         self.bad_key += other.bad_key;
         self.bad_mac += other.bad_mac;
         self.stale_handshakes += other.stale_handshakes;
+        self.cookies_sent += other.cookies_sent;
         self.half_open_evicted += other.half_open_evicted;
         self.handshakes_refused += other.handshakes_refused;
         self.violations += other.violations;

@@ -9,20 +9,25 @@ mod opening;
 mod table;
 
 use std::collections::VecDeque;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use crate::config::net::{
     CLOSE_LINGER, CLOSE_REPEATS_MAX, CREDIT_ACTIVE, MTU_LIMIT, PATH_AFTER, SEND_QUEUE_BYTES_MAX,
 };
 use crate::net::counters::Counters;
 use crate::net::credit::Share;
-use crate::net::handshake::{ClusterKey, Keys, Series, Version};
+use crate::net::crypt::{Cipher, KeyLife, Open};
+use crate::net::entropy::Entropy;
+use crate::net::handshake::{ClusterKey, Cookies, Keys, Series, Version};
 use crate::net::message::{OutMessage, Priority};
 use crate::net::mutation::Rules;
 use crate::net::session::{SendError, Session, Verdict, Violation};
 use crate::net::transmit::{Transmit, TransmitBuf};
-use crate::net::wire::{self, Packet, SessionId, TYPE_DATA, TYPE_HELLO, TYPE_REFUSE, TYPE_WELCOME};
+use crate::net::wire::{
+    self, Packet, SessionId, TYPE_COOKIE, TYPE_DATA, TYPE_DATA_ODD, TYPE_HELLO, TYPE_REFUSE, TYPE_WELCOME,
+};
 use crate::page::{Incarnation, Span, Time};
+use crate::settings::Encrypt;
 
 use listening::Listening;
 use opening::Reply;
@@ -48,6 +53,15 @@ pub struct EndpointConfig {
     pub queue_max: usize,
     /// All rules, except in tests of the tests.
     pub rules: Rules,
+    /// Which sessions must be encrypted.
+    pub encrypt: Encrypt,
+    /// The address that this node is bound to, if it is one of this host alone: packets from it do not
+    /// leave the host.
+    pub own_ip: Option<IpAddr>,
+    /// The encryption that suits this processor; a session uses AES if it suits both.
+    pub cipher: Cipher,
+    /// How long this node encrypts with one key.
+    pub key_life: KeyLife,
 }
 
 impl EndpointConfig {
@@ -61,7 +75,16 @@ impl EndpointConfig {
             mtu_max: MTU_LIMIT,
             queue_max: SEND_QUEUE_BYTES_MAX,
             rules: Rules::default(),
+            encrypt: Encrypt::All,
+            own_ip: None,
+            cipher: Cipher::fastest(),
+            key_life: KeyLife::default(),
         }
+    }
+
+    /// How the keys of its sessions change.
+    fn key_changes(&self) -> (KeyLife, Rules) {
+        (self.key_life, self.rules)
     }
 }
 
@@ -195,7 +218,8 @@ pub enum ConnectRefused {
 pub struct Endpoint {
     config: EndpointConfig,
     keys: Keys,
-    rng: fastrand::Rng,
+    entropy: Entropy,
+    cookies: Cookies,
     share: Share,
     table: Table,
     ready: VecDeque<u16>,
@@ -210,13 +234,13 @@ pub struct Endpoint {
 }
 
 impl Endpoint {
-    /// An endpoint without sessions. `rng_seed` should come from the operating system: nonces and
-    /// session ids are drawn from it.
-    pub fn new(config: EndpointConfig, rng_seed: u64) -> Self {
+    /// An endpoint without sessions. Its keys, nonces and session ids are drawn from `entropy`.
+    pub fn new(config: EndpointConfig, mut entropy: Entropy) -> Self {
         Endpoint {
             keys: Keys::derive(&config.key),
             share: Share::of(config.socket_buffer),
-            rng: fastrand::Rng::with_seed(rng_seed),
+            cookies: Cookies::new(&mut entropy),
+            entropy,
             table: Table::new(),
             ready: VecDeque::new(),
             deadline_bound: Time(u64::MAX),
@@ -269,8 +293,8 @@ impl Endpoint {
         self.table.live(session).map_or(0, Session::queued)
     }
 
-    /// Takes in a datagram. Calls `deliver` for every message that became complete: a slice of
-    /// `datagram` itself if it came whole.
+    /// Takes in a datagram, which is decrypted in place. Calls `deliver` for every message that became
+    /// complete: a slice of `datagram` itself if it came whole.
     ///
     /// The first packet of a session that the peer began is delivered in the same call that queues
     /// its [`Event::Connected`]: keep the bytes of a session that you do not know yet, and poll.
@@ -278,7 +302,7 @@ impl Endpoint {
         &mut self,
         now: Time,
         from: SocketAddr,
-        datagram: &[u8],
+        datagram: &mut [u8],
         deliver: &mut dyn FnMut(SessionHandle, &[u8]),
     ) {
         if from.port() == 0 {
@@ -287,8 +311,10 @@ impl Endpoint {
             return;
         }
         match datagram.first() {
-            Some(&TYPE_DATA) => self.handle_data(now, from, datagram, deliver),
-            Some(&(TYPE_HELLO | TYPE_WELCOME | TYPE_REFUSE)) => self.handle_handshake(now, from, datagram),
+            Some(&(TYPE_DATA | TYPE_DATA_ODD)) => self.handle_data(now, from, datagram, deliver),
+            Some(&(TYPE_HELLO | TYPE_WELCOME | TYPE_REFUSE | TYPE_COOKIE)) => {
+                self.handle_handshake(now, from, datagram);
+            }
             Some(_) | None => self.counters.malformed += 1,
         }
     }
@@ -297,37 +323,30 @@ impl Endpoint {
         &mut self,
         now: Time,
         from: SocketAddr,
-        datagram: &[u8],
+        datagram: &mut [u8],
         deliver: &mut dyn FnMut(SessionHandle, &[u8]),
     ) {
+        let len = datagram.len();
         let Ok(packet) = Packet::decode(datagram) else {
             self.counters.malformed += 1;
             return;
         };
+        let number = packet.number;
         let Some(index) = self.table.index_of(packet.receiver) else {
             self.counters.unknown_session += 1;
             return;
         };
-        let slot = self.table.slot_mut(index);
-        let known = match &slot.state {
-            State::Live(session) | State::Welcomed(table::Welcomed { session, .. }) => {
-                (session.peer().addr, session.peer().token_in)
-            }
-            State::HalfOpen(half) => (half.addr, half.peer.token_in),
-            State::Closing(closing) => (closing.peer.addr, closing.peer.token_in),
-            State::Connecting(_) | State::Free => {
-                self.counters.unknown_session += 1;
-                return;
-            }
-        };
-        if !is_from(known.0, from) {
+        let Some((addr, open)) = known(&mut self.table.slot_mut(index).state) else {
             self.counters.unknown_session += 1;
-        } else if !packet.has_token(known.1) {
-            self.counters.bad_token += 1;
-        } else if !packet.is_intact() {
-            self.counters.bad_crc += 1;
-        } else {
-            self.handle_authentic(now, index, &packet, datagram.len(), deliver);
+            return;
+        };
+        if !is_from(addr, from) {
+            self.counters.unknown_session += 1;
+            return;
+        }
+        match open.open(packet) {
+            Ok(frames) => self.handle_authentic(now, index, Authentic { number, len, frames }, deliver),
+            Err(_) => self.counters.bad_tag += 1,
         }
     }
 
@@ -335,8 +354,7 @@ impl Endpoint {
         &mut self,
         now: Time,
         index: u16,
-        packet: &Packet<'_>,
-        len: usize,
+        packet: Authentic<'_>,
         deliver: &mut dyn FnMut(SessionHandle, &[u8]),
     ) {
         if !self.establish(now, index) {
@@ -354,7 +372,7 @@ impl Endpoint {
         };
         let was_active = session.is_active(now);
         let mut deliver_here = |bytes: &[u8]| deliver(handle, bytes);
-        match session.handle_packet(now, packet.number, len, packet.payload, &mut deliver_here) {
+        match session.handle_packet(now, packet.number, packet.len, packet.frames, &mut deliver_here) {
             Ok(Verdict::Open) => {
                 let is_active = session.is_active(now);
                 // An acknowledgement opens windows; data may call for one at once.
@@ -454,15 +472,18 @@ impl Endpoint {
             self.update(index);
             return Some(match &self.table.slot(index).state {
                 State::Live(session) => {
-                    let mut transmit = buf.finish_sealed(session.peer().addr, session.outbox());
+                    let (to, seal) = (session.peer().addr, session.seal());
+                    let mut transmit = buf.finish_sealed(to, seal, session.outbox());
                     transmit.is_one_of_many = session.next_number() > PATH_AFTER;
                     transmit
                 }
                 State::Welcomed(table::Welcomed { session, .. }) => {
-                    buf.finish_sealed(session.peer().addr, session.outbox())
+                    buf.finish_sealed(session.peer().addr, session.seal(), session.outbox())
                 }
                 State::Connecting(connecting) => buf.finish_plain(connecting.addr),
-                State::Closing(closing) => buf.finish_sealed(closing.peer.addr, self.table.no_messages()),
+                State::Closing(closing) => {
+                    buf.finish_sealed(closing.peer.addr, &closing.guards.seal, self.table.no_messages())
+                }
                 State::HalfOpen(_) | State::Free => unreachable!("built only by the states above"),
             });
         }
@@ -524,6 +545,11 @@ impl Endpoint {
         self.table.find(session).is_some_and(|slot| matches!(slot.state, State::Welcomed(_)))
     }
 
+    /// What guards the packets of a session.
+    pub fn cipher(&self, session: SessionHandle) -> Option<Cipher> {
+        self.table.live(session).map(|s| s.seal().cipher())
+    }
+
     /// Sessions and attempts, of which there are at most [`crate::config::net::SESSIONS_MAX`].
     pub fn sessions(&self) -> usize {
         self.table.sessions()
@@ -553,6 +579,22 @@ impl Endpoint {
         total
     }
 
+    /// A packet of these frames and this number, as the session's peer would accept it. None: it has ended.
+    #[cfg(test)]
+    pub(crate) fn forge(
+        &self,
+        session: SessionHandle,
+        number: u64,
+        frames: impl FnOnce(&mut Vec<u8>),
+    ) -> Option<Vec<u8>> {
+        let live = self.table.live(session)?;
+        let mut bytes = Vec::new();
+        live.seal().put_header(&mut bytes, live.peer().session, number);
+        frames(&mut bytes);
+        live.seal().seal(&mut bytes);
+        Some(bytes)
+    }
+
     /// Whether a session that has just sent may send again at once; then it is worth being asked.
     fn has_more(&self, index: u16) -> bool {
         match &self.table.slot(index).state {
@@ -577,8 +619,7 @@ impl Endpoint {
             },
             State::Closing(closing) => match closing.take_packet() {
                 Some(number) => {
-                    buf.clear();
-                    wire::put_header(&mut buf.bytes, closing.peer.session, number, closing.peer.token_out);
+                    buf.begin(&closing.guards.seal, closing.peer.session, number);
                     wire::put_close(&mut buf.bytes, closing.code, &closing.reason);
                     buf.len()
                 }
@@ -661,6 +702,7 @@ impl Endpoint {
         slot.state = State::Closing(Closing {
             peer: *session.peer(),
             next_number: session.next_number(),
+            guards: session.into_guards(),
             until: now + CLOSE_LINGER,
             code,
             reason: reason[..reason.floor_char_boundary(crate::config::net::CLOSE_REASON_LEN_MAX)].to_owned(),
@@ -689,6 +731,26 @@ impl Endpoint {
             self.counters.add(session.counters());
         }
         self.table.free(index);
+    }
+}
+
+/// A packet whose tag has been checked.
+struct Authentic<'a> {
+    number: u64,
+    /// Bytes of its datagram.
+    len: usize,
+    frames: &'a [u8],
+}
+
+/// The peer's address of a slot that packets may be for, and what opens them.
+fn known(state: &mut State) -> Option<(SocketAddr, &mut Open)> {
+    match state {
+        State::Live(session) | State::Welcomed(table::Welcomed { session, .. }) => {
+            Some((session.peer().addr, session.open_mut()))
+        }
+        State::HalfOpen(half) => Some((half.addr, &mut half.guards.open)),
+        State::Closing(closing) => Some((closing.peer.addr, &mut closing.guards.open)),
+        State::Connecting(_) | State::Free => None,
     }
 }
 

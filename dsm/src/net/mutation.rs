@@ -7,6 +7,7 @@
 pub enum Mutation {
     HandshakesEndUnheard,
     SessionsBegunAnewLoseMessages,
+    KeysChangeUnacknowledged,
 }
 
 /// The rules that an endpoint keeps: all of them, or all but one.
@@ -21,5 +22,10 @@ impl Rules {
     /// What was sent in a session of which the peer never knew is sent again in the one that it begins in its place.
     pub(super) fn sends_again(&self) -> bool {
         self.keeps(Mutation::SessionsBegunAnewLoseMessages)
+    }
+
+    /// A key follows another only when the peer is known to have that one: it knows no later key than the next.
+    pub(super) fn renews_known_keys(&self) -> bool {
+        self.keeps(Mutation::KeysChangeUnacknowledged)
     }
 }

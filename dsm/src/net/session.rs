@@ -21,10 +21,11 @@ use crate::codec::{DecodeError, Reader};
 use crate::config::net::{CREDIT_ACTIVE, CREDIT_PEER_MIN};
 use crate::net::counters::Counters;
 use crate::net::credit;
+use crate::net::crypt::{Guards, Open, Seal};
 use crate::net::endpoint::Side;
 use crate::net::handshake::{Nonce, Series};
 use crate::net::message::{OutMessage, Priority};
-use crate::net::wire::{Ack, Frame, SessionId, Token, next_frame};
+use crate::net::wire::{Ack, Frame, SessionId, next_frame};
 use crate::page::{Incarnation, Span, Time};
 
 use acks::Acks;
@@ -83,17 +84,13 @@ pub enum Violation {
     MessageIdAhead,
 }
 
-/// Who is at the other end, and how packets of this session are recognized.
+/// Who is at the other end.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Peer {
     pub(crate) addr: SocketAddr,
     pub(crate) incarnation: Incarnation,
     /// The session as the peer numbers it.
     pub(crate) session: SessionId,
-    /// In packets that we send.
-    pub(crate) token_out: Token,
-    /// In packets that we accept.
-    pub(crate) token_in: Token,
     /// What the peer lets us have unacknowledged at first.
     pub(crate) credit: u32,
     /// Of the attempts that led to the session.
@@ -119,6 +116,7 @@ enum Owed {
 /// One established session.
 pub(crate) struct Session {
     peer: Peer,
+    guards: Guards,
     side: Side,
     hello: Nonce,
     acks: Acks,
@@ -149,9 +147,15 @@ pub(crate) struct Session {
 
 impl Session {
     /// A session that both sides have agreed on. Its first packet asks for an acknowledgement.
-    pub(crate) fn new(now: Time, peer: Peer, (side, hello): (Side, Nonce), config: &EndpointConfig) -> Self {
+    pub(crate) fn new(
+        now: Time,
+        (peer, guards): (Peer, Guards),
+        (side, hello): (Side, Nonce),
+        config: &EndpointConfig,
+    ) -> Self {
         Session {
             peer,
+            guards,
             side,
             hello,
             acks: Acks::new(),
@@ -179,6 +183,21 @@ impl Session {
 
     pub(crate) fn peer(&self) -> &Peer {
         &self.peer
+    }
+
+    /// What its packets are sealed with.
+    pub(crate) fn seal(&self) -> &Seal {
+        &self.guards.seal
+    }
+
+    /// What packets from the peer are opened with.
+    pub(crate) fn open_mut(&mut self) -> &mut Open {
+        &mut self.guards.open
+    }
+
+    /// Ends it: what is still needed to answer late packets.
+    pub(crate) fn into_guards(self) -> Guards {
+        self.guards
     }
 
     /// Which side this one is.

@@ -6,4 +6,5 @@ mod flow;
 mod hostile;
 mod opening;
 mod rig;
+mod secrecy;
 mod sockets;

@@ -5,8 +5,9 @@ use std::net::SocketAddr;
 
 use smallvec::SmallVec;
 
+use super::crypt::Seal;
 use super::session::{Fragment, Outbox};
-use super::wire;
+use super::wire::{self, SessionId};
 
 /// Slices that a datagram needs at most without allocation: 64 KiB of pages, each with its head.
 const SLICES: usize = 36;
@@ -52,6 +53,17 @@ pub struct TransmitBuf {
     pub(super) bytes: Vec<u8>,
     segments: Vec<Segment>,
     borrowed: usize,
+    layout: Layout,
+}
+
+/// Where the bytes of a message are when the datagram goes out.
+#[derive(Clone, Copy, PartialEq, Eq, Default)]
+enum Layout {
+    /// Long ones stay in their message.
+    #[default]
+    Gathered,
+    /// Copied together, since the datagram is encrypted in place.
+    InOnePiece,
 }
 
 enum Segment {
@@ -69,6 +81,17 @@ impl TransmitBuf {
         self.bytes.clear();
         self.segments.clear();
         self.borrowed = 0;
+        self.layout = Layout::Gathered;
+    }
+
+    /// Starts a new datagram with the header of a packet.
+    pub(super) fn begin(&mut self, seal: &Seal, receiver: SessionId, number: u64) {
+        self.clear();
+        match seal {
+            Seal::Plain(_) => {}
+            Seal::Encrypted(_) => self.layout = Layout::InOnePiece,
+        }
+        seal.put_header(&mut self.bytes, receiver, number);
     }
 
     /// Bytes of the datagram so far.
@@ -78,11 +101,11 @@ impl TransmitBuf {
 
     /// Appends a fragment's bytes: long slices by reference, short ones by copy.
     pub(super) fn put_fragment(&mut self, outbox: &Outbox, fragment: Fragment) {
-        let TransmitBuf { bytes, segments, borrowed } = self;
+        let TransmitBuf { bytes, segments, borrowed, layout } = self;
         let mut offset = fragment.offset;
         outbox.for_slices(fragment, |slice| {
             let len = slice.len() as u32;
-            if slice.len() <= COPY_MAX {
+            if slice.len() <= COPY_MAX || *layout == Layout::InOnePiece {
                 bytes.extend_from_slice(slice);
             } else {
                 segments.push(Segment::Scratch { end: bytes.len() });
@@ -95,6 +118,9 @@ impl TransmitBuf {
 
     /// Appends `len` zeros.
     pub(super) fn put_padding(&mut self, len: usize) {
+        if self.layout == Layout::InOnePiece {
+            return self.bytes.resize(self.bytes.len() + len.min(PADDING.len()), 0);
+        }
         self.segments.push(Segment::Scratch { end: self.bytes.len() });
         self.segments.push(Segment::Padding(len.min(PADDING.len())));
         self.borrowed += len.min(PADDING.len());
@@ -105,18 +131,26 @@ impl TransmitBuf {
         Transmit { to, len: self.bytes.len(), is_one_of_many: false, buf: self, outbox: None }
     }
 
-    /// The datagram, sealed with its checksum.
-    pub(super) fn finish_sealed<'a>(&'a mut self, to: SocketAddr, outbox: &'a Outbox) -> Transmit<'a> {
-        let crc = (self.borrowed > 0).then(|| {
+    /// The datagram, sealed.
+    pub(super) fn finish_sealed<'a>(
+        &'a mut self,
+        to: SocketAddr,
+        seal: &Seal,
+        outbox: &'a Outbox,
+    ) -> Transmit<'a> {
+        if self.borrowed > 0 {
+            // Gathered, so it is plain.
             self.segments.push(Segment::Scratch { end: self.bytes.len() });
             let mut crc: Option<wire::Checksum> = None;
             self.for_slices(outbox, |slice| match &mut crc {
                 Some(crc) => crc.add(slice),
                 None => crc = Some(wire::Checksum::of_first(slice)),
             });
-            crc.expect("a datagram begins with its header").finish()
-        });
-        wire::seal(&mut self.bytes, crc);
+            let crc = crc.expect("a datagram begins with its header").finish();
+            wire::put_checksum(&mut self.bytes, Some(crc));
+        } else {
+            seal.seal(&mut self.bytes);
+        }
         Transmit { to, len: self.len(), is_one_of_many: false, buf: self, outbox: Some(outbox) }
     }
 

@@ -179,10 +179,10 @@ pub enum Received {
 }
 
 /// The datagrams of [`Received::Datagrams`], of which `bytes` is the filled part of the buffer.
-pub fn datagrams(bytes: &[u8], segment: usize) -> impl Iterator<Item = &[u8]> {
+pub fn datagrams(bytes: &mut [u8], segment: usize) -> impl Iterator<Item = &mut [u8]> {
     // An empty datagram is one, too.
-    let empty = bytes.is_empty().then_some(bytes);
-    empty.into_iter().chain(bytes.chunks(segment.max(1)))
+    let empty = bytes.is_empty().then_some(&mut [][..]);
+    empty.into_iter().chain(bytes.chunks_mut(segment.max(1)))
 }
 
 /// What became of a datagram.
@@ -607,7 +607,7 @@ mod tests {
             let mut came = Vec::new();
             calls = b.counters().receive_calls;
             while let Received::Datagrams { len, segment, .. } = b.receive(&mut buf).unwrap() {
-                came.extend(datagrams(&buf[..len], segment).map(<[u8]>::to_vec));
+                came.extend(datagrams(&mut buf[..len], segment).map(|one| one.to_vec()));
             }
             assert_eq!(came, bytes.chunks(1400).map(<[u8]>::to_vec).collect::<Vec<_>>());
             calls = b.counters().receive_calls - calls;
@@ -616,7 +616,7 @@ mod tests {
         assert_eq!((out.send_calls, calls), (trains, 2), "the last call finds nothing");
         assert_eq!((out.datagrams_out, into.datagrams_in), (6 * trains, 6 * trains));
         assert_eq!(out.bytes_out, into.bytes_in);
-        assert_eq!(datagrams(&[], 0).count(), 1, "an empty datagram is one");
+        assert_eq!(datagrams(&mut [], 0).count(), 1, "an empty datagram is one");
     }
 
     #[test]

@@ -1,30 +1,39 @@
-//! The bytes of a data packet: its header, its checksum and its frames. Layouts are drawn in
+//! The bytes of a data packet: its header, its tag and its frames. Layouts are drawn in
 //! `docs/transport.md`. Integers are little-endian and of fixed width.
 //!
-//! Not here: the handshake's packets (`handshake.rs`), what a frame causes (`session.rs`), and any
-//! encryption: the 16 bytes of the tag hold a CRC32C and the session's token until an AEAD takes
-//! the place. Structure after RFC 9000, sections 17 and 19.
+//! Not here: the handshake's packets (`handshake.rs`), what a frame causes (`session.rs`), and
+//! encryption (`crypt.rs`); in a plain session the 16 bytes of the tag hold a CRC32C and the session's
+//! token. Structure after RFC 9000, sections 17 and 19.
 
 use crate::codec::{DecodeError, Reader, Writer};
 use crate::config::net::{ACK_RANGES_MAX, CLOSE_REASON_LEN_MAX};
 use crate::page::Span;
 
 /// Version of every byte layout below and of the handshake.
-pub const PROTOCOL: u32 = 8;
-/// Bytes before the first frame: type 1, tag 16 (checksum 4, token 12), session 4, packet number 8.
-pub const HEADER_LEN: usize = COVERED_AT + TOKEN_LEN + 12;
+pub const PROTOCOL: u32 = 9;
+/// Bytes of a packet's tag: of its AEAD, or a checksum of 4 and a token of 12.
+pub const TAG_LEN: usize = 16;
+/// Bytes before the first frame: type 1, tag 16, session 4, packet number 8.
+pub const HEADER_LEN: usize = SESSION_AT + 12;
+/// Bytes of the header that an AEAD authenticates: all but the tag.
+pub const COVERED_LEN: usize = HEADER_LEN - TAG_LEN;
 /// First byte of a hello.
 pub const TYPE_HELLO: u8 = 0x01;
 /// First byte of a welcome.
 pub const TYPE_WELCOME: u8 = 0x02;
 /// First byte of a refusal.
 pub const TYPE_REFUSE: u8 = 0x03;
-/// First byte of a data packet: the low half is the key phase, which is 0 until there are keys.
+/// First byte of a cookie: say hello again, with it.
+pub const TYPE_COOKIE: u8 = 0x04;
+/// First byte of a data packet in the even key phase.
 pub const TYPE_DATA: u8 = 0x10;
+/// The same in the odd key phase.
+pub const TYPE_DATA_ODD: u8 = 0x11;
 
-const CRC_AT: usize = 1;
+const TAG_AT: usize = 1;
+const SESSION_AT: usize = TAG_AT + TAG_LEN;
 /// The checksum covers everything from here on, so that it is one run of bytes.
-const COVERED_AT: usize = CRC_AT + 4;
+const CHECKED_AT: usize = TAG_AT + 4;
 const TOKEN_LEN: usize = 12;
 
 const FRAME_WHOLE: u8 = 1;
@@ -48,54 +57,107 @@ pub const CREDIT_LEN: usize = 5;
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct SessionId(pub u32);
 
-/// Twelve bytes that only the two ends of a session know, one value for each direction. They keep
+/// Twelve bytes that only the two ends of a plain session know, one value for each direction. They keep
 /// packets of other sessions and blind forgeries out; they are no defence against who reads along.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Token(pub [u8; TOKEN_LEN]);
 
+/// Which of two keys a packet is under; it changes with each new key.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Phase {
+    /// Of a session's first key, and of all plain packets.
+    Even,
+    /// Of its second.
+    Odd,
+}
+
+impl Phase {
+    /// The one after this one.
+    pub fn other(self) -> Phase {
+        match self {
+            Phase::Even => Phase::Odd,
+            Phase::Odd => Phase::Even,
+        }
+    }
+
+    fn packet_type(self) -> u8 {
+        match self {
+            Phase::Even => TYPE_DATA,
+            Phase::Odd => TYPE_DATA_ODD,
+        }
+    }
+}
+
 /// A data packet whose header has the right shape; nothing has been checked yet.
-#[derive(Clone, Copy, Debug)]
+#[derive(Debug)]
 pub struct Packet<'a> {
     /// The session, as the receiver numbers it.
     pub receiver: SessionId,
     /// The packet's number; never used twice in one direction of a session.
     pub number: u64,
-    token: Token,
-    crc: u32,
-    covered: &'a [u8],
-    /// The frames.
-    pub payload: &'a [u8],
+    /// Which key it is under.
+    pub phase: Phase,
+    datagram: &'a mut [u8],
 }
 
 impl<'a> Packet<'a> {
-    /// Splits a datagram. Fails on other packet types and on datagrams shorter than a header.
-    pub fn decode(datagram: &'a [u8]) -> Result<Self, DecodeError> {
-        let covered = datagram.get(COVERED_AT..).ok_or(DecodeError::Truncated)?;
+    /// Reads a datagram's header. Fails on other packet types and on datagrams shorter than a header.
+    pub fn decode(datagram: &'a mut [u8]) -> Result<Self, DecodeError> {
         let mut reader = Reader::new(datagram);
-        if reader.u8()? != TYPE_DATA {
-            return Err(DecodeError::Bad("packet type"));
-        }
-        let crc = reader.u32()?;
-        let mut token = [0; TOKEN_LEN];
-        token.copy_from_slice(reader.bytes(TOKEN_LEN)?);
+        let phase = match reader.u8()? {
+            TYPE_DATA => Phase::Even,
+            TYPE_DATA_ODD => Phase::Odd,
+            _ => return Err(DecodeError::Bad("packet type")),
+        };
+        reader.bytes(TAG_LEN)?;
         let receiver = SessionId(reader.u32()?);
         let number = reader.u64()?;
-        Ok(Packet { receiver, number, token: Token(token), crc, covered, payload: reader.rest() })
+        Ok(Packet { receiver, number, phase, datagram })
     }
 
-    /// Whether the packet carries this session's token.
-    pub fn has_token(&self, token: Token) -> bool {
-        self.token == token
+    /// What an AEAD covers of the header, the tag, and the frames.
+    pub fn parts(self) -> ([u8; COVERED_LEN], [u8; TAG_LEN], &'a mut [u8]) {
+        let (header, frames) = self.datagram.split_at_mut(HEADER_LEN);
+        let mut tag = [0; TAG_LEN];
+        tag.copy_from_slice(&header[TAG_AT..SESSION_AT]);
+        (covered(header).0, tag, frames)
     }
 
-    /// Whether header and frames are as they were sent.
-    pub fn is_intact(&self) -> bool {
-        crc_fast::crc32_iscsi(self.covered) == self.crc
+    /// The frames, if this is an unaltered packet of the plain session with this token.
+    pub fn plain_frames(self, token: Token) -> Option<&'a mut [u8]> {
+        let checked = &self.datagram[CHECKED_AT..];
+        let crc = &self.datagram[TAG_AT..CHECKED_AT];
+        let is_ours = self.phase == Phase::Even
+            && checked[..TOKEN_LEN] == token.0
+            && crc_fast::crc32_iscsi(checked).to_le_bytes() == crc;
+        is_ours.then_some(&mut self.datagram[HEADER_LEN..])
     }
 }
 
-/// Appends a header whose checksum is still zero; [`seal`] sets it.
-pub fn put_header(out: &mut Vec<u8>, receiver: SessionId, number: u64, token: Token) {
+/// What an AEAD covers of a header, and the packet number in it.
+pub fn covered(header: &[u8]) -> ([u8; COVERED_LEN], u64) {
+    let (mut covered, mut number) = ([0; COVERED_LEN], [0; 8]);
+    covered[0] = header[0];
+    covered[1..].copy_from_slice(&header[SESSION_AT..HEADER_LEN]);
+    number.copy_from_slice(&covered[5..]);
+    (covered, u64::from_le_bytes(number))
+}
+
+/// Appends the header of a packet that is going to be encrypted; [`put_tag`] completes it.
+pub fn put_header(out: &mut Vec<u8>, phase: Phase, receiver: SessionId, number: u64) {
+    out.put_u8(phase.packet_type());
+    out.put(&[0; TAG_LEN]);
+    out.put_u32(receiver.0);
+    out.put_u64(number);
+}
+
+/// Writes an AEAD's tag into a header.
+pub fn put_tag(header: &mut [u8], tag: &[u8]) {
+    header[TAG_AT..SESSION_AT].copy_from_slice(tag);
+}
+
+/// Appends the header of a plain packet; [`put_checksum`] completes it.
+pub fn put_plain_header(out: &mut Vec<u8>, receiver: SessionId, number: u64, token: Token) {
     out.put_u8(TYPE_DATA);
     out.put_u32(0);
     out.put(&token.0);
@@ -110,7 +172,7 @@ impl Checksum {
     /// Begins with a packet's first bytes: at least its header.
     pub fn of_first(bytes: &[u8]) -> Self {
         let mut digest = crc_fast::Digest::new(crc_fast::CrcAlgorithm::Crc32Iscsi);
-        digest.update(&bytes[COVERED_AT..]);
+        digest.update(&bytes[CHECKED_AT..]);
         Checksum(digest)
     }
 
@@ -125,10 +187,10 @@ impl Checksum {
     }
 }
 
-/// Writes the checksum into the header at the start of `packet`; it is the packet's own if nothing is given.
-pub fn seal(packet: &mut [u8], crc: Option<u32>) {
-    let crc = crc.unwrap_or_else(|| crc_fast::crc32_iscsi(&packet[COVERED_AT..]));
-    packet[CRC_AT..COVERED_AT].copy_from_slice(&crc.to_le_bytes());
+/// Writes the checksum into the header at the start of a plain packet; it is the packet's own if none is given.
+pub fn put_checksum(packet: &mut [u8], crc: Option<u32>) {
+    let crc = crc.unwrap_or_else(|| crc_fast::crc32_iscsi(&packet[CHECKED_AT..]));
+    packet[TAG_AT..CHECKED_AT].copy_from_slice(&crc.to_le_bytes());
 }
 
 /// Consecutive packet numbers, both ends included.
@@ -389,33 +451,35 @@ mod tests {
     }
 
     #[test]
-    fn a_packet_is_intact_only_as_it_was_sealed() {
+    fn a_plain_packet_is_accepted_only_as_it_was_sealed() {
         let token = Token([9; 12]);
         let mut out = Vec::new();
-        put_header(&mut out, SessionId(5), 77, token);
+        put_plain_header(&mut out, SessionId(5), 77, token);
         put_ping(&mut out);
         let mut crc = Checksum::of_first(&out[..HEADER_LEN]);
         crc.add(&out[HEADER_LEN..]);
-        let crc = crc.finish();
-        seal(&mut out, None);
-        assert_eq!(Packet::decode(&out).unwrap().crc, crc, "in two places or in one");
-        let packet = Packet::decode(&out).unwrap();
-        assert_eq!((packet.receiver, packet.number), (SessionId(5), 77));
-        assert!(packet.has_token(token) && packet.is_intact());
+        let mut twin = out.clone();
+        put_checksum(&mut out, None);
+        put_checksum(&mut twin, Some(crc.finish()));
+        assert_eq!(out, twin, "in two places or in one");
+        let is_accepted = |bytes: &mut [u8]| {
+            Packet::decode(bytes).is_ok_and(|packet| {
+                (packet.receiver, packet.number) == (SessionId(5), 77) && packet.plain_frames(token).is_some()
+            })
+        };
+        assert!(is_accepted(&mut out));
         for bit in 0..out.len() * 8 {
             out[bit / 8] ^= 1 << (bit % 8);
-            let accepted = Packet::decode(&out)
-                .is_ok_and(|p| p.receiver == SessionId(5) && p.has_token(token) && p.is_intact());
-            assert!(!accepted, "bit {bit} may flip unseen");
+            assert!(!is_accepted(&mut out), "bit {bit} may flip unseen");
             out[bit / 8] ^= 1 << (bit % 8);
         }
     }
 
     proptest! {
         #[test]
-        fn random_bytes_never_panic(bytes in proptest::collection::vec(any::<u8>(), 0..400)) {
+        fn random_bytes_never_panic(mut bytes in proptest::collection::vec(any::<u8>(), 0..400)) {
             let _ = decode_all(&bytes);
-            let _ = Packet::decode(&bytes).map(|p| p.is_intact());
+            let _ = Packet::decode(&mut bytes).map(|packet| packet.plain_frames(Token([0; 12])).is_some());
         }
 
         #[test]

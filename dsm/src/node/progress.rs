@@ -36,7 +36,7 @@ impl Runtime {
             self.inspect_processes(&mut locked);
             if self.due(&locked) <= now {
                 // Of a receiver that gets no core, or of nobody.
-                self.handle(&mut locked, now, &Found::Nothing, &[]);
+                self.handle(&mut locked, now, &Found::Nothing, &mut []);
             }
             self.report_failed_fault(&mut locked);
             let mut sleep = |until: Time| {

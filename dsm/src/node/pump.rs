@@ -135,12 +135,12 @@ impl Runtime {
     }
 
     /// Takes in what a thread has found at the socket, and looks at the timers.
-    pub(super) fn handle(&self, locked: &mut Entry<'_>, now: Time, found: &Found, buffer: &[u8]) {
+    pub(super) fn handle(&self, locked: &mut Entry<'_>, now: Time, found: &Found, buffer: &mut [u8]) {
         locked.machine.forget_asker();
         let before = (locked.machine.outputs(), locked.machine.calls().handled());
         match *found {
             Found::Datagrams { len, segment, from } => {
-                for datagram in datagrams(&buffer[..len], segment) {
+                for datagram in datagrams(&mut buffer[..len], segment) {
                     self.give(locked, now, Event::Datagram { from, bytes: datagram });
                 }
             }

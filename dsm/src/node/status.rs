@@ -10,8 +10,8 @@ use super::{Runtime, RuntimeState};
 use crate::coherence::{Coherence, Counters as CoherenceCounters, Placement};
 use crate::machine::Machine;
 use crate::membership::{Death, Kind, Member, Membership};
-use crate::net::Counters as NetCounters;
 use crate::net::udp::SocketCounters;
+use crate::net::{Cipher, Counters as NetCounters};
 use crate::page::{NodeId, PAGE_SIZE};
 
 /// One node.
@@ -98,6 +98,8 @@ pub struct PeerStatus {
     pub mtu: usize,
     /// Fragments sent again.
     pub retransmissions: u64,
+    /// What guards its packets.
+    pub cipher: Cipher,
 }
 
 /// The cluster as its coordinator knows it.
@@ -169,6 +171,7 @@ pub(super) fn node_status(locked: &mut RuntimeState, runtime: &Runtime) -> NodeS
             node,
             rtt_us: machine.endpoint().rtt(session)?.0 as f64 / 1e3,
             mtu: machine.endpoint().mtu(session)?,
+            cipher: machine.endpoint().cipher(session)?,
             retransmissions: machine.endpoint().session_counters(session)?.fragments_retransmitted,
         })
     });

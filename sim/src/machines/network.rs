@@ -5,7 +5,8 @@ use std::net::SocketAddr;
 
 use pagemesh::machine::Event as MachineEvent;
 use pagemesh::net::{
-    ClusterKey, Endpoint, EndpointConfig, Event as NetEvent, OutMessage, Priority, TransmitBuf, Version,
+    ClusterKey, Endpoint, EndpointConfig, Entropy, Event as NetEvent, KeyLife, OutMessage, Priority,
+    TransmitBuf, Version,
 };
 use pagemesh::page::{Incarnation, Span, Time};
 
@@ -47,8 +48,19 @@ pub(super) fn addr(host: usize, process: usize) -> SocketAddr {
 pub(super) fn fresh_endpoint(incarnation: u64, seed: u64, queue_max: usize) -> Endpoint {
     let key = ClusterKey::new([7; 32]);
     let config = EndpointConfig::new(key, Incarnation(incarnation), Version::of_library(1), 212_992);
-    let config = EndpointConfig { queue_max, ..config };
-    Endpoint::new(config, seed)
+    let config = EndpointConfig { queue_max, key_life: key_life(seed), ..config };
+    Endpoint::new(config, Entropy::of_seed(seed))
+}
+
+/// Most runs last less than a minute, so keys change sooner in half of the endpoints.
+fn key_life(seed: u64) -> KeyLife {
+    let mut rng = fastrand::Rng::with_seed(seed);
+    let usual = KeyLife::default();
+    match rng.u32(..4) {
+        0 => KeyLife { packets: rng.u64(1..200), ..usual },
+        1 => KeyLife { time: Span::from_ms(rng.u64(1..3_000)), ..usual },
+        _ => usual,
+    }
 }
 
 impl Machines {
@@ -60,9 +72,9 @@ impl Machines {
     }
 
     /// A process, or a stranger, sends a datagram.
-    pub(super) fn put(&mut self, from: SocketAddr, to: SocketAddr, bytes: Vec<u8>) {
+    pub(super) fn put(&mut self, from: SocketAddr, to: SocketAddr, mut bytes: Vec<u8>) {
         if to.port() == STRANGER_PORT {
-            return self.answer_stranger(from, &bytes);
+            return self.answer_stranger(from, &mut bytes);
         }
         let process = usize::from(to.port() - PORT_BASE);
         let rng = &mut self.shared.rng;
@@ -197,7 +209,7 @@ impl Machines {
         self.move_stranger();
     }
 
-    fn answer_stranger(&mut self, from: SocketAddr, bytes: &[u8]) {
+    fn answer_stranger(&mut self, from: SocketAddr, bytes: &mut [u8]) {
         let now = self.shared.now;
         let Some(stranger) = &mut self.stranger else { return };
         stranger.endpoint.handle_datagram(now, from, bytes, &mut |_, _| {});

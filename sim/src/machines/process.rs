@@ -310,12 +310,12 @@ impl Machines {
             return self.schedule(until, Event::Receive(index));
         }
         for _ in 0..self.shared.rng.u32(1..=8) {
-            let Some((from, bytes)) = self.processes[index].socket.pop_front() else { break };
+            let Some((from, mut bytes)) = self.processes[index].socket.pop_front() else { break };
             if self.dies_now(index) {
                 return;
             }
             self.work.datagrams += 1;
-            self.tell(index, MachineEvent::Datagram { from, bytes: &bytes });
+            self.tell(index, MachineEvent::Datagram { from, bytes: &mut bytes });
         }
         if self.processes[index].socket.is_empty() {
             self.tell(index, MachineEvent::Drained(now));

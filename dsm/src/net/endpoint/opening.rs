@@ -1,18 +1,23 @@
 //! How sessions begin: hello, welcome, and the first data packet of each side.
 //!
 //! A responder keeps a bounded number of half-open handshakes, the oldest giving way; a replayed
-//! hello gets one for each address that it comes from, and no session, since only the tokens of both fresh nonces open it.
+//! hello gets one for each address that it comes from, and no session, since only the
+//! secrets of both fresh keys open it. When many are half-open, only hellos with a cookie get one.
 
 use std::net::SocketAddr;
 
 use super::listening::Ends;
 use super::table::{Connecting, HalfOpen, Owed, State, Welcomed};
 use super::{CloseReason, ConnectError, ConnectRefused, Endpoint, Event, SessionHandle, Side};
-use crate::config::net::{HALF_OPEN_MAX, HANDSHAKE_TIMEOUT, SESSIONS_MAX};
-use crate::net::handshake::{Handshake, Hello, Nonce, Refuse, RefuseWhy, Reject, Series, Welcome};
+use crate::config::net::{HALF_OPEN_COOKIES, HALF_OPEN_MAX, HANDSHAKE_TIMEOUT, SESSIONS_MAX};
+use crate::net::crypt::{Cipher, Guards};
+use crate::net::handshake::{
+    Callee, Caller, Cookie, Handshake, Hello, Nonce, Plain, Refuse, RefuseWhy, Reject, Series, Welcome,
+};
 use crate::net::session::{Peer, Session};
 use crate::net::wire::SessionId;
 use crate::page::{Span, Time};
+use crate::settings::Encrypt;
 
 /// A handshake packet that answers one of a peer.
 pub(super) struct Reply {
@@ -27,7 +32,7 @@ impl Endpoint {
     /// Begins a session to `addr`. [`Event::Connected`] or [`Event::ConnectFailed`] follows when this node has
     /// listened for [`HANDSHAKE_TIMEOUT`]. If both sides begin one at the same time, two sessions result.
     pub fn connect(&mut self, now: Time, addr: SocketAddr) -> Result<SessionHandle, ConnectRefused> {
-        let series = Series::new(self.rng.u64(..));
+        let series = Series::new(self.entropy.u64());
         self.connect_again(now, addr, series)
     }
 
@@ -53,7 +58,7 @@ impl Endpoint {
         if self.table.sessions() >= SESSIONS_MAX {
             return Err(ConnectRefused::Full);
         }
-        let (index, session) = self.table.allocate(&mut self.rng);
+        let (index, session) = self.table.allocate(&mut self.entropy);
         let ends = self.listening.ends_after(now, HANDSHAKE_TIMEOUT);
         self.say_hello(now, index, session, (addr, series), ends);
         Ok(self.table.handle(index))
@@ -68,21 +73,21 @@ impl Endpoint {
         (addr, series): (SocketAddr, Series),
         ends: Ends,
     ) {
-        let nonce = self.nonce();
-        let hello = self.keys.encode_hello(&Hello {
-            version: self.config.version,
-            nonce,
-            session,
+        let caller = Caller {
             incarnation: self.config.incarnation,
             credit: self.share.idle() as u32,
             series,
-        });
+            plain: self.plain_with(addr),
+            cipher: self.config.cipher,
+        };
+        let pending = self.keys.begin_hello(&mut self.entropy, self.config.version, session, &caller);
+        let hello = self.keys.encode_hello(&pending, &Cookie::default());
         let (retry_at, retry_after) = Connecting::first_retry(now);
         self.table.set(
             index,
             State::Connecting(Box::new(Connecting {
                 addr,
-                nonce,
+                pending,
                 hello,
                 series,
                 ends: Ends { doubted_at: Span(u64::MAX), ..ends },
@@ -111,6 +116,9 @@ impl Endpoint {
             Ok(Handshake::Hello(hello)) => self.on_hello(now, from, &hello),
             Ok(Handshake::Welcome(welcome)) => self.on_welcome(now, from, &welcome),
             Ok(Handshake::Refuse(refuse)) => self.on_refuse(from, &refuse),
+            Ok(Handshake::Cookie { receiver, hello_nonce, cookie }) => {
+                self.on_cookie(from, receiver, &hello_nonce, &cookie);
+            }
         }
     }
 
@@ -137,6 +145,12 @@ impl Endpoint {
         if self.table.sessions() >= SESSIONS_MAX {
             return self.refuse(from, hello.session, hello.nonce, RefuseWhy::Full);
         }
+        if self.table.half_open() >= HALF_OPEN_COOKIES && !self.cookies.accept(now, from, hello) {
+            self.counters.cookies_sent += 1;
+            let cookie = self.cookies.give(now, from, hello);
+            let bytes = self.keys.encode_cookie(hello, &cookie);
+            return self.reply(from, bytes);
+        }
         if self.table.half_open() >= HALF_OPEN_MAX
             && let Some(oldest) = self.table.oldest_half_open()
         {
@@ -147,26 +161,29 @@ impl Endpoint {
     }
 
     fn open_half(&mut self, now: Time, from: SocketAddr, hello: &Hello) {
-        let nonce = self.nonce();
-        let (index, session) = self.table.allocate(&mut self.rng);
-        let welcome = self.keys.encode_welcome(&Welcome {
-            receiver: hello.session,
-            version: self.config.version,
-            hello_nonce: hello.nonce,
-            nonce,
+        let Some((caller, asked)) = self.keys.read_hello(&mut self.entropy, hello) else {
+            self.counters.malformed += 1;
+            return;
+        };
+        let (index, session) = self.table.allocate(&mut self.entropy);
+        let both_plain = caller.plain == Plain::Wanted && self.plain_with(from) == Plain::Wanted;
+        let callee = Callee {
             session,
             incarnation: self.config.incarnation,
             credit: self.share.idle() as u32,
-        });
-        let (initiator, responder) = self.keys.tokens(&hello.nonce, &nonce);
+            cipher: match (both_plain, self.config.cipher, caller.cipher) {
+                (true, _, _) => Cipher::Plain,
+                (false, Cipher::Aes128Gcm, Cipher::Aes128Gcm) => Cipher::Aes128Gcm,
+                (false, _, _) => Cipher::Chacha20Poly1305,
+            },
+        };
+        let (welcome, (theirs, ours)) = self.keys.encode_welcome(hello, asked, &callee);
         let peer = Peer {
             addr: from,
-            incarnation: hello.incarnation,
+            incarnation: caller.incarnation,
             session: hello.session,
-            token_out: responder,
-            token_in: initiator,
-            credit: hello.credit,
-            series: hello.series,
+            credit: caller.credit,
+            series: caller.series,
         };
         let ends = self.listening.ends_after(now, HANDSHAKE_TIMEOUT);
         let age = self.table.next_age();
@@ -177,6 +194,7 @@ impl Endpoint {
                 hello_nonce: hello.nonce,
                 welcome: welcome.clone(),
                 peer,
+                guards: Guards::new(now, callee.cipher, (ours, theirs), self.config.key_changes()),
                 ends,
                 age,
             })),
@@ -187,27 +205,55 @@ impl Endpoint {
 
     fn on_welcome(&mut self, now: Time, from: SocketAddr, welcome: &Welcome) {
         let Some(index) = self.answered(from, welcome.receiver, &welcome.hello_nonce) else { return };
-        let State::Connecting(connecting) = &self.table.slot(index).state else { return };
-        if connecting.rival.is_some_and(|rival| rival != welcome.incarnation) {
+        let plain = self.plain_with(from);
+        let State::Connecting(connecting) = &mut self.table.slot_mut(index).state else { return };
+        let read = self.keys.read_welcome(&mut connecting.pending, welcome);
+        let agreed = |callee: &Callee| callee.cipher != Cipher::Plain || plain == Plain::Wanted;
+        let Some((callee, (ours, theirs))) = read.filter(|(callee, _)| agreed(callee)) else {
+            self.counters.malformed += 1;
+            return;
+        };
+        if connecting.rival.is_some_and(|rival| rival != callee.incarnation) {
             // Of two starts of the peer the one that answers a new question is the later one.
-            return self.begin_anew(now, index, welcome.receiver, (from, connecting.series));
+            let series = connecting.series;
+            return self.begin_anew(now, index, welcome.receiver, (from, series));
         }
-        let (ends, nonce, series) = (connecting.ends, connecting.nonce, connecting.series);
-        let (initiator, responder) = self.keys.tokens(&nonce, &welcome.nonce);
+        let (ends, series, nonce) = (connecting.ends, connecting.series, *connecting.pending.nonce());
         let peer = Peer {
             addr: from,
-            incarnation: welcome.incarnation,
-            session: welcome.session,
-            token_out: initiator,
-            token_in: responder,
-            credit: welcome.credit,
+            incarnation: callee.incarnation,
+            session: callee.session,
+            credit: callee.credit,
             series,
         };
-        let session = Box::new(Session::new(now, peer, (Side::Initiator, nonce), &self.config));
+        let guards = Guards::new(now, callee.cipher, (ours, theirs), self.config.key_changes());
+        let session = Box::new(Session::new(now, (peer, guards), (Side::Initiator, nonce), &self.config));
         let ends = self.listening.welcomed(now, ends);
         self.table.set(index, State::Welcomed(Welcomed { session, ends }));
         self.table.mark_ready(index, &mut self.ready);
         self.update(index);
+    }
+
+    /// The peer has many handshakes to finish, and wants to know that this one comes from here.
+    fn on_cookie(&mut self, from: SocketAddr, receiver: SessionId, nonce: &Nonce, cookie: &Cookie) {
+        let Some(index) = self.answered(from, receiver, nonce) else { return };
+        if let State::Connecting(connecting) = &mut self.table.slot_mut(index).state {
+            connecting.hello = self.keys.encode_hello(&connecting.pending, cookie);
+            connecting.owed = Owed::Now;
+            self.table.mark_ready(index, &mut self.ready);
+        }
+    }
+
+    /// What this node says of encryption to a peer.
+    fn plain_with(&self, peer: SocketAddr) -> Plain {
+        // The kernel drops what comes from another host with an address of this one.
+        let is_here = || peer.ip().is_loopback() || self.config.own_ip == Some(peer.ip());
+        match self.config.encrypt {
+            Encrypt::All => Plain::Never,
+            Encrypt::Hosts if is_here() => Plain::Wanted,
+            Encrypt::Hosts => Plain::Never,
+            Encrypt::Never => Plain::Wanted,
+        }
     }
 
     fn on_refuse(&mut self, from: SocketAddr, refuse: &Refuse) {
@@ -225,7 +271,7 @@ impl Endpoint {
     /// The attempt of ours that an authentic answer is for.
     fn answered(&mut self, from: SocketAddr, receiver: SessionId, nonce: &Nonce) -> Option<u16> {
         let found = self.table.index_of(receiver).filter(|&index| match &self.table.slot(index).state {
-            State::Connecting(connecting) => connecting.addr == from && connecting.nonce == *nonce,
+            State::Connecting(connecting) => connecting.addr == from && connecting.pending.nonce() == nonce,
             State::Welcomed(_) | State::Live(_) | State::HalfOpen(_) | State::Closing(_) | State::Free => {
                 false
             }
@@ -249,14 +295,12 @@ impl Endpoint {
             State::HalfOpen(_) | State::Welcomed(_) => {}
         }
         let mut age = u64::MAX;
-        let session = match std::mem::replace(&mut self.table.slot_mut(index).state, State::Free) {
+        let session = match self.table.replace(index, State::Free) {
             State::Welcomed(welcomed) => welcomed.session,
             State::HalfOpen(half) => {
                 age = half.age;
-                let (peer, nonce) = (half.peer, half.hello_nonce);
-                // Put back, so that the table's count stays right.
-                self.table.slot_mut(index).state = State::HalfOpen(half);
-                Box::new(Session::new(now, peer, (Side::Responder, nonce), &self.config))
+                let from = (Side::Responder, half.hello_nonce);
+                Box::new(Session::new(now, (half.peer, half.guards), from, &self.config))
             }
             State::Live(_) | State::Closing(_) | State::Free | State::Connecting(_) => {
                 unreachable!("returned above")
@@ -384,11 +428,5 @@ impl Endpoint {
         if self.replies.len() < REPLIES_MAX {
             self.replies.push_back(Reply { to, bytes });
         }
-    }
-
-    fn nonce(&mut self) -> Nonce {
-        let mut nonce = [0; 16];
-        self.rng.fill(&mut nonce);
-        nonce
     }
 }

@@ -7,7 +7,9 @@ use std::net::SocketAddr;
 use super::listening::Ends;
 use super::{ConnectError, SessionHandle, index_of};
 use crate::config::net::{HALF_OPEN_MAX, HELLO_RETRY, HELLO_RETRY_MAX, SESSIONS_MAX};
-use crate::net::handshake::{Nonce, Series};
+use crate::net::crypt::Guards;
+use crate::net::entropy::Entropy;
+use crate::net::handshake::{Nonce, Pending, Series};
 use crate::net::session::{Outbox, Peer, Session};
 use crate::net::wire::SessionId;
 use crate::page::{Incarnation, Span, Time};
@@ -33,7 +35,7 @@ pub(super) enum State {
 
 pub(super) struct Connecting {
     pub(super) addr: SocketAddr,
-    pub(super) nonce: Nonce,
+    pub(super) pending: Pending,
     pub(super) hello: Vec<u8>,
     pub(super) series: Series,
     pub(super) ends: Ends,
@@ -51,6 +53,7 @@ pub(super) struct HalfOpen {
     pub(super) hello_nonce: Nonce,
     pub(super) welcome: Vec<u8>,
     pub(super) peer: Peer,
+    pub(super) guards: Guards,
     pub(super) ends: Ends,
     /// Counts up, so that the oldest can be found.
     pub(super) age: u64,
@@ -63,6 +66,7 @@ pub(super) struct Welcomed {
 
 pub(super) struct Closing {
     pub(super) peer: Peer,
+    pub(super) guards: Guards,
     pub(super) next_number: u64,
     pub(super) until: Time,
     pub(super) code: u16,
@@ -246,12 +250,12 @@ impl Table {
     }
 
     /// A free slot with a fresh id; the caller has compared the counts with their bounds.
-    pub(super) fn allocate(&mut self, rng: &mut fastrand::Rng) -> (u16, SessionId) {
+    pub(super) fn allocate(&mut self, entropy: &mut Entropy) -> (u16, SessionId) {
         let index = self.free.pop().unwrap_or_else(|| {
             assert!(self.slots.len() < SLOTS_MAX, "sessions and half-open handshakes are counted");
             self.deadlines.push(NEVER);
             self.slots.push(Slot {
-                generation: rng.u32(..),
+                generation: entropy.u32(),
                 id: SessionId(0),
                 is_ready: Ready::No,
                 refused_told: Told::No,
@@ -259,18 +263,24 @@ impl Table {
             });
             (self.slots.len() - 1) as u16
         });
-        let id = SessionId(rng.u32(..) & !(INDEXES as u32 - 1) | u32::from(index));
+        let id = SessionId(entropy.u32() & !(INDEXES as u32 - 1) | u32::from(index));
         self.slot_mut(index).id = id;
         (index, id)
     }
 
     /// Fills a slot, or moves it to another state.
     pub(super) fn set(&mut self, index: u16, state: State) {
+        self.replace(index, state);
+    }
+
+    /// The same; what was there.
+    pub(super) fn replace(&mut self, index: u16, state: State) -> State {
         let slot = self.slot_mut(index);
         let before = std::mem::replace(&mut slot.state, state);
         let is_half_open = matches!(slot.state, State::HalfOpen(_));
         let was_half_open = matches!(before, State::HalfOpen(_));
         self.half_open = self.half_open + usize::from(is_half_open) - usize::from(was_half_open);
+        before
     }
 
     /// Empties a slot; handles to it are dead.

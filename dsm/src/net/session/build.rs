@@ -13,9 +13,7 @@ use crate::config::net::{
 use crate::net::credit;
 use crate::net::message::Priority;
 use crate::net::transmit::TransmitBuf;
-use crate::net::wire::{
-    HEADER_LEN, put_credit, put_header, put_part_head, put_ping, put_probe_head, put_whole_head,
-};
+use crate::net::wire::{HEADER_LEN, put_credit, put_part_head, put_ping, put_probe_head, put_whole_head};
 use crate::page::Time;
 
 /// Datagram lengths that are allowed now.
@@ -56,7 +54,7 @@ impl Session {
             self.demand = Demand::Less;
             return false;
         }
-        self.begin(buf);
+        self.begin(now, buf);
         let mut carries = Carries::default();
         // It rides along even when it is not due; whether anything carries it shows below.
         let owed = self.acks.owed();
@@ -161,7 +159,7 @@ impl Session {
         }
         let free = self.credit_out.saturating_sub(self.recovery.outstanding() + CREDIT_CONTROL_RESERVE);
         let Some(size) = self.mtu.poll_probe(now, credit::len_within(free)) else { return false };
-        self.begin(buf);
+        self.begin(now, buf);
         put_probe_head(&mut buf.bytes);
         buf.put_padding(size - buf.len());
         self.counters.mtu_probes += 1;
@@ -169,10 +167,10 @@ impl Session {
         true
     }
 
-    fn begin(&self, buf: &mut TransmitBuf) {
-        buf.clear();
+    fn begin(&mut self, now: Time, buf: &mut TransmitBuf) {
         let number = self.recovery.next_number();
-        put_header(&mut buf.bytes, self.peer.session, number, self.peer.token_out);
+        self.guards.seal.renew(now, number, self.recovery.largest_acked());
+        buf.begin(&self.guards.seal, self.peer.session, number);
     }
 
     fn record(&mut self, now: Time, len: usize, purpose: Purpose, carries: Carries, fragments: Fragments) {

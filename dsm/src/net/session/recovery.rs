@@ -129,6 +129,11 @@ impl Recovery {
         self.first + self.sent.len() as u64
     }
 
+    /// The newest packet that the peer has acknowledged.
+    pub(super) fn largest_acked(&self) -> Option<u64> {
+        self.largest_acked
+    }
+
     /// Bytes that count for congestion.
     pub(super) fn in_flight(&self) -> usize {
         self.in_flight

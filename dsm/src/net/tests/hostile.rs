@@ -1,18 +1,31 @@
 //! Datagrams that no sender of ours meant: altered, cut, replayed, forged. A counter moves, nothing else.
 
-use super::rig::{Datagram, Rig, addr, lan};
+use super::rig::{Datagram, Rig, addr, config, lan};
 use crate::codec::Writer;
-use crate::net::wire::{self, Packet, PacketRange, SessionId, Token};
-use crate::net::{CLOSE_VIOLATION, CloseReason, Counters, Event, Priority, Violation};
+use crate::config::net::{HALF_OPEN_COOKIES, REKEY_AFTER};
+use crate::net::wire::{self, PacketRange};
+use crate::net::{
+    CLOSE_VIOLATION, CloseReason, Counters, EndpointConfig, Event, Priority, SessionHandle, Version,
+    Violation,
+};
 use crate::page::Span;
+use crate::settings::Encrypt;
 
 /// Two nodes, with a capture of their handshake and of packets with every frame but CLOSE.
-fn capture_all() -> Rig {
-    let mut rig = Rig::new(2, lan(1));
+fn capture_all(encrypt: Encrypt) -> Rig {
+    let mut rig = Rig::new(0, lan(1));
+    for index in 0..2 {
+        rig.add(EndpointConfig { encrypt, ..config(index) }, lan(1));
+    }
     rig.capture = Some(Vec::new());
     let (a, b) = rig.connect(0, 1);
     rig.send(0, a, b"a whole message", Priority::Control);
     rig.send(1, b, &[3; 30_000], Priority::Bulk);
+    rig.run(Span::from_ms(5));
+    // What follows is under the next keys.
+    rig.run(REKEY_AFTER);
+    rig.send(0, a, b"a later message", Priority::Control);
+    rig.send(1, b, b"and another", Priority::Control);
     rig.run(Span::from_ms(5));
     rig
 }
@@ -33,28 +46,88 @@ fn what_comes_from_where_no_answer_can_go_gets_none() {
 
 #[test]
 fn an_altered_or_cut_datagram_moves_a_counter_and_nothing_else() {
-    let mut rig = capture_all();
+    [Encrypt::All, Encrypt::Never].into_iter().for_each(alter_and_cut_all);
+}
+
+fn alter_and_cut_all(encrypt: Encrypt) {
+    let mut rig = capture_all(encrypt);
     let captured = rig.capture.take().unwrap();
+    let odd = captured.iter().filter(|datagram| datagram.bytes[0] == wire::TYPE_DATA_ODD).count();
+    assert_eq!(odd > 0, encrypt == Encrypt::All, "two keys");
     rig.run(Span::from_ms(100));
-    let mut rng = fastrand::Rng::with_seed(1);
-    for original in captured {
-        let node = rig.nodes.iter().position(|n| n.addr == original.to).unwrap();
-        let bits = original.bytes.len() * 8;
-        // Every bit of headers and short packets, a sample of the rest.
-        let sample: Vec<usize> = if bits <= 1000 {
-            (0..bits).collect()
-        } else {
-            (0..1000).chain((0..300).map(|_| rng.usize(1000..bits))).collect()
-        };
-        for bit in sample {
-            let mut bytes = original.bytes.clone();
-            bytes[bit / 8] ^= 1 << (bit % 8);
-            check_dropped(&mut rig, node, &original, &bytes);
-        }
-        for len in (0..original.bytes.len()).step_by(1 + original.bytes.len() / 200) {
-            check_dropped(&mut rig, node, &original, &original.bytes[..len]);
-        }
+    captured.iter().for_each(|original| alter_and_cut(&mut rig, original));
+    // Both ends go on.
+    for (node, peer) in [(0, 1), (1, 0)] {
+        let session = rig.connected(node, addr(peer)).unwrap();
+        rig.send(node, session, b"still here", Priority::Control);
+        rig.run(Span::from_ms(5));
+        assert!(rig.nodes[peer].delivered.last().is_some_and(|(_, bytes)| bytes == b"still here"));
     }
+}
+
+fn alter_and_cut(rig: &mut Rig, original: &Datagram) {
+    let mut rng = fastrand::Rng::with_seed(1);
+    let node = rig.nodes.iter().position(|n| n.addr == original.to).unwrap();
+    let bits = original.bytes.len() * 8;
+    // Every bit of headers and short packets, a sample of the rest.
+    let sample: Vec<usize> = if bits <= 1000 {
+        (0..bits).collect()
+    } else {
+        (0..1000).chain((0..300).map(|_| rng.usize(1000..bits))).collect()
+    };
+    for bit in sample {
+        let mut bytes = original.bytes.clone();
+        bytes[bit / 8] ^= 1 << (bit % 8);
+        check_dropped(rig, node, original, &bytes);
+    }
+    for len in (0..original.bytes.len()).step_by(1 + original.bytes.len() / 200) {
+        check_dropped(rig, node, original, &original.bytes[..len]);
+    }
+}
+
+/// What node `b` answers to a hello, which is given to it alone.
+fn answer(rig: &mut Rig, b: usize, hello: &Datagram) -> Datagram {
+    rig.inject(b, hello.from, &hello.bytes);
+    first_of(rig, b)
+}
+
+/// What a node sends now, before all else.
+fn first_of(rig: &mut Rig, node: usize) -> Datagram {
+    rig.capture = Some(Vec::new());
+    rig.flush(node);
+    rig.capture.take().unwrap().remove(0)
+}
+
+#[test]
+fn an_altered_or_cut_refusal_ends_no_attempt() {
+    let mut rig = Rig::new(1, lan(1));
+    rig.add(EndpointConfig { version: Version::of_library(2), ..config(1) }, lan(1));
+    rig.nodes[1].endpoint.connect(rig.now, addr(0)).unwrap();
+    let hello = first_of(&mut rig, 1);
+    let refusal = answer(&mut rig, 0, &hello);
+    assert_eq!(refusal.bytes[0], wire::TYPE_REFUSE);
+    alter_and_cut(&mut rig, &refusal);
+    assert!(rig.nodes[1].events.is_empty());
+    rig.inject(1, refusal.from, &refusal.bytes);
+    assert!(matches!(rig.nodes[1].events[..], [Event::ConnectFailed { .. }]));
+}
+
+#[test]
+fn an_altered_or_cut_cookie_is_used_in_no_hello() {
+    let mut rig = Rig::new(2, lan(1));
+    rig.nodes[0].endpoint.connect(rig.now, addr(1)).unwrap();
+    let hello = first_of(&mut rig, 0);
+    for port in 1..=HALF_OPEN_COOKIES as u16 {
+        rig.inject(1, ([10, 9, 9, 9], port).into(), &hello.bytes);
+    }
+    rig.flush(1);
+    let cookie = answer(&mut rig, 1, &hello);
+    assert_eq!(cookie.bytes[0], wire::TYPE_COOKIE);
+    alter_and_cut(&mut rig, &cookie);
+    rig.inject(0, cookie.from, &cookie.bytes);
+    let again = first_of(&mut rig, 0);
+    assert_eq!(again.bytes[0], wire::TYPE_HELLO);
+    assert_eq!(answer(&mut rig, 1, &again).bytes[0], wire::TYPE_WELCOME);
 }
 
 fn check_dropped(rig: &mut Rig, node: usize, original: &Datagram, bytes: &[u8]) {
@@ -72,12 +145,12 @@ fn check_dropped(rig: &mut Rig, node: usize, original: &Datagram, bytes: &[u8]) 
 }
 
 fn dropped(c: &Counters) -> u64 {
-    c.malformed + c.unknown_session + c.bad_token + c.bad_crc + c.bad_key + c.bad_mac
+    c.malformed + c.unknown_session + c.bad_tag + c.bad_key + c.bad_mac
 }
 
 #[test]
 fn a_replayed_capture_delivers_nothing_twice() {
-    let mut rig = capture_all();
+    let mut rig = capture_all(Encrypt::All);
     let captured = rig.capture.take().unwrap();
     let (events, delivered): (Vec<_>, Vec<_>) =
         rig.nodes.iter().map(|n| (n.events.clone(), n.delivered.clone())).unzip();
@@ -93,7 +166,7 @@ fn a_replayed_capture_delivers_nothing_twice() {
 
 #[test]
 fn a_replayed_capture_is_accepted_by_nobody_after_a_restart() {
-    let mut rig = capture_all();
+    let mut rig = capture_all(Encrypt::All);
     let captured = rig.capture.take().unwrap();
     rig.restart(0, 900);
     rig.restart(1, 901);
@@ -112,33 +185,24 @@ fn a_replayed_capture_is_accepted_by_nobody_after_a_restart() {
 /// A peer that has the key and breaks the protocol: writes packets of node 0's session itself.
 struct Forger {
     rig: Rig,
-    session: SessionId,
-    token: Token,
+    session: SessionHandle,
     number: u64,
 }
 
 impl Forger {
     fn new() -> Self {
         let mut rig = Rig::new(2, lan(1));
-        rig.capture = Some(Vec::new());
-        let (a, _) = rig.connect(0, 1);
-        rig.send(0, a, b"x", Priority::Control);
+        let (session, _) = rig.connect(0, 1);
+        rig.send(0, session, b"x", Priority::Control);
         rig.run(Span::from_ms(5));
-        let captured = rig.capture.take().unwrap();
-        let last = captured.iter().rev().find(|d| d.from == addr(0)).unwrap();
-        let packet = Packet::decode(&last.bytes).unwrap();
-        let mut token = [0; 12];
-        token.copy_from_slice(&last.bytes[5..17]);
-        let number = packet.number + 100;
-        Forger { session: packet.receiver, token: Token(token), number, rig }
+        Forger { session, number: 100, rig }
     }
 
     /// Gives node 1 a packet of these frames.
     fn give(&mut self, frames: impl FnOnce(&mut Vec<u8>)) {
-        let mut bytes = Vec::new();
-        wire::put_header(&mut bytes, self.session, self.number, self.token);
-        frames(&mut bytes);
-        wire::seal(&mut bytes, None);
+        let forged = self.rig.nodes[0].endpoint.forge(self.session, self.number, frames);
+        // Nothing can follow what has ended the session.
+        let Some(bytes) = forged else { return };
         self.number = self.number.wrapping_add(1);
         self.rig.inject(1, addr(0), &bytes);
         self.rig.flush(1);
@@ -227,7 +291,7 @@ fn random_authentic_frames_never_panic() {
 
 #[test]
 fn a_packet_from_another_address_is_of_no_session() {
-    let mut rig = capture_all();
+    let mut rig = capture_all(Encrypt::All);
     let captured = rig.capture.take().unwrap();
     let before = rig.nodes[1].endpoint.counters();
     let datagram = captured.iter().rev().find(|d| d.to == addr(1)).unwrap();

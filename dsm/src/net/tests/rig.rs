@@ -7,8 +7,8 @@ use std::net::SocketAddr;
 use crate::net::credit::truesize;
 use crate::net::inject::{Injector, InjectorConfig};
 use crate::net::{
-    ClusterKey, Endpoint, EndpointConfig, Event, OutMessage, Priority, SendError, SessionHandle, TransmitBuf,
-    Version,
+    ClusterKey, Endpoint, EndpointConfig, Entropy, Event, OutMessage, Priority, SendError, SessionHandle,
+    TransmitBuf, Version,
 };
 use crate::page::{Incarnation, Span, Time};
 
@@ -90,7 +90,7 @@ impl Rig {
         let index = self.nodes.len();
         let seed = self.seed.wrapping_mul(1000) + index as u64;
         self.nodes.push(Node {
-            endpoint: Endpoint::new(config.clone(), seed),
+            endpoint: Endpoint::new(config.clone(), Entropy::of_seed(seed)),
             addr: addr(index),
             config,
             delivered: Vec::new(),
@@ -140,7 +140,7 @@ impl Rig {
     pub(super) fn restart(&mut self, node: usize, incarnation: u64) {
         let config =
             EndpointConfig { incarnation: Incarnation(incarnation), ..self.nodes[node].config.clone() };
-        self.nodes[node].endpoint = Endpoint::new(config, incarnation);
+        self.nodes[node].endpoint = Endpoint::new(config, Entropy::of_seed(incarnation));
         self.nodes[node].events.clear();
         self.nodes[node].delivered.clear();
     }
@@ -164,7 +164,7 @@ impl Rig {
     /// Gives a node a datagram past network and socket buffer.
     pub(super) fn inject(&mut self, node: usize, from: SocketAddr, bytes: &[u8]) {
         let Node { endpoint, delivered, events, .. } = &mut self.nodes[node];
-        endpoint.handle_datagram(self.now, from, bytes, &mut |session, message| {
+        endpoint.handle_datagram(self.now, from, &mut bytes.to_vec(), &mut |session, message| {
             delivered.push((session, message.to_vec()));
         });
         events.extend(std::iter::from_fn(|| endpoint.poll_event()));

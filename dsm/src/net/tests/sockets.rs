@@ -8,7 +8,7 @@ use crate::config::net::PATH_AFTER;
 use crate::net::inject::{Chance, Injector, InjectorConfig};
 use crate::net::udp::{DATAGRAM_MAX, Outlet, Received, UdpSocket, datagrams};
 use crate::net::{
-    Endpoint, EndpointConfig, Event, OutMessage, Priority, SessionHandle, TransmitBuf, Version,
+    Endpoint, EndpointConfig, Entropy, Event, OutMessage, Priority, SessionHandle, TransmitBuf, Version,
 };
 use crate::page::{Incarnation, PageBuf, Span, Time};
 
@@ -33,7 +33,7 @@ impl Node {
         let config =
             EndpointConfig::new(key(), Incarnation(index), Version::of_library(1), socket.receive_buffer());
         Node {
-            endpoint: Endpoint::new(config, index),
+            endpoint: Endpoint::new(config, Entropy::of_seed(index)),
             socket,
             outlet: Outlet::new(injector),
             buf: TransmitBuf::default(),
@@ -54,7 +54,7 @@ impl Node {
                 Received::Datagrams { len, segment, from } => {
                     self.heard_from = Some(from);
                     let delivered = &mut self.delivered;
-                    for datagram in datagrams(&buffer[..len], segment) {
+                    for datagram in datagrams(&mut buffer[..len], segment) {
                         self.endpoint.handle_datagram(now, from, datagram, &mut |_, _| *delivered += 1);
                     }
                 }

@@ -15,7 +15,7 @@ use crate::error::Result;
 use crate::net::Endpoint;
 use crate::net::inject::Injector;
 use crate::net::transmit::{Transmit, TransmitBuf};
-use crate::net::wire::TYPE_DATA;
+use crate::net::wire::{TYPE_DATA, TYPE_DATA_ODD};
 use crate::page::{Span, Time};
 
 /// The way out of an endpoint. Belongs beside it, under the same lock.
@@ -62,7 +62,7 @@ enum Kind {
 impl Kind {
     fn of(slices: &[&[u8]]) -> Kind {
         match slices.first().and_then(|slice| slice.first()) {
-            Some(&TYPE_DATA) => Kind::OfSession,
+            Some(&(TYPE_DATA | TYPE_DATA_ODD)) => Kind::OfSession,
             Some(_) | None => Kind::Handshake,
         }
     }
