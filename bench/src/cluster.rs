@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use pagemesh::Settings;
 use pagemesh::net::ClusterKey;
+use pagemesh::settings::Encrypt;
 use serde::{Deserialize, Serialize};
 
 use crate::Result;
@@ -145,7 +146,7 @@ impl Cluster {
 impl RankSettings {
     /// What the library wants to know.
     pub(crate) fn settings(&self) -> Result<Settings> {
-        let mut settings = Settings { program: 1, ..Settings::default() };
+        let mut settings = Settings { program: 1, encrypt: encrypt()?, ..Settings::default() };
         (settings.rank, settings.ranks) = (self.rank, self.ranks);
         settings.join = self.join;
         settings.socket = self.socket.map(|socket| child::adopt(socket).into());
@@ -159,9 +160,17 @@ impl RankSettings {
 
 impl DaemonSettings {
     /// Which daemon, and what the library wants to know.
-    pub(crate) fn settings(&self) -> (u16, Settings) {
+    pub(crate) fn settings(&self) -> Result<(u16, Settings)> {
         let socket = self.socket.map(|socket| child::adopt(socket).into());
         let (join, key_file) = (self.join, Some(self.key_file.clone()));
-        (self.index, Settings { join, socket, key_file, ..Settings::default() })
+        Ok((self.index, Settings { join, socket, key_file, encrypt: encrypt()?, ..Settings::default() }))
+    }
+}
+
+/// `PAGEMESH_ENCRYPT` is the one setting that a run obeys: figures are given for both.
+pub(crate) fn encrypt() -> Result<Encrypt> {
+    match std::env::var("PAGEMESH_ENCRYPT") {
+        Ok(name) => Encrypt::of_name(&name).ok_or_else(|| format!("PAGEMESH_ENCRYPT: `{name}`").into()),
+        Err(_) => Ok(Encrypt::default()),
     }
 }

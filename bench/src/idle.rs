@@ -45,7 +45,7 @@ fn cpu_time(processes: &[u32]) -> Result<f64> {
 
 /// In a child: a daemon of the cluster.
 pub(crate) fn serve(settings: DaemonSettings) -> Result<()> {
-    let (index, settings) = settings.settings();
+    let (index, settings) = settings.settings()?;
     let node = Node::start(NodeConfig::daemon(settings, index))?;
     child::answer(&Ok(()))?;
     Ok(node.wait_for_shutdown()?)

@@ -6,7 +6,8 @@ use std::time::{Duration, Instant};
 use pagemesh::net::inject::{Chance, Injector, InjectorConfig};
 use pagemesh::net::udp::{DATAGRAM_MAX, Outlet, Received, UdpSocket, datagrams};
 use pagemesh::net::{
-    ClusterKey, Endpoint, EndpointConfig, Event, OutMessage, Priority, SessionHandle, TransmitBuf, Version,
+    ClusterKey, Endpoint, EndpointConfig, Entropy, Event, OutMessage, Priority, SessionHandle, TransmitBuf,
+    Version,
 };
 use pagemesh::page::{Incarnation, PAGE_SIZE, PageBuf, Span, Time};
 
@@ -54,13 +55,14 @@ impl Peer {
             socket.receive_buffer(),
         );
         config.mtu_max = settings.datagram_max;
+        config.encrypt = crate::cluster::encrypt()?;
         let loss = Chance(settings.loss_ppm);
         let injector = InjectorConfig { loss, seed: own, ..InjectorConfig::default() };
         let injector = (settings.loss_ppm > 0).then(|| Injector::new(injector));
         Ok(Peer {
             settings,
             socket,
-            endpoint: Endpoint::new(config, own),
+            endpoint: Endpoint::new(config, Entropy::of_seed(own)),
             outlet: Outlet::new(injector),
             transmit: TransmitBuf::default(),
             clock: Instant::now(),
@@ -173,7 +175,7 @@ impl Peer {
         match self.socket.receive(&mut self.buffer)? {
             Received::Datagrams { len, segment, from } => {
                 let arrived = &mut self.arrived;
-                for datagram in datagrams(&self.buffer[..len], segment) {
+                for datagram in datagrams(&mut self.buffer[..len], segment) {
                     self.endpoint.handle_datagram(now, from, datagram, &mut |_, bytes| {
                         arrived.push_back(bytes.len());
                     });
