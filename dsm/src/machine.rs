@@ -27,6 +27,7 @@ use tracing::Level;
 
 pub use describe::describe;
 pub use egress::Outputs;
+pub use gate::EarlyBounds;
 pub use lifecycle::{Departing, Departure, LeaveFailure, Lifecycle, Why};
 pub use mutation::{Mutation, Rules};
 
@@ -45,7 +46,7 @@ use crate::page::{
 };
 use crate::rpc::core::Calls;
 use egress::Egress;
-use gate::Gate;
+use gate::{Gate, Hearing, Source};
 use losses::Losses;
 use routes::{Routes, link};
 
@@ -207,6 +208,8 @@ pub struct MachineConfig {
     pub nearest: Option<NodeId>,
     /// Silence after which members are suspected, if not the usual one.
     pub silence_max: Option<Span>,
+    /// How much it keeps that comes too early.
+    pub early: EarlyBounds,
     /// All rules, except in tests of the tests.
     pub rules: Rules,
     /// The same for membership.
@@ -284,7 +287,7 @@ impl Machine {
             coherence: None,
             lifecycle: Lifecycle::Joining(None),
             routes: Routes::new(),
-            gate: Gate::default(),
+            gate: Gate::new(config.early),
             egress: Egress::default(),
             losses: Losses::default(),
             ranks: NodeSet::EMPTY,
@@ -332,8 +335,8 @@ impl Machine {
         match event {
             Event::Datagram { from, bytes } => {
                 let cores = &mut self.cores;
-                self.endpoint.handle_datagram(now, from, bytes, &mut |session, message| {
-                    cores.deliver(now, session, message, host);
+                self.endpoint.offer_datagram(now, from, bytes, &mut |session, message| {
+                    cores.deliver(now, session, message, Source::Socket, host).taken()
                 });
             }
             Event::Refused(addr) => self.endpoint.handle_refused(now, addr),
@@ -610,18 +613,28 @@ impl Machine {
 
 impl Cores {
     /// One message of a session.
-    fn deliver<H: Host>(&mut self, now: Time, session: SessionHandle, bytes: &[u8], host: &mut H) {
-        let understood = match bytes.split_first() {
-            Some((&channel::COHERENCE, rest)) => self.deliver_batch(now, session, bytes, rest, host),
-            Some((&channel::CALLS, rest)) => self.deliver_calls(now, session, bytes, rest),
-            Some((&channel::CONTROL, rest)) => self.deliver_control(now, session, rest),
-            Some((&channel::GUEST, rest)) => self.deliver_guest(now, session, rest),
-            Some((&channel::LOSS, rest)) => self.deliver_loss(self.routes.node(session), rest),
-            Some(_) | None => false,
+    fn deliver<H: Host>(
+        &mut self,
+        now: Time,
+        session: SessionHandle,
+        bytes: &[u8],
+        source: Source,
+        host: &mut H,
+    ) -> Hearing {
+        let hearing = match bytes.split_first() {
+            Some((&channel::COHERENCE, rest)) => {
+                self.deliver_batch(now, (session, source), bytes, rest, host)
+            }
+            Some((&channel::CALLS, rest)) => self.deliver_calls(now, (session, source), bytes, rest),
+            Some((&channel::CONTROL, rest)) => Hearing::of(self.deliver_control(now, session, rest)),
+            Some((&channel::GUEST, rest)) => Hearing::of(self.deliver_guest(now, session, rest)),
+            Some((&channel::LOSS, rest)) => Hearing::of(self.deliver_loss(self.routes.node(session), rest)),
+            Some(_) | None => Hearing::Unsound,
         };
-        if !understood {
+        if hearing == Hearing::Unsound {
             self.violators.push(session);
         }
+        hearing
     }
 
     fn deliver_control(&mut self, now: Time, session: SessionHandle, rest: &[u8]) -> bool {
@@ -645,31 +658,22 @@ impl Cores {
     fn deliver_batch<H: Host>(
         &mut self,
         now: Time,
-        session: SessionHandle,
+        (session, source): (SessionHandle, Source),
         bytes: &[u8],
         rest: &[u8],
         host: &mut H,
-    ) -> bool {
-        let Ok(batch) = Batch::decode(rest) else { return false };
+    ) -> Hearing {
+        let Ok(batch) = Batch::decode(rest) else { return Hearing::Unsound };
         // The sender may name nodes and regions that only a later view explains.
         let is_known = batch.epoch <= self.installed || !self.rules.awaits_views();
         let (Some(from), Some(coherence), true) = (self.routes.node(session), &mut self.coherence, is_known)
         else {
-            return self.keep_early(session, bytes);
+            return self.keep_early(session, bytes, source);
         };
         self.outputs.asker = Some(from);
         coherence.handle_batch(now, from, &batch, host);
         self.note_resident(host);
-        true
-    }
-
-    /// Keeps a message until the view is known that explains it; false if its session has no room left.
-    fn keep_early(&mut self, session: SessionHandle, bytes: &[u8]) -> bool {
-        if !self.rules.keeps_early_messages() {
-            return true;
-        }
-        let is_member = self.routes.node(session).is_some();
-        self.gate.keep(self.rules, session, bytes, is_member)
+        Hearing::Heard
     }
 
     /// Gives the coherence core an event, if it exists yet.

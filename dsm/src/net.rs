@@ -36,5 +36,5 @@ pub use entropy::Entropy;
 pub use handshake::{ClusterKey, Series, Version};
 pub use message::{OutMessage, Priority};
 pub use mutation::{Mutation, Rules};
-pub use session::{SendError, Violation};
+pub use session::{SendError, Taken, Violation};
 pub use transmit::{Transmit, TransmitBuf};

@@ -57,7 +57,9 @@ use crate::config::node::{FLUSH_MAX, PAGE_POOL_MAX};
 use crate::error::{Error, Result};
 use crate::fault::{Arena, ArenaOptions, Backend, check_thread_mask};
 use crate::fork;
-use crate::machine::{Command, Departure, Event, Machine, MachineConfig, Outcome, Why, describe};
+use crate::machine::{
+    Command, Departure, EarlyBounds, Event, Machine, MachineConfig, Outcome, Why, describe,
+};
 use crate::membership::{ElementType, Introduction, Kind, RegionRecord, Want};
 use crate::net::inject::Injector;
 use crate::net::udp::{DATAGRAM_MAX, Outlet, UdpSocket};
@@ -381,6 +383,7 @@ impl Runtime {
             intro: Introduction { keeps_at: keepers.keeps_at(), ..introduction(config, incarnation, addr) },
             nearest: settings.nearest,
             silence_max: settings.silence_max_ms.map(Span::from_ms),
+            early: EarlyBounds::default(),
             rules: mutation::machine_rules(),
             membership_rules: mutation::membership_rules(),
         };

@@ -1,5 +1,6 @@
 //! Between the machine's sessions and the calls, which are a value of their own (`crate::rpc::core`).
 
+use super::gate::{Hearing, Source};
 use super::{Cores, Machine, Output, channel, typed};
 use crate::config::node::UNSENT_MESSAGES_MAX;
 use crate::config::rpc::CALLS_QUEUE_SHARE;
@@ -120,17 +121,18 @@ impl Machine {
 }
 
 impl Cores {
-    /// Takes a message of the calls; false if it is none, or came too early and there is no room for it.
+    /// Takes a message of the calls, or keeps it for later.
     pub(super) fn deliver_calls(
         &mut self,
         now: Time,
-        session: SessionHandle,
+        (session, source): (SessionHandle, Source),
         bytes: &[u8],
         rest: &[u8],
-    ) -> bool {
+    ) -> Hearing {
         match self.routes.peer(session) {
-            Some(peer) => self.calls.handle_message(now, peer, rest).is_ok(),
-            None => is_message(rest) && self.keep_early(session, bytes),
+            Some(peer) => Hearing::of(self.calls.handle_message(now, peer, rest).is_ok()),
+            None if is_message(rest) => self.keep_early(session, bytes, source),
+            None => Hearing::Unsound,
         }
     }
 

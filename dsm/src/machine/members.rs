@@ -234,8 +234,8 @@ impl Machine {
         // It knew no view of after its departure.
         let view = self.cores.membership.as_ref().map(|membership| membership.view().epoch);
         let installed = std::mem::replace(&mut self.cores.installed, view.unwrap_or_default());
-        for (session, bytes) in early {
-            self.cores.deliver(now, session, &bytes, host);
+        for early in early {
+            self.cores.deliver(now, early.session, &early.bytes, early.source(), host);
         }
         self.cores.installed = installed;
     }
@@ -250,8 +250,8 @@ impl Machine {
         if early.is_empty() {
             return;
         }
-        for (session, bytes) in early {
-            self.cores.deliver(now, session, &bytes, host);
+        for early in early {
+            self.cores.deliver(now, early.session, &early.bytes, early.source(), host);
         }
         let gate = &self.cores.gate;
         self.cores.routes.forget_ended(|session| gate.keeps(session));

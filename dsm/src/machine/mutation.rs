@@ -12,6 +12,7 @@ pub enum Mutation {
     GateOpensBetweenChanges,
     GateDropsEarlyMessages,
     GateHasNoBound,
+    GateWithoutRoomEndsSessions,
     MessagesForASlotGoToItsNextTenant,
     EarlyMessagesGoWithTheirSession,
     EarlyMessagesGoWithTheirMember,
@@ -36,11 +37,12 @@ pub enum Mutation {
 
 impl Mutation {
     /// Every mutation.
-    pub const ALL: [Mutation; 24] = [
+    pub const ALL: [Mutation; 25] = [
         Mutation::GateTakesLaterEpochs,
         Mutation::GateOpensBetweenChanges,
         Mutation::GateDropsEarlyMessages,
         Mutation::GateHasNoBound,
+        Mutation::GateWithoutRoomEndsSessions,
         Mutation::MessagesForASlotGoToItsNextTenant,
         Mutation::EarlyMessagesGoWithTheirSession,
         Mutation::EarlyMessagesGoWithTheirMember,
@@ -86,6 +88,11 @@ impl Rules {
     /// A session keeps so many messages here that came too early, and no more.
     pub(super) fn bounds_early_messages(&self) -> bool {
         self.keeps(Mutation::GateHasNoBound)
+    }
+
+    /// What finds no room is to come again: its sender cannot know what is known here.
+    pub(super) fn refuses_without_room(&self) -> bool {
+        self.keeps(Mutation::GateWithoutRoomEndsSessions)
     }
 
     /// What waits for a member that has gone is dropped.

@@ -94,6 +94,7 @@ fn joined() -> Machine {
         intro: intro(1),
         nearest: None,
         silence_max: None,
+        early: EarlyBounds::default(),
         rules: Rules::default(),
         membership_rules: crate::membership::Rules::default(),
     };
@@ -329,6 +330,28 @@ fn each_session_that_leads_to_no_member_has_a_bound_of_its_own_on_what_it_says_t
     assert!(keep(&mut gate, joiner, false) && keep(&mut gate, SessionHandle::from_bits(3), true));
     gate.forget(flood);
     assert_eq!(gate.take().len(), 2);
+}
+
+/// A node that joins may well call a member that has not heard of it for seconds.
+#[test]
+fn what_finds_no_room_is_refused_and_taken_when_its_sender_is_known() {
+    let mut machine = joined();
+    let session = SessionHandle::from_bits(1);
+    machine.cores.routes.connected(session, Incarnation(5));
+    let call = |machine: &mut Machine| {
+        machine.cores.deliver(Time(0), session, &[channel::CALLS], Source::Socket, &mut Nothing)
+    };
+    let heard = (0..EARLY_STRANGER_MESSAGES_MAX).all(|_| call(&mut machine) == Hearing::Heard);
+    assert!(heard && call(&mut machine) == Hearing::Refused);
+    assert!(machine.cores.violators.is_empty(), "it has broken no rule");
+    let member = |id: u16, incarnation| Member { id: NodeId(id), intro: intro(incarnation) };
+    let members = vec![member(0, 0), member(1, 1), member(2, 5)];
+    let view = View { epoch: Epoch(3), members, ..View::default() };
+    let membership = machine.cores.membership.as_mut().expect("joined");
+    membership.handle(Time(0), LinkId(7), Some(COORDINATOR), Control::View(view));
+    machine.flush(Time(0), &mut Nothing);
+    assert_eq!(call(&mut machine), Hearing::Heard);
+    assert_eq!(machine.cores.gate.held(), (0, 0), "and so is what was kept");
 }
 
 #[test]

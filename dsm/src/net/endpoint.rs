@@ -21,7 +21,7 @@ use crate::net::entropy::Entropy;
 use crate::net::handshake::{ClusterKey, Cookies, Keys, Series, Version};
 use crate::net::message::{OutMessage, Priority};
 use crate::net::mutation::Rules;
-use crate::net::session::{SendError, Session, Verdict, Violation};
+use crate::net::session::{SendError, Session, Taken, Verdict, Violation};
 use crate::net::transmit::{Transmit, TransmitBuf};
 use crate::net::wire::{
     self, Packet, SessionId, TYPE_COOKIE, TYPE_DATA, TYPE_DATA_ODD, TYPE_HELLO, TYPE_REFUSE, TYPE_WELCOME,
@@ -305,13 +305,28 @@ impl Endpoint {
         datagram: &mut [u8],
         deliver: &mut dyn FnMut(SessionHandle, &[u8]),
     ) {
+        self.offer_datagram(now, from, datagram, &mut |session, bytes| {
+            deliver(session, bytes);
+            Taken::Yes
+        });
+    }
+
+    /// The same for an owner that may have no room for a message: one that it refuses comes again, and holds up
+    /// others of its session only where the peer's windows are full.
+    pub fn offer_datagram(
+        &mut self,
+        now: Time,
+        from: SocketAddr,
+        datagram: &mut [u8],
+        offer: &mut dyn FnMut(SessionHandle, &[u8]) -> Taken,
+    ) {
         if from.port() == 0 {
             // No answer could go there.
             self.counters.malformed += 1;
             return;
         }
         match datagram.first() {
-            Some(&(TYPE_DATA | TYPE_DATA_ODD)) => self.handle_data(now, from, datagram, deliver),
+            Some(&(TYPE_DATA | TYPE_DATA_ODD)) => self.handle_data(now, from, datagram, offer),
             Some(&(TYPE_HELLO | TYPE_WELCOME | TYPE_REFUSE | TYPE_COOKIE)) => {
                 self.handle_handshake(now, from, datagram);
             }
@@ -324,7 +339,7 @@ impl Endpoint {
         now: Time,
         from: SocketAddr,
         datagram: &mut [u8],
-        deliver: &mut dyn FnMut(SessionHandle, &[u8]),
+        offer: &mut dyn FnMut(SessionHandle, &[u8]) -> Taken,
     ) {
         let len = datagram.len();
         let Ok(packet) = Packet::decode(datagram) else {
@@ -345,7 +360,7 @@ impl Endpoint {
             return;
         }
         match open.open(packet) {
-            Ok(frames) => self.handle_authentic(now, index, Authentic { number, len, frames }, deliver),
+            Ok(frames) => self.handle_authentic(now, index, Authentic { number, len, frames }, offer),
             Err(_) => self.counters.bad_tag += 1,
         }
     }
@@ -355,7 +370,7 @@ impl Endpoint {
         now: Time,
         index: u16,
         packet: Authentic<'_>,
-        deliver: &mut dyn FnMut(SessionHandle, &[u8]),
+        offer: &mut dyn FnMut(SessionHandle, &[u8]) -> Taken,
     ) {
         if !self.establish(now, index) {
             return;
@@ -371,8 +386,8 @@ impl Endpoint {
             return;
         };
         let was_active = session.is_active(now);
-        let mut deliver_here = |bytes: &[u8]| deliver(handle, bytes);
-        match session.handle_packet(now, packet.number, packet.len, packet.frames, &mut deliver_here) {
+        let mut offer_here = |bytes: &[u8]| offer(handle, bytes);
+        match session.handle_packet(now, packet.number, packet.len, packet.frames, &mut offer_here) {
             Ok(Verdict::Open) => {
                 let is_active = session.is_active(now);
                 // An acknowledgement opens windows; data may call for one at once.

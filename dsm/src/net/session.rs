@@ -97,6 +97,15 @@ pub(crate) struct Peer {
     pub(crate) series: Series,
 }
 
+/// What the owner of an endpoint did with a message that came.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Taken {
+    /// It has it.
+    Yes,
+    /// It has no room: the message is to come again.
+    No,
+}
+
 /// What a packet meant for the session as a whole.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) enum Verdict {
@@ -299,15 +308,16 @@ impl Session {
         worth_telling
     }
 
-    /// Takes in a packet of `len` bytes whose authenticity has been checked. Calls `deliver` for
-    /// every message that became complete. After an error the session must be ended.
+    /// Takes in a packet of `len` bytes whose authenticity has been checked. Offers every message that became
+    /// complete; a packet with one that is refused is not acknowledged, and its peer sends the message again. After
+    /// an error the session must be ended.
     pub(crate) fn handle_packet(
         &mut self,
         now: Time,
         number: u64,
         len: usize,
         payload: &[u8],
-        deliver: &mut dyn FnMut(&[u8]),
+        offer: &mut dyn FnMut(&[u8]) -> Taken,
     ) -> Result<Verdict, Violation> {
         if number >= NUMBER_MAX {
             return Err(Violation::PacketNumber);
@@ -325,21 +335,27 @@ impl Session {
             self.active_until = now + CREDIT_ACTIVE;
         }
         let mut reader = Reader::new(payload);
-        let (mut elicits, mut pinged) = (false, false);
+        let (mut elicits, mut pinged, mut refused) = (false, false, false);
+        let mut offer = |bytes: &[u8]| {
+            let taken = offer(bytes);
+            refused |= taken == Taken::No;
+            taken
+        };
         while let Some(frame) = next_frame(&mut reader)? {
             match frame {
                 Frame::Whole { id, bytes } => {
                     elicits = true;
-                    let arrival = self.reassembly.accept_whole(id)?;
+                    let messages_in = &mut self.counters.messages_in;
+                    let arrival = self.reassembly.accept_whole(id, || {
+                        let taken = offer(bytes);
+                        *messages_in += u64::from(taken == Taken::Yes);
+                        taken
+                    })?;
                     self.count_message(arrival);
-                    if arrival == Arrival::New {
-                        self.counters.messages_in += 1;
-                        deliver(bytes);
-                    }
                 }
                 Frame::Part { id, offset, total, bytes } => {
                     elicits = true;
-                    self.on_part(Piece { id, offset, total, bytes }, deliver)?;
+                    self.on_part(Piece { id, offset, total, bytes }, &mut offer)?;
                 }
                 Frame::Ack(ack) => self.on_ack(now, &ack)?,
                 Frame::Credit { window } => {
@@ -354,7 +370,11 @@ impl Session {
                 }
             }
         }
-        if elicits {
+        if refused {
+            self.acks.withdraw(number);
+            // Its peer hears that this node is there, though its packets seem to be lost.
+            self.ping = Owed::Now;
+        } else if elicits {
             self.acks.on_eliciting(now, number, credit::truesize(len), self.credit_in);
             if pinged {
                 // Nothing else is likely to go there soon: this spares a wake-up.
@@ -396,11 +416,12 @@ impl Session {
         }
     }
 
-    fn on_part(&mut self, piece: Piece<'_>, deliver: &mut dyn FnMut(&[u8])) -> Result<(), Violation> {
+    fn on_part(&mut self, piece: Piece<'_>, offer: &mut dyn FnMut(&[u8]) -> Taken) -> Result<(), Violation> {
         let mut complete = 0;
         let arrival = self.reassembly.accept_piece(piece, &mut |bytes| {
-            complete += 1;
-            deliver(bytes);
+            let taken = offer(bytes);
+            complete += u64::from(taken == Taken::Yes);
+            taken
         })?;
         self.counters.messages_in += complete;
         self.count_message(arrival);

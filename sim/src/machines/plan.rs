@@ -2,7 +2,7 @@
 
 use fastrand::Rng;
 use pagemesh::coherence::{NodeSet, Placement};
-use pagemesh::machine::Rules;
+use pagemesh::machine::{EarlyBounds, Rules};
 use pagemesh::page::{NodeId, Span, Time};
 
 use crate::plan::{Net, Plan as Memory};
@@ -31,6 +31,8 @@ pub(crate) struct Plan {
     /// The first process that goes on with its work before a session that it has begun has come up hears nothing of
     /// its peer for so long: the peer has the session already.
     pub(super) mutes: Option<Span>,
+    /// What a node keeps that comes too early.
+    pub(super) early: EarlyBounds,
     /// Ranks come to a barrier of their program, unless they leave before.
     pub(super) meets: bool,
     /// A process without a cluster's program that sends what no member explains.
@@ -140,6 +142,11 @@ impl Plan {
         // By a generator of its own: what else a seed stands for stays.
         let mut own = rng.clone();
         let mutes = is_rough.then(|| Span(own.u64(500 * MS..6_000 * MS)));
+        // Next to none, in some: the shipped bounds are out of reach of most seeds.
+        let early = match own.u32(..3) {
+            0 => EarlyBounds { messages: 1, stranger_messages: 1, ..EarlyBounds::default() },
+            _ => EarlyBounds::default(),
+        };
         Plan {
             processes,
             daemons,
@@ -152,6 +159,7 @@ impl Plan {
             is_rough,
             hostile: rng.bool(),
             mutes,
+            early,
             meets: rng.bool(),
             flood: rng.u32(..8) == 0,
             call_one_in: [1, 4, 40][rng.usize(..3)],

@@ -5,7 +5,6 @@ use std::net::SocketAddr;
 
 use pagemesh::coherence::{BarrierId, Failure, Input, NodeSet, OpId};
 use pagemesh::config::membership::JOIN_TIMEOUT;
-use pagemesh::config::node::{EARLY_MESSAGES_MAX, EARLY_STRANGER_MESSAGES_MAX};
 use pagemesh::machine::{
     Command, Departing, Departure, Event as MachineEvent, Machine, MachineConfig, Outcome, Output, Why,
 };
@@ -185,6 +184,7 @@ impl Machines {
             intro,
             nearest: None,
             silence_max: None,
+            early: self.plan.early,
             rules: self.plan.rules,
             membership_rules: pagemesh::membership::Rules::default(),
         };
@@ -642,8 +642,8 @@ impl Machines {
             new_deaths = membership.view().deaths.len();
         }
         self.work.early = self.work.early.max(audit.early_members as u64);
-        if audit.early_members > EARLY_MESSAGES_MAX
-            || audit.early_stranger > EARLY_STRANGER_MESSAGES_MAX
+        if audit.early_members > self.plan.early.messages
+            || audit.early_stranger > self.plan.early.stranger_messages
             || audit.waiting > WAITING_MAX
         {
             self.fail(|| format!("every queue is within its bound: p{index} {audit:?}"));

@@ -70,6 +70,23 @@ impl Acks {
         }
     }
 
+    /// The packet `number`, just inserted, counts as lost: what it carries is to come again.
+    pub(super) fn withdraw(&mut self, number: u64) {
+        let Some(at) = self.ranges.iter().position(|r| (r.first..=r.last).contains(&number)) else { return };
+        let PacketRange { first, last } = self.ranges.remove(at);
+        if first < number {
+            self.ranges.insert(at, PacketRange { first, last: number - 1 });
+        }
+        if number < last {
+            self.ranges.insert(at, PacketRange { first: number + 1, last });
+        }
+        self.ranges.truncate(ACK_RANGES_MAX);
+        if self.ranges.is_empty() {
+            // The peer has heard of all others.
+            self.on_written();
+        }
+    }
+
     /// The packet `number`, just inserted, asks for an acknowledgement; it took `truesize` bytes of
     /// the `credit` that its sender has.
     pub(super) fn on_eliciting(&mut self, now: Time, number: u64, truesize: usize, credit: usize) {
@@ -167,6 +184,33 @@ mod tests {
         acks.insert(Time(2), 0);
         acks.on_eliciting(Time(2), 0, 8448, 16_000);
         assert_eq!(acks.due(), Some(Time(2)));
+    }
+
+    #[test]
+    fn a_packet_that_is_withdrawn_is_named_by_no_acknowledgement() {
+        let named = |acks: &Acks| -> Vec<u64> { acks.ranges.iter().flat_map(|r| r.first..=r.last).collect() };
+        for withdrawn in 0..5 {
+            let mut acks = Acks::new();
+            let order = (0..5).filter(|number| *number != withdrawn).chain([withdrawn]);
+            order.for_each(|number| assert_eq!(acks.insert(Time(1), number), Arrival::New));
+            acks.withdraw(withdrawn);
+            let mut rest = named(&acks);
+            rest.sort_unstable();
+            assert_eq!(rest, (0..5).filter(|number| *number != withdrawn).collect::<Vec<u64>>());
+            assert_eq!(acks.insert(Time(2), withdrawn), Arrival::Duplicate, "it comes under another number");
+        }
+    }
+
+    /// What is owed and cannot be written would be due for ever.
+    #[test]
+    fn nothing_is_owed_when_no_packet_is_left_to_name() {
+        let mut acks = Acks::new();
+        acks.insert(Time(1), 0);
+        acks.on_eliciting(Time(1), 0, 768, CREDIT);
+        acks.insert(Time(2), 2);
+        acks.forget_through(0);
+        acks.withdraw(2);
+        assert_eq!((acks.due(), acks.owed()), (None, None));
     }
 
     proptest! {

@@ -5,6 +5,7 @@
 
 use smallvec::SmallVec;
 
+use super::Taken;
 use super::Violation;
 use super::seen::{Arrival, Seen};
 use crate::config::MESSAGE_LEN_MAX;
@@ -41,24 +42,35 @@ impl Reassembly {
         Reassembly { delivered: Seen::new(), partial: Vec::new(), bytes: 0, spare: Vec::new() }
     }
 
-    /// A message that came in one packet: whether it is to be delivered.
-    pub(super) fn accept_whole(&mut self, id: u64) -> Result<Arrival, Violation> {
+    /// A message that came in one packet. Calls `deliver` if it is new; refused, it is new when it comes again.
+    pub(super) fn accept_whole(
+        &mut self,
+        id: u64,
+        deliver: impl FnOnce() -> Taken,
+    ) -> Result<Arrival, Violation> {
         self.check_id(id)?;
-        let arrival = self.delivered.insert(id);
-        if arrival == Arrival::New && !self.partial.is_empty() {
+        if self.delivered.check(id) == Arrival::Duplicate {
+            return Ok(Arrival::Duplicate);
+        }
+        if deliver() == Taken::No {
+            return Ok(Arrival::New);
+        }
+        self.delivered.insert(id);
+        if !self.partial.is_empty() {
             // It was sent again in pieces meanwhile, over a path that has shrunk.
             if let Some(at) = self.partial.iter().position(|p| p.id == id) {
                 self.release(at);
             }
         }
-        Ok(arrival)
+        Ok(Arrival::New)
     }
 
-    /// A piece of a message. Calls `deliver` with the message when this piece completes it.
+    /// A piece of a message. Calls `deliver` with the message when it is complete; refused, it stays here until one
+    /// of its pieces comes again.
     pub(super) fn accept_piece(
         &mut self,
         piece: Piece<'_>,
-        deliver: &mut dyn FnMut(&[u8]),
+        deliver: &mut dyn FnMut(&[u8]) -> Taken,
     ) -> Result<Arrival, Violation> {
         let (offset, total) = (piece.offset as usize, piece.total as usize);
         if total > MESSAGE_LEN_MAX || total.checked_sub(offset).is_none_or(|room| piece.bytes.len() > room) {
@@ -79,8 +91,7 @@ impl Reassembly {
         let end = offset + piece.bytes.len();
         partial.buffer[offset..end].copy_from_slice(piece.bytes);
         let arrival = partial.present.insert(offset, end)?;
-        if partial.present.is_exactly(total) {
-            deliver(&partial.buffer[..total]);
+        if partial.present.is_exactly(total) && deliver(&partial.buffer[..total]) == Taken::Yes {
             self.delivered.insert(piece.id);
             self.release(at);
         }
@@ -165,7 +176,7 @@ mod tests {
         Piece { id, offset, total, bytes }
     }
 
-    fn no_delivery(_: &[u8]) {
+    fn no_delivery(_: &[u8]) -> Taken {
         panic!("nothing is complete");
     }
 
@@ -176,11 +187,16 @@ mod tests {
         for (offset, bytes) in
             [(6, &b"ghi"[..]), (0, b"abc"), (2, b"cde"), (0, b"abc"), (3, b"def"), (0, b"a")]
         {
-            reassembly.accept_piece(piece(0, offset, 9, bytes), &mut |m| delivered.push(m.to_vec())).unwrap();
+            reassembly
+                .accept_piece(piece(0, offset, 9, bytes), &mut |m| {
+                    delivered.push(m.to_vec());
+                    Taken::Yes
+                })
+                .unwrap();
         }
         assert_eq!(delivered, [b"abcdefghi".to_vec()]);
         assert_eq!(reassembly.held(), (0, 0));
-        assert_eq!(reassembly.accept_whole(0), Ok(Arrival::Duplicate));
+        assert_eq!(reassembly.accept_whole(0, || Taken::Yes), Ok(Arrival::Duplicate));
     }
 
     #[test]
@@ -212,7 +228,7 @@ mod tests {
         }
         let error = reassembly.accept_piece(piece(4, 0, 2, b"x"), &mut no_delivery);
         assert_eq!(error, Err(Violation::ReassemblyBounds));
-        let error = reassembly.accept_whole(MESSAGE_WINDOW * 2);
+        let error = reassembly.accept_whole(MESSAGE_WINDOW * 2, || Taken::Yes);
         assert_eq!(error, Err(Violation::MessageIdAhead));
     }
 
@@ -233,7 +249,7 @@ mod tests {
     fn a_whole_copy_ends_the_message_that_came_in_pieces() {
         let mut reassembly = Reassembly::new();
         reassembly.accept_piece(piece(3, 0, 9, b"abc"), &mut no_delivery).unwrap();
-        assert_eq!(reassembly.accept_whole(3), Ok(Arrival::New));
+        assert_eq!(reassembly.accept_whole(3, || Taken::Yes), Ok(Arrival::New));
         assert_eq!(reassembly.held(), (0, 0));
         let late = reassembly.accept_piece(piece(3, 3, 9, b"def"), &mut no_delivery);
         assert_eq!(late, Ok(Arrival::Duplicate));

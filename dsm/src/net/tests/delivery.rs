@@ -30,6 +30,31 @@ fn some_len(rng: &mut fastrand::Rng) -> usize {
     }
 }
 
+/// Refused messages are sent again like lost ones, also those in pieces of which only the last was refused.
+#[test]
+fn what_a_peer_has_no_room_for_comes_again_once_and_the_peer_is_heard_meanwhile() {
+    for seed in 0..20 {
+        let weather = if seed == 0 { lan(seed) } else { storm(seed) };
+        let (mut rig, a, _) = Rig::pair(weather);
+        rig.nodes[1].refuses = true;
+        let mut rng = fastrand::Rng::with_seed(seed);
+        let count = 40;
+        for number in 0..count {
+            let priority = if rng.bool() { Priority::Control } else { Priority::Bulk };
+            rig.send(0, a, &pattern(number, some_len(&mut rng)), priority);
+        }
+        for _ in 0..5 {
+            rig.run(Span::from_ms(1_000));
+            let heard = rig.nodes[0].endpoint.last_heard(a).expect("the session goes on");
+            assert!(rig.now.since(heard) < Span::from_ms(2_000), "seed {seed}: {heard:?}");
+        }
+        assert!(rig.nodes[1].delivered.is_empty());
+        rig.nodes[1].refuses = false;
+        rig.run_until(PATIENCE, |rig| rig.nodes[0].endpoint.pending(a) == Some(0));
+        assert_exactly_once(&rig.nodes[1], count);
+    }
+}
+
 #[test]
 fn every_message_arrives_exactly_once_in_a_storm() {
     for seed in 0..40 {

@@ -8,7 +8,7 @@ use crate::net::credit::truesize;
 use crate::net::inject::{Injector, InjectorConfig};
 use crate::net::{
     ClusterKey, Endpoint, EndpointConfig, Entropy, Event, OutMessage, Priority, SendError, SessionHandle,
-    TransmitBuf, Version,
+    Taken, TransmitBuf, Version,
 };
 use crate::page::{Incarnation, Span, Time};
 
@@ -38,6 +38,8 @@ pub(super) struct Node {
     socket_used: usize,
     pub(super) socket_used_max: usize,
     busy_until: Time,
+    /// It has no room for any message.
+    pub(super) refuses: bool,
     buf: TransmitBuf,
 }
 
@@ -101,6 +103,7 @@ impl Rig {
             socket_used: 0,
             socket_used_max: 0,
             busy_until: Time(0),
+            refuses: false,
             buf: TransmitBuf::default(),
         });
         index
@@ -163,9 +166,13 @@ impl Rig {
 
     /// Gives a node a datagram past network and socket buffer.
     pub(super) fn inject(&mut self, node: usize, from: SocketAddr, bytes: &[u8]) {
-        let Node { endpoint, delivered, events, .. } = &mut self.nodes[node];
-        endpoint.handle_datagram(self.now, from, &mut bytes.to_vec(), &mut |session, message| {
+        let Node { endpoint, delivered, events, refuses, .. } = &mut self.nodes[node];
+        endpoint.offer_datagram(self.now, from, &mut bytes.to_vec(), &mut |session, message| {
+            if *refuses {
+                return Taken::No;
+            }
             delivered.push((session, message.to_vec()));
+            Taken::Yes
         });
         events.extend(std::iter::from_fn(|| endpoint.poll_event()));
     }
