@@ -27,8 +27,8 @@ paths() {
     src=dsm/src
     case $1 in
         node) echo "$src/node.rs $src/node" ;;
-        rpc-shell) for file in endpoint transport section local workers; do printf '%s ' "$src/rpc/$file.rs"; done ;;
-        guest) echo "$src/guest.rs $src/guest $src/client.rs" ;;
+        rpc-shell) for file in endpoint transport signal section port callers local workers; do printf '%s ' "$src/rpc/$file.rs"; done ;;
+        client) echo "$src/guest.rs $src/guest $src/client.rs" ;;
         machine) echo "$src/machine.rs $src/machine" ;;
         runtime) echo "$src/runtime.rs $src/runtime $src/op.rs" ;;
     esac
@@ -56,7 +56,7 @@ code() {
 printf '%-12s' "part"
 for revision in "$@"; do printf ' %16.16s' "$revision"; done
 echo
-for part in node rpc-shell guest machine runtime; do
+for part in node rpc-shell client machine runtime; do
     printf '%-12s' "$part"
     for revision in "$@"; do printf ' %16d' "$(count "$revision" "$part")"; done
     echo
@@ -64,7 +64,7 @@ done
 printf '%-12s' "all"
 for revision in "$@"; do
     sum=0
-    for part in node rpc-shell guest machine runtime; do sum=$((sum + $(count "$revision" "$part"))); done
+    for part in node rpc-shell client machine runtime; do sum=$((sum + $(count "$revision" "$part"))); done
     printf ' %16d' "$sum"
 done
 echo

@@ -1,4 +1,4 @@
-//! An operator's view of a running cluster: a guest that asks the nodes' own interfaces.
+//! An operator's view of a running cluster: a client that asks the nodes' own interfaces.
 
 use std::net::SocketAddr;
 use std::path::Path;
@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use serde::de::DeserializeOwned;
 
+use crate::client::Client;
 use crate::error::{Error, Result};
-use crate::guest::Guest;
 use crate::membership::COORDINATOR;
 use crate::net::ClusterKey;
 use crate::node::control_stubs::{ClusterClient, ClusterRemoveRegionError, NodeClient};
@@ -21,7 +21,7 @@ pub use crate::node::status::{
 
 /// A session with a cluster's coordinator, and with its other nodes as they are asked.
 pub struct Admin {
-    guest: Guest,
+    client: Client,
     coordinator: Channel,
     timeout: Duration,
 }
@@ -32,10 +32,10 @@ impl Admin {
         let key = ClusterKey::load(key_file)?;
         let mut bind = coordinator;
         bind.set_port(0);
-        let guest = Guest::new(key, bind, None)?;
-        let peer = guest.connect(COORDINATOR, coordinator, timeout)?;
-        let coordinator = guest.channel_to(peer).with_deadline(timeout);
-        Ok(Admin { guest, coordinator, timeout })
+        let client = Client::new(key, bind, None)?;
+        let peer = client.connect(COORDINATOR, coordinator, timeout)?;
+        let coordinator = client.channel_to(peer).with_deadline(timeout);
+        Ok(Admin { client, coordinator, timeout })
     }
 
     /// The whole cluster: the coordinator's knowledge, and every member's own status where it answers.
@@ -66,8 +66,8 @@ impl Admin {
 
     /// The way to the interfaces of one member.
     pub fn channel_to(&self, node: NodeId, addr: SocketAddr) -> Result<Channel> {
-        let peer = self.guest.connect(node, addr, self.timeout)?;
-        Ok(self.guest.channel_to(peer).with_deadline(self.timeout))
+        let peer = self.client.connect(node, addr, self.timeout)?;
+        Ok(self.client.channel_to(peer).with_deadline(self.timeout))
     }
 
     /// Removes a region, when its last user goes.

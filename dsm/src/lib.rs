@@ -89,6 +89,8 @@ extern crate self as pagemesh;
 #[doc(hidden)]
 pub mod admin;
 #[doc(hidden)]
+pub mod client;
+#[doc(hidden)]
 pub mod codec;
 #[doc(hidden)]
 pub mod coherence;
@@ -99,8 +101,6 @@ mod error;
 pub mod fault;
 #[allow(unsafe_code)]
 mod fork;
-#[doc(hidden)]
-pub mod guest;
 #[allow(unsafe_code)]
 pub mod io;
 mod keep;

@@ -8,6 +8,7 @@
 //! events may come before one flush: what they cause for one peer then travels in one batch.
 
 mod calls;
+mod client;
 mod describe;
 mod egress;
 mod gate;
@@ -25,6 +26,7 @@ use std::net::SocketAddr;
 use rustc_hash::FxHashMap;
 use tracing::Level;
 
+pub use client::{ClientEvent, ClientMachine, ClientOutput};
 pub use describe::describe;
 pub use egress::Outputs;
 pub use gate::EarlyBounds;
@@ -55,7 +57,7 @@ pub(crate) mod channel {
     pub(in crate::machine) const COHERENCE: u8 = 1;
     pub(in crate::machine) const CONTROL: u8 = 2;
     /// Calls to and from a client that is no member.
-    pub(crate) const GUEST: u8 = 3;
+    pub(in crate::machine) const CLIENT: u8 = 3;
     pub(in crate::machine) const CALLS: u8 = 4;
     pub(in crate::machine) const LOSS: u8 = 5;
 }
@@ -627,7 +629,7 @@ impl Cores {
             }
             Some((&channel::CALLS, rest)) => self.deliver_calls(now, (session, source), bytes, rest),
             Some((&channel::CONTROL, rest)) => Hearing::of(self.deliver_control(now, session, rest)),
-            Some((&channel::GUEST, rest)) => Hearing::of(self.deliver_guest(now, session, rest)),
+            Some((&channel::CLIENT, rest)) => Hearing::of(self.deliver_guest(now, session, rest)),
             Some((&channel::LOSS, rest)) => Hearing::of(self.deliver_loss(self.routes.node(session), rest)),
             Some(_) | None => Hearing::Unsound,
         };

@@ -30,7 +30,7 @@ use crate::config::coherence::CACHE_PAGES_MIN;
 use crate::config::membership::{DEATHS_MAX, EARLY_MAX, HOW_LEN_MAX, RETURNED_MAX};
 use crate::page::{EXTENT_PAGES, Epoch, Incarnation, NodeId, PAGE_SIZE, PageId, Time};
 use coordinator::Coordinator;
-use detector::Detector;
+pub(crate) use detector::{Detector, Finding};
 pub use host::HostId;
 use known::Known;
 pub use mutation::{Mutation, Rules};

@@ -44,13 +44,13 @@ mod meta;
 #[rustfmt::skip]
 mod meta_stubs;
 mod port;
-mod transport;
+mod signal;
 mod wire;
 mod workers;
 
 pub use crate::page::PeerId;
 pub use call::{Call, Streaming};
-pub use channel::{Channel, Policy};
+pub use channel::{Channel, Policy, Registry};
 pub use context::{Context, Sink};
 pub use core::Progress;
 pub use endpoint::{Batch, Endpoint};
@@ -75,7 +75,7 @@ pub use wire::{
     put_variant,
 };
 
-// For whoever carries calls: the node, guests, tests.
+// For whatever carries calls: nodes, clients, tests.
 #[doc(hidden)]
 pub use crate::page::GUEST;
 pub(crate) use callers::{Callers, Deferred};
@@ -93,7 +93,7 @@ pub use meta_stubs::{
     Served,
 };
 pub(crate) use port::{Port, State, enter_nowhere};
-pub use transport::{Registry, Signal, Transport};
+pub use signal::Signal;
 #[doc(hidden)]
 pub use workers::Workers;
 

@@ -3,6 +3,7 @@
 //! leave, crash between any two datagrams, and get no core for a while; links are cut; strangers send garbage.
 
 mod calls;
+mod clients;
 mod incidents;
 mod network;
 mod plan;
@@ -24,6 +25,7 @@ use crate::oracle::Oracle;
 use crate::slab::Slab;
 use crate::trace::Trace;
 use calls::OpenCall;
+use clients::Client;
 use network::{Datagram, Stranger};
 pub(crate) use plan::Plan;
 use process::{Phase, Process};
@@ -54,6 +56,10 @@ pub struct MachinesWork {
     pub cuts: u64,
     /// Calls that ran.
     pub calls: u64,
+    /// Calls of clients.
+    pub client_calls: u64,
+    /// Times in which a client lost its server, and looked for another one.
+    pub failovers: u64,
     /// Datagrams that arrived.
     pub datagrams: u64,
     /// Datagrams of strangers, damaged ones, and old ones that came again.
@@ -71,6 +77,7 @@ pub(crate) struct Machines {
     shared: Shared,
     plan: Plan,
     processes: Vec<Process>,
+    clients: Vec<Client>,
     queue: BinaryHeap<Reverse<(Time, u64, Event)>>,
     datagrams: Slab<Datagram>,
     scheduled: u64,
@@ -130,6 +137,9 @@ enum Event {
     JoinIsLate(usize),
     Incident(usize),
     Hostile,
+    ClientStep(usize),
+    ClientReceive(usize),
+    ClientTimer(usize),
 }
 
 impl Machines {
@@ -142,6 +152,7 @@ impl Machines {
         let mut world = Machines {
             shared: Shared { oracle, rng, trace: Trace::new(keep), now: Time(1), plan: memory, plant: None },
             processes: Vec::new(),
+            clients: Vec::new(),
             queue: BinaryHeap::new(),
             datagrams: Slab::new(),
             scheduled: 0,
@@ -170,6 +181,7 @@ impl Machines {
         for index in 0..world.plan.incidents.len() {
             world.schedule(world.plan.incidents[index].at, Event::Incident(index));
         }
+        world.add_clients();
         if world.plan.hostile {
             world.schedule(Time(1_000_000), Event::Hostile);
         }
@@ -184,7 +196,8 @@ impl Machines {
             self.react(event);
             events += 1;
             self.go_on();
-            let all_gone = self.processes.iter().all(|process| process.phase == Phase::Gone);
+            let all_gone = self.processes.iter().all(|process| process.phase == Phase::Gone)
+                && self.clients.iter().all(Client::is_gone);
             if self.shared.oracle.broken.is_some() || all_gone {
                 break;
             }
@@ -251,6 +264,9 @@ impl Machines {
             Event::JoinIsLate(index) => self.join_is_late(index),
             Event::Incident(index) => self.incident(index),
             Event::Hostile => self.be_hostile(),
+            Event::ClientStep(number) => self.client_step(number),
+            Event::ClientReceive(number) => self.client_receives(number),
+            Event::ClientTimer(number) => self.client_timer(number),
         }
     }
 
@@ -260,7 +276,8 @@ impl Machines {
         let running = |process: &&Process| process.phase != Phase::Gone;
         match self.audit {
             Audit::NotYet => {
-                if self.processes.iter().filter(is_rank).filter(running).count() > 0 {
+                let is_in_use = self.plan.daemons > 0 && self.clients.iter().any(Client::is_waited_for);
+                if is_in_use || self.processes.iter().filter(is_rank).filter(running).count() > 0 {
                     return;
                 }
                 let index = self.processes.len();
@@ -320,6 +337,8 @@ impl MachinesWork {
             (&mut self.starvations, other.starvations),
             (&mut self.cuts, other.cuts),
             (&mut self.calls, other.calls),
+            (&mut self.client_calls, other.client_calls),
+            (&mut self.failovers, other.failovers),
             (&mut self.datagrams, other.datagrams),
             (&mut self.hostile, other.hostile),
             (&mut self.early, other.early),
@@ -335,7 +354,7 @@ impl fmt::Display for MachinesWork {
         write!(
             f,
             "{} faults, {} instructions, {} joins, {} leaves, {} crashes, {} deaths, {} starvations, {} failed \
-             links, {} calls, {} datagrams, {} hostile ones, {} early messages, {} suspicions, {} full queues",
+             links, {} calls, {} calls of clients, {} lost servers, {} datagrams, {} hostile ones, {} early messages, {} suspicions, {} full queues",
             self.faults,
             self.instructions,
             self.joins,
@@ -345,6 +364,8 @@ impl fmt::Display for MachinesWork {
             self.starvations,
             self.cuts,
             self.calls,
+            self.client_calls,
+            self.failovers,
             self.datagrams,
             self.hostile,
             self.early,

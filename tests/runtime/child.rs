@@ -234,7 +234,7 @@ fn the_child_plays_its_role() {
         "panicker" => crate::leaving::panicker,
         "forker" => crate::process::forker,
         "member_that_forks" => crate::forks::member_that_forks,
-        "guest_that_forks" => crate::forks::guest_that_forks,
+        "client_that_forks" => crate::forks::client_that_forks,
         "interrupted" => crate::process::interrupted,
         "player" => crate::litmus::player,
         "allocations" => crate::allocation::measure,

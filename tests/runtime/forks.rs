@@ -10,7 +10,7 @@ use nix::sys::mman::{MapFlags, ProtFlags, mmap_anonymous};
 use nix::sys::signal::Signal;
 use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::{ForkResult, alarm, fork};
-use pagemesh::guest::Guest;
+use pagemesh::client::Client;
 use pagemesh::node::status::NodeStatus;
 use pagemesh::rpc::{Channel, Policy};
 use pagemesh::{Dsm, DsmMutex, Node, NodeId, Settings, SharedSlice, Stats};
@@ -225,37 +225,37 @@ fn every_call_fails(handles: Handles, parents_id: NodeId) {
 }
 
 #[test]
-fn a_forked_child_of_a_guest_can_neither_call_nor_end_its_session() {
+fn a_forked_child_of_a_client_can_neither_call_nor_end_its_session() {
     let rig = Rig::with_daemons(1, 0);
     let daemons = rig.start_daemons();
     daemons[0].serve(CounterServer(Counting::default()), 64).unwrap();
-    let mut child = Child::start("guest_that_forks", &rig.settings);
+    let mut child = Child::start("client_that_forks", &rig.settings);
     child.tell(&daemons[0].local_addr().to_string());
     let (status, errors) = child.end_within(Duration::from_secs(60));
     assert!(status.success(), "{errors}");
     rig::stop(daemons);
 }
 
-/// A guest that forks while a thread of its own receives.
-pub(crate) fn guest_that_forks(_: Settings) {
+/// A client that forks while a thread of its own receives.
+pub(crate) fn client_that_forks(_: Settings) {
     let addr: SocketAddr = listen().parse().expect("an address");
     let anywhere = SocketAddr::from(([127, 0, 0, 1], 0));
-    let guest = Guest::new(rig::key(), anywhere, None).expect("a guest");
-    let peer = guest.connect(NodeId(0), addr, Duration::from_secs(20)).unwrap();
-    let channel = guest.channel_to(peer);
+    let client = Client::new(rig::key(), anywhere, None).expect("a client");
+    let peer = client.connect(NodeId(0), addr, Duration::from_secs(20)).unwrap();
+    let channel = client.channel_to(peer);
     // A future starts the thread that receives.
     let first = pollster::block_on(CounterCalls::new(channel.clone()).read());
     assert_eq!(first.unwrap(), 0);
-    let mut guest = Some(guest);
+    let mut client = Some(client);
     for _ in 0..ROUNDS {
         let mut call = Some(CounterCalls::new(channel.clone()).dig(1));
         let status = in_fork(|| {
-            let guest = guest.take().expect("the parent's");
-            refused(guest.connect(NodeId(0), addr, Duration::from_secs(60)));
-            refused(guest.reconnect(peer));
+            let client = client.take().expect("the parent's");
+            refused(client.connect(NodeId(0), addr, Duration::from_secs(60)));
+            refused(client.reconnect(peer));
             refused(CounterClient::new(channel.clone()).read());
             refused(call.take().expect("the parent's").wait());
-            drop(guest);
+            drop(client);
             3
         });
         assert!(matches!(status, WaitStatus::Exited(_, 3)), "{status:?}");

@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use pagemesh::guest::Guest;
+use pagemesh::client::Client;
 use pagemesh::net::ClusterKey;
 use pagemesh::{Dsm, Error, Node, NodeConfig, NodeId, Settings};
 
@@ -39,8 +39,8 @@ fn a_process_that_knows_only_the_address_finds_no_way_in() {
     let guessed =
         [ClusterKey::new([0; 32]), ClusterKey::load(&own.key_file.expect("a file")).expect("a key")];
     for key in guessed {
-        let guest = Guest::new(key, SocketAddr::from(([127, 0, 0, 1], 0)), None).expect("a guest");
-        assert!(guest.connect(NodeId(0), addr, Duration::from_millis(500)).is_err(), "it has the key");
+        let client = Client::new(key, SocketAddr::from(([127, 0, 0, 1], 0)), None).expect("a client");
+        assert!(client.connect(NodeId(0), addr, Duration::from_millis(500)).is_err(), "it has the key");
     }
     until("the hellos have come", || founder.status().net.bad_key > 0);
     founder.request_shutdown();

@@ -24,8 +24,8 @@ const MAY_IMPORT: [(&str, &[&str]); 22] = [
     ("node", &["coherence", "fault", "fork", "keep", "machine", "membership", "net", "rpc"]),
     ("shared", &["coherence", "fork", "membership", "node", "rpc", "sync"]),
     ("sync", &["coherence", "fork", "node", "shared"]),
-    ("guest", &["fork", "machine", "net", "node", "rpc"]),
-    ("admin", &["guest", "membership", "net", "node", "rpc"]),
+    ("client", &["coherence", "fork", "machine", "net", "rpc"]),
+    ("admin", &["client", "membership", "net", "node", "rpc"]),
     ("lib", &[]),
 ];
 
@@ -57,7 +57,7 @@ const OUTSIDE: [&str; 12] = [
 /// Modules of the library that no program names, be it a user's or an operator's.
 const INSIDE: [&str; 5] = ["coherence", "fault", "codec", "machine", "page"];
 /// Those that the operator's command and the daemon name, and users' programs do not: documentation hides them.
-const OPERATORS: [&str; 6] = ["admin", "config", "guest", "membership", "net", "node"];
+const OPERATORS: [&str; 6] = ["admin", "client", "config", "membership", "net", "node"];
 
 fn module(source: &Source) -> &str {
     let path = source.path.strip_prefix("dsm/src/").unwrap_or(&source.path);

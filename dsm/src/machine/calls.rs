@@ -59,7 +59,7 @@ impl Machine {
         let Some(session) = self.session_of(to) else {
             return self.send_without_session(now, to, message, priority);
         };
-        let channel = if to.node == GUEST { channel::GUEST } else { channel::CALLS };
+        let channel = if to.node == GUEST { channel::CLIENT } else { channel::CALLS };
         let message = typed(channel, message);
         let share = self.endpoint.queue_max() / CALLS_QUEUE_SHARE;
         let full = self.endpoint.queued(session) + message.total_len() > share;
@@ -67,11 +67,7 @@ impl Machine {
             // The other half is for pages and control messages.
             return Err(SendError::Full);
         }
-        self.endpoint.send(now, session, message, priority).map_err(|error| match error {
-            net::SendError::Full => SendError::Full,
-            net::SendError::TooLong => SendError::TooLong,
-            net::SendError::Closed | net::SendError::NotConnected => SendError::Unreachable,
-        })
+        self.endpoint.send(now, session, message, priority).map_err(SendError::from)
     }
 
     /// To this node itself, or to a member whose session is on its way.
@@ -145,7 +141,12 @@ impl Cores {
     /// A session is over, which may have been a client's: it may come back.
     pub(super) fn guest_closed(&mut self, now: Time, session: SessionHandle) {
         if let Some(incarnation) = self.routes.guest_closed(session) {
-            self.calls.handle_peer_away(now, PeerId { node: GUEST, incarnation });
+            let peer = PeerId { node: GUEST, incarnation };
+            if self.rules.waits_for_clients() {
+                self.calls.handle_peer_away(now, peer);
+            } else {
+                self.peer_gone(now, peer);
+            }
         }
     }
 
@@ -153,6 +154,16 @@ impl Cores {
     pub(super) fn peer_gone(&mut self, now: Time, peer: PeerId) {
         self.calls.handle_peer_died(now, peer);
         self.pending.push_back(Output::Gone(peer));
+    }
+}
+
+impl From<net::SendError> for SendError {
+    fn from(error: net::SendError) -> SendError {
+        match error {
+            net::SendError::Full => SendError::Full,
+            net::SendError::TooLong => SendError::TooLong,
+            net::SendError::Closed | net::SendError::NotConnected => SendError::Unreachable,
+        }
     }
 }
 

@@ -33,11 +33,14 @@ pub enum Mutation {
     HandshakesEndUnheard,
     SessionsBegunAnewLoseMessages,
     KeysChangeUnacknowledged,
+    ClientsAskOnce,
+    ClientsJudgeNoServer,
+    ClientsDieWithTheirSession,
 }
 
 impl Mutation {
     /// Every mutation.
-    pub const ALL: [Mutation; 25] = [
+    pub const ALL: [Mutation; 28] = [
         Mutation::GateTakesLaterEpochs,
         Mutation::GateOpensBetweenChanges,
         Mutation::GateDropsEarlyMessages,
@@ -63,6 +66,9 @@ impl Mutation {
         Mutation::HandshakesEndUnheard,
         Mutation::SessionsBegunAnewLoseMessages,
         Mutation::KeysChangeUnacknowledged,
+        Mutation::ClientsAskOnce,
+        Mutation::ClientsJudgeNoServer,
+        Mutation::ClientsDieWithTheirSession,
     ];
 }
 
@@ -163,6 +169,21 @@ impl Rules {
     /// The end of a node takes the access to all pages away.
     pub(super) fn revokes_access(&self) -> bool {
         self.keeps(Mutation::EndedRevokesNothing)
+    }
+
+    /// A client asks again what it has asked in a session that is lost.
+    pub(super) fn asks_again(&self) -> bool {
+        self.keeps(Mutation::ClientsAskOnce)
+    }
+
+    /// A client takes a server that is silent for too long for one that it has lost.
+    pub(super) fn judges_servers(&self) -> bool {
+        self.keeps(Mutation::ClientsJudgeNoServer)
+    }
+
+    /// A client whose session is over may come back.
+    pub(super) fn waits_for_clients(&self) -> bool {
+        self.keeps(Mutation::ClientsDieWithTheirSession)
     }
 
     /// Those of the calls.

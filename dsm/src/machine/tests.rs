@@ -9,7 +9,7 @@ use crate::membership::{COORDINATOR, HostId, Kind, LinkId, View};
 use crate::net::{ClusterKey, EndpointConfig, Entropy, TransmitBuf, Version};
 use crate::page::{Access, Contents, EXTENT_PAGES, Epoch, Lent, Txn};
 
-fn addr(port: u16) -> SocketAddr {
+pub(super) fn addr(port: u16) -> SocketAddr {
     SocketAddr::from(([127, 0, 0, 1], port))
 }
 
@@ -31,7 +31,7 @@ fn intro(incarnation: u64) -> Introduction {
 }
 
 /// The memory of a node without regions.
-struct Nothing;
+pub(super) struct Nothing;
 
 impl Memory for Nothing {
     fn protect(&mut self, page: PageId, _access: Access) {
@@ -88,7 +88,7 @@ impl Host for Nothing {
 }
 
 /// Node 1, which has joined node 0.
-fn joined() -> Machine {
+pub(super) fn joined() -> Machine {
     let config = EndpointConfig::new(ClusterKey::new([0; 32]), Incarnation(1), Version::ours(), 1 << 20);
     let settings = MachineConfig {
         intro: intro(1),

@@ -12,7 +12,7 @@ use crate::page::{Incarnation, Span, Time};
 
 /// The last sign of life of every other member, and the time that this node has listened.
 #[derive(Clone, Default)]
-pub(super) struct Detector {
+pub(crate) struct Detector {
     listened: Span,
     drained_at: Option<Time>,
     peers: BTreeMap<Incarnation, Peer>,
@@ -36,7 +36,7 @@ struct Peer {
 
 /// A change in what this node knows of a member.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Finding {
+pub(crate) enum Finding {
     /// It has been silent for longer than a node may be. Told again from time to time while that lasts.
     Silent { of: Incarnation, silent: Span },
     /// Its process runs on this host and is silent: somebody may have stopped it for a look.
@@ -57,16 +57,25 @@ impl Detector {
     /// Follows the members of a view; `me` is never watched.
     pub(super) fn follow(&mut self, view: &View, me: Incarnation) {
         self.peers.retain(|incarnation, _| view.incarnation(*incarnation).is_some());
+        let others = view.members.iter().filter(|member| member.intro.incarnation != me);
+        others.for_each(|member| self.follow_peer(member.intro.incarnation));
+    }
+
+    /// Follows one peer more: a server of a client, which has no view.
+    pub(crate) fn follow_peer(&mut self, of: Incarnation) {
         let heard = self.listened;
-        for member in view.members.iter().filter(|member| member.intro.incarnation != me) {
-            self.peers.entry(member.intro.incarnation).or_insert(Peer {
-                heard_at: Time(0),
-                heard,
-                is_watched: false,
-                suspected: None,
-                inspected: heard,
-            });
-        }
+        self.peers.entry(of).or_insert(Peer {
+            heard_at: Time(0),
+            heard,
+            is_watched: false,
+            suspected: None,
+            inspected: heard,
+        });
+    }
+
+    /// Follows this peer no longer.
+    pub(crate) fn forget_peer(&mut self, of: Incarnation) {
+        self.peers.remove(&of);
     }
 
     /// From here on silence counts: until now this node could not hear everybody.
@@ -78,7 +87,7 @@ impl Detector {
     }
 
     /// A sign of life at `at`; true if the member was suspected.
-    pub(super) fn heard(&mut self, of: Incarnation, at: Time) -> bool {
+    pub(crate) fn heard(&mut self, of: Incarnation, at: Time) -> bool {
         let Some(peer) = self.peers.get_mut(&of) else { return false };
         if at <= peer.heard_at {
             return false;
@@ -106,7 +115,7 @@ impl Detector {
 
     /// The socket was empty at `at`: what had come until then has been handled. The one place where silence
     /// is judged.
-    pub(super) fn drained(&mut self, at: Time, rules: Rules) -> Vec<Finding> {
+    pub(crate) fn drained(&mut self, at: Time, rules: Rules) -> Vec<Finding> {
         let gap = at.since(self.drained_at.unwrap_or(at));
         self.drained_at = Some(self.drained_at.unwrap_or(at).max(at));
         let counted = if rules.counts_listened_time_only() { gap.min(LISTENED_MAX) } else { gap };

@@ -10,7 +10,7 @@ use parking_lot::Mutex;
 use rustc_hash::FxHashMap;
 
 use super::core::{Outcome, Output, Progress, Ticket};
-use super::transport::Signal;
+use super::signal::Signal;
 use crate::page::PeerId;
 
 /// What one call has brought so far. Its caller reads it without the lock of the calls. The lock inside is held for
@@ -163,7 +163,7 @@ impl Callers {
     }
 
     /// Whether futures wait for answers.
-    pub(super) fn has_tasks(&self) -> bool {
+    pub(crate) fn has_tasks(&self) -> bool {
         self.cells.values().any(|cell| cell.has_task())
     }
 

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use crate::fork;
-use crate::page::{GlobalAddr, PeerId, Span};
+use crate::page::{GlobalAddr, NodeId, PeerId, Span};
 
 use super::call::{Call, Started, Streaming};
 use super::core::Start;
@@ -14,12 +14,19 @@ use super::core::frame::CALL_HEADER_LEN;
 use super::endpoint::Endpoint;
 use super::error::{Error, ErrorKind, MethodError};
 use super::interface::Method;
-use super::transport::Registry;
 use super::wire::Wire;
 
 thread_local! {
     // The request under construction: a thread that calls again and again allocates once.
     static SCRATCH: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+}
+
+/// Says who serves what, and where shared memory lives.
+pub trait Registry: Send + Sync + 'static {
+    /// The nodes that serve the interface, in a stable order.
+    fn servers(&self, interface: &str) -> Vec<PeerId>;
+    /// The node that is home of the address.
+    fn home(&self, addr: GlobalAddr) -> Option<NodeId>;
 }
 
 /// Which of several servers a call goes to.

@@ -2,7 +2,7 @@
 //! methods in the thread that asks for work, so that the node decides which that is.
 //!
 //! A call from a blocked thread costs two datagrams and, if that thread receives the answer itself (see
-//! [`Transport::wait`]), one wake-up on each side. No lock is held while a method runs.
+//! [`Port::wait`]), one wake-up on each side. No lock is held while a method runs.
 
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
@@ -24,8 +24,8 @@ use super::core::stats::MethodReading;
 use super::core::{Calls, Counters, Job, Rank, SendError, ServiceId, Start, Status, Ticket};
 use super::error::{Error, ErrorKind};
 use super::interface::{Interface, Method, Service};
-use super::port::{Port, Separate, State};
-use super::transport::{Signal, Transport};
+use super::port::{Port, State};
+use super::signal::Signal;
 use super::wire::Decoder;
 
 thread_local! {
@@ -106,12 +106,6 @@ pub struct Batch<'a> {
 }
 
 impl Endpoint {
-    /// The calls of a node whose messages `transport` carries, with a lock of their own.
-    #[doc(hidden)]
-    pub fn new(transport: Arc<dyn Transport>) -> Arc<Endpoint> {
-        Endpoint::over(Arc::new(Separate::new(transport)))
-    }
-
     /// The calls that `port` owns.
     #[doc(hidden)]
     pub fn over(port: Arc<dyn Port>) -> Arc<Endpoint> {
@@ -230,12 +224,6 @@ impl Endpoint {
         self.look(Calls::poll_timeout)
     }
 
-    /// Whether futures wait for answers.
-    #[doc(hidden)]
-    pub fn has_tasks(&self) -> bool {
-        self.with(|_, state| state.callers.has_tasks())
-    }
-
     /// Runs the calls that are queued, in this thread, until none is left. Answers to one peer are sent
     /// together, but none waits for a method that may take long. Returns how much ran: calls,
     /// and what was left to workers.
@@ -342,12 +330,6 @@ impl Endpoint {
     #[doc(hidden)]
     pub fn defer(&self, run: impl FnOnce() + Send + 'static) {
         self.with(|_, state| state.callers.defer(Deferred::Run(Box::new(run))));
-    }
-
-    /// How much was left to workers and has not begun to run: wakers of futures, log lines.
-    #[doc(hidden)]
-    pub fn deferred_len(&self) -> usize {
-        self.with(|_, state| state.callers.deferred_len())
     }
 
     /// Runs it in this thread, which must be in no section and have no lock.

@@ -1,18 +1,22 @@
-//! A transport inside one process, for tests and for a cluster of one: messages are queued, and whoever
+//! A network inside one process, for tests and for a cluster of one: messages are queued, and whoever
 //! drives the network chooses which is delivered when, or twice, or not at all. Time stands still until
 //! it is moved.
 
 use std::sync::{Arc, Weak};
 
-use parking_lot::Mutex;
+use parking_lot::{Condvar, Mutex};
+use smallvec::SmallVec;
 
 use crate::codec::DecodeError;
 use crate::config::rpc::CALL_LEN_MAX;
 use crate::page::{GlobalAddr, Incarnation, NodeId, PeerId, Span, Time};
 
-use super::core::SendError;
+use super::callers::Callers;
+use super::channel::Registry;
+use super::core::{Calls, Rank, SendError};
 use super::endpoint::Endpoint;
-use super::transport::{Registry, Signal, Transport};
+use super::port::{self, Port};
+use super::signal::Signal;
 
 /// A message on its way.
 #[derive(Clone, Debug)]
@@ -42,9 +46,13 @@ struct State {
     driven_by_waiters: bool,
 }
 
-struct LocalTransport {
+/// The calls of one node, under a lock of their own.
+struct LocalPort {
     network: Arc<LocalNetwork>,
     here: PeerId,
+    state: Mutex<(Calls, Callers)>,
+    arrived: Condvar,
+    system_arrived: Condvar,
 }
 
 /// Which nodes serve which interface, said once.
@@ -68,7 +76,10 @@ impl LocalNetwork {
     /// Starts a node.
     pub fn join(self: &Arc<Self>, node: NodeId, incarnation: Incarnation) -> (PeerId, Arc<Endpoint>) {
         let here = PeerId { node, incarnation };
-        let endpoint = Endpoint::new(Arc::new(LocalTransport { network: self.clone(), here }));
+        let (arrived, system_arrived) = (Condvar::new(), Condvar::new());
+        let state = Mutex::default();
+        let port = LocalPort { network: self.clone(), here, state, arrived, system_arrived };
+        let endpoint = Endpoint::over(Arc::new(port));
         self.state.lock().nodes.push((here, Arc::downgrade(&endpoint)));
         (here, endpoint)
     }
@@ -172,9 +183,77 @@ impl LocalNetwork {
     }
 }
 
-impl Transport for LocalTransport {
+impl LocalPort {
+    fn arrived(&self, rank: Rank) -> &Condvar {
+        match rank {
+            Rank::System => &self.system_arrived,
+            Rank::Program => &self.arrived,
+        }
+    }
+
+    fn work_len(&self, rank: Rank) -> usize {
+        let (calls, callers) = &mut *self.state.lock();
+        port::State { calls, callers }.work_len(rank)
+    }
+
+    /// Until the signal is set, or until the network has nothing more to deliver.
+    fn wait_or_drive(&self, signal: &Signal, until: Option<Time>) {
+        let drives = self.network.state.lock().driven_by_waiters;
+        if !drives {
+            // Nobody moves this clock but the test; the signal is what ends the wait.
+            if !signal.is_set() && until.is_none_or(|until| until > self.now()) {
+                std::thread::park();
+            }
+        } else if self.network.settle() == 0 && !signal.is_set() {
+            // Nothing can happen before the next timer: time goes there at once.
+            let until = until.expect("a wait that nothing can end");
+            self.network.advance(until.since(self.now()));
+        }
+    }
+}
+
+impl Port for LocalPort {
     fn now(&self) -> Time {
         self.network.state.lock().now
+    }
+
+    fn enter(&self, act: &mut dyn FnMut(Time, &mut port::State<'_>)) {
+        let now = self.now();
+        let mut state = self.state.lock();
+        {
+            let (calls, callers) = &mut *state;
+            act(now, &mut port::State { calls, callers });
+        }
+        loop {
+            let (calls, callers) = &mut *state;
+            let mut signals: SmallVec<[Arc<Signal>; 4]> = SmallVec::new();
+            while let Some(output) = calls.poll_output() {
+                signals.extend(callers.perform(output));
+            }
+            let mut messages: SmallVec<[(PeerId, Vec<u8>); 2]> = SmallVec::new();
+            let mut message = Vec::new();
+            while let Some(peer) = calls.next_message(&mut message) {
+                messages.push((peer, std::mem::take(&mut message)));
+            }
+            let arrivals = calls.take_arrivals() + callers.take_new();
+            drop(state);
+            for signal in signals {
+                signal.set();
+                signal.unpark();
+            }
+            self.rouse(arrivals);
+            let sent = |(peer, message): (PeerId, Vec<u8>)| {
+                self.send(peer, &message).err().map(|error| (peer, message, error))
+            };
+            let unsent: SmallVec<[_; 2]> = messages.into_iter().filter_map(sent).collect();
+            if unsent.is_empty() {
+                return;
+            }
+            state = self.state.lock();
+            for (peer, message, error) in unsent {
+                state.0.handle_unsent(now, peer, &message, error);
+            }
+        }
     }
 
     fn send(&self, to: PeerId, message: &[u8]) -> Result<(), SendError> {
@@ -193,18 +272,46 @@ impl Transport for LocalTransport {
     }
 
     fn wait(&self, signal: &Signal, until: Option<Time>) {
-        let drives = self.network.state.lock().driven_by_waiters;
-        if !drives {
-            // Nobody moves this clock but the test; the signal is what ends the wait.
-            if !signal.is_set() && until.is_none_or(|until| until > self.now()) {
-                std::thread::park();
-            }
-        } else if self.network.settle() == 0 && !signal.is_set() {
-            // Nothing can happen before the next timer: time goes there at once.
-            let until = until.expect("a wait that nothing can end");
-            self.network.advance(until.since(self.now()));
+        let due = self.state.lock().0.poll_timeout();
+        self.wait_or_drive(signal, [due, until].into_iter().flatten().min());
+        if due.is_some_and(|due| due <= self.now()) {
+            self.enter(&mut |now, state| state.calls.handle_timeout(now));
         }
     }
+
+    fn wait_for_work(&self, rank: Rank, done: &dyn Fn() -> bool) {
+        let mut state = self.state.lock();
+        loop {
+            let (calls, callers) = &mut *state;
+            if (port::State { calls, callers }).work_len(rank) > 0 || done() {
+                return;
+            }
+            self.arrived(rank).wait(&mut state);
+        }
+    }
+
+    fn rouse(&self, calls: usize) -> usize {
+        let roused = (0..calls).take_while(|_| self.arrived.notify_one()).count();
+        if roused < calls && self.work_len(Rank::System) > 0 {
+            self.system_arrived.notify_one();
+        }
+        roused
+    }
+
+    fn wake_workers(&self) {
+        // The lock: no worker may be between its question and its sleep.
+        let _state = self.state.lock();
+        self.arrived.notify_all();
+        self.system_arrived.notify_all();
+    }
+
+    fn taken(&self, _peer: PeerId) -> u64 {
+        0
+    }
+
+    fn give_up(&self, _peer: PeerId) {}
+
+    fn attend(&self) {}
 }
 
 impl LocalRegistry {

@@ -7,8 +7,8 @@ use pagemesh::page::{PeerId, Span, Time};
 use pagemesh::rpc::core::{CALL_HEADER_LEN, Output, Rank, Start, Status, Ticket};
 use pagemesh::rpc::{ErrorKind, Interface, Kind, Method};
 
+use super::Machines;
 use super::process::incarnation;
-use super::{Machines, Phase};
 
 /// What the processes serve. Running it twice would show.
 static INTERFACE: Interface =
@@ -33,6 +33,7 @@ const CALL_MAX: Span = Span::from_ms(120_000);
 #[derive(Clone, Copy, Debug)]
 pub(super) struct OpenCall {
     caller: usize,
+    server: PeerId,
     since: Time,
 }
 
@@ -63,7 +64,8 @@ impl Machines {
         self.call(index, peer);
     }
 
-    fn call(&mut self, index: usize, peer: PeerId) {
+    /// A new call of a process to this peer.
+    pub(super) fn open_call(&mut self, index: usize, peer: PeerId) -> (Ticket, Start, Vec<u8>) {
         let now = self.shared.now;
         self.next_call += 1;
         let (number, len) = (self.next_call, self.plan.call_len);
@@ -71,12 +73,27 @@ impl Machines {
         let mut request = vec![0; CALL_HEADER_LEN + 16 + len];
         request[CALL_HEADER_LEN..][..8].copy_from_slice(&number.to_le_bytes());
         request[CALL_HEADER_LEN + 8..][..8].copy_from_slice(&peer.incarnation.0.to_le_bytes());
-        let Some(machine) = &mut self.processes[index].machine else { return };
         let start = Start { method: &METHODS[0], peer, others: Vec::new(), deadline };
-        self.open_calls.insert(number, OpenCall { caller: index, since: now });
-        machine.calls_mut().start(now, Ticket(number), start, &request);
+        self.open_calls.insert(number, OpenCall { caller: index, server: peer, since: now });
         self.log(index, || format!("calls {peer:?}: {number}"));
+        (Ticket(number), start, request)
+    }
+
+    /// Calls of a process that have not ended.
+    pub(super) fn open_calls_of(&self, index: usize) -> usize {
+        self.open_calls.values().filter(|call| call.caller == index).count()
+    }
+
+    fn call(&mut self, index: usize, peer: PeerId) {
+        let now = self.shared.now;
+        if self.processes[index].machine.is_none() {
+            return;
+        }
+        let (ticket, start, request) = self.open_call(index, peer);
+        let Some(machine) = &mut self.processes[index].machine else { return };
+        machine.calls_mut().start(now, ticket, start, &request);
         self.pump(index);
+        let number = ticket.0;
         let Some(machine) = &self.processes[index].machine else { return };
         let queued = machine.session_of(peer).map_or(0, |session| machine.endpoint().queued(session));
         // A message takes some bytes of its own beside what is charged for it.
@@ -111,20 +128,20 @@ impl Machines {
         }
     }
 
-    /// A call of a process has brought something.
-    pub(super) fn call_output(&mut self, index: usize, output: Output) {
-        let Output::Done(Ticket(number), outcome) = output else { return };
+    /// A call of a process has brought something. Returns its server, if that is said to be gone.
+    pub(super) fn call_output(&mut self, index: usize, output: Output) -> Option<PeerId> {
+        let Output::Done(Ticket(number), outcome) = output else { return None };
         self.log(index, || format!("call {number} ends: {outcome:?}"));
         let open = self.open_calls.remove(&number);
         if open.is_none_or(|open| open.caller != index) {
-            return self
-                .fail(|| format!("each call ends once, at its caller: {number} of p{index} is {open:?}"));
+            self.fail(|| format!("each call ends once, at its caller: {number} of p{index} is {open:?}"));
+            return None;
         }
         let has_run = self.calls_run.contains(&number);
         match outcome {
             Ok((Status::Done, body)) if body == (!number).to_le_bytes() && has_run => {}
             Ok(answer) => {
-                self.fail(|| format!("an answer is its call's: {number} of p{index} gets {answer:?}"))
+                self.fail(|| format!("an answer is its call's: {number} of p{index} gets {answer:?}"));
             }
             Err(error) => {
                 let may_have_run = match &error.kind {
@@ -133,32 +150,45 @@ impl Machines {
                     ErrorKind::Busy => false,
                     ErrorKind::Deadline | ErrorKind::Cancelled => true,
                     kind @ (ErrorKind::BadVersion { .. } | ErrorKind::Remote(_) | ErrorKind::Forked) => {
-                        return self.fail(|| format!("no call ends so: {number} of p{index}, {kind:?}"));
+                        self.fail(|| format!("no call ends so: {number} of p{index}, {kind:?}"));
+                        return None;
                     }
                 };
                 if has_run && !may_have_run {
                     self.fail(|| format!("a call that has run is not said not to have: {number}, {error}"));
                 }
+                let is_gone =
+                    matches!(error.kind, ErrorKind::Unreachable { .. } | ErrorKind::ServerDied { .. });
+                return open.filter(|_| is_gone).map(|open| open.server);
             }
         }
+        None
     }
 
-    /// Every call ends, and those of a process that has ended at once.
-    pub(super) fn check_calls(&mut self, index: usize) {
+    /// Every call ends.
+    pub(super) fn check_lateness(&mut self, index: usize) {
         let now = self.shared.now;
-        let Some(machine) = &self.processes[index].machine else { return };
-        let has_ended = machine.lifecycle().is_closed() || machine.lifecycle().why().is_some();
-        let is_late = |call: &OpenCall| has_ended || now.since(call.since) > CALL_MAX;
-        let late = self.open_calls.iter().find(|(_, call)| call.caller == index && is_late(call));
-        if let Some((number, call)) = late {
+        let is_late = |call: &OpenCall| call.caller == index && now.since(call.since) > CALL_MAX;
+        if let Some((number, call)) = self.open_calls.iter().find(|(_, call)| is_late(call)) {
             let text = format!("{number} {call:?}");
             self.fail(|| format!("every call ends: {text}"));
         }
     }
 
+    /// Every call ends, and those of a process that has ended at once.
+    pub(super) fn check_calls(&mut self, index: usize) {
+        let Some(machine) = &self.processes[index].machine else { return };
+        if machine.lifecycle().is_closed() || machine.lifecycle().why().is_some() {
+            let open = self.open_calls_of(index);
+            if open > 0 {
+                self.fail(|| format!("every call ends with its process: {open} are open at p{index}"));
+            }
+        }
+        self.check_lateness(index);
+    }
+
     /// The threads of a process that is gone wait for nothing.
     pub(super) fn forget_calls(&mut self, index: usize) {
-        debug_assert_eq!(self.processes[index].phase, Phase::Gone);
         self.open_calls.retain(|_, call| call.caller != index);
     }
 }

@@ -10,6 +10,7 @@ use pagemesh::net::{
 };
 use pagemesh::page::{Incarnation, Span, Time};
 
+use super::clients::CLIENTS;
 use super::process::Phase;
 use super::{Event, Machines};
 use crate::plan::Net;
@@ -109,7 +110,11 @@ impl Machines {
 
     fn post(&mut self, datagram: Datagram) {
         let mut at = self.shared.now + self.plan.net.delay(&mut self.shared.rng);
-        let link = (self.host_of(datagram.from), self.plan.processes[datagram.to].host);
+        let to = match datagram.to.checked_sub(CLIENTS) {
+            Some(client) => self.clients[client].host(),
+            None => self.plan.processes[datagram.to].host,
+        };
+        let link = (self.host_of(datagram.from), to);
         if self.slow.get(&link).is_some_and(|&until| self.shared.now < until) {
             at = at + Span(self.shared.rng.u64(..SLOW_MAX.0));
         }
@@ -120,6 +125,9 @@ impl Machines {
     /// A datagram reaches a socket.
     pub(super) fn arrive(&mut self, slot: u32) {
         let Datagram { from, to, bytes } = self.datagrams.remove(slot);
+        if let Some(client) = to.checked_sub(CLIENTS) {
+            return self.client_arrives(client, from, bytes);
+        }
         let process = &mut self.processes[to];
         if process.phase != Phase::Running {
             // The kernel of that host may say that nobody listens there.
@@ -142,6 +150,9 @@ impl Machines {
 
     /// A process is told that nobody listens at an address.
     pub(super) fn hint(&mut self, process: usize, of: SocketAddr) {
+        if let Some(client) = process.checked_sub(CLIENTS) {
+            return self.hint_client(client, of);
+        }
         if self.processes[process].runs(self.shared.now) {
             self.give(process, MachineEvent::Refused(of));
         }

@@ -5,6 +5,7 @@ use pagemesh::coherence::{NodeSet, Placement};
 use pagemesh::machine::{EarlyBounds, Rules};
 use pagemesh::page::{NodeId, Span, Time};
 
+use super::clients::ClientSpec;
 use crate::plan::{Net, Plan as Memory};
 
 /// The program whose one rank reads all pages in the end.
@@ -14,6 +15,8 @@ pub(super) const AUDITOR: u64 = 99;
 pub(crate) struct Plan {
     /// The first founds the cluster.
     pub(super) processes: Vec<Spec>,
+    /// Processes that call, and are no members.
+    pub(super) clients: Vec<ClientSpec>,
     /// So many of them, the first ones, are daemons. None: the ranks hold the memory.
     pub(super) daemons: usize,
     pub(super) incidents: Vec<Incident>,
@@ -147,8 +150,10 @@ impl Plan {
             0 => EarlyBounds { messages: 1, stranger_messages: 1, ..EarlyBounds::default() },
             _ => EarlyBounds::default(),
         };
+        let clients = ClientSpec::draw(hosts, &mut own);
         Plan {
             processes,
+            clients,
             daemons,
             incidents,
             net,

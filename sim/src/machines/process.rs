@@ -395,8 +395,10 @@ impl Machines {
                     self.ended(index, &why);
                 }
             }
-            Output::Call(output) => self.call_output(index, output),
-            Output::Gone(_) => {}
+            Output::Call(output) => {
+                self.call_output(index, output);
+            }
+            Output::Gone(peer) => self.check_gone(index, peer),
             Output::Note(_, text) => self.log(index, || text),
             Output::Inspect { .. } => {}
         }
@@ -655,7 +657,8 @@ impl Machines {
             let stuck = self.describe_stuck();
             self.fail(|| format!("nobody waits for ever: p{index} {late}; {stuck}"));
         }
-        if new_deaths > 0 {
+        self.check_members(index);
+        if new_deaths > 0 && self.shared.oracle.broken.is_none() {
             self.judge_deaths(index);
         }
         self.shared.oracle.check_mappings();
