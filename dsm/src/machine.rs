@@ -35,7 +35,8 @@ pub use mutation::{Mutation, Rules};
 
 use crate::codec::{decode_control, encode_control};
 use crate::coherence::{
-    BarrierId, Batch, Coherence, Failure, Input, MemoryLimit, Message, NodeSet, OpId, Output as CoreOutput,
+    BarrierId, Batch, Coherence, Failure, Input, Legacy, MemoryLimit, Message, NodeSet, OpId,
+    Output as CoreOutput,
 };
 use crate::config::MESSAGE_LEN_MAX;
 use crate::config::coherence::CACHE_PAGES_MIN;
@@ -77,9 +78,17 @@ pub(crate) mod close {
 /// What a machine changes in its process: pages and lock words, called under the node's lock and complete on
 /// return.
 pub trait Host: Memory + LockWords {
-    /// Makes the addresses of a region usable; its pages have no memory yet. An error says why it cannot.
+    /// The memory and the record of a node that this process runs on.
+    type Kept<'a>: Memory + LockWords
+    where
+        Self: 'a;
+    /// Those of this node, from its [`Event::RunOn`] until its [`Output::Forget`].
+    fn kept(&mut self, node: PeerId) -> Option<Self::Kept<'_>>;
+    /// Makes the addresses of a region usable, also in the memory of the nodes that this process runs on; new pages
+    /// have no memory yet. An error says why it cannot.
     fn map_region(&mut self, start: PageId, pages: u64) -> Result<(), String>;
-    /// Ends the use of a region's addresses, and gives back its memory and its lock words.
+    /// Ends the use of a region's addresses, and gives back its memory and its lock words, also in the memory of the
+    /// nodes that this process runs on.
     fn unmap_region(&mut self, start: PageId, pages: u64) -> Result<(), String>;
     /// Pages that have memory here.
     fn backed_pages(&self) -> u64;
@@ -109,6 +118,15 @@ pub enum Event<'a> {
     Watched(Incarnation),
     /// A debugger has stopped the process of a member.
     Traced(Incarnation),
+    /// [`Output::RunOn`] is done: the process that ran the node has certainly ended, and its memory is open here.
+    RunOn {
+        /// The node.
+        node: PeerId,
+        /// All that its record says, also of regions that are not known here.
+        legacy: Legacy,
+    },
+    /// This process cannot run the node on: it does not have its memory.
+    CannotRun(PeerId),
     /// What a thread of this node does with memory or wants of it: an [`Input`] that is neither a message
     /// nor a change of the view.
     Thread(Input<'a>),
@@ -169,8 +187,18 @@ pub enum Output {
     },
     /// Something that a thread waits for in the calls.
     Call(crate::rpc::core::Output),
-    /// This start of a node is no member any more.
+    /// This start of a node is no member any more, or its process has ended and another one runs the node on.
     Gone(PeerId),
+    /// The view names this process to run a node on. The process that ran it before must have ended: it is waited for,
+    /// or killed. Then follows [`Event::RunOn`] or [`Event::CannotRun`]; others wait for it.
+    RunOn {
+        /// The node.
+        node: PeerId,
+        /// The member whose process has run it until now: itself, or another one that has run it on.
+        ran_at: PeerId,
+    },
+    /// This process runs that node no more, or is not to begin: its memory and its record are closed here.
+    Forget(PeerId),
     /// Text for the operator.
     Note(Level, String),
     /// Whether a debugger has stopped this process of this host is to be found out; then [`Event::Traced`].
@@ -212,6 +240,9 @@ pub struct MachineConfig {
     pub silence_max: Option<Span>,
     /// How much it keeps that comes too early.
     pub early: EarlyBounds,
+    /// Where it decides: a node whose process has ended is run on by another process of its host, if one keeps its
+    /// memory. Otherwise it is a member no more, and its memory is lost.
+    pub runs_on: bool,
     /// All rules, except in tests of the tests.
     pub rules: Rules,
     /// The same for membership.
@@ -350,6 +381,7 @@ impl Machine {
             Event::ProcessEnded(of) => self.cores.observe(now, Observation::ProcessEnded(of)),
             Event::Watched(of) => self.cores.observe(now, Observation::Watched(of, true)),
             Event::Traced(of) => self.cores.on_traced(now, of),
+            Event::RunOn { .. } | Event::CannotRun(_) => {}
             Event::Thread(input) => self.cores.input(now, input, host),
             Event::Command { op, command } => self.on_command(now, op, command, host),
             Event::Shutdown => self.cores.shut_down(),

@@ -72,6 +72,12 @@ impl LockWords for Nothing {
 }
 
 impl Host for Nothing {
+    type Kept<'a> = Nothing;
+
+    fn kept(&mut self, _node: PeerId) -> Option<Nothing> {
+        None
+    }
+
     fn map_region(&mut self, _start: PageId, _pages: u64) -> Result<(), String> {
         Ok(())
     }
@@ -95,6 +101,7 @@ pub(super) fn joined() -> Machine {
         nearest: None,
         silence_max: None,
         early: EarlyBounds::default(),
+        runs_on: false,
         rules: Rules::default(),
         membership_rules: crate::membership::Rules::default(),
     };

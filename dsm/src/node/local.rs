@@ -11,7 +11,7 @@ use crate::coherence::LockId;
 use crate::fault::Arena;
 use crate::machine::Host;
 use crate::page::{
-    Access, Contents, ExtentId, Lent, LockWords, Memory, NodeId, PageBuf, PageId, Time, Version,
+    Access, Contents, ExtentId, Lent, LockWords, Memory, NodeId, PageBuf, PageId, PeerId, Time, Version,
 };
 
 /// A lock, as the threads of one node know it. Of use only to the node that made it.
@@ -175,6 +175,15 @@ impl LockWords for LocalMemory<'_> {
 }
 
 impl Host for LocalMemory<'_> {
+    type Kept<'a>
+        = LocalMemory<'a>
+    where
+        Self: 'a;
+
+    fn kept(&mut self, _node: PeerId) -> Option<LocalMemory<'_>> {
+        None
+    }
+
     fn map_region(&mut self, start: PageId, pages: u64) -> Result<(), String> {
         self.arena.map_region(start, pages).map_err(|error| error.to_string())
     }

@@ -44,6 +44,8 @@ impl RuntimeState {
                     }
                 }
                 Output::Gone(peer) => self.departed.push(peer),
+                // No cluster is told to run nodes on yet.
+                Output::RunOn { .. } | Output::Forget(_) => {}
                 Output::Note(level, text) => self.notes.add(level, text),
                 Output::Inspect { of, pid } => self.inspections.push((of, pid)),
                 Output::Ended { departure } => {

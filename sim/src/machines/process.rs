@@ -185,6 +185,7 @@ impl Machines {
             nearest: None,
             silence_max: None,
             early: self.plan.early,
+            runs_on: false,
             rules: self.plan.rules,
             membership_rules: pagemesh::membership::Rules::default(),
         };
@@ -399,6 +400,7 @@ impl Machines {
                 self.call_output(index, output);
             }
             Output::Gone(peer) => self.check_gone(index, peer),
+            Output::RunOn { .. } | Output::Forget(_) => {}
             Output::Note(_, text) => self.log(index, || text),
             Output::Inspect { .. } => {}
         }

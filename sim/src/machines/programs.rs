@@ -3,7 +3,7 @@
 use pagemesh::coherence::{Failure, Fault, Input, OpId, RegionInfo};
 use pagemesh::machine::{Command, Event as MachineEvent, Host};
 use pagemesh::membership::{ElementType, RegionRecord, Want};
-use pagemesh::page::{NodeId, PAGE_SIZE, PageId};
+use pagemesh::page::{NodeId, PAGE_SIZE, PageId, PeerId};
 
 use super::plan::AUDITOR;
 use super::process::{Op, Phase, Stage};
@@ -241,6 +241,15 @@ impl Machines {
 }
 
 impl Host for NodeMemory<'_> {
+    type Kept<'a>
+        = NodeMemory<'a>
+    where
+        Self: 'a;
+
+    fn kept(&mut self, _node: PeerId) -> Option<NodeMemory<'_>> {
+        None
+    }
+
     fn map_region(&mut self, _start: PageId, _pages: u64) -> Result<(), String> {
         Ok(())
     }
