@@ -13,6 +13,7 @@ mod known;
 mod mutation;
 mod observe;
 mod regions;
+mod runners;
 mod sound;
 mod suspicion;
 #[cfg(test)]
@@ -132,6 +133,8 @@ pub struct View {
     /// The last deaths, each with the epoch of the view that told it first. They stay in later views
     /// because messages overtake each other, and a newer view replaces an older one unread.
     pub deaths: VecDeque<(Epoch, Death)>,
+    /// Members whose process has ended, each with the member whose process runs it on.
+    pub runners: BTreeMap<NodeId, NodeId>,
 }
 
 /// A region by its name.
@@ -241,6 +244,11 @@ pub enum Control {
         /// Which region it was.
         generation: u64,
     },
+    /// Member to coordinator: I am to run this node on, and do not have its memory.
+    CannotRun {
+        /// The node.
+        of: Incarnation,
+    },
     /// Member to coordinator: nothing of the cluster depends on me any more.
     Leave,
     /// Coordinator to member: you are out.
@@ -321,6 +329,8 @@ pub struct Death {
     pub member: Member,
     /// How it is known.
     pub how: String,
+    /// The member whose process was named to run it on: it is a member still. None: nobody can.
+    pub runner: Option<NodeId>,
 }
 
 /// What the shell must do.
@@ -418,6 +428,8 @@ pub struct Membership {
     unmapping: BTreeMap<PageId, u64>,
     uses: Uses,
     coordinator: Option<Coordinator>,
+    /// Whether it names processes that run ended nodes on, where it decides.
+    names_runners: bool,
     detector: Detector,
     suspicions: Suspicions,
     errands: Errands,
@@ -437,7 +449,7 @@ impl Membership {
         let me = Member { id: COORDINATOR, intro: intro.clone() };
         Membership {
             me: Some(COORDINATOR),
-            view: View { epoch: Epoch(1), members: vec![me], deaths: VecDeque::new() },
+            view: View { epoch: Epoch(1), members: vec![me], ..View::default() },
             coordinator: Some(Coordinator::of(intro.incarnation)),
             has_met: true,
             ..Membership::new(intro, Action::Joined)
@@ -459,6 +471,7 @@ impl Membership {
             unmapping: BTreeMap::new(),
             uses: Uses::default(),
             coordinator: None,
+            names_runners: false,
             detector: Detector::default(),
             suspicions: Suspicions::default(),
             errands: Errands::default(),
@@ -546,6 +559,7 @@ impl Membership {
             | Control::Unuse(_)
             | Control::RegionMapped { .. }
             | Control::RegionUnmapped { .. }
+            | Control::CannotRun { .. }
             | Control::Leave => self.handle_as_coordinator(link, from, control),
             Control::Met
             | Control::Suspect { .. }
@@ -633,7 +647,7 @@ impl Membership {
     }
 
     fn leave_if_last(&mut self) {
-        if self.view.members.len() == 1 {
+        if self.view.running().count() == 1 {
             self.actions.push_back(Action::Left);
         }
     }
@@ -650,7 +664,7 @@ impl Membership {
     /// Nodes that keep homes: the daemons, or without daemons the ranks.
     pub fn homes(&self) -> Vec<NodeId> {
         let daemons: Vec<NodeId> = self.view.daemons().map(|member| member.id).collect();
-        if daemons.is_empty() { self.view.members.iter().map(|member| member.id).collect() } else { daemons }
+        if daemons.is_empty() { self.view.running().map(|member| member.id).collect() } else { daemons }
     }
 
     fn ask(&mut self, control: Control) {
@@ -714,7 +728,7 @@ impl Membership {
     }
 
     fn broadcast(&mut self, control: &Control) {
-        for member in self.view.members.iter().filter(|member| Some(member.id) != self.me) {
+        for member in self.view.running().filter(|member| Some(member.id) != self.me) {
             self.actions.push_back(Action::Send { to: member.id, control: control.clone() });
         }
     }
@@ -731,15 +745,14 @@ impl View {
         self.members.iter().find(|member| member.intro.incarnation == incarnation)
     }
 
-    /// The daemons, by ascending id.
+    /// The daemons whose process runs, by ascending id.
     pub fn daemons(&self) -> impl Iterator<Item = &Member> {
-        self.members.iter().filter(|member| member.intro.kind == Kind::Daemon)
+        self.running().filter(|member| member.intro.kind == Kind::Daemon)
     }
 
-    /// The ranks of a program.
+    /// The ranks of a program whose process runs.
     pub fn ranks(&self, of: u64) -> impl Iterator<Item = &Member> {
-        self.members
-            .iter()
+        self.running()
             .filter(move |member| matches!(member.intro.kind, Kind::Rank { program, .. } if program == of))
     }
 }

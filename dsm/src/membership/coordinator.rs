@@ -7,9 +7,9 @@ use std::collections::BTreeMap;
 
 use super::host;
 use super::regions::{Directory, Home, Removal};
+use super::runners::Refusals;
 use super::{
-    Action, COORDINATOR, Control, DEATHS_MAX, Death, Introduction, Kind, LinkId, Member, Membership,
-    RegionRecord, Want, bounded,
+    Action, COORDINATOR, Control, Introduction, Kind, LinkId, Member, Membership, RegionRecord, Want, bounded,
 };
 use crate::codec::encode_control;
 use crate::coherence::NodeSet;
@@ -25,6 +25,7 @@ pub(super) struct Coordinator {
     pub(super) leaving: bool,
     /// Regions that some members have yet to map or unmap.
     changing: BTreeMap<PageId, Change>,
+    pub(super) refusals: Refusals,
 }
 
 /// A region on its way in or out.
@@ -53,6 +54,9 @@ enum Wait {
     /// Too many of its member wait.
     Refused,
 }
+
+/// How it is told that a node is run by another process than before.
+const RUNNER_ENDED: &str = "the process that ran it has ended";
 
 /// What a member is told that asks more often than its threads can.
 const TOO_MANY: &str = "too many requests of this node wait for regions: try again when some have ended";
@@ -129,6 +133,7 @@ impl Coordinator {
                     self.settle_change(shared, from, start);
                 }
             }
+            (Control::CannotRun { of }, Some(from)) => self.on_cannot_run(shared, from, of),
             (Control::Leave, Some(from)) => self.on_leave(shared, from),
             // A member that joins again, or a stranger that asks for what only members may.
             (
@@ -139,6 +144,7 @@ impl Coordinator {
                 | Control::Unuse(_)
                 | Control::RegionMapped { .. }
                 | Control::RegionUnmapped { .. }
+                | Control::CannotRun { .. }
                 | Control::Leave
                 | Control::Met
                 | Control::Suspect { .. }
@@ -248,9 +254,9 @@ impl Coordinator {
     }
 
     /// Tells everybody the view, except a newcomer that has it already.
-    fn publish(&mut self, shared: &mut Membership, except: Option<NodeId>) {
+    pub(super) fn publish(&mut self, shared: &mut Membership, except: Option<NodeId>) {
         let control = Control::View(shared.view.clone());
-        for member in &shared.view.members {
+        for member in shared.view.running() {
             if Some(member.id) != except && member.id != COORDINATOR {
                 shared.actions.push_back(Action::Send { to: member.id, control: control.clone() });
             }
@@ -259,37 +265,33 @@ impl Coordinator {
 
     fn on_leave(&mut self, shared: &mut Membership, from: NodeId) {
         shared.actions.push_back(Action::Send { to: from, control: Control::LeaveAck });
+        let orphans = Coordinator::run_by(shared, from);
         if let Some(member) = self.take_out(shared, from) {
-            self.publish(shared, None);
-            shared.actions.push_back(Action::ViewChanged {
-                joined: Vec::new(),
-                left: vec![member.clone()],
-                died: Vec::new(),
-            });
+            let died = self.runner_has_left(shared, orphans);
+            self.tell_deaths(shared, vec![member.clone()], died);
             self.after_departure(shared, &member);
         }
     }
 
     /// A member is dead, or out for good.
     pub(super) fn on_died(&mut self, shared: &mut Membership, of: Incarnation, how: String) {
-        let Some(node) = shared.view.incarnation(of).map(|member| member.id) else { return };
-        if node == COORDINATOR {
+        // The end of the process of a node that is run on has been told before.
+        let Some(member) = shared.view.running_at(of).cloned() else { return };
+        if member.id == COORDINATOR {
             return;
         }
-        if let Some(member) = self.take_out(shared, node) {
-            let death = Death { member: member.clone(), how: bounded(how, HOW_LEN_MAX) };
-            let died = vec![death.clone()];
-            if !shared.rules.deaths_stay() {
-                shared.view.deaths.clear();
-            }
-            shared.view.deaths.push_back((shared.view.epoch, death));
-            if shared.view.deaths.len() > DEATHS_MAX {
-                shared.view.deaths.pop_front();
-            }
-            self.publish(shared, None);
-            shared.actions.push_back(Action::ViewChanged { joined: Vec::new(), left: Vec::new(), died });
-            self.after_departure(shared, &member);
+        if !shared.rules.deaths_stay() {
+            shared.view.deaths.clear();
         }
+        shared.view.epoch.0 += 1;
+        let mut ended = vec![(member.clone(), bounded(how, HOW_LEN_MAX))];
+        ended.extend(
+            Coordinator::run_by(shared, member.id).into_iter().map(|node| (node, RUNNER_ENDED.into())),
+        );
+        let died = self.name_runners(shared, ended);
+        shared.follow_view();
+        self.tell_deaths(shared, Vec::new(), died);
+        self.after_departure(shared, &member);
     }
 
     fn take_out(&mut self, shared: &mut Membership, node: NodeId) -> Option<Member> {
@@ -340,7 +342,7 @@ impl Coordinator {
             },
             Ok((record, true)) => {
                 let askers = vec![(from, Request::Alloc(op))];
-                let due = shared.view.members.iter().map(|member| member.id).collect();
+                let due = shared.view.running().map(|member| member.id).collect();
                 let start = record.info.start;
                 self.changing.insert(start, Change { record: record.clone(), due, askers, way: Way::In });
                 shared.broadcast(&Control::RegionAdded(record.clone()));
@@ -381,7 +383,7 @@ impl Coordinator {
             change.way = Way::InThenOut;
             return;
         }
-        let due = shared.view.members.iter().map(|member| member.id).collect();
+        let due = shared.view.running().map(|member| member.id).collect();
         self.changing.insert(start, Change { record, due, askers: Vec::new(), way: Way::Out });
         shared.broadcast(&Control::RegionGone { start });
         shared.drop_region(start);

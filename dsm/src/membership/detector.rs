@@ -56,8 +56,8 @@ impl Detector {
 
     /// Follows the members of a view; `me` is never watched.
     pub(super) fn follow(&mut self, view: &View, me: Incarnation) {
-        self.peers.retain(|incarnation, _| view.incarnation(*incarnation).is_some());
-        let others = view.members.iter().filter(|member| member.intro.incarnation != me);
+        self.peers.retain(|incarnation, _| view.running_at(*incarnation).is_some());
+        let others = view.running().filter(|member| member.intro.incarnation != me);
         others.for_each(|member| self.follow_peer(member.intro.incarnation));
     }
 

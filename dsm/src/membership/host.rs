@@ -43,7 +43,7 @@ pub(super) fn unreachable(shared: &Membership, intro: &Introduction) -> Option<S
         ));
     }
     let elsewhere = |host: &HostId| host.has_other_loopback(&intro.host);
-    for member in shared.view.members.iter().filter(|member| elsewhere(&member.intro.host)) {
+    for member in shared.view.running().filter(|member| elsewhere(&member.intro.host)) {
         let described = member.describe();
         if addr.ip().is_loopback() {
             return Some(format!(

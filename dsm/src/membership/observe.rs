@@ -191,7 +191,7 @@ impl Membership {
         } else if let Some(mut coordinator) = self.coordinator.take() {
             coordinator.on_died(self, of, how);
             self.coordinator = Some(coordinator);
-        } else if self.view.incarnation(of).is_some() {
+        } else if self.view.running_at(of).is_some() {
             self.ask(Control::ProcessEnded { of });
         }
     }
@@ -200,7 +200,7 @@ impl Membership {
     pub(super) fn on_word(&mut self, now: Time, from: Option<NodeId>, word: Control) {
         let by = from.and_then(|from| self.view.member(from)).map(|member| member.intro.incarnation);
         let Some(by) = by.filter(|_| self.is_coordinator()) else { return };
-        let is_open = |of| self.view.incarnation(of).is_some() && of != self.intro.incarnation;
+        let is_open = |of| self.view.running_at(of).is_some() && of != self.intro.incarnation;
         let listened = self.detector.listened();
         match word {
             Control::Met => self.suspicions.met(by),
@@ -241,6 +241,7 @@ impl Membership {
             | Control::RegionGone { .. }
             | Control::RegionMapped { .. }
             | Control::RegionUnmapped { .. }
+            | Control::CannotRun { .. }
             | Control::Leave
             | Control::LeaveAck
             | Control::Probe { .. }
@@ -259,7 +260,7 @@ impl Membership {
     }
 
     pub(super) fn on_probe(&mut self, now: Time, from: Option<NodeId>, of: Incarnation, question: u64) {
-        let (Some(from), Some(member)) = (from, self.view.incarnation(of)) else { return };
+        let (Some(from), Some(member)) = (from, self.view.running_at(of)) else { return };
         if Some(member.id) != self.me {
             self.errands.ask(from, of, question, now);
             self.actions.push_back(Action::Ping(member.id));

@@ -29,6 +29,7 @@ impl Control {
             | Control::RegionGone { .. }
             | Control::RegionMapped { .. }
             | Control::RegionUnmapped { .. }
+            | Control::CannotRun { .. }
             | Control::Leave
             | Control::LeaveAck
             | Control::Met
@@ -46,7 +47,7 @@ impl View {
     fn is_sound(&self) -> bool {
         let ascending = self.members.is_sorted_by(|one, next| one.id < next.id);
         let dead = |(_, death): &(_, super::Death)| {
-            let Death { member, how } = death;
+            let Death { member, how, runner: _ } = death;
             is_node(member.id) && member.intro.is_sound() && how.len() <= HOW_LEN_MAX
         };
         ascending
@@ -55,6 +56,7 @@ impl View {
             && self.members.iter().all(|member| member.intro.is_sound())
             && self.deaths.len() <= DEATHS_MAX
             && self.deaths.iter().all(dead)
+            && self.has_sound_runners()
     }
 }
 

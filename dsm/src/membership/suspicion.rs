@@ -205,7 +205,7 @@ impl Suspicions {
 
     /// Forgets who is no member any more.
     pub(super) fn retain_members(&mut self, view: &View) {
-        let is_member = |of: Incarnation| view.incarnation(of).is_some();
+        let is_member = |of: Incarnation| view.running_at(of).is_some();
         self.met.retain(|member| is_member(*member));
         self.cuts.retain(|cut| is_member(cut.accuser) && is_member(cut.accused));
         for trial in &mut self.trials {
@@ -299,7 +299,7 @@ impl Trial {
     /// Two members that neither accuse nor are accused, others each time.
     fn choose_helpers(&self, me: Incarnation, view: &View) -> Vec<NodeId> {
         let is_apart = |of: Incarnation| of != me && of != self.accused && !self.accusers.contains(&of);
-        let apart = view.members.iter().filter(|member| is_apart(member.intro.incarnation));
+        let apart = view.running().filter(|member| is_apart(member.intro.incarnation));
         let apart: Vec<NodeId> = apart.map(|member| member.id).collect();
         let first = self.rounds * HELPERS;
         (first..first + HELPERS.min(apart.len())).map(|at| apart[at % apart.len()]).collect()

@@ -2,6 +2,7 @@
 
 mod bounds;
 mod deaths;
+mod runners;
 
 use super::*;
 use crate::config::membership::{NAME_LEN_MAX, REGIONS_LEN_MAX};
