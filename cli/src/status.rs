@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use pagemesh::NodeId;
-use pagemesh::admin::{Admin, ClusterStatus, HostMemory, MemberStatus, NodeStatus, WaitTimes};
+use pagemesh::admin::{Admin, ClusterStatus, HostMemory, MemberStatus, NodeStatus, RunOnStatus, WaitTimes};
 use pagemesh::membership::Kind;
 use serde::Serialize;
 
@@ -200,6 +200,7 @@ fn describe(reading: &Reading) -> String {
     text.push_str("\nProcesses that hold a node's memory beside its own, and the nodes that it holds\n");
     let keeping = ["NODE", "KEPT BY", "KEEPS"];
     text.push_str(&table(&keeping, &members.iter().map(row_of_keeping).collect::<Vec<_>>()));
+    members.iter().for_each(|member| text.push_str(&run_on(&member.member)));
     text.push('\n');
     if reading.regions.is_empty() {
         text.push_str("no regions\n");
@@ -299,6 +300,16 @@ fn row_of_keeping(Member { member, .. }: &Member) -> Vec<String> {
     row(member, cells)
 }
 
+/// A line for each node whose process has ended, and that this member's process runs on.
+fn run_on(MemberStatus { id: by, status, .. }: &MemberStatus) -> String {
+    let runs_on = status.iter().flat_map(|status| &status.keeping.runs_on);
+    let line = |run: &RunOnStatus| {
+        let held = bytes(run.resident_bytes);
+        format!("{} is run on by {by}: {held}, kept by {}\n", run.node, ids(&run.kept_by))
+    };
+    runs_on.map(line).collect()
+}
+
 /// Nodes by their ids; of many their number.
 fn ids(nodes: &[NodeId]) -> String {
     match nodes {
@@ -329,6 +340,8 @@ fn round_trip(status: &NodeStatus) -> String {
 
 #[cfg(test)]
 mod tests {
+    use pagemesh::admin::KeepStatus;
+
     use super::*;
 
     #[test]
@@ -348,5 +361,22 @@ mod tests {
         let mut members = joined.map(member);
         members.sort_by_key(place);
         assert_eq!(members.map(|member| member.id.0), [0, 2, 3, 4, 1]);
+    }
+
+    #[test]
+    fn a_node_that_is_run_on_has_a_line_with_its_runner_and_its_memory() {
+        let run = RunOnStatus { node: NodeId(3), resident_bytes: 3 << 20, kept_by: vec![NodeId(2)] };
+        let keeping = KeepStatus { runs_on: vec![run], ..KeepStatus::default() };
+        let member = MemberStatus {
+            id: NodeId(0),
+            kind: Kind::Daemon,
+            name: String::new(),
+            addr: ([127, 0, 0, 1], 1).into(),
+            pid: 1,
+            memory_max: 0,
+            status: Some(NodeStatus { keeping, ..NodeStatus::default() }),
+        };
+        assert_eq!(run_on(&member), "node 3 is run on by node 0: 3.0 MiB, kept by 2\n");
+        assert_eq!(run_on(&MemberStatus { status: None, ..member }), "");
     }
 }

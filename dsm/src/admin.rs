@@ -15,8 +15,8 @@ use crate::page::NodeId;
 use crate::rpc::{self, Channel};
 
 pub use crate::node::status::{
-    ClusterStatus, HostMemory, MemberStatus, NodeStatus, PeerStatus, RegionPages, RegionStatus, WaitTimes,
-    Waits,
+    ClusterStatus, HostMemory, KeepStatus, MemberStatus, NodeStatus, PeerStatus, RegionPages, RegionStatus,
+    RunOnStatus, WaitTimes, Waits,
 };
 
 /// A session with a cluster's coordinator, and with its other nodes as they are asked.

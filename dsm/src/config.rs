@@ -333,6 +333,11 @@ pub mod keep {
     pub const ASK_AGAIN: Span = Span::from_ms(30_000);
     /// After it had no descriptor for a connection a keeper waits for so long.
     pub const ACCEPT_AGAIN: Span = Span::from_ms(100);
+    /// The end of a process that is waited for is looked at again after so long, if the kernel says nothing before: a
+    /// debugger may have let it go, or a child may have ended that maps its memory.
+    pub const END_LOOK: Span = Span::from_ms(50);
+    /// After so long a line says who is waited for.
+    pub const END_TOLD: Span = Span::from_ms(2_000);
     /// Descriptors of a node that is kept: memory, record, process, connection.
     pub const DESCRIPTORS: usize = 4;
     /// Hundredths of a process's descriptors above which it keeps no more nodes.

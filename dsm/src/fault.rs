@@ -27,7 +27,6 @@ mod doctor;
 mod events;
 #[allow(unsafe_code)]
 mod handler;
-#[allow(dead_code)] // until a node is run on
 mod kept;
 #[allow(unsafe_code)]
 mod map;
@@ -48,7 +47,6 @@ pub use backend::{Backend, BackendChoice};
 pub use core_section::{CoreSection, asynchronous, check_thread_mask};
 pub use counts::FaultCounts;
 pub use doctor::{Check, Health, doctor};
-#[allow(unused_imports)] // until a node is run on
 pub(crate) use kept::Recovered;
 pub(crate) use map::LENGTH_SEALS;
 pub use record::Recorded;

@@ -25,7 +25,6 @@ mod channel;
 mod checks;
 mod descriptors;
 mod directory;
-#[allow(dead_code)] // until a node is run on
 mod end;
 mod message;
 #[cfg(test)]
@@ -33,6 +32,7 @@ mod tests;
 
 pub(crate) use descriptors::raise_limit;
 pub(crate) use directory::KeepDirectory;
+pub(crate) use end::{has_ended, kill};
 
 use channel::{Channel, Peer};
 use directory::Listener;
@@ -53,7 +53,6 @@ pub(crate) struct Estate<'a> {
 
 /// A node whose files this process holds.
 #[derive(Debug)]
-#[allow(dead_code)] // until a node is run on by them
 pub(crate) struct Kept {
     /// The node.
     pub(crate) node: NodeId,
@@ -218,10 +217,17 @@ impl Keeping {
         }
     }
 
-    /// Takes the files of a node out, to go on with it.
-    #[allow(dead_code)] // until a node is run on
+    /// The files of a node that are held here.
+    pub(crate) fn find(&self, incarnation: Incarnation) -> Option<&Kept> {
+        self.kept.iter().find(|kept| kept.incarnation == incarnation)
+    }
+
+    /// Takes the files of a node out, to go on with it. Its process has ended and has left its socket's name.
     pub(crate) fn take(&mut self, incarnation: Incarnation) -> Option<Kept> {
         let at = self.kept.iter().position(|kept| kept.incarnation == incarnation)?;
+        if let Some(listener) = &self.listener {
+            listener.remove_name_of(incarnation);
+        }
         Some(self.kept.swap_remove(at))
     }
 
@@ -407,7 +413,10 @@ impl Keeping {
             Ok(peer) => peer,
             Err(why) => return Some(Err(why)),
         };
-        let is_kept = |kept: &Kept| kept.incarnation == offer.incarnation && kept.connection.is_some();
+        // Of an ended process, only another one that runs its node on offers the files again.
+        let is_kept = |kept: &Kept| {
+            kept.incarnation == offer.incarnation && kept.connection.is_some() && !kept.has_ended()
+        };
         if self.kept.iter().any(is_kept) {
             return Some(Err("its files are kept here already".to_owned()));
         }

@@ -17,7 +17,7 @@ mod runners;
 mod sound;
 mod suspicion;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 mod type_tag;
 mod uses;
 

@@ -33,6 +33,7 @@ mod pump;
 mod receive;
 mod reception;
 mod rpc;
+mod run_on;
 pub mod status;
 mod sync;
 #[allow(unsafe_code)]
@@ -76,6 +77,7 @@ use op::{Ops, WakeWord};
 use poller::Poller;
 use receive::Kit;
 use reception::Reception;
+use run_on::RunOn;
 use wait_policy::WaitPolicy;
 use wait_times::WaitClock;
 use watch::Watch;
@@ -143,6 +145,8 @@ struct RuntimeState {
     has_ended: bool,
     /// The words of locks.
     words: LockTable,
+    /// The memory of nodes whose processes have ended, and that this process runs on.
+    run_on: RunOn,
     ops: Ops,
     /// How long threads of this node waited.
     wait_clock: WaitClock,
@@ -394,6 +398,7 @@ impl Runtime {
             departed: Vec::new(),
             has_ended: false,
             words: LockTable::default(),
+            run_on: RunOn::default(),
             ops: Ops::default(),
             wait_clock: WaitClock::default(),
             notes: Notes::default(),

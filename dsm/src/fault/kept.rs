@@ -88,6 +88,11 @@ impl Arena {
         given_back.map_err(|error| Error::os(format!("giving back pages at {start:?}"), error))
     }
 
+    /// Whether a page lies in a region that is mapped, or adopted.
+    pub(crate) fn is_in_region(&self, page: PageId) -> bool {
+        self.shared.access.in_region(page)
+    }
+
     /// Gives back the bytes of a page of the ended process that lies in no region any more.
     pub(crate) fn give_back_stray(&self, page: PageId) -> Result<()> {
         self.checked(page, 1)?;

@@ -7,7 +7,7 @@
 use std::fmt;
 use std::fs::File;
 use std::io::{BufRead, BufReader};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 
 use nix::errno::Errno;
 use nix::sys::stat::{fstat, major, minor};
@@ -41,36 +41,41 @@ impl fmt::Display for NotKilled {
     }
 }
 
+/// Whether a process has ended, with all of its threads.
+pub(crate) fn has_ended(process: &OwnedFd) -> bool {
+    let mut fds = [PollFd::new(process, PollFlags::IN)];
+    matches!(poll(&mut fds, Some(&AT_ONCE)), Ok(1))
+}
+
+/// Kills a process, whatever it does now. It has ended only when [`has_ended`] says so: the kernel takes its memory
+/// down first, some 40 us a MiB.
+pub(crate) fn kill(process: &OwnedFd, pid: u32) -> Result<(), NotKilled> {
+    if let Some(by) = tracer(process, pid) {
+        return Err(NotKilled::Traced { by });
+    }
+    match pidfd_send_signal(process, Signal::KILL) {
+        Ok(()) | Err(rustix::io::Errno::SRCH) => Ok(()),
+        Err(errno) => Err(NotKilled::Refused(errno_of(errno))),
+    }
+}
+
+/// The process that debugs it.
+fn tracer(process: &OwnedFd, pid: u32) -> Option<u32> {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    let tracer = status.lines().find_map(|line| line.strip_prefix("TracerPid:"))?.trim().parse().ok()?;
+    // Afterwards: as long as it has not ended, the number was not another process's.
+    (tracer != 0 && !has_ended(process)).then_some(tracer)
+}
+
 impl Kept {
     /// Whether the process has ended, with all of its threads.
     pub(crate) fn has_ended(&self) -> bool {
-        let mut fds = [PollFd::new(&self.process, PollFlags::IN)];
-        matches!(poll(&mut fds, Some(&AT_ONCE)), Ok(1))
+        has_ended(&self.process)
     }
 
     /// Whether the process touches the node's memory no more: it has ended, or left and lives on.
     pub(crate) fn has_let_go(&self) -> bool {
         has_left(&self.record) || self.has_ended()
-    }
-
-    /// Kills the process, whatever it does now. It has ended only when [`Kept::has_ended`] says so: the kernel takes
-    /// its memory down first, some 40 us a MiB.
-    pub(crate) fn kill(&self) -> Result<(), NotKilled> {
-        if let Some(by) = self.tracer() {
-            return Err(NotKilled::Traced { by });
-        }
-        match pidfd_send_signal(&self.process, Signal::KILL) {
-            Ok(()) | Err(rustix::io::Errno::SRCH) => Ok(()),
-            Err(errno) => Err(NotKilled::Refused(errno_of(errno))),
-        }
-    }
-
-    /// The process that debugs it.
-    fn tracer(&self) -> Option<u32> {
-        let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid)).ok()?;
-        let tracer = status.lines().find_map(|line| line.strip_prefix("TracerPid:"))?.trim().parse().ok()?;
-        // Afterwards: as long as it has not ended, the number was not another process's.
-        (tracer != 0 && !self.has_ended()).then_some(tracer)
     }
 
     /// Another process that maps the node's memory, besides those of `members`, which have memory of their own and are
@@ -105,7 +110,7 @@ mod tests {
 
     use memmap2::MmapOptions;
     use nix::sys::ptrace;
-    use nix::sys::signal::{self, kill};
+    use nix::sys::signal;
     use nix::unistd::Pid;
     use rustix::process::{PidfdFlags, pidfd_open};
 
@@ -139,7 +144,11 @@ mod tests {
         }
 
         fn signal(&self, signal: signal::Signal) {
-            kill(Pid::from_raw(self.child.id() as i32), signal).expect("it runs");
+            signal::kill(Pid::from_raw(self.child.id() as i32), signal).expect("it runs");
+        }
+
+        fn kill(&self) -> Result<(), NotKilled> {
+            kill(&self.kept.process, self.kept.pid)
         }
 
         /// Waits for the process's end as a keeper does. It is a zombie then: its number is not free.
@@ -168,9 +177,9 @@ mod tests {
         assert!(!node.kept.has_ended());
         node.signal(signal::Signal::SIGSTOP);
         assert!(!node.kept.has_ended());
-        assert_eq!(node.kept.kill(), Ok(()));
+        assert_eq!(node.kill(), Ok(()));
         node.wait();
-        assert_eq!(node.kept.kill(), Ok(()), "it has ended");
+        assert_eq!(node.kill(), Ok(()), "it has ended");
     }
 
     #[test]
@@ -178,12 +187,12 @@ mod tests {
         let node = sleeper();
         let pid = Pid::from_raw(node.child.id() as i32);
         ptrace::seize(pid, ptrace::Options::empty()).expect("a child can be traced");
-        let refused = node.kept.kill().expect_err("it is debugged");
+        let refused = node.kill().expect_err("it is debugged");
         assert!(matches!(refused, NotKilled::Traced { .. }) && !node.kept.has_ended(), "{refused}");
         ptrace::interrupt(pid).expect("it is traced");
         nix::sys::wait::waitpid(pid, None).expect("it stops");
         ptrace::detach(pid, None).expect("it is traced");
-        assert_eq!(node.kept.kill(), Ok(()));
+        assert_eq!(node.kill(), Ok(()));
         node.wait();
     }
 
@@ -204,7 +213,7 @@ mod tests {
     #[test]
     fn a_process_that_maps_the_memory_of_an_ended_one_is_found() {
         let node = sleeper();
-        assert_eq!(node.kept.kill(), Ok(()));
+        assert_eq!(node.kill(), Ok(()));
         node.wait();
         assert_eq!(node.kept.mapped_by(&[]), None);
         let name = format!("{}::mapper", module_path!().split_once("::").expect("a crate").1);

@@ -36,7 +36,7 @@ fn in_arena(extents: u64, intro: Introduction) -> Introduction {
 }
 
 /// A daemon with this id.
-pub(super) fn member(id: NodeId) -> Member {
+pub(crate) fn member(id: NodeId) -> Member {
     Member { id, intro: intro(u64::from(id.0) + 1, Kind::Daemon) }
 }
 

@@ -2,8 +2,8 @@
 //! follows the view. It touches no page, and takes the node's lock only to read the view, so nothing that a thread waits
 //! for ever waits for it.
 //!
-//! Which process goes on with a node whose process has ended is not decided here; a node that is no member any more
-//! is not kept.
+//! Which process goes on with a node whose process has ended is not decided here, but made possible (`run_on.rs`); a
+//! node that is no member any more is not kept.
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
@@ -19,13 +19,14 @@ use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use tracing::Level;
 
+use super::run_on::{Beginning, Begun, Order};
 use super::{Runtime, poller};
 use crate::config::keep::{ASK_AGAIN, PATH_LEN_MAX};
 use crate::error::{Error, Result};
-use crate::fault::{CoreSection, asynchronous};
+use crate::fault::{Arena, CoreSection, asynchronous};
 use crate::keep::{Admission, Change, Claim, Estate, KeepDirectory, Keeping, Kept, raise_limit};
 use crate::membership::{Kind, Member, keepers};
-use crate::page::{Incarnation, NodeId, Time};
+use crate::page::{Incarnation, NodeId, PAGE_SIZE, PeerId, Time};
 use crate::settings::Settings;
 
 /// The processes that hold a node's memory beside its own, and the nodes whose memory its process holds.
@@ -39,6 +40,19 @@ pub struct KeepStatus {
     pub keeps: Vec<NodeId>,
     /// Why this process would hold nobody's; none if it would.
     pub keeps_nothing: Option<String>,
+    /// The nodes whose processes have ended, and that this process runs on.
+    pub runs_on: Vec<RunOnStatus>,
+}
+
+/// A node whose process has ended, at the process that runs it on.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct RunOnStatus {
+    /// The node.
+    pub node: NodeId,
+    /// Bytes of its memory.
+    pub resident_bytes: u64,
+    /// The members whose processes hold its memory besides.
+    pub kept_by: Vec<NodeId>,
 }
 
 /// This process's part, shared by its thread and those that ask.
@@ -56,8 +70,12 @@ struct State {
     keeps_nothing: Option<String>,
     /// The members of this host, with this node.
     here: Vec<Member>,
-    /// Members that did not take this node's memory, in the order in which they were asked, and why.
-    refused: Vec<(Incarnation, String)>,
+    /// Members that did not take a node's memory, in the order in which they were asked.
+    refused: Vec<Refusal>,
+    /// Nodes that are to be run on here.
+    beginnings: Vec<Beginning>,
+    /// Nodes that are run on here, and their memory.
+    running: Vec<(PeerId, Arc<Arena>)>,
     /// When they are asked again.
     ask_again: Option<Time>,
     /// What was last told of this node's memory: whether it is kept.
@@ -65,8 +83,15 @@ struct State {
     has_ended: bool,
 }
 
+/// A member that did not take a node's memory.
+struct Refusal {
+    of: Incarnation,
+    by: Incarnation,
+    why: String,
+}
+
 /// What a step found out, for the operator.
-type Told = Vec<(Level, String)>;
+pub(super) type Told = Vec<(Level, String)>;
 
 impl Keepers {
     /// Listens, if anything is to be kept here and can be.
@@ -86,6 +111,8 @@ impl Keepers {
             keeps_nothing,
             here: Vec::new(),
             refused: Vec::new(),
+            beginnings: Vec::new(),
+            running: Vec::new(),
             ask_again: None,
             told: None,
             has_ended: false,
@@ -116,6 +143,7 @@ impl Keepers {
         let mut state = self.state.lock();
         state.has_ended = true;
         state.keeping.end();
+        state.beginnings.clear();
         drop(state);
         self.wake();
     }
@@ -150,6 +178,7 @@ impl Runtime {
         let mut seen = None;
         loop {
             let here = self.members_here(&mut seen);
+            let orders = self.with_locked(|locked| locked.run_on.take_orders());
             let now = self.now();
             let mut state = self.keepers.state.lock();
             if state.has_ended {
@@ -158,18 +187,41 @@ impl Runtime {
             if let Some(here) = here {
                 state.follow(here);
             }
+            state.obey(now, orders);
+            let mut told = Told::new();
+            let begun = state.advance(now, &mut told);
+            drop(state);
+            let opened: Vec<_> =
+                begun.into_iter().filter_map(|(node, begun)| self.begin_run(node, begun)).collect();
+            let mut state = self.keepers.state.lock();
+            if state.has_ended {
+                return;
+            }
+            state.running.extend(opened);
             let (arena, record) = self.arena.files();
-            let told = state.step(now, |node, incarnation| Estate { node, incarnation, arena, record });
-            let deadline = state.deadline();
+            told.extend(state.step(now, |node, incarnation| Estate { node, incarnation, arena, record }));
+            let deadline = state.deadline(now);
+            let ends = state.waits_for();
             drop(state);
             self.note_of_keeping(told);
             let timeout =
                 deadline.map(|deadline| TimeSpec::from(Duration::from_nanos(deadline.since(now).0)));
-            let mut fds =
-                [readable.as_fd(), self.keepers.wake.as_fd()].map(|fd| PollFd::new(fd, PollFlags::POLLIN));
+            let fds =
+                [readable.as_fd(), self.keepers.wake.as_fd()].into_iter().chain(ends.iter().map(AsFd::as_fd));
+            let mut fds: Vec<PollFd> = fds.map(|fd| PollFd::new(fd, PollFlags::POLLIN)).collect();
             // An interruption only means that the thread looks earlier.
             let _ = ppoll(&mut fds, timeout, None);
             poller::drain(&self.keepers.wake);
+        }
+    }
+
+    fn begin_run(&self, node: PeerId, begun: Begun) -> Option<(PeerId, Arc<Arena>)> {
+        match begun {
+            Begun::Alone(kept) => Some((node, self.open_kept(node, kept)?)),
+            Begun::Missing => {
+                self.cannot_run(node);
+                None
+            }
         }
     }
 
@@ -190,7 +242,7 @@ impl Runtime {
         })
     }
 
-    fn note_of_keeping(&self, told: Told) {
+    pub(super) fn note_of_keeping(&self, told: Told) {
         if told.is_empty() {
             return;
         }
@@ -211,6 +263,43 @@ impl State {
         self.keeping.retain_keepers(is_here);
     }
 
+    /// Does what the machine has ordered.
+    fn obey(&mut self, now: Time, orders: Vec<Order>) {
+        for order in orders {
+            match order {
+                Order::Begin { node, ran_at } => {
+                    self.beginnings.push(Beginning::new(now, node, ran_at, &self.here));
+                }
+                Order::Forget(node, _memory) => {
+                    self.beginnings.retain(|beginning| beginning.node() != node);
+                    self.running.retain(|(of, _)| *of != node);
+                    self.keeping.release(node.incarnation, |_| true);
+                }
+            }
+        }
+    }
+
+    /// What has become of the nodes that are to be run on here.
+    fn advance(&mut self, now: Time, told: &mut Told) -> Vec<(PeerId, Begun)> {
+        let State { beginnings, keeping, here, .. } = self;
+        let mut begun = Vec::new();
+        beginnings.retain_mut(|beginning| match beginning.advance(now, keeping, here, told) {
+            Some(end) => {
+                begun.push((beginning.node(), end));
+                false
+            }
+            None => true,
+        });
+        begun
+    }
+
+    /// Descriptors that are readable when a process has ended that is waited for.
+    fn waits_for(&self) -> Vec<OwnedFd> {
+        let processes = self.beginnings.iter().flat_map(|beginning| beginning.waits_for(&self.keeping));
+        // Without a descriptor it is looked at a little later.
+        processes.filter_map(|process| process.try_clone_to_owned().ok()).collect()
+    }
+
     fn step<'a>(&mut self, now: Time, estate: impl Fn(NodeId, Incarnation) -> Estate<'a>) -> Told {
         if self.ask_again.is_some_and(|again| again <= now) {
             self.refused.clear();
@@ -221,51 +310,63 @@ impl State {
         let mut told = Told::new();
         for change in changes {
             match change {
-                Change::OfferFailed { keeper, why, .. } => self.refuse(now, keeper, why),
+                Change::OfferFailed { of, keeper, why } => self.refuse(now, of, keeper, why),
                 Change::Refused(why) => {
                     told.push((Level::DEBUG, format!("the memory of {why}: not kept here")))
                 }
                 Change::Holds(_) | Change::Forgot(_) | Change::KeptBy { .. } => {}
             }
         }
-        self.choose(now, estate);
+        if let Some(own) = self.own() {
+            self.choose(now, &own, &estate(own.id, self.me));
+        }
+        for (node, arena) in self.running.clone() {
+            let (arena, record) = arena.files();
+            let member =
+                self.here.iter().find(|member| member.intro.incarnation == node.incarnation).cloned();
+            if let Some(member) = member {
+                let estate = Estate { node: node.node, incarnation: node.incarnation, arena, record };
+                self.choose(now, &member, &estate);
+            }
+        }
         told.extend(self.tell());
         told
     }
 
-    /// Offers this node's memory to those that should keep it, and when all do takes it back from others.
-    fn choose<'a>(&mut self, now: Time, estate: impl Fn(NodeId, Incarnation) -> Estate<'a>) {
-        let Some(own) = self.own() else { return };
-        let estate = estate(own.id, self.me);
+    /// Offers a node's memory to those that should keep it, and when all do takes it back from others.
+    fn choose(&mut self, now: Time, of: &Member, estate: &Estate<'_>) {
+        let (own_pid, start) = (std::process::id(), of.intro.incarnation);
         loop {
-            let wanted = keepers::wanted(&self.here, &own, |of| self.refused.iter().any(|(by, _)| *by == of));
-            let known: Vec<(Incarnation, bool)> = self.keeping.keepers_of(self.me).collect();
+            let others = self.here.iter().filter(|member| member.intro.pid != own_pid);
+            let has_refused = |by| self.refused.iter().any(|refusal| (refusal.of, refusal.by) == (start, by));
+            let wanted = keepers::wanted(others, of, has_refused);
+            let known: Vec<(Incarnation, bool)> = self.keeping.keepers_of(start).collect();
             let is_new = |member: &&&Member| known.iter().all(|(by, _)| *by != member.intro.incarnation);
             let Some(next) = wanted.iter().find(is_new) else {
                 let keeps = |member: &&Member| known.contains(&(member.intro.incarnation, true));
                 if wanted.iter().all(keeps) && !wanted.is_empty() {
                     let is_needless =
                         |by: Incarnation| wanted.iter().all(|member| member.intro.incarnation != by);
-                    self.keeping.release(self.me, is_needless);
+                    self.keeping.release(start, is_needless);
                 }
                 return;
             };
             let (keeper, socket) = (next.intro.incarnation, next.intro.keeps_at.clone().unwrap_or_default());
-            if let Err(error) = self.keeping.offer(now, (keeper, Path::new(&socket)), &estate) {
-                self.refuse(now, keeper, error.to_string());
+            if let Err(error) = self.keeping.offer(now, (keeper, Path::new(&socket)), estate) {
+                self.refuse(now, start, keeper, error.to_string());
             }
         }
     }
 
-    fn refuse(&mut self, now: Time, keeper: Incarnation, why: String) {
-        self.refused.push((keeper, why));
+    fn refuse(&mut self, now: Time, of: Incarnation, by: Incarnation, why: String) {
+        self.refused.push(Refusal { of, by, why });
         self.ask_again.get_or_insert(now + ASK_AGAIN);
     }
 
     /// A line when it is known whether this node's memory is kept, and when that changes.
     fn tell(&mut self) -> Option<(Level, String)> {
         let own = self.own()?;
-        let kept_by = self.kept_by();
+        let kept_by = self.keepers_of(self.me);
         if (kept_by.is_empty() && self.is_asking())
             || self.told.replace(!kept_by.is_empty()) == Some(!kept_by.is_empty())
         {
@@ -282,10 +383,10 @@ impl State {
     }
 
     fn why_unkept(&self) -> String {
-        match self.refused.as_slice() {
-            [] if self.here.len() <= 1 => "it is alone on its host".to_owned(),
-            [] => "no other process of its host takes any".to_owned(),
-            [(by, why), ..] => match self.id_of(*by) {
+        match self.refused.iter().find(|refusal| refusal.of == self.me) {
+            None if self.here.len() <= 1 => "it is alone on its host".to_owned(),
+            None => "no other process of its host takes any".to_owned(),
+            Some(Refusal { by, why, .. }) => match self.id_of(*by) {
                 Some(id) => format!("{id} does not take it: {why}"),
                 None => why.clone(),
             },
@@ -293,13 +394,22 @@ impl State {
     }
 
     fn status(&self) -> KeepStatus {
-        let kept_by = self.kept_by();
+        let kept_by = self.keepers_of(self.me);
         let is_known = self.own().is_some() && !self.is_asking();
         KeepStatus {
             unkept: (kept_by.is_empty() && is_known).then(|| self.why_unkept()),
             kept_by,
             keeps: self.keeping.kept().iter().map(|kept| kept.node).collect(),
             keeps_nothing: self.keeps_nothing.clone(),
+            runs_on: self.running.iter().map(|(node, arena)| self.status_of(*node, arena)).collect(),
+        }
+    }
+
+    fn status_of(&self, node: PeerId, arena: &Arena) -> RunOnStatus {
+        RunOnStatus {
+            node: node.node,
+            resident_bytes: arena.backed_pages() * PAGE_SIZE as u64,
+            kept_by: self.keepers_of(node.incarnation),
         }
     }
 
@@ -311,8 +421,8 @@ impl State {
         self.here.iter().find(|member| member.intro.incarnation == incarnation).map(|member| member.id)
     }
 
-    fn kept_by(&self) -> Vec<NodeId> {
-        let keepers = self.keeping.keepers_of(self.me).filter(|(_, keeps)| *keeps);
+    fn keepers_of(&self, of: Incarnation) -> Vec<NodeId> {
+        let keepers = self.keeping.keepers_of(of).filter(|(_, keeps)| *keeps);
         keepers.filter_map(|(by, _)| self.id_of(by)).collect()
     }
 
@@ -320,8 +430,9 @@ impl State {
         self.keeping.keepers_of(self.me).any(|(_, keeps)| !keeps)
     }
 
-    fn deadline(&self) -> Option<Time> {
-        self.keeping.deadline().into_iter().chain(self.ask_again).min()
+    fn deadline(&self, now: Time) -> Option<Time> {
+        let ends = (!self.beginnings.is_empty()).then(|| Beginning::look_again(now));
+        self.keeping.deadline().into_iter().chain(self.ask_again).chain(ends).min()
     }
 }
 

@@ -7,6 +7,7 @@ use rustc_hash::FxHashMap;
 
 use super::Node;
 use super::lock_word::{Holder, LockWord};
+use super::run_on::{KeptMemory, RunOn};
 use crate::coherence::LockId;
 use crate::fault::Arena;
 use crate::machine::Host;
@@ -108,6 +109,7 @@ impl LockTable {
 pub(super) struct LocalMemory<'a> {
     pub(super) arena: &'a Arena,
     pub(super) words: &'a mut LockTable,
+    pub(super) run_on: &'a RunOn,
 }
 
 impl<'a> LocalMemory<'a> {
@@ -176,25 +178,28 @@ impl LockWords for LocalMemory<'_> {
 
 impl Host for LocalMemory<'_> {
     type Kept<'a>
-        = LocalMemory<'a>
+        = KeptMemory<'a>
     where
         Self: 'a;
 
-    fn kept(&mut self, _node: PeerId) -> Option<LocalMemory<'_>> {
-        None
+    fn kept(&mut self, node: PeerId) -> Option<KeptMemory<'_>> {
+        self.run_on.memory(node)
     }
 
     fn map_region(&mut self, start: PageId, pages: u64) -> Result<(), String> {
-        self.arena.map_region(start, pages).map_err(|error| error.to_string())
+        let mapped = self.arena.map_region(start, pages).and_then(|()| self.run_on.map_region(start, pages));
+        mapped.map_err(|error| error.to_string())
     }
 
     fn unmap_region(&mut self, start: PageId, pages: u64) -> Result<(), String> {
         self.words.forget(start, pages);
-        self.arena.unmap_region(start, pages).map_err(|error| error.to_string())
+        let unmapped = self.arena.unmap_region(start, pages);
+        let unmapped = unmapped.and_then(|()| self.run_on.unmap_region(start, pages));
+        unmapped.map_err(|error| error.to_string())
     }
 
     fn backed_pages(&self) -> u64 {
-        self.arena.backed_pages()
+        self.arena.backed_pages() + self.run_on.backed_pages()
     }
 
     fn end_lending(&mut self) {

@@ -44,8 +44,8 @@ impl RuntimeState {
                     }
                 }
                 Output::Gone(peer) => self.departed.push(peer),
-                // No cluster is told to run nodes on yet.
-                Output::RunOn { .. } | Output::Forget(_) => {}
+                Output::RunOn { node, ran_at } => self.run_on.begin(node, ran_at),
+                Output::Forget(node) => self.run_on.forget(node),
                 Output::Note(level, text) => self.notes.add(level, text),
                 Output::Inspect { of, pid } => self.inspections.push((of, pid)),
                 Output::Ended { departure } => {
@@ -80,8 +80,8 @@ impl RuntimeState {
 impl Runtime {
     /// Gives the machine an event.
     pub(super) fn give(&self, locked: &mut RuntimeState, now: Time, event: Event<'_>) {
-        let RuntimeState { machine, words, .. } = locked;
-        machine.handle(now, event, &mut LocalMemory { arena: &self.arena, words });
+        let RuntimeState { machine, words, run_on, .. } = locked;
+        machine.handle(now, event, &mut LocalMemory { arena: &self.arena, words, run_on });
     }
 
     /// Gives it an event of now, and does what follows of it.
@@ -106,8 +106,8 @@ impl Runtime {
     pub(super) fn flush(&self, locked: &mut Entry<'_>, now: Time) {
         let locked = &mut **locked;
         loop {
-            let RuntimeState { machine, words, .. } = &mut *locked;
-            let moved = machine.flush(now, &mut LocalMemory { arena: &self.arena, words });
+            let RuntimeState { machine, words, run_on, .. } = &mut *locked;
+            let moved = machine.flush(now, &mut LocalMemory { arena: &self.arena, words, run_on });
             locked.perform();
             self.transmit(locked, now);
             if !moved {
@@ -118,6 +118,9 @@ impl Runtime {
         self.tell_departures(locked);
         if !locked.notes.is_empty() {
             self.poller.wake();
+        }
+        if locked.run_on.has_orders() {
+            self.keepers.wake();
         }
         let due = self.due(locked);
         locked.reception.due(due);

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 
 use serde::{Deserialize, Serialize};
 
-pub use super::keeping::KeepStatus;
+pub use super::keeping::{KeepStatus, RunOnStatus};
 pub use super::wait_times::{WaitTimes, Waits};
 use super::{Runtime, RuntimeState};
 use crate::coherence::{Coherence, Counters as CoherenceCounters, Placement};

@@ -161,7 +161,7 @@ pub(super) fn started(pid: u32) -> Option<u64> {
 /// Opens the process of a member, to be told of its end; none if it has ended, or if its number belongs to
 /// another process here. A copy of a running virtual machine has the boot and the namespaces of the original;
 /// a process that started after the copying has another start.
-fn open_member(pid: u32, since: u64) -> Result<Option<OwnedFd>, Errno> {
+pub(super) fn open_member(pid: u32, since: u64) -> Result<Option<OwnedFd>, Errno> {
     if since == 0 {
         return Ok(None);
     }
