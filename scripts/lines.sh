@@ -47,7 +47,7 @@ count() {
 # A comment that ends a line of code leaves the line code. The tests of a file are its last module.
 code() {
     awk 'NR == 1 && tolower($0) ~ /generated/ { exit }
-        /^#\[cfg\(test\)\]/ { exit }
+        /^#\[cfg\(test\)\]/ { getline; if (/^mod .*\{$/) exit; next }
         /^[[:space:]]*(\/\/.*)?$/ { next }
         { lines++ }
         END { print lines + 0 }'

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use pagemesh::Error;
 use pagemesh::admin::{Admin, ClusterStatus, MemberStatus, RegionStatus};
 use serde::Serialize;
 
@@ -43,7 +44,17 @@ pub(crate) fn remove(state_dir: Option<PathBuf>, name: &str) -> Result<i32, Trou
 pub(crate) fn connect(state_dir: Option<PathBuf>) -> Result<Admin, Trouble> {
     let state = State::open(state_dir)?;
     let cluster = state.running()?;
-    Ok(Admin::connect(cluster.nodes[0].addr, &state.key_file(), ADMIN_TIMEOUT)?)
+    let (addr, key_file) = (cluster.nodes[0].addr, state.key_file());
+    Admin::connect(addr, &key_file, ADMIN_TIMEOUT).map_err(|error| {
+        if !matches!(error, Error::Timeout { .. } | Error::Refused(_)) {
+            return Trouble::from(error);
+        }
+        Trouble::start(format!(
+            "the cluster does not answer ({error}): its node 0 is stopped or gets no core, or {} is of another \
+             cluster; try again, or end the cluster with `pagemesh down`",
+            key_file.display()
+        ))
+    })
 }
 
 /// A region, and how many of its pages are where.

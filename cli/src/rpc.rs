@@ -42,13 +42,12 @@ struct Line {
 
 fn list(admin: &Admin, node: Option<u16>, json: bool) -> Result<i32, Trouble> {
     let members = admin.members()?;
-    let mut nodes = Vec::new();
-    for member in members.iter().filter(|member| node.is_none_or(|node| member.id.0 == node)) {
-        let meta = meta(admin, member)?;
-        // A node that does not answer is listed, and so are the others.
-        let interfaces = served(&meta).map_err(|error| error.to_string());
-        nodes.push(Node { id: member.id, name: member.name.clone(), interfaces });
-    }
+    let listed = members.iter().filter(|member| node.is_none_or(|node| member.id.0 == node));
+    // A node that does not answer is listed, and so are the others; all are asked at one time.
+    let nodes: Vec<Node> = std::thread::scope(|scope| {
+        let asked: Vec<_> = listed.map(|member| scope.spawn(|| ask(admin, member))).collect();
+        asked.into_iter().map(|asked| asked.join().expect("it does not panic")).collect()
+    });
     if let (Some(node), true) = (node, nodes.is_empty()) {
         return Err(no_member(node, &members));
     }
@@ -58,6 +57,12 @@ fn list(admin: &Admin, node: Option<u16>, json: bool) -> Result<i32, Trouble> {
         out::text(&in_a_table(&nodes))?;
     }
     Ok(if nodes.iter().all(|node| node.interfaces.is_ok()) { 0 } else { FAILED })
+}
+
+fn ask(admin: &Admin, member: &MemberStatus) -> Node {
+    let meta = meta(admin, member).map_err(|trouble| trouble.to_string());
+    let interfaces = meta.and_then(|meta| served(&meta).map_err(|error| error.to_string()));
+    Node { id: member.id, name: member.name.clone(), interfaces }
 }
 
 fn served(meta: &MetaClient) -> Result<Vec<Line>, pagemesh::rpc::Error> {

@@ -41,13 +41,18 @@ impl Admin {
     /// The whole cluster: the coordinator's knowledge, and every member's own status where it answers.
     pub fn cluster(&self) -> Result<ClusterStatus> {
         let mut cluster: ClusterStatus = parse(&self.cluster_client().status().map_err(failed)?)?;
-        for member in &mut cluster.members {
-            // A member that does not answer is listed without a status.
-            let channel = self.channel_to(member.id, member.addr);
-            let status = channel.and_then(|channel| NodeClient::new(channel).status().map_err(failed));
-            member.status = status.and_then(|status| parse(&status)).ok();
-        }
+        // All at one time: members that do not answer are waited for together.
+        std::thread::scope(|scope| {
+            for member in &mut cluster.members {
+                scope.spawn(|| member.status = self.status_of(member.id, member.addr).ok());
+            }
+        });
         Ok(cluster)
+    }
+
+    /// A member's own status. A member that does not answer is listed without one.
+    fn status_of(&self, node: NodeId, addr: SocketAddr) -> Result<NodeStatus> {
+        parse(&NodeClient::new(self.channel_to(node, addr)?).status().map_err(failed)?)
     }
 
     /// The members and regions, as the coordinator knows them.

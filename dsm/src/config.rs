@@ -297,7 +297,7 @@ pub mod node {
     pub const UNREAD_MAX: Span = Span::from_ms(10);
     /// Longest sleep of the progress thread.
     pub const SLEEP_MAX: Span = Span::from_ms(250);
-    /// Longest wait for methods that run, and for the acknowledgement of the last messages by guests, when a node
+    /// Longest wait for methods that run, and for the acknowledgement of the last messages by clients, when a node
     /// stops.
     pub const FLUSH_MAX: Span = Span::from_ms(1_000);
     /// Messages to the operator that wait for the progress thread.
@@ -497,7 +497,7 @@ pub mod rpc {
     /// Messages of the calls' own that wait for room in the queues to their peers. Each answers a message of
     /// a peer, so a flood of those can fill it; what comes then is dropped, and counted.
     pub const DELAYED_MAX: usize = 16_384;
-    /// Messages that a guest keeps while its session is made anew: those that are not asked for again then.
+    /// Messages that a client keeps while its session is made anew: those that are not asked for again then.
     pub const UNSENT_MAX: usize = 1024;
     /// Bytes of them.
     pub const UNSENT_BYTES_MAX: usize = 8 << 20;

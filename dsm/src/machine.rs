@@ -65,7 +65,7 @@ pub(crate) mod channel {
 
 /// Why a node ends a session, for the peer's program.
 pub(crate) mod close {
-    /// No more is to be said: a guest's session, or one whose node has left.
+    /// No more is to be said: a client's session, or one whose node has left.
     pub(crate) const DONE: u16 = 0;
     /// The node that closes ends without leaving: its last words.
     pub(crate) const ENDS: u16 = 1;
@@ -588,7 +588,7 @@ impl Machine {
         if self.cores.drained_at.is_some() {
             // What they have said lies in the socket otherwise.
             self.end_departed_sessions(now);
-            self.close_silent_guests(now);
+            self.close_silent_clients(now);
         }
         if let Some(membership) = &mut self.cores.membership {
             membership.return_idle_uses();
@@ -661,7 +661,7 @@ impl Cores {
             }
             Some((&channel::CALLS, rest)) => self.deliver_calls(now, (session, source), bytes, rest),
             Some((&channel::CONTROL, rest)) => Hearing::of(self.deliver_control(now, session, rest)),
-            Some((&channel::CLIENT, rest)) => Hearing::of(self.deliver_guest(now, session, rest)),
+            Some((&channel::CLIENT, rest)) => Hearing::of(self.deliver_client(now, session, rest)),
             Some((&channel::LOSS, rest)) => Hearing::of(self.deliver_loss(self.routes.node(session), rest)),
             Some(_) | None => Hearing::Unsound,
         };

@@ -109,7 +109,19 @@ pub struct PeerId {
 }
 
 /// The node of every peer that is no member of the cluster; only its incarnation tells it from others.
-pub const GUEST: NodeId = NodeId(u16::MAX);
+const CLIENT: NodeId = NodeId(u16::MAX);
+
+impl PeerId {
+    /// A process that calls nodes and is no member.
+    pub(crate) fn client(incarnation: Incarnation) -> PeerId {
+        PeerId { node: CLIENT, incarnation }
+    }
+
+    /// Whether it is no member.
+    pub(crate) fn is_client(self) -> bool {
+        self.node == CLIENT
+    }
+}
 
 /// What a core may do to local memory. Each call is complete when it returns.
 ///

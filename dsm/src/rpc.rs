@@ -76,8 +76,6 @@ pub use wire::{
 };
 
 // For whatever carries calls: nodes, clients, tests.
-#[doc(hidden)]
-pub use crate::page::GUEST;
 pub(crate) use callers::{Callers, Deferred};
 #[doc(hidden)]
 pub use core::frame::{is_asked_again, is_message};

@@ -59,6 +59,8 @@ fn no_seed_of_the_machines_rig_breaks_a_rule() {
         ("starvations", work.starvations, SEEDS / 2),
         ("failed links", work.cuts, SEEDS / 4),
         ("calls", work.calls, 10 * SEEDS),
+        ("calls of clients", work.client_calls, 2 * SEEDS),
+        ("lost servers", work.failovers, SEEDS / 50),
         ("hostile datagrams", work.hostile, 100 * SEEDS),
         ("early messages", work.early, SEEDS / 5),
         ("suspicions", work.suspicions, SEEDS / 5),

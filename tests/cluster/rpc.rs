@@ -1,5 +1,7 @@
 //! `pagemesh rpc`: looking at the interfaces of a running cluster, and calling them.
 
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use serde_json::{Value, json};
 
 use crate::bed::{Bed, Done};
@@ -109,6 +111,39 @@ fn hashes_and_incarnations_are_texts_wherever_they_are_shown() {
         let texts = ids.filter(|shown| shown.contains(&format!("\"{id}\": \""))).count();
         assert!(id.is_empty() || texts > 0, "{line} shows no {id} as a text: {done:#?}");
     }
+    bed.pagemesh("down").ok();
+    bed.assert_nothing_left();
+}
+
+/// Members that get no core are waited for together, and listed. Without node 0, or with the key of another cluster,
+/// nobody can be asked: the line says so, and what to do.
+#[test]
+fn a_command_that_gets_no_answer_ends_with_one_line() {
+    let bed = Bed::new();
+    bed.pagemesh("up --nodes 3").ok();
+    let file = std::fs::read_to_string(bed.state().join("cluster.json")).expect("the cluster's file");
+    let cluster: Value = serde_json::from_str(&file).expect("JSON");
+    let signal = |node: usize, signal: Signal| {
+        let pid = cluster["nodes"][node]["pid"].as_i64().expect("a number");
+        kill(Pid::from_raw(pid as i32), signal).expect("it runs");
+    };
+    [1, 2].into_iter().for_each(|node| signal(node, Signal::SIGSTOP));
+    let listed = bed.pagemesh("rpc ls");
+    [1, 2].into_iter().for_each(|node| signal(node, Signal::SIGCONT));
+    assert!(listed.code == 1 && listed.out.contains("Cluster"), "{listed:#?}");
+    assert!(listed.out.contains("node 1 (") && listed.out.contains("node 2 ("), "{listed:#?}");
+
+    let silent = ["the cluster does not answer", "`pagemesh down`"];
+    signal(0, Signal::SIGSTOP);
+    let refused = ["status", "rpc ls", "regions ls"].map(|command| bed.pagemesh(command));
+    signal(0, Signal::SIGCONT);
+    refused.into_iter().for_each(|done| drop(done.refused(&silent)));
+
+    let key = bed.state().join("key");
+    let own = std::fs::read(&key).expect("the key");
+    std::fs::write(&key, "0".repeat(64)).expect("another key");
+    bed.pagemesh("status").refused(&silent).says(&[key.to_str().expect("text")]);
+    std::fs::write(&key, own).expect("the key again");
     bed.pagemesh("down").ok();
     bed.assert_nothing_left();
 }

@@ -280,7 +280,7 @@ struct Rogue {
 const COHERENCE: u8 = 1;
 const CONTROL: u8 = 2;
 /// First byte of a call from outside.
-const GUEST: u8 = 3;
+const CLIENT: u8 = 3;
 
 impl Rogue {
     fn new() -> Rogue {
@@ -436,7 +436,7 @@ fn a_message_that_does_not_decode_ends_its_session_and_nothing_else() {
 
 /// A frame of a call: kind, flags, aux, length, sequence, method, budget, settled, body.
 fn call_frame(sequence: u64, method: u64, len: u32, body: &[u8]) -> Vec<u8> {
-    let mut frame = vec![GUEST, 1, 0, 0, 0];
+    let mut frame = vec![CLIENT, 1, 0, 0, 0];
     frame.extend_from_slice(&len.to_le_bytes());
     for field in [sequence, method, 0, 0] {
         frame.extend_from_slice(&field.to_le_bytes());
@@ -457,7 +457,7 @@ fn hostile_calls_get_an_error_or_end_their_session_and_nothing_else() {
         &call_frame(0, echo, u32::MAX, &[0; 4]),
         &call_frame(0, echo, 2, &[0; 4]),
         &call_frame(u64::MAX, echo, 0, &[])[..9],
-        &[GUEST, 77],
+        &[CLIENT, 77],
     ] {
         let mut rogue = Rogue::new();
         let session = rogue.connect(daemons[0].local_addr());

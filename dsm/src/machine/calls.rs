@@ -6,7 +6,7 @@ use crate::config::node::UNSENT_MESSAGES_MAX;
 use crate::config::rpc::CALLS_QUEUE_SHARE;
 use crate::membership::{Member, Membership};
 use crate::net::{self, Priority, SessionHandle};
-use crate::page::{GUEST, Incarnation, NodeId, PeerId, Time};
+use crate::page::{Incarnation, NodeId, PeerId, Time};
 use crate::rpc::core::{Calls, SendError};
 use crate::rpc::is_message;
 
@@ -52,14 +52,14 @@ impl Machine {
     pub fn send_call(&mut self, now: Time, to: PeerId, message: &[u8]) -> Result<(), SendError> {
         let lifecycle = &self.cores.lifecycle;
         // Calls to members have all ended. A client may still wait for the answer to what ended this node.
-        if lifecycle.is_closed() || (lifecycle.why().is_some() && to.node != GUEST) {
+        if lifecycle.is_closed() || (lifecycle.why().is_some() && !to.is_client()) {
             return Err(SendError::Unreachable);
         }
         let priority = if message.len() <= CONTROL_LEN_MAX { Priority::Control } else { Priority::Bulk };
         let Some(session) = self.session_of(to) else {
             return self.send_without_session(now, to, message, priority);
         };
-        let channel = if to.node == GUEST { channel::CLIENT } else { channel::CALLS };
+        let channel = if to.is_client() { channel::CLIENT } else { channel::CALLS };
         let message = typed(channel, message);
         let share = self.endpoint.queue_max() / CALLS_QUEUE_SHARE;
         let full = self.endpoint.queued(session) + message.total_len() > share;
@@ -109,9 +109,9 @@ impl Machine {
     }
 
     /// Ends the session with a client. It may come back and ask again.
-    pub(crate) fn close_guest(&mut self, now: Time, incarnation: Incarnation) {
-        if let Some(session) = self.cores.routes.guest_session(incarnation) {
-            self.end_guest(now, session);
+    pub(crate) fn close_client(&mut self, now: Time, incarnation: Incarnation) {
+        if let Some(session) = self.cores.routes.client_session(incarnation) {
+            self.end_client(now, session);
         }
     }
 }
@@ -133,15 +133,15 @@ impl Cores {
     }
 
     /// Takes a message of a client; false if it is none, or there is no such session.
-    pub(super) fn deliver_guest(&mut self, now: Time, session: SessionHandle, rest: &[u8]) -> bool {
-        let Some(incarnation) = self.routes.guest(session) else { return false };
-        self.calls.handle_message(now, PeerId { node: GUEST, incarnation }, rest).is_ok()
+    pub(super) fn deliver_client(&mut self, now: Time, session: SessionHandle, rest: &[u8]) -> bool {
+        let Some(incarnation) = self.routes.client(session) else { return false };
+        self.calls.handle_message(now, PeerId::client(incarnation), rest).is_ok()
     }
 
     /// A session is over, which may have been a client's: it may come back.
-    pub(super) fn guest_closed(&mut self, now: Time, session: SessionHandle) {
-        if let Some(incarnation) = self.routes.guest_closed(session) {
-            let peer = PeerId { node: GUEST, incarnation };
+    pub(super) fn client_closed(&mut self, now: Time, session: SessionHandle) {
+        if let Some(incarnation) = self.routes.client_closed(session) {
+            let peer = PeerId::client(incarnation);
             if self.rules.waits_for_clients() {
                 self.calls.handle_peer_away(now, peer);
             } else {

@@ -328,7 +328,7 @@ impl Machine {
             self.endpoint.last_heard(*session).is_some_and(|at| now.since(at) < FLUSH_MAX)
         };
         let routes = &self.cores.routes;
-        self.has_pending_members() || routes.guests().filter(is_here).any(|guest| self.is_pending(guest))
+        self.has_pending_members() || routes.clients().filter(is_here).any(|client| self.is_pending(client))
     }
 
     fn is_pending(&self, session: SessionHandle) -> bool {

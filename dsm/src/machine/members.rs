@@ -106,7 +106,7 @@ impl Machine {
 
     /// A client that is silent need not be dead: it says nothing while no thread waits in it. But the memory of
     /// what waits for it is better used otherwise, and in a crowd so is its place.
-    pub(super) fn close_silent_guests(&mut self, now: Time) {
+    pub(super) fn close_silent_clients(&mut self, now: Time) {
         let listening = self.cores.listening_since;
         let crowd = self.endpoint.sessions() >= SESSIONS_CROWD;
         let is_in_the_way = |session: SessionHandle| {
@@ -117,10 +117,10 @@ impl Machine {
         let strangers = self.cores.routes.strangers();
         let silent: SmallVec<[SessionHandle; 4]> =
             strangers.filter(|&session| is_in_the_way(session)).collect();
-        silent.into_iter().for_each(|session| self.end_guest(now, session));
+        silent.into_iter().for_each(|session| self.end_client(now, session));
     }
 
-    pub(super) fn end_guest(&mut self, now: Time, session: SessionHandle) {
+    pub(super) fn end_client(&mut self, now: Time, session: SessionHandle) {
         let reason = "you are silent, or take no answers";
         self.endpoint.close(now, session, close::DONE, reason);
         // No event tells of an end that comes from here.
@@ -136,7 +136,7 @@ impl Machine {
         reason: Option<CloseReason>,
     ) -> Option<String> {
         self.cores.departing.retain(|&(departing, _)| departing != session);
-        self.cores.guest_closed(now, session);
+        self.cores.client_closed(now, session);
         let node = self.cores.forget_session(session);
         if let (Some(node), Some(reason)) = (node, &reason) {
             self.cores.note(Level::DEBUG, format!("the session with {node} is over: {reason}"));

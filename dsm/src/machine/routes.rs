@@ -6,7 +6,7 @@ use super::Rules;
 use crate::config::NODES_MAX;
 use crate::membership::{COORDINATOR, LinkId, View};
 use crate::net::SessionHandle;
-use crate::page::{GUEST, Incarnation, NodeId, PeerId};
+use crate::page::{Incarnation, NodeId, PeerId};
 
 struct Peer {
     incarnation: Incarnation,
@@ -20,7 +20,7 @@ pub(super) struct Routes {
     sessions: FxHashMap<SessionHandle, Peer>,
     of_node: Vec<Option<SessionHandle>>,
     /// Clients: processes that call without being members.
-    guests: FxHashMap<Incarnation, SessionHandle>,
+    clients: FxHashMap<Incarnation, SessionHandle>,
     /// Members with which this node has no session any more, because messages may be lost.
     severed: Vec<Incarnation>,
 }
@@ -30,7 +30,7 @@ impl Routes {
         Routes {
             sessions: FxHashMap::default(),
             of_node: vec![None; NODES_MAX],
-            guests: FxHashMap::default(),
+            clients: FxHashMap::default(),
             severed: Vec::new(),
         }
     }
@@ -127,23 +127,23 @@ impl Routes {
         Some(self.sessions.get(&session)?.incarnation)
     }
 
-    /// A session whose other side calls as a guest; returns which start of it that is.
-    pub(super) fn guest(&mut self, session: SessionHandle) -> Option<Incarnation> {
+    /// A session whose other side calls as a client; returns which start of it that is.
+    pub(super) fn client(&mut self, session: SessionHandle) -> Option<Incarnation> {
         let incarnation = self.sessions.get(&session)?.incarnation;
-        self.guests.insert(incarnation, session);
+        self.clients.insert(incarnation, session);
         Some(incarnation)
     }
 
-    /// The session that leads to a guest.
-    pub(super) fn guest_session(&self, incarnation: Incarnation) -> Option<SessionHandle> {
-        self.guests.get(&incarnation).copied()
+    /// The session that leads to a client.
+    pub(super) fn client_session(&self, incarnation: Incarnation) -> Option<SessionHandle> {
+        self.clients.get(&incarnation).copied()
     }
 
-    /// The guest whose session this was, if it has no other.
-    pub(super) fn guest_closed(&mut self, session: SessionHandle) -> Option<Incarnation> {
+    /// The client whose session this was, if it has no other.
+    pub(super) fn client_closed(&mut self, session: SessionHandle) -> Option<Incarnation> {
         let incarnation = self.sessions.get(&session)?.incarnation;
-        let its_last = self.guests.get(&incarnation) == Some(&session);
-        its_last.then(|| self.guests.remove(&incarnation)).map(|_| incarnation)
+        let its_last = self.clients.get(&incarnation) == Some(&session);
+        its_last.then(|| self.clients.remove(&incarnation)).map(|_| incarnation)
     }
 
     /// The session that leads to a member.
@@ -153,13 +153,11 @@ impl Routes {
 
     /// The session that leads to this start of a member or client.
     pub(super) fn session_of(&self, rules: Rules, peer: PeerId) -> Option<SessionHandle> {
-        match peer.node {
-            GUEST => self.guest_session(peer.incarnation),
-            node => {
-                let is_same = |session: &SessionHandle| self.peer(*session) == Some(peer);
-                self.session(node).filter(|session| is_same(session) || !rules.tells_starts_apart())
-            }
+        if peer.is_client() {
+            return self.client_session(peer.incarnation);
         }
+        let is_same = |session: &SessionHandle| self.peer(*session) == Some(peer);
+        self.session(peer.node).filter(|session| is_same(session) || !rules.tells_starts_apart())
     }
 
     /// All sessions to members.
@@ -172,15 +170,15 @@ impl Routes {
         self.sessions.iter().filter(|(_, peer)| !peer.is_over).map(|(session, _)| *session)
     }
 
-    /// Sessions to guests, and to who has not said yet what it wants.
+    /// Sessions to clients, and to processes that have not said yet what they want.
     pub(super) fn strangers(&self) -> impl Iterator<Item = SessionHandle> {
         let strangers = self.sessions.iter().filter(|(_, peer)| peer.node.is_none());
         strangers.map(|(session, _)| *session)
     }
 
-    /// All sessions to guests.
-    pub(super) fn guests(&self) -> impl Iterator<Item = SessionHandle> {
-        self.guests.values().copied()
+    /// All sessions to clients.
+    pub(super) fn clients(&self) -> impl Iterator<Item = SessionHandle> {
+        self.clients.values().copied()
     }
 }
 

@@ -208,28 +208,28 @@ fn what_is_waited_for_when_a_node_leaves_ends() {
     assert!(ends && machine.lifecycle().is_closed());
 }
 
-/// Moves datagrams between the node and a guest until neither has any.
-fn exchange(machine: &mut Machine, (guest, port): (&mut Endpoint, u16), now: Time) {
-    let (node_addr, guest_addr) = (addr(1), addr(port));
+/// Moves datagrams between the node and a client until neither has any.
+fn exchange(machine: &mut Machine, (client, port): (&mut Endpoint, u16), now: Time) {
+    let (node_addr, client_addr) = (addr(1), addr(port));
     let mut buffer = TransmitBuf::default();
     loop {
-        let mut to_guest = Vec::new();
+        let mut to_client = Vec::new();
         while let Some(transmit) = machine.endpoint.poll_transmit(now, &mut buffer) {
-            to_guest.push(transmit.with_slices(<[&[u8]]>::concat));
+            to_client.push(transmit.with_slices(<[&[u8]]>::concat));
         }
-        for datagram in &mut to_guest {
-            guest.handle_datagram(now, node_addr, datagram, &mut |_, _| ());
+        for datagram in &mut to_client {
+            client.handle_datagram(now, node_addr, datagram, &mut |_, _| ());
         }
         let mut to_node = Vec::new();
-        while let Some(transmit) = guest.poll_transmit(now, &mut buffer) {
+        while let Some(transmit) = client.poll_transmit(now, &mut buffer) {
             to_node.push(transmit.with_slices(<[&[u8]]>::concat));
         }
         for bytes in &mut to_node {
-            machine.handle(now, Event::Datagram { from: guest_addr, bytes }, &mut Nothing);
+            machine.handle(now, Event::Datagram { from: client_addr, bytes }, &mut Nothing);
         }
         machine.flush(now, &mut Nothing);
-        while guest.poll_event().is_some() {}
-        if to_guest.is_empty() && to_node.is_empty() {
+        while client.poll_event().is_some() {}
+        if to_client.is_empty() && to_node.is_empty() {
             break;
         }
     }
@@ -297,16 +297,16 @@ fn what_another_node_than_its_home_says_of_a_lost_page_is_not_heard() {
     assert!(told(3, page));
 }
 
-/// Guests need not say that they are there, so a dead one is told from an idle one by nothing.
+/// Clients need not say that they are there, so a dead one is told from an idle one by nothing.
 #[test]
-fn silent_guests_make_room_when_there_are_many() {
+fn silent_clients_make_room_when_there_are_many() {
     let (mut machine, now) = (joined(), Time(1_000_000_000));
     let connect = |machine: &mut Machine, number: u64| {
         let key = ClusterKey::new([0; 32]);
         let config = EndpointConfig::new(key, Incarnation(100 + number), Version::ours(), 1 << 20);
-        let mut guest = Endpoint::new(config, Entropy::of_seed(number));
-        guest.connect(now, addr(1)).expect("the guest has room");
-        exchange(machine, (&mut guest, 1_000 + number as u16), now);
+        let mut client = Endpoint::new(config, Entropy::of_seed(number));
+        client.connect(now, addr(1)).expect("the client has room");
+        exchange(machine, (&mut client, 1_000 + number as u16), now);
     };
     (0..SESSIONS_CROWD as u64 - 1).for_each(|number| connect(&mut machine, number));
     machine.handle(now, Event::Timer, &mut Nothing);

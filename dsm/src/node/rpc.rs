@@ -32,7 +32,7 @@ use crate::machine::{Machine, Outcome};
 use crate::membership::{ElementType, Opened, RegionRecord, RegionUse};
 use crate::page::{GlobalAddr, NodeId, Time};
 use crate::rpc::core::{Rank, SendError};
-use crate::rpc::{Channel, Deferred, Endpoint, GUEST, PeerId, Port, Signal, State, enter_nowhere};
+use crate::rpc::{Channel, Deferred, Endpoint, PeerId, Port, Signal, State, enter_nowhere};
 
 /// The calls of a node.
 pub(super) struct Calls {
@@ -395,9 +395,9 @@ impl Port for NodePort {
 
     fn give_up(&self, peer: PeerId) {
         // A member that is silent is found out by its heartbeat.
-        if let (GUEST, Some(runtime)) = (peer.node, self.node.upgrade()) {
+        if let (true, Some(runtime)) = (peer.is_client(), self.node.upgrade()) {
             let now = runtime.now();
-            runtime.command(|machine| machine.close_guest(now, peer.incarnation));
+            runtime.command(|machine| machine.close_client(now, peer.incarnation));
         }
     }
 

@@ -593,7 +593,7 @@ fn a_client_that_is_away_makes_room_and_its_calls_run_no_second_time() {
     assert!(asked_again.wait().is_ok());
 }
 
-/// A guest cannot tell a server that is dead from one that it did not reach for a while.
+/// A client cannot tell a server that is dead from one that it did not reach for a while.
 #[test]
 fn a_server_that_was_out_of_reach_takes_no_call_for_an_earlier_one() {
     let pair = Pair::by_hand();

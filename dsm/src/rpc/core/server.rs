@@ -11,7 +11,7 @@ use crate::config::rpc::{
     QUEUE_LEN_MAX, REPLIES_MAX, REPLY_BYTES_MAX, REPLY_BYTES_NODE_MAX, ROOM_AGAIN, SILENCE_MAX,
     SYSTEM_BYTES_MAX,
 };
-use crate::page::{GUEST, PeerId, Span, Time};
+use crate::page::{PeerId, Span, Time};
 
 use super::frame::{Frame, FrameKind, IDEMPOTENT, ONEWAY, RETRIED, Status};
 use super::seen::Seen;
@@ -562,8 +562,8 @@ impl ServerCore {
         if self.rules.remembers_each_start() {
             self.forget(peer);
         }
-        // A guest has no end: it comes back or does not.
-        if peer.node != GUEST {
+        // A client has no end: it comes back or does not.
+        if !peer.is_client() {
             self.ended.push_back(peer);
             if self.ended.len() > ENDED_MAX {
                 self.ended.pop_front();
