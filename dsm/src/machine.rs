@@ -226,6 +226,8 @@ pub struct Audit {
     pub waiting: usize,
     /// Suspicions that are open.
     pub suspicions: usize,
+    /// The coordinator was asked to let this node go, and has not answered.
+    pub asks_to_leave: bool,
     /// A member that has welcomed a session and has not shown that it knows of it.
     pub welcomed: Option<Incarnation>,
 }
@@ -559,6 +561,7 @@ impl Machine {
         let welcomed = connecting.find(|(session, _)| self.endpoint.is_welcomed(**session));
         let member = welcomed.and_then(|(_, &node)| self.membership()?.view().member(node));
         Audit {
+            asks_to_leave: self.cores.asks_to_leave(),
             welcomed: member.map(|member| member.intro.incarnation),
             early_members,
             early_stranger,

@@ -35,8 +35,8 @@ fn every_planted_fault_is_found() {
     assert!(hidden.is_empty(), "not found within {SEEDS_MAX} seeds: {hidden:?}");
 }
 
-/// More seeds than the best hidden mutation needs (`JoinerAccuses`, 60,378).
-const CLUSTER_SEEDS_MAX: u64 = 80_000;
+/// Every mutation is found within so many seeds.
+const CLUSTER_SEEDS_MAX: u64 = 20_000;
 
 #[test]
 fn every_mutation_of_the_membership_is_found() {
@@ -55,13 +55,8 @@ fn every_mutation_of_the_membership_is_found() {
     assert!(hidden.is_empty(), "not found within {CLUSTER_SEEDS_MAX} seeds: {hidden:?}");
 }
 
-/// Three times the seeds that the best hidden mutation of the node around the cores needs
-/// (`GateOpensBetweenChanges`, 17,796).
+/// More than any mutation of the node around the cores needs: a rule of rare cases must not hide among few seeds.
 const MACHINE_SEEDS_MAX: u64 = 60_000;
-
-/// What no seed of these finds since handshakes count listened time: a leaver that got no core sends what it was to
-/// say again in a new session. Whether the rule is still one, or the plans lack a case, is open.
-const NOT_FOUND: [pagemesh::machine::Mutation; 1] = [pagemesh::machine::Mutation::LeaversAreForgottenEarly];
 
 #[test]
 fn every_mutation_of_the_machine_is_found() {
@@ -70,10 +65,6 @@ fn every_mutation_of_the_machine_is_found() {
     let (next, hidden) = (AtomicUsize::new(0), Mutex::new(Vec::new()));
     let search = || {
         while let Some(&mutation) = Mutation::ALL.get(next.fetch_add(1, Ordering::Relaxed)) {
-            if NOT_FOUND.contains(&mutation) {
-                println!("{mutation:?}: NOT FOUND by any seed, and not looked for");
-                continue;
-            }
             let found = (0..MACHINE_SEEDS_MAX).find_map(|seed| {
                 run_machines(seed, Keep::Tail, Some(mutation)).err().map(|(what, _)| (seed, what))
             });

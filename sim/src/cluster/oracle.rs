@@ -304,8 +304,7 @@ impl Cluster {
         // One of them stays rightly: it reaches as many as the loser at least.
         let is_right = |&other: &usize| {
             // A link that has failed just now may not be known.
-            let (kept, lost) =
-                (self.cut_off_from(other, CUT_MAX, 1.0), self.cut_off_from(loser, SILENCE_MAX, 0.5));
+            let (kept, lost) = (self.long_cut_off_from(other), self.cut_off_from(loser, SILENCE_MAX, 0.5));
             let keeps = other == 0 || kept <= lost;
             // Who is still joining goes first.
             let (stays, goes) = (self.processes[other].has_met, self.processes[loser].has_met);
@@ -327,6 +326,20 @@ impl Cluster {
     fn were_cut(&self, one: usize, other: usize, lasts: Span) -> bool {
         let hosts = (self.processes[one].host, self.processes[other].host);
         hosts.0 != hosts.1 && self.oracle.was_cut(hosts, lasts, self.now)
+    }
+
+    /// How many members a process has not reached for so long that it is known: who has come since does not count.
+    fn long_cut_off_from(&self, index: usize) -> usize {
+        let is_old = |other: usize| {
+            let joined = self.oracle.processes.get(&other).and_then(|known| known.joined);
+            other == 0 || joined.is_some_and(|(at, _)| at + CUT_MAX < self.now)
+        };
+        let is_cut = |other: usize| {
+            let hosts = (self.processes[index].host, self.processes[other].host);
+            hosts.0 != hosts.1 && self.oracle.was_lossy(hosts, CUT_MAX, 1.0, self.now)
+        };
+        let is_here = |other: usize| other != index && self.processes[other].phase == Phase::Running;
+        (0..self.processes.len()).filter(|&other| is_here(other) && is_old(other) && is_cut(other)).count()
     }
 
     /// How many that run a process has not reached lately.

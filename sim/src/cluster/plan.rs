@@ -118,6 +118,8 @@ impl Plan {
         if only_mute {
             incidents.retain(|(_, _, fate)| !fate.is_trouble());
         }
+        let fails_to_join =
+            own.u32(..4) == 0 && !only_mute && draw_failed_join(&processes, &mut own, &mut incidents);
         let begun = Time(SECOND);
         let incidents = incidents.into_iter();
         let incidents = incidents.map(|(at, lasts, fate)| Incident { at: begun + Span(at), lasts, fate });
@@ -130,8 +132,9 @@ impl Plan {
             tail: [Span(0), Span::from_ms(2_500)][rng.usize(..2)],
             loss: [0.0, 0.01, 0.2][rng.usize(..3)],
             only_mute,
-            liar: (rng.u32(..5) == 0 && count > 2 && !only_mute).then(|| rng.usize(1..count)),
-            traced: traced.filter(|_| !only_mute),
+            liar: (rng.u32(..5) == 0 && count > 2 && !only_mute && !fails_to_join)
+                .then(|| rng.usize(1..count)),
+            traced: traced.filter(|_| !only_mute && !fails_to_join),
             ends: ends.max(last),
             settles: Span::from_ms(60_000),
         }
@@ -178,6 +181,31 @@ fn draw_regions(
         incidents.push((rng.u64(..lasts * SECOND), span, Fate::Mute(process)));
     }
     mute
+}
+
+/// Who joins reaches all members but those of one host, for a while; false if there is no such host.
+fn draw_failed_join(processes: &[Spec], rng: &mut Rng, incidents: &mut Vec<(u64, Span, Fate)>) -> bool {
+    let process = rng.usize(1..processes.len());
+    let to = processes[process].host;
+    let earlier = processes[1..process].iter().map(|spec| spec.host);
+    let hosts: Vec<usize> = earlier.filter(|&host| host != to && host != processes[0].host).collect();
+    let starts = |&(_, _, fate): &(u64, Span, Fate)| matches!(fate, Fate::Start(at) if at == process);
+    let Some(starts) = incidents.iter().find(|incident| starts(incident)).map(|incident| incident.0) else {
+        return false;
+    };
+    if hosts.is_empty() || to == processes[0].host {
+        return false;
+    }
+    // Who does not run excuses much, and so do two failures at one time.
+    incidents.retain(|(_, _, fate)| !matches!(fate, Fate::Starve(..) | Fate::Cut { .. }));
+    let from = hosts[rng.usize(..hosts.len())];
+    let at = (starts + rng.u64(..SECOND)).saturating_sub(SECOND / 2);
+    let lasts = Span(rng.u64(9 * SECOND..25 * SECOND));
+    incidents.push((at, lasts, Fate::Cut { from, to, loss: 1.0 }));
+    if rng.bool() {
+        incidents.push((at, lasts, Fate::Cut { from: to, to: from, loss: 1.0 }));
+    }
+    true
 }
 
 fn draw_trouble(hosts: usize, count: usize, lasts: u64, rng: &mut Rng) -> (u64, Span, Fate) {

@@ -24,6 +24,16 @@ impl Machines {
         self.weak.extend([from, to]);
     }
 
+    /// A process that has asked to leave gets no core, and what comes for it meanwhile finds no room.
+    pub(super) fn faint(&mut self, index: usize) {
+        let Some(lasts) = self.plan.faints.take() else { return };
+        self.log(index, || format!("gets no core and no datagram for {} ms", lasts.0 / 1_000_000));
+        self.work.starvations += 1;
+        let until = self.shared.now + lasts;
+        let process = &mut self.processes[index];
+        (process.starved_until, process.full_until, process.was_held) = (until, until, true);
+    }
+
     pub(super) fn incident(&mut self, index: usize) {
         let Incident { fate, lasts, .. } = self.plan.incidents[index];
         let until = self.shared.now + lasts;

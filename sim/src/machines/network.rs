@@ -137,7 +137,7 @@ impl Machines {
             }
             return;
         }
-        if process.socket.len() >= self.plan.socket_max {
+        if process.socket.len() >= self.plan.socket_max || self.shared.now < process.full_until {
             return;
         }
         process.socket.push_back((from, bytes));

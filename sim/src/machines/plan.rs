@@ -34,6 +34,8 @@ pub(crate) struct Plan {
     /// The first process that goes on with its work before a session that it has begun has come up hears nothing of
     /// its peer for so long: the peer has the session already.
     pub(super) mutes: Option<Span>,
+    /// The first process that asks to leave gets no core for so long, and its socket is full meanwhile.
+    pub(super) faints: Option<Span>,
     /// What a node keeps that comes too early.
     pub(super) early: EarlyBounds,
     /// Ranks come to a barrier of their program, unless they leave before.
@@ -145,6 +147,7 @@ impl Plan {
         // By a generator of its own: what else a seed stands for stays.
         let mut own = rng.clone();
         let mutes = is_rough.then(|| Span(own.u64(500 * MS..6_000 * MS)));
+        let faints = (!is_rough && own.u32(..4) == 0).then(|| Span(own.u64(500 * MS..2_500 * MS)));
         // Next to none, in some: the shipped bounds are out of reach of most seeds.
         let early = match own.u32(..3) {
             0 => EarlyBounds { messages: 1, stranger_messages: 1, ..EarlyBounds::default() },
@@ -164,6 +167,7 @@ impl Plan {
             is_rough,
             hostile: rng.bool(),
             mutes,
+            faints,
             early,
             meets: rng.bool(),
             flood: rng.u32(..8) == 0,

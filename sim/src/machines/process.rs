@@ -38,6 +38,8 @@ pub(super) struct Process {
     pub(super) stage: Stage,
     /// No part of it runs until then.
     pub(super) starved_until: Time,
+    /// Its socket has no room until then.
+    pub(super) full_until: Time,
     /// Its receiver does not run until then.
     pub(super) deaf_until: Time,
     /// It is killed after so many more datagrams.
@@ -139,6 +141,7 @@ impl Machines {
             ops: BTreeMap::new(),
             stage: Stage::Joining,
             starved_until: Time(0),
+            full_until: Time(0),
             deaf_until: Time(0),
             dies_in: None,
             was_held: false,
@@ -633,6 +636,9 @@ impl Machines {
         let seen = std::mem::replace(&mut self.processes[index].seen, (audit.suspicions, audit.waiting));
         self.work.suspicions += u64::from(audit.suspicions > seen.0);
         self.work.full += u64::from(audit.waiting > 0 && seen.1 == 0);
+        if audit.asks_to_leave {
+            self.faint(index);
+        }
         if let Some(peer) = audit.welcomed.filter(|_| self.plan.mutes.is_some()) {
             self.mute(peer, index);
         }
