@@ -79,15 +79,14 @@ impl Cores {
         let recorded = self.losses.recorded.get(&page).cloned();
         let process = recorded.or_else(|| self.last_dead(dead).map(|member| member.describe().into()))?;
         self.losses.recorded.insert(page, process.clone());
-        let notice = Notice { page, process: process.chars().take(LOSS_NAME_LEN_MAX / 4).collect() };
-        Some(typed(channel::LOSS, &encode_control(&notice)))
+        Some(typed(channel::LOSS, &encode_control(&Notice { page, process: sound_name(&process) })))
     }
 
     /// A home's notice; false if it does not decode or no home writes such a one. What another node says of a page
     /// is not heard.
     pub(super) fn deliver_loss(&mut self, from: Option<NodeId>, bytes: &[u8]) -> bool {
         let Ok(Notice { page, process }) = decode_control::<Notice>(bytes) else { return false };
-        if process.len() > LOSS_NAME_LEN_MAX || process.chars().any(char::is_control) {
+        if !is_sound(&process) {
             return false;
         }
         // None is a node that has just left: no fault here waits for it.
@@ -100,5 +99,30 @@ impl Cores {
         }
         self.losses.told.insert(page, process.into());
         true
+    }
+}
+
+/// Whether a home may name a process so.
+fn is_sound(process: &str) -> bool {
+    process.len() <= LOSS_NAME_LEN_MAX && !process.chars().any(char::is_control)
+}
+
+/// A process by its name as a notice may have it: a program may be called anything.
+fn sound_name(process: &str) -> String {
+    let printable = |char: char| if char.is_control() { char::REPLACEMENT_CHARACTER } else { char };
+    process.chars().take(LOSS_NAME_LEN_MAX / 4).map(printable).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn whatever_a_program_is_called_the_notice_of_its_loss_is_a_sound_one() {
+        let long = "\u{1F980}".repeat(LOSS_NAME_LEN_MAX);
+        for name in ["rank 1 of matmul", "rank 1 of a\nb\u{1b}[2J", &long] {
+            assert!(is_sound(&sound_name(name)), "{name:?}");
+        }
+        assert_eq!(sound_name("rank 1 of a\nb"), "rank 1 of a\u{fffd}b");
     }
 }
