@@ -321,7 +321,7 @@ fn ids(nodes: &[NodeId]) -> String {
     }
 }
 
-/// What the sessions of a node use: each kind once.
+/// The ciphers of a node's sessions, each kind once.
 fn ciphers(status: &NodeStatus) -> String {
     let mut used: Vec<String> = status.peers.iter().map(|peer| peer.cipher.to_string()).collect();
     used.sort_unstable();

@@ -239,7 +239,7 @@ impl Runtime {
             state.wake_futures();
         }
         let State { machine, outlet, transmit, .. } = state;
-        // What fails here fails again, and then a session ends of silence.
+        // A datagram that cannot be sent is sent again; if none can, the session ends of silence.
         let _ = outlet.drain(&self.socket, now, machine.endpoint_mut(), transmit);
     }
 

@@ -11,7 +11,7 @@ use pagemesh::machine::{ClientEvent, ClientMachine, ClientOutput, Machine};
 use pagemesh::net::TransmitBuf;
 use pagemesh::page::{Incarnation, NodeId, PeerId, Span, Time};
 
-use super::network::{addr, fresh_endpoint};
+use super::network::{addr, fresh_endpoint, next_datagram};
 use super::plan::Plan;
 use super::process::{Phase, Stage};
 use super::{Event, Machines};
@@ -274,10 +274,7 @@ impl Machines {
         loop {
             let now = self.shared.now;
             let Client { machine: Some(machine), buf, .. } = &mut self.clients[number] else { return false };
-            let Some(transmit) = machine.endpoint_mut().poll_transmit(now, buf) else { return true };
-            let mut bytes = Vec::with_capacity(transmit.len);
-            transmit.copy_into(&mut bytes);
-            let to = transmit.to;
+            let Some((to, bytes)) = next_datagram(machine.endpoint_mut(), now, buf) else { return true };
             if self.client_dies_now(number) {
                 return false;
             }

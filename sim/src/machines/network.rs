@@ -53,6 +53,18 @@ pub(super) fn fresh_endpoint(incarnation: u64, seed: u64, queue_max: usize) -> E
     Endpoint::new(config, Entropy::of_seed(seed))
 }
 
+/// The next datagram that an endpoint has to send, and where to.
+pub(super) fn next_datagram(
+    endpoint: &mut Endpoint,
+    now: Time,
+    buf: &mut TransmitBuf,
+) -> Option<(SocketAddr, Vec<u8>)> {
+    let transmit = endpoint.poll_transmit(now, buf)?;
+    let mut bytes = Vec::with_capacity(transmit.len);
+    transmit.copy_into(&mut bytes);
+    Some((transmit.to, bytes))
+}
+
 /// Most runs last less than a minute, so keys change sooner in half of the endpoints.
 fn key_life(seed: u64) -> KeyLife {
     let mut rng = fastrand::Rng::with_seed(seed);
@@ -237,10 +249,8 @@ impl Machines {
             }
         }
         let mut out = Vec::new();
-        while let Some(transmit) = stranger.endpoint.poll_transmit(now, &mut stranger.buf) {
-            let mut bytes = Vec::with_capacity(transmit.len);
-            transmit.copy_into(&mut bytes);
-            out.push((transmit.to, bytes));
+        while let Some(datagram) = next_datagram(&mut stranger.endpoint, now, &mut stranger.buf) {
+            out.push(datagram);
         }
         let from = SocketAddr::from(([10, 0, 0, 9], STRANGER_PORT));
         for (to, bytes) in out {

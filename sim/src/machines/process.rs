@@ -12,7 +12,7 @@ use pagemesh::membership::{HostId, Introduction, Kind, Member};
 use pagemesh::net::TransmitBuf;
 use pagemesh::page::{Access, Incarnation, NodeId, PeerId, Span, Time};
 
-use super::network::{addr, fresh_endpoint};
+use super::network::{addr, fresh_endpoint, next_datagram};
 use super::plan::Role;
 use super::{Event, Machines};
 use crate::local::{Local, NodeMemory};
@@ -273,10 +273,7 @@ impl Machines {
             let Process { machine: Some(machine), buf, .. } = &mut self.processes[index] else {
                 return false;
             };
-            let Some(transmit) = machine.endpoint_mut().poll_transmit(now, buf) else { return true };
-            let mut bytes = Vec::with_capacity(transmit.len);
-            transmit.copy_into(&mut bytes);
-            let to = transmit.to;
+            let Some((to, bytes)) = next_datagram(machine.endpoint_mut(), now, buf) else { return true };
             if self.dies_now(index) {
                 return false;
             }

@@ -7,6 +7,9 @@ use crate::net::{Cipher, EndpointConfig, KeyLife, Priority, SessionHandle};
 use crate::page::{PAGE_SIZE, Span};
 use crate::settings::Encrypt;
 
+/// Messages that each node sends while keys change.
+const MESSAGES: u64 = 200;
+
 /// Two nodes with a session.
 fn pair(configs: [EndpointConfig; 2]) -> (Rig, SessionHandle, SessionHandle) {
     let mut rig = Rig::new(0, lan(1));
@@ -28,6 +31,35 @@ fn is_seen(rig: &Rig, secret: &[u8]) -> bool {
     secret
         .chunks_exact(16)
         .any(|piece| captured.iter().any(|one| one.bytes.windows(16).any(|at| at == piece)))
+}
+
+/// The cipher of a session, which both ends know alike.
+fn cipher(rig: &Rig, a: SessionHandle, b: SessionHandle) -> Option<Cipher> {
+    let ciphers = [rig.nodes[0].endpoint.cipher(a), rig.nodes[1].endpoint.cipher(b)];
+    assert_eq!(ciphers[0], ciphers[1]);
+    ciphers[0]
+}
+
+/// Both nodes send [`MESSAGES`] messages, one after each pause; those of node 0 have `len` bytes.
+fn exchange(rig: &mut Rig, (a, b): (SessionHandle, SessionHandle), len: usize, pause: Span) {
+    for number in 0..MESSAGES {
+        rig.send(0, a, &pattern(number, len), Priority::Bulk);
+        rig.send(1, b, &pattern(number, 100), Priority::Control);
+        rig.run(pause);
+    }
+}
+
+fn assert_all_arrived(rig: &Rig) {
+    rig.nodes.iter().for_each(|node| assert_exactly_once(node, MESSAGES));
+}
+
+/// How many keys a node's captured data packets are under: the key phase changes with each.
+fn keys_used(rig: &Rig, index: usize) -> usize {
+    let captured = rig.capture.as_ref().expect("captured");
+    let types = captured.iter().filter(|one| one.from == rig.nodes[index].addr).map(|one| one.bytes[0]);
+    let mut phases: Vec<u8> = types.filter(|kind| [TYPE_DATA, TYPE_DATA_ODD].contains(kind)).collect();
+    phases.dedup();
+    phases.len()
 }
 
 #[test]
@@ -65,9 +97,7 @@ fn the_stricter_of_two_nodes_decides_whether_a_session_is_plain() {
     ] {
         let configs = [0, 1].map(|index| EndpointConfig { encrypt: modes[index], ..config(index) });
         let (rig, a, b) = pair(configs);
-        let ciphers = [rig.nodes[0].endpoint.cipher(a), rig.nodes[1].endpoint.cipher(b)];
-        assert_eq!(ciphers[0], ciphers[1]);
-        assert_eq!(ciphers[0] == Some(Cipher::Plain), is_plain, "{modes:?}");
+        assert_eq!(cipher(&rig, a, b) == Some(Cipher::Plain), is_plain, "{modes:?}");
     }
 }
 
@@ -87,9 +117,7 @@ fn a_session_within_a_host_is_plain_only_if_both_ends_want_it_and_know_it() {
             EndpointConfig { encrypt: modes[index], own_ip, ..config(index) }
         });
         let (rig, a, b) = pair(configs);
-        let ciphers = [rig.nodes[0].endpoint.cipher(a), rig.nodes[1].endpoint.cipher(b)];
-        assert_eq!(ciphers[0], ciphers[1]);
-        assert_eq!(ciphers[0] == Some(Cipher::Plain), is_plain, "{modes:?} {know:?}");
+        assert_eq!(cipher(&rig, a, b) == Some(Cipher::Plain), is_plain, "{modes:?} {know:?}");
     }
 }
 
@@ -103,8 +131,7 @@ fn a_processor_without_aes_gets_the_other_cipher() {
     ] {
         let configs = [0, 1].map(|index| EndpointConfig { cipher: suits[index], ..config(index) });
         let (mut rig, a, b) = pair(configs);
-        assert_eq!(rig.nodes[0].endpoint.cipher(a), Some(agreed));
-        assert_eq!(rig.nodes[1].endpoint.cipher(b), Some(agreed));
+        assert_eq!(cipher(&rig, a, b), Some(agreed));
         (0..20).for_each(|number| rig.send(0, a, &pattern(number, 9_000), Priority::Bulk));
         rig.run(Span::from_ms(500));
         assert_exactly_once(&rig.nodes[1], 20);
@@ -124,23 +151,12 @@ fn keys_change_with_time_under_a_bad_network_and_nothing_is_lost() {
         let mut rig = Rig::new(2, bad);
         rig.capture = Some(Vec::new());
         let (a, b) = rig.connect(0, 1);
-        for number in 0..200 {
-            rig.send(0, a, &pattern(number, 3_000), Priority::Bulk);
-            rig.send(1, b, &pattern(number, 100), Priority::Control);
-            rig.run(Span::from_ms(1_000));
-        }
+        exchange(&mut rig, (a, b), 3_000, Span::from_ms(1_000));
         rig.run(Span::from_ms(5_000));
-        assert_exactly_once(&rig.nodes[1], 200);
-        assert_exactly_once(&rig.nodes[0], 200);
-        let captured = rig.capture.take().expect("captured");
-        for node in &rig.nodes {
-            assert_eq!(node.events.len(), 1, "one session all the time");
-            let types: Vec<u8> =
-                captured.iter().filter(|one| one.from == node.addr).map(|one| one.bytes[0]).collect();
-            let data = types.into_iter().filter(|kind| [TYPE_DATA, TYPE_DATA_ODD].contains(kind));
-            let mut phases: Vec<u8> = data.collect();
-            phases.dedup();
-            assert_eq!(phases.len(), 4, "seed {seed}: 200 seconds have four keys");
+        assert_all_arrived(&rig);
+        for index in 0..2 {
+            assert_eq!(rig.nodes[index].events.len(), 1, "one session all the time");
+            assert_eq!(keys_used(&rig, index), 4, "seed {seed}: 200 seconds have four keys");
         }
     }
 }
@@ -163,18 +179,10 @@ fn keys_that_change_as_often_as_they_can_lose_nothing() {
         }
         rig.capture = Some(Vec::new());
         let (a, b) = rig.connect(0, 1);
-        for number in 0..200 {
-            rig.send(0, a, &pattern(number, 9_000), Priority::Bulk);
-            rig.send(1, b, &pattern(number, 100), Priority::Control);
-            rig.run(Span::from_ms(1));
-        }
+        exchange(&mut rig, (a, b), 9_000, Span::from_ms(1));
         rig.run(Span::from_ms(10_000));
-        assert_exactly_once(&rig.nodes[1], 200);
-        assert_exactly_once(&rig.nodes[0], 200);
-        let captured = rig.capture.take().expect("captured");
-        let mut phases: Vec<u8> =
-            captured.iter().filter(|one| one.from == addr(0)).map(|one| one.bytes[0]).collect();
-        phases.dedup();
-        assert!(phases.len() > 100, "seed {seed}: {} keys", phases.len());
+        assert_all_arrived(&rig);
+        let keys = keys_used(&rig, 0);
+        assert!(keys > 100, "seed {seed}: {keys} keys");
     }
 }
