@@ -200,7 +200,7 @@ fn describe(reading: &Reading) -> String {
     text.push_str("\nProcesses that hold a node's memory beside its own, and the nodes that it holds\n");
     let keeping = ["NODE", "KEPT BY", "KEEPS"];
     text.push_str(&table(&keeping, &members.iter().map(row_of_keeping).collect::<Vec<_>>()));
-    members.iter().for_each(|member| text.push_str(&run_on(&member.member)));
+    text.push_str(&run_on(members.iter().map(|member| &member.member)));
     text.push('\n');
     if reading.regions.is_empty() {
         text.push_str("no regions\n");
@@ -300,14 +300,22 @@ fn row_of_keeping(Member { member, .. }: &Member) -> Vec<String> {
     row(member, cells)
 }
 
-/// A line for each node whose process has ended, and that this member's process runs on.
-fn run_on(MemberStatus { id: by, status, .. }: &MemberStatus) -> String {
-    let runs_on = status.iter().flat_map(|status| &status.keeping.runs_on);
-    let line = |run: &RunOnStatus| {
-        let held = bytes(run.resident_bytes);
-        format!("{} is run on by {by}: {held}, kept by {}\n", run.node, ids(&run.kept_by))
+/// A line for each node whose process has ended: which member's process runs it on.
+fn run_on<'a>(members: impl Iterator<Item = &'a MemberStatus> + Clone) -> String {
+    let runs = |by: NodeId, node: NodeId| {
+        let status = members.clone().find(|member| member.id == by)?.status.as_ref()?;
+        status.keeping.runs_on.iter().find(|run| run.node == node)
     };
-    runs_on.map(line).collect()
+    let line = |member: &MemberStatus| {
+        let (node, by) = (member.id, member.runner?);
+        Some(match runs(by, node) {
+            Some(RunOnStatus { resident_bytes, kept_by, .. }) => {
+                format!("{node} is run on by {by}: {}, kept by {}\n", bytes(*resident_bytes), ids(kept_by))
+            }
+            None => format!("{node} is to be run on by {by}\n"),
+        })
+    };
+    members.clone().filter_map(line).collect()
 }
 
 /// Nodes by their ids; of many their number.
@@ -353,6 +361,7 @@ mod tests {
             addr: ([127, 0, 0, 1], 1).into(),
             pid: 1,
             memory_max: 0,
+            runner: None,
             status: None,
         };
         let rank = |program, rank| Kind::Rank { program, rank, ranks: 2 };
@@ -367,16 +376,20 @@ mod tests {
     fn a_node_that_is_run_on_has_a_line_with_its_runner_and_its_memory() {
         let run = RunOnStatus { node: NodeId(3), resident_bytes: 3 << 20, kept_by: vec![NodeId(2)] };
         let keeping = KeepStatus { runs_on: vec![run], ..KeepStatus::default() };
-        let member = MemberStatus {
-            id: NodeId(0),
+        let member = |id, runner, status| MemberStatus {
+            id: NodeId(id),
             kind: Kind::Daemon,
             name: String::new(),
             addr: ([127, 0, 0, 1], 1).into(),
             pid: 1,
             memory_max: 0,
-            status: Some(NodeStatus { keeping, ..NodeStatus::default() }),
+            runner,
+            status,
         };
-        assert_eq!(run_on(&member), "node 3 is run on by node 0: 3.0 MiB, kept by 2\n");
-        assert_eq!(run_on(&MemberStatus { status: None, ..member }), "");
+        let runner = member(0, None, Some(NodeStatus { keeping, ..NodeStatus::default() }));
+        let ended = member(3, Some(NodeId(0)), None);
+        let members = [runner, ended, member(4, Some(NodeId(0)), None)];
+        let lines = "node 3 is run on by node 0: 3.0 MiB, kept by 2\nnode 4 is to be run on by node 0\n";
+        assert_eq!(run_on(members.iter()), lines);
     }
 }

@@ -43,7 +43,8 @@ impl Admin {
         let mut cluster: ClusterStatus = parse(&self.cluster_client().status().map_err(failed)?)?;
         // All at one time: members that do not answer are waited for together.
         std::thread::scope(|scope| {
-            for member in &mut cluster.members {
+            let running = |member: &&mut MemberStatus| member.runner.is_none();
+            for member in cluster.members.iter_mut().filter(running) {
                 scope.spawn(|| member.status = self.status_of(member.id, member.addr).ok());
             }
         });

@@ -128,8 +128,8 @@ pub(crate) struct Claim {
 pub(crate) enum Admission {
     /// It may.
     Granted,
-    /// It is not known here, but perhaps soon will be.
-    Unknown,
+    /// It may not, because; but perhaps soon may, after a view that others have already.
+    NotYet(String),
     /// It may not, because.
     Refused(String),
 }
@@ -427,9 +427,8 @@ impl Keeping {
         let claim = Claim { node: offer.node, incarnation: offer.incarnation, pid: peer.pid };
         match admits(&claim, &self.kept) {
             Admission::Granted => Some(descriptors::room().map(|()| peer)),
-            Admission::Unknown if now < until => None,
-            Admission::Unknown => Some(Err("it is no member here".to_owned())),
-            Admission::Refused(why) => Some(Err(why)),
+            Admission::NotYet(_) if now < until => None,
+            Admission::NotYet(why) | Admission::Refused(why) => Some(Err(why)),
         }
     }
 

@@ -24,6 +24,7 @@ mod limit;
 mod local;
 mod lock_word;
 mod mutation;
+mod neighbours;
 mod notes;
 mod op;
 #[allow(unsafe_code)]

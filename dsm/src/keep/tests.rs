@@ -287,7 +287,7 @@ fn an_offer_of_a_node_that_is_not_known_yet_waits_for_the_view() {
     let mut keeper = bed.keeper();
     let file = sealed_memory(4096);
     let files = [file.as_fd(), file.as_fd()];
-    let unknown = |_: &Claim, _: &[Kept]| Admission::Unknown;
+    let unknown = |_: &Claim, _: &[Kept]| Admission::NotYet("it is no member here".to_owned());
     let channel = bed.connect();
     send_raw(&channel, &offer_of(4096, 4096), &files);
     assert_eq!(keeper.progress(NOW, unknown), []);

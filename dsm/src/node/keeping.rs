@@ -19,12 +19,13 @@ use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use tracing::Level;
 
+use super::neighbours::{Keeper, Neighbours};
 use super::run_on::{Beginning, Begun, Order};
 use super::{Runtime, poller};
 use crate::config::keep::{ASK_AGAIN, PATH_LEN_MAX};
 use crate::error::{Error, Result};
 use crate::fault::{Arena, CoreSection, asynchronous};
-use crate::keep::{Admission, Change, Claim, Estate, KeepDirectory, Keeping, Kept, raise_limit};
+use crate::keep::{Change, Estate, KeepDirectory, Keeping, raise_limit};
 use crate::membership::{Kind, Member, keepers};
 use crate::page::{Incarnation, NodeId, PAGE_SIZE, PeerId, Time};
 use crate::settings::Settings;
@@ -68,8 +69,7 @@ struct State {
     /// Bytes of pages that the kept nodes may hold together.
     keep_max: u64,
     keeps_nothing: Option<String>,
-    /// The members of this host, with this node.
-    here: Vec<Member>,
+    here: Neighbours,
     /// Members that did not take a node's memory, in the order in which they were asked.
     refused: Vec<Refusal>,
     /// Nodes that are to be run on here.
@@ -109,7 +109,7 @@ impl Keepers {
             me,
             keep_max: settings.keep_max,
             keeps_nothing,
-            here: Vec::new(),
+            here: Neighbours::default(),
             refused: Vec::new(),
             beginnings: Vec::new(),
             running: Vec::new(),
@@ -225,20 +225,16 @@ impl Runtime {
         }
     }
 
-    /// The members that run on this node's host, and this node, if the view has changed since `seen`.
-    fn members_here(&self, seen: &mut Option<u64>) -> Option<Vec<Member>> {
+    /// The members that run on this node's host, if the view has changed since `seen`.
+    fn members_here(&self, seen: &mut Option<u64>) -> Option<Neighbours> {
         self.with_machine(|machine| {
-            let is_open = machine.lifecycle().why().is_none();
-            let membership =
-                machine.membership().filter(|membership| is_open && membership.me().is_some())?;
-            if seen.replace(machine.view_changes()) == Some(machine.view_changes()) {
+            let changes = machine.view_changes();
+            if *seen == Some(changes) || machine.lifecycle().why().is_some() {
                 return None;
             }
-            let own = machine.intro();
-            let is_here = |member: &&Member| {
-                member.intro.incarnation == own.incarnation || member.intro.host.shares_processes(&own.host)
-            };
-            Some(membership.view().members.iter().filter(is_here).cloned().collect())
+            let neighbours = Neighbours::of(machine)?;
+            *seen = Some(changes);
+            Some(neighbours)
         })
     }
 
@@ -253,14 +249,13 @@ impl Runtime {
 
 impl State {
     /// The view has changed: whoever has refused is asked again, and members that are gone neither keep nor are kept.
-    fn follow(&mut self, here: Vec<Member>) {
+    fn follow(&mut self, here: Neighbours) {
         self.here = here;
         self.refused.clear();
         self.ask_again = None;
         let here = &self.here;
-        let is_here = |of: Incarnation| here.iter().any(|member| member.intro.incarnation == of);
-        self.keeping.retain(is_here);
-        self.keeping.retain_keepers(is_here);
+        self.keeping.retain(|of| here.find(of).is_some());
+        self.keeping.retain_keepers(|by| here.running().any(|member| member.intro.incarnation == by));
     }
 
     /// Does what the machine has ordered.
@@ -268,7 +263,7 @@ impl State {
         for order in orders {
             match order {
                 Order::Begin { node, ran_at } => {
-                    self.beginnings.push(Beginning::new(now, node, ran_at, &self.here));
+                    self.beginnings.push(Beginning::new(now, node, ran_at, self.here.members()));
                 }
                 Order::Forget(node, _memory) => {
                     self.beginnings.retain(|beginning| beginning.node() != node);
@@ -283,7 +278,7 @@ impl State {
     fn advance(&mut self, now: Time, told: &mut Told) -> Vec<(PeerId, Begun)> {
         let State { beginnings, keeping, here, .. } = self;
         let mut begun = Vec::new();
-        beginnings.retain_mut(|beginning| match beginning.advance(now, keeping, here, told) {
+        beginnings.retain_mut(|beginning| match beginning.advance(now, keeping, here.members(), told) {
             Some(end) => {
                 begun.push((beginning.node(), end));
                 false
@@ -305,8 +300,12 @@ impl State {
             self.refused.clear();
             self.ask_again = None;
         }
-        let State { keeping, here, me, keep_max, .. } = self;
-        let changes = keeping.progress(now, |claim, kept| admission(here, (*me, *keep_max), claim, kept));
+        let State { keeping, here, me, keep_max, running, .. } = self;
+        let changes = keeping.progress(now, |claim, kept| {
+            let runs_on = running.iter().map(|(node, _)| node.incarnation);
+            let holds = kept.iter().map(|kept| kept.incarnation).chain(runs_on).collect();
+            here.admission(&Keeper { me: *me, keep_max: *keep_max, holds }, claim)
+        });
         let mut told = Told::new();
         for change in changes {
             match change {
@@ -322,9 +321,7 @@ impl State {
         }
         for (node, arena) in self.running.clone() {
             let (arena, record) = arena.files();
-            let member =
-                self.here.iter().find(|member| member.intro.incarnation == node.incarnation).cloned();
-            if let Some(member) = member {
+            if let Some(member) = self.here.find(node.incarnation).cloned() {
                 let estate = Estate { node: node.node, incarnation: node.incarnation, arena, record };
                 self.choose(now, &member, &estate);
             }
@@ -337,7 +334,7 @@ impl State {
     fn choose(&mut self, now: Time, of: &Member, estate: &Estate<'_>) {
         let (own_pid, start) = (std::process::id(), of.intro.incarnation);
         loop {
-            let others = self.here.iter().filter(|member| member.intro.pid != own_pid);
+            let others = self.here.running().filter(|member| member.intro.pid != own_pid);
             let has_refused = |by| self.refused.iter().any(|refusal| (refusal.of, refusal.by) == (start, by));
             let wanted = keepers::wanted(others, of, has_refused);
             let known: Vec<(Incarnation, bool)> = self.keeping.keepers_of(start).collect();
@@ -414,11 +411,11 @@ impl State {
     }
 
     fn own(&self) -> Option<Member> {
-        self.here.iter().find(|member| member.intro.incarnation == self.me).cloned()
+        self.here.find(self.me).cloned()
     }
 
     fn id_of(&self, incarnation: Incarnation) -> Option<NodeId> {
-        self.here.iter().find(|member| member.intro.incarnation == incarnation).map(|member| member.id)
+        self.here.find(incarnation).map(|member| member.id)
     }
 
     fn keepers_of(&self, of: Incarnation) -> Vec<NodeId> {
@@ -449,31 +446,4 @@ fn listen(keeping: &mut Keeping, directory: Option<&Path>, me: Incarnation) -> R
         )));
     }
     Ok(())
-}
-
-/// Whether a node that a process offers may be kept here.
-fn admission(here: &[Member], (me, keep_max): (Incarnation, u64), claim: &Claim, kept: &[Kept]) -> Admission {
-    let member = |of: Incarnation| here.iter().find(|member| member.intro.incarnation == of);
-    let Some(offered) = member(claim.incarnation).filter(|member| member.id == claim.node) else {
-        return Admission::Unknown;
-    };
-    if offered.intro.pid != claim.pid {
-        return Admission::Refused(format!(
-            "process {} offers it, and it runs in process {}",
-            claim.pid, offered.intro.pid
-        ));
-    }
-    if member(me).is_some_and(|own| own.intro.pid == claim.pid) {
-        return Admission::Refused("it runs in this process".to_owned());
-    }
-    let taken = kept.iter().filter_map(|kept| member(kept.incarnation)).map(|member| member.intro.memory_max);
-    let sum = taken.fold(offered.intro.memory_max, u64::saturating_add);
-    if sum > keep_max {
-        return Admission::Refused(format!(
-            "with it the nodes kept here may hold {} MiB, and keep_max is {} MiB",
-            sum >> 20,
-            keep_max >> 20
-        ));
-    }
-    Admission::Granted
 }

@@ -130,6 +130,8 @@ pub struct MemberStatus {
     pub pid: u32,
     /// Bytes of pages that it may hold.
     pub memory_max: u64,
+    /// The member whose process runs it on, because its own one has ended.
+    pub runner: Option<NodeId>,
     /// What it says of itself; filled in by who asks it.
     pub status: Option<NodeStatus>,
 }
@@ -251,6 +253,7 @@ pub(super) fn cluster_status(machine: &Machine) -> ClusterStatus {
         addr: member.intro.addr,
         pid: member.intro.pid,
         memory_max: member.intro.memory_max,
+        runner: view.runner(member.id),
         status: None,
     };
     let regions = membership.regions().map(|record| RegionStatus {
