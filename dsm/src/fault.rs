@@ -83,7 +83,8 @@ pub trait FaultSink: Send + Sync {
         false
     }
     /// Called by the handler thread of [`Backend::Thread`]; must not wait for anybody. The access that
-    /// is raised later wakes the faulting thread.
+    /// is raised later wakes the faulting thread. A fault may be over: another call has mapped the page
+    /// before the handler thread came to it, and the thread has gone on.
     fn submit(&self, fault: PageFault);
     /// Called by that thread when it has submitted what was there: for a moment, it may wait for the
     /// answers itself.
@@ -328,12 +329,18 @@ impl Arena {
 
     /// Takes all access to the application's view away for ever: when this returns, every load and store to a page
     /// faults, and no later call maps one again. The bytes stay, and [`Memory::read`] gives them. For the end of a
-    /// node, whose sink ends the process in such a fault; a system call on a page fails with EFAULT. May be repeated,
-    /// and needs no lock.
+    /// node, whose sink ends the process in such a fault; a system call on a page fails with EFAULT. Threads that
+    /// wait for what they have submitted fault again too, in [`FaultSink::resolve`]. May be repeated, and needs no
+    /// lock.
     pub fn revoke_all(&self) {
         // Before the protection: the handler must know a fault that comes at once.
         self.shared.revoked.store(true, Ordering::SeqCst);
         self.mapper.revoke();
+    }
+
+    /// Whether [`Arena::revoke_all`] was called.
+    pub(crate) fn is_revoked(&self) -> bool {
+        self.shared.revoked.load(Ordering::SeqCst)
     }
 
     /// Carries a run of pages from one access to another.

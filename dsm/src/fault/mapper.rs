@@ -116,11 +116,13 @@ impl Mapper {
     pub(super) fn revoke(&self) {
         match self {
             Mapper::Nothing => {}
-            Mapper::Userfault { view, admission, .. } => {
+            Mapper::Userfault { uffd, view, admission, .. } => {
                 let mut admission = admission.lock();
                 if *admission == Admission::Open {
                     *admission = Admission::Revoked;
                     expect(view.protect_all(), "taking all access away");
+                    // Who waits for a page faults again, and not by userfaultfd: that thread itself hears of the end.
+                    expect(uffd.wake(view.addresses()), "waking all who wait for pages");
                 }
             }
             Mapper::Mprotect { protections, view } => protections.revoke(view),

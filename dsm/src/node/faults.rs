@@ -2,6 +2,7 @@
 //! thread of the `thread` backend.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use super::entry::Entry;
 use super::reception::Receiver;
@@ -64,6 +65,9 @@ impl FaultSink for Runtime {
 
     fn submit(&self, fault: PageFault) {
         let mut locked = self.enter();
+        if self.waiters_hear_of_the_end() {
+            return;
+        }
         if let Some(end) = end_of_memory(&locked.machine) {
             drop(locked);
             self.die_at_end(&fault, &end);
@@ -74,6 +78,9 @@ impl FaultSink for Runtime {
         let failed = locked.failed_fault.take();
         let end = end_of_memory(&locked.machine);
         drop(locked);
+        if self.waiters_hear_of_the_end() {
+            return;
+        }
         if let Some(end) = end {
             self.die_at_end(&fault, &end);
         }
@@ -100,6 +107,13 @@ impl FaultSink for Runtime {
 }
 
 impl Runtime {
+    /// Whether threads that wait for pages which they have submitted are woken, or will be at the end of `leave`, to
+    /// fault again in [`FaultSink::resolve`]. A submitted fault that fails then says nothing of the program: its
+    /// thread may have gone on long ago, with what another fault or a stream has mapped, and needs the page no more.
+    pub(super) fn waiters_hear_of_the_end(&self) -> bool {
+        self.arena.is_revoked() || self.memory_given_back.load(Ordering::Acquire)
+    }
+
     fn start_fault(&self, locked: &mut Entry<'_>, now: Time, op: OpId, fault: &PageFault) {
         let PageFault { page, access, instruction, thread } = *fault;
         let thread = u64::from(thread);
@@ -179,4 +193,28 @@ fn end_of_memory(machine: &Machine) -> Option<End> {
     let lifecycle = machine.lifecycle();
     let left = || lifecycle.is_closed().then_some(End::Left);
     lifecycle.why().map(|why| End::Cluster(describe(why))).or_else(left)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::node::{Node, NodeConfig};
+    use crate::settings::Settings;
+
+    /// The handler thread may come to a fault late: another call has mapped the page, and the thread that the fault
+    /// was of has gone on and has called `leave`. Of what fails then the process does not die.
+    #[test]
+    fn a_fault_that_is_submitted_when_its_thread_has_gone_on_and_left_ends_nothing() {
+        let settings = Settings { arena_size: 1 << 28, memory_max: 1 << 28, ..Settings::default() };
+        let node =
+            Node::start(NodeConfig { arena_base: None, ..NodeConfig::rank(settings) }).expect("a rank");
+        node.leave().expect("leaves");
+        let fault = PageFault { page: PageId(1), access: Access::Read, instruction: 0, thread: 1 };
+        node.runtime.submit(fault);
+        let mut locked = node.runtime.enter();
+        // As of one that was submitted in time, and whose page did not come before the end.
+        locked.failed_fault = Some(Failure::Leaving);
+        node.runtime.report_failed_fault(&mut locked);
+        assert_eq!(locked.failed_fault, None);
+    }
 }

@@ -104,10 +104,10 @@ impl Runtime {
     }
 
     /// The `thread` backend's faults have no thread of ours that could be told.
-    fn report_failed_fault(&self, locked: &mut Entry<'_>) {
+    pub(super) fn report_failed_fault(&self, locked: &mut Entry<'_>) {
         if let Some(failure) = locked.failed_fault.take() {
-            if self.is_ending() {
-                return; // the thread that waits for it ends with the process
+            if self.is_ending() || self.waiters_hear_of_the_end() {
+                return; // the thread that waits for it, if one does, ends with the process or says why itself
             }
             let fatal = locked.machine.lifecycle().why().cloned();
             let why = locked.unlocked(|| match fatal {

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use nix::sys::resource::{Resource, setrlimit};
 use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction};
 use nix::sys::wait::{WaitStatus, waitpid};
-use nix::unistd::{ForkResult, Gid, Uid, fork, setgid, setuid};
+use nix::unistd::{ForkResult, Gid, Uid, alarm, fork, setgid, setuid};
 
 use super::*;
 
@@ -44,6 +44,7 @@ fn child() {
         "mappings" => use_up_the_mappings(backend),
         "revoked load" => touch_after_the_end(backend, |node| assert_eq!(node.load(), 1)),
         "revoked store" => touch_after_the_end(backend, |node| node.store(2)),
+        "revoked wait" => wait_in_vain_until_the_end(backend),
         "revoked loop" => load_in_a_loop_to_the_end(backend),
         other => panic!("unknown scenario {other}"),
     }
@@ -355,7 +356,11 @@ fn use_up_the_mappings(backend: Backend) {
 struct Mortal {
     local: Local,
     ended: AtomicBool,
+    submitted: AtomicU64,
 }
+
+/// A page that no submitted fault gets.
+const NEVER_GRANTED: PageId = PageId(1);
 
 impl FaultSink for Mortal {
     fn resolve(&self, fault: PageFault) {
@@ -366,6 +371,10 @@ impl FaultSink for Mortal {
     }
 
     fn submit(&self, fault: PageFault) {
+        self.submitted.fetch_add(1, Ordering::SeqCst);
+        if fault.page == NEVER_GRANTED {
+            return;
+        }
         self.resolve(fault);
     }
 }
@@ -375,7 +384,7 @@ impl Mortal {
     fn start(backend: Backend) -> Arc<Mortal> {
         let arena = Arena::reserve(&options(backend, 2)).expect("an arena");
         let local = Local { arena, core: Mutex::default() };
-        let mortal = Arc::new(Mortal { local, ended: AtomicBool::new(false) });
+        let mortal = Arc::new(Mortal { local, ended: AtomicBool::new(false), submitted: AtomicU64::new(0) });
         let sink: Weak<Mortal> = Arc::downgrade(&mortal);
         mortal.local.arena.deliver_to(sink);
         mortal.local.arena.map_region(PageId(0), 2).expect("a region");
@@ -413,6 +422,30 @@ fn touch_after_the_end(backend: Backend, touch: impl Fn(&Mortal)) {
     let mortal = Mortal::start(backend);
     mortal.end();
     touch(&mortal);
+}
+
+/// Whoever has submitted the fault need not: it may be of a thread that waits no more.
+#[test]
+fn a_thread_that_waits_for_a_page_faults_again_when_all_access_is_taken() {
+    dies("revoked wait", &[Backend::Thread], Signal::SIGABRT, "the cause of the end");
+}
+
+fn wait_in_vain_until_the_end(backend: Backend) {
+    alarm::set(20);
+    let mortal = Mortal::start(backend);
+    let before = mortal.submitted.load(Ordering::SeqCst);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            let address = NEVER_GRANTED.start();
+            let word = mortal.local.arena.pointer(address).expect("inside the arena");
+            // SAFETY: mapped as long as the arena lives; the load never comes to its end.
+            unsafe { word.read_volatile() }
+        });
+        while mortal.submitted.load(Ordering::SeqCst) == before {
+            std::hint::spin_loop();
+        }
+        mortal.end();
+    });
 }
 
 #[test]
