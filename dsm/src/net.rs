@@ -32,7 +32,7 @@ pub use endpoint::{
     CLOSE_VIOLATION, CloseReason, ConnectError, ConnectRefused, Endpoint, EndpointConfig, Event,
     SessionHandle, Side,
 };
-pub use entropy::Entropy;
+pub use entropy::{Entropy, StandIn};
 pub use handshake::{ClusterKey, Series, Version};
 pub use message::{OutMessage, Priority};
 pub use mutation::{Mutation, Rules};

@@ -4,6 +4,7 @@
 
 mod calls;
 mod clients;
+mod exchange;
 mod incidents;
 mod network;
 mod plan;

@@ -1,7 +1,7 @@
 //! Floors: who may import whom, downwards only. `fault`, `coherence` and `net` never see each other, and
 //! only `node` names all three. The cores decide and do nothing else.
 
-use crate::source::{Source, assert_none, sources};
+use crate::source::{Source, assert_none, root, sources};
 
 /// The modules of the library, each with the modules that it may import beside the words below.
 const MAY_IMPORT: [(&str, &[&str]); 22] = [
@@ -138,6 +138,25 @@ fn programs_use_the_public_interface() {
         })
         .collect();
     assert_none("programs", &findings);
+}
+
+/// Whoever knows a seed knows every key that is drawn from it, and the simulator brings a key exchange along that
+/// keeps no secret: a program can have neither, because only tests, the simulator and the benchmark name a seed, and
+/// no crate can depend on the simulator.
+#[test]
+fn secrets_of_programs_come_from_the_operating_system() {
+    let shipped = ["dsm", "cli", "node-daemon", "examples"].into_iter().flat_map(sources);
+    let findings: Vec<String> = shipped
+        .filter(|source| !source.is_test() && source.path != "dsm/src/net/entropy.rs")
+        .flat_map(|source| {
+            source.refuse(|line| {
+                line.contains("of_seed").then(|| "a program must not draw secrets from a seed".to_owned())
+            })
+        })
+        .collect();
+    assert_none("secrets", &findings);
+    let table = std::fs::read_to_string(root().join("Cargo.toml")).expect("a readable file");
+    assert!(!table.lines().any(|line| line.starts_with("sim =") || line.contains("path = \"sim\"")));
 }
 
 #[test]

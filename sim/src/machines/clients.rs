@@ -165,7 +165,8 @@ impl Machines {
         }
         if self.clients[number].phase == Phase::ToCome {
             let incarnation = process(number) as u64 + 1;
-            let endpoint = fresh_endpoint(incarnation, self.shared.rng.u64(..), self.plan.queue_max);
+            let (seed, queue_max) = (self.shared.rng.u64(..), self.plan.queue_max);
+            let endpoint = fresh_endpoint(&self.plan, incarnation, seed, queue_max);
             let client = &mut self.clients[number];
             client.machine = Some(ClientMachine::new(endpoint, self.plan.rules));
             client.phase = Phase::Running;

@@ -11,8 +11,9 @@ use pagemesh::net::{
 use pagemesh::page::{Incarnation, Span, Time};
 
 use super::clients::CLIENTS;
+use super::exchange::STAND_IN;
 use super::process::Phase;
-use super::{Event, Machines};
+use super::{Event, Machines, Plan};
 use crate::plan::Net;
 
 /// A datagram under way.
@@ -46,11 +47,12 @@ pub(super) fn addr(host: usize, process: usize) -> SocketAddr {
     SocketAddr::from(([10, 0, 0, 1 + host as u8], PORT_BASE + process as u16))
 }
 
-pub(super) fn fresh_endpoint(incarnation: u64, seed: u64, queue_max: usize) -> Endpoint {
+pub(super) fn fresh_endpoint(plan: &Plan, incarnation: u64, seed: u64, queue_max: usize) -> Endpoint {
     let key = ClusterKey::new([7; 32]);
     let config = EndpointConfig::new(key, Incarnation(incarnation), Version::of_library(1), 212_992);
     let config = EndpointConfig { queue_max, key_life: key_life(seed), ..config };
-    Endpoint::new(config, Entropy::of_seed(seed))
+    let entropy = if plan.has_curve { Entropy::of_seed(seed) } else { Entropy::of_seed_with(seed, STAND_IN) };
+    Endpoint::new(config, entropy)
 }
 
 /// The next datagram that an endpoint has to send, and where to.
@@ -213,7 +215,7 @@ impl Machines {
         let target = addr(self.plan.processes[0].host, 0);
         let seed = self.shared.rng.u64(..);
         let stranger = self.stranger.get_or_insert_with(|| {
-            let mut endpoint = fresh_endpoint(1 << 40, seed, QUEUE_MAX);
+            let mut endpoint = fresh_endpoint(&self.plan, 1 << 40, seed, QUEUE_MAX);
             let session = endpoint.connect(now, target).ok();
             Stranger { endpoint, buf: TransmitBuf::default(), session, sent: 0 }
         });

@@ -49,6 +49,8 @@ pub(crate) struct Plan {
     pub(super) placement: Placement,
     /// Set when the first rank has the region.
     pub(super) region_known: bool,
+    /// Whether keys are exchanged as in programs; in most runs a stand-in saves that time.
+    pub(super) has_curve: bool,
     pub(super) rules: Rules,
 }
 
@@ -154,6 +156,7 @@ impl Plan {
             _ => EarlyBounds::default(),
         };
         let clients = ClientSpec::draw(hosts, &mut own);
+        let has_curve = own.u32(..16) == 0;
         Plan {
             processes,
             clients,
@@ -181,6 +184,7 @@ impl Plan {
                 _ => Placement::OnNode(NodeId(0)),
             },
             region_known: false,
+            has_curve,
             rules: Rules::default(),
         }
     }

@@ -192,7 +192,8 @@ impl Machines {
             rules: self.plan.rules,
             membership_rules: pagemesh::membership::Rules::default(),
         };
-        let endpoint = fresh_endpoint(incarnation(index), self.shared.rng.u64(..), self.plan.queue_max);
+        let (seed, queue_max) = (self.shared.rng.u64(..), self.plan.queue_max);
+        let endpoint = fresh_endpoint(&self.plan, incarnation(index), seed, queue_max);
         let mut machine = Machine::new(endpoint, config);
         let join = (index > 0).then(|| addr(self.plan.processes[0].host, 0));
         machine.start(self.shared.now, join);

@@ -9,11 +9,12 @@ use snow::types::{Cipher, Dh, Hash, Random};
 use snow::{Builder, HandshakeState};
 
 use crate::net::crypt::Secret;
-use crate::net::entropy::Entropy;
+use crate::net::entropy::{Entropy, Exchange, StandIn};
 
 const PATTERN: &str = "Noise_NNpsk0_25519_ChaChaPoly_BLAKE2s";
 /// What a Noise message is longer than its payload: an ephemeral key and a tag.
-pub(super) const OVERHEAD: usize = 32 + 16;
+pub(super) const OVERHEAD: usize = KEY_LEN + 16;
+const KEY_LEN: usize = 32;
 
 /// Not a message of this handshake, made with this key.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -72,20 +73,29 @@ impl Asked {
 
 fn builder<'a>(psk: &'a [u8; 32], prologue: &'a [u8], entropy: &mut Entropy) -> Builder<'a> {
     let params: NoiseParams = PATTERN.parse().expect("a pattern that snow knows");
-    let builder = Builder::with_resolver(params, Box::new(Resolver(entropy.bytes())));
+    let resolver = Resolver { private: entropy.bytes(), exchange: entropy.exchange() };
+    let builder = Builder::with_resolver(params, Box::new(resolver));
     builder.psk(0, psk).and_then(|builder| builder.prologue(prologue)).expect("each is given once")
 }
 
-/// Gives a handshake its one ephemeral key from outside; all else is as usual.
-struct Resolver([u8; 32]);
+/// Gives a handshake its one ephemeral key from outside, and a simulation's the exchange of it; all else is as usual.
+struct Resolver {
+    private: [u8; KEY_LEN],
+    exchange: Exchange,
+}
 
 impl CryptoResolver for Resolver {
     fn resolve_rng(&self) -> Option<Box<dyn Random>> {
-        Some(Box::new(Once(Some(self.0))))
+        Some(Box::new(Once(Some(self.private))))
     }
 
     fn resolve_dh(&self, choice: &DHChoice) -> Option<Box<dyn Dh>> {
-        DefaultResolver.resolve_dh(choice)
+        match self.exchange {
+            Exchange::Curve25519 => DefaultResolver.resolve_dh(choice),
+            Exchange::StandIn(stand_in) => {
+                Some(Box::new(Simulated { stand_in, private: [0; KEY_LEN], public: [0; KEY_LEN] }))
+            }
+        }
     }
 
     fn resolve_hash(&self, choice: &HashChoice) -> Option<Box<dyn Hash>> {
@@ -98,7 +108,7 @@ impl CryptoResolver for Resolver {
 }
 
 /// Random bytes for one key, once.
-struct Once(Option<[u8; 32]>);
+struct Once(Option<[u8; KEY_LEN]>);
 
 impl Random for Once {
     fn try_fill_bytes(&mut self, dest: &mut [u8]) -> Result<(), snow::Error> {
@@ -109,5 +119,54 @@ impl Random for Once {
             }
             Some(_) | None => Err(snow::Error::Rng),
         }
+    }
+}
+
+/// A side of the exchange that a simulation brings along.
+struct Simulated {
+    stand_in: StandIn,
+    private: [u8; KEY_LEN],
+    public: [u8; KEY_LEN],
+}
+
+impl Dh for Simulated {
+    /// The pattern's name is hashed, not this one.
+    fn name(&self) -> &'static str {
+        "25519"
+    }
+
+    fn pub_len(&self) -> usize {
+        KEY_LEN
+    }
+
+    fn priv_len(&self) -> usize {
+        KEY_LEN
+    }
+
+    fn set(&mut self, private: &[u8]) {
+        self.private.copy_from_slice(private);
+        self.public = (self.stand_in.public_of)(&self.private);
+    }
+
+    fn generate(&mut self, rng: &mut dyn Random) -> Result<(), snow::Error> {
+        let mut private = [0; KEY_LEN];
+        rng.try_fill_bytes(&mut private)?;
+        self.set(&private);
+        Ok(())
+    }
+
+    fn pubkey(&self) -> &[u8] {
+        &self.public
+    }
+
+    fn privkey(&self) -> &[u8] {
+        &self.private
+    }
+
+    fn dh(&self, public: &[u8], out: &mut [u8]) -> Result<(), snow::Error> {
+        let public = public.first_chunk().ok_or(snow::Error::Dh)?;
+        let out = out.first_chunk_mut().ok_or(snow::Error::Dh)?;
+        *out = (self.stand_in.shared_of)(&self.private, public);
+        Ok(())
     }
 }
