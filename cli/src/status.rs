@@ -194,6 +194,7 @@ fn describe(reading: &Reading) -> String {
     text.push_str("\nNetwork\n");
     let network = ["NODE", "ADDRESS", "ROUND TRIP", "SENT AGAIN", "DROPPED", "SESSIONS"];
     text.push_str(&table(&network, &members.iter().map(row_of_network).collect::<Vec<_>>()));
+    members.iter().for_each(|member| text.push_str(&reasons(&member.member)));
     text.push_str("\nMemory: the limits of a host's nodes together, and what the host has\n");
     let memory = ["HOST", "NODES", "LIMITS", "MEMORY"];
     text.push_str(&table(&memory, &reading.hosts.iter().map(row_of_memory).collect::<Vec<_>>()));
@@ -283,6 +284,40 @@ fn row_of_network(Member { member, .. }: &Member) -> Vec<String> {
     row(member, cells)
 }
 
+/// Why a member has sent bytes again, and what it has dropped or refused: nothing if it has not.
+fn reasons(member: &MemberStatus) -> String {
+    let Some(NodeStatus { net, calls, socket, .. }) = &member.status else { return String::new() };
+    let list = |reasons: &[(&str, u64)]| {
+        let some = reasons.iter().filter(|(_, n)| *n > 0);
+        some.map(|(why, n)| format!("{} {why}", count(*n as f64))).collect::<Vec<_>>().join(", ")
+    };
+    let again = list(&[
+        ("overtaken", net.lost_overtaken),
+        ("late", net.lost_late),
+        ("forgotten", net.lost_forgotten),
+        ("on a timeout", net.resent_on_timeout),
+        ("in vain", net.resent_in_vain),
+        ("hellos", net.hellos_resent),
+        ("welcomes", net.welcomes_resent),
+    ]);
+    let refused = list(
+        &[
+            &net.refusals()[..],
+            &[("queue full", net.sends_refused)],
+            &[("call twice", calls.duplicates), ("busy", calls.busy), ("unknown call", calls.unknown)],
+            &[("malformed call", calls.malformed), ("call in vain", calls.not_run)],
+            &[("answer given up", calls.dropped), ("violation by a call", calls.violations)],
+            &[("error of the socket", socket.send_errors + socket.receive_errors)],
+        ]
+        .concat(),
+    );
+    let line = |what: &str, list: String| match list.is_empty() {
+        true => String::new(),
+        false => format!("{}: {what}: {list}\n", who(member)),
+    };
+    line("packets sent again", again) + &line("dropped or refused", refused)
+}
+
 fn row_of_memory(Host { host, memory }: &Host) -> Vec<String> {
     let total = memory.memory.map_or_else(|| "-".to_owned(), bytes);
     vec![short(host, WHO_MAX), memory.nodes.to_string(), bytes(memory.memory_max), total]
@@ -370,6 +405,34 @@ mod tests {
         let mut members = joined.map(member);
         members.sort_by_key(place);
         assert_eq!(members.map(|member| member.id.0), [0, 2, 3, 4, 1]);
+    }
+
+    #[test]
+    fn what_a_member_sent_again_or_refused_stands_with_its_reasons() {
+        let member = |net| MemberStatus {
+            id: NodeId(0),
+            kind: Kind::Daemon,
+            name: String::new(),
+            addr: ([127, 0, 0, 1], 1).into(),
+            pid: 1,
+            memory_max: 0,
+            runner: None,
+            status: Some(NodeStatus { net, ..NodeStatus::default() }),
+        };
+        let net = pagemesh::net::Counters {
+            lost_overtaken: 3,
+            resent_on_timeout: 2,
+            resent_in_vain: 1,
+            bad_tag: 4,
+            sends_refused: 5,
+            ..Default::default()
+        };
+        assert_eq!(
+            reasons(&member(net)),
+            "daemon 0: packets sent again: 3 overtaken, 2 on a timeout, 1 in vain\n\
+             daemon 0: dropped or refused: 4 bad tag, 5 queue full\n"
+        );
+        assert_eq!(reasons(&member(Default::default())), "");
     }
 
     #[test]

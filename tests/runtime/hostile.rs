@@ -87,7 +87,7 @@ pub(crate) fn attacked(settings: Settings) {
     results[1..].iter().for_each(|(_, more)| net.add(more));
     daemons.iter().for_each(|daemon| net.add(&daemon.status().net));
     say(&results[0].0.to_string());
-    say(&(net.malformed + net.unknown_session + net.bad_key).to_string());
+    say(&(net.malformed + net.unknown_session + net.foreign_address + net.bad_key).to_string());
     say(&net.bad_tag.to_string());
     say(&net.duplicate_packets.to_string());
     let sockets = daemons.iter().map(|daemon| daemon.status().socket);

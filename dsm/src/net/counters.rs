@@ -1,8 +1,24 @@
-//! What the transport counts, for `status`, for tests, and for whoever asks why it is slow.
+//! What the transport counts, for `status`, for tests, and for whoever asks why it is slow. Whatever is dropped,
+//! refused or sent again moves a counter that names the reason.
 
-/// Counts since the session, or the endpoint, began.
-#[derive(Clone, Copy, PartialEq, Eq, Default, Debug, serde::Serialize, serde::Deserialize)]
-pub struct Counters {
+macro_rules! counters {
+    ($($(#[$doc:meta])+ pub $name:ident: u64,)+) => {
+        /// Counts since the session, or the endpoint, began.
+        #[derive(Clone, Copy, PartialEq, Eq, Default, Debug, serde::Serialize, serde::Deserialize)]
+        pub struct Counters {
+            $($(#[$doc])+ pub $name: u64,)+
+        }
+
+        impl Counters {
+            /// Adds another set of counts to this one.
+            pub fn add(&mut self, other: &Counters) {
+                $(self.$name += other.$name;)+
+            }
+        }
+    };
+}
+
+counters! {
     /// Packets sent, handshakes and acknowledgements included.
     pub packets_out: u64,
     /// Packets received that passed every check.
@@ -17,8 +33,18 @@ pub struct Counters {
     pub messages_in: u64,
     /// Fragments sent again.
     pub fragments_retransmitted: u64,
-    /// Packets declared lost.
+    /// Packets declared lost, for whatever reason: what they carried is sent again.
     pub packets_lost: u64,
+    /// Of them: three newer ones had been acknowledged.
+    pub lost_overtaken: u64,
+    /// Of them: a newer one had been acknowledged, and 9/8 of a round trip was over.
+    pub lost_late: u64,
+    /// Of them: nobody had answered for so long that there was no room to remember more packets.
+    pub lost_forgotten: u64,
+    /// Packets whose bytes a probe timeout sent again, while nothing was known of them.
+    pub resent_on_timeout: u64,
+    /// Packets that arrived although their bytes had been sent again: the peer or the path was late, nothing was lost.
+    pub resent_in_vain: u64,
     /// Probe timeouts.
     pub probe_timeouts: u64,
     /// Path MTU probes sent.
@@ -31,8 +57,16 @@ pub struct Counters {
     pub duplicate_messages: u64,
     /// Datagrams too short, or of no known type.
     pub malformed: u64,
-    /// Packets for a session that is not here, or from another address than its peer's.
+    /// Packets for a session that is not here, or not yet open.
     pub unknown_session: u64,
+    /// Packets for a session that is here, from another address than its peer's.
+    pub foreign_address: u64,
+    /// Authentic packets for a session that has ended a moment ago.
+    pub ended_session: u64,
+    /// Messages that this node had no room for: they come again.
+    pub messages_refused: u64,
+    /// Messages that `send` refused, because the queue to the peer was full.
+    pub sends_refused: u64,
     /// Packets of a session whose tag does not match: altered, or made by somebody else.
     pub bad_tag: u64,
     /// Handshake packets made with another cluster's key.
@@ -45,8 +79,16 @@ pub struct Counters {
     pub cookies_sent: u64,
     /// Half-open handshakes pushed out by newer ones.
     pub half_open_evicted: u64,
-    /// Handshakes refused: another version, or no room.
-    pub handshakes_refused: u64,
+    /// Hellos sent again, because no answer had come.
+    pub hellos_resent: u64,
+    /// Welcomes sent again, because their hello came again.
+    pub welcomes_resent: u64,
+    /// Answers to handshake packets that were not sent, because too many waited.
+    pub replies_dropped: u64,
+    /// Handshakes refused: another version.
+    pub refused_version: u64,
+    /// Handshakes refused: there were too many sessions.
+    pub refused_full: u64,
     /// Sessions ended because the peer broke the protocol.
     pub violations: u64,
     /// Hints from the network that nobody listens at a peer's address.
@@ -54,31 +96,25 @@ pub struct Counters {
 }
 
 impl Counters {
-    /// Adds another set of counts to this one.
-    pub fn add(&mut self, other: &Counters) {
-        self.packets_out += other.packets_out;
-        self.packets_in += other.packets_in;
-        self.bytes_out += other.bytes_out;
-        self.bytes_in += other.bytes_in;
-        self.messages_out += other.messages_out;
-        self.messages_in += other.messages_in;
-        self.fragments_retransmitted += other.fragments_retransmitted;
-        self.packets_lost += other.packets_lost;
-        self.probe_timeouts += other.probe_timeouts;
-        self.mtu_probes += other.mtu_probes;
-        self.mtu_black_holes += other.mtu_black_holes;
-        self.duplicate_packets += other.duplicate_packets;
-        self.duplicate_messages += other.duplicate_messages;
-        self.malformed += other.malformed;
-        self.unknown_session += other.unknown_session;
-        self.bad_tag += other.bad_tag;
-        self.bad_key += other.bad_key;
-        self.bad_mac += other.bad_mac;
-        self.stale_handshakes += other.stale_handshakes;
-        self.cookies_sent += other.cookies_sent;
-        self.half_open_evicted += other.half_open_evicted;
-        self.handshakes_refused += other.handshakes_refused;
-        self.violations += other.violations;
-        self.refused_hints += other.refused_hints;
+    /// Why packets and messages were dropped or refused here, and how many for each reason. What a network does by
+    /// itself, duplicates among them, is not part of it.
+    pub fn refusals(&self) -> [(&'static str, u64); 15] {
+        [
+            ("malformed", self.malformed),
+            ("unknown session", self.unknown_session),
+            ("foreign address", self.foreign_address),
+            ("ended session", self.ended_session),
+            ("bad tag", self.bad_tag),
+            ("other key", self.bad_key),
+            ("bad MAC", self.bad_mac),
+            ("stale handshake", self.stale_handshakes),
+            ("cookie asked for", self.cookies_sent),
+            ("handshake pushed out", self.half_open_evicted),
+            ("answer dropped", self.replies_dropped),
+            ("other version", self.refused_version),
+            ("too many sessions", self.refused_full),
+            ("no room for a message", self.messages_refused),
+            ("violation", self.violations),
+        ]
     }
 }

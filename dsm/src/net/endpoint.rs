@@ -356,7 +356,7 @@ impl Endpoint {
             return;
         };
         if !is_from(addr, from) {
-            self.counters.unknown_session += 1;
+            self.counters.foreign_address += 1;
             return;
         }
         match open.open(packet) {
@@ -380,6 +380,7 @@ impl Endpoint {
         slot.refused_told = table::Told::No;
         let State::Live(session) = &mut slot.state else {
             if let State::Closing(closing) = &mut slot.state {
+                self.counters.ended_session += 1;
                 closing.on_packet();
                 self.table.mark_ready(index, &mut self.ready);
             }
@@ -663,7 +664,9 @@ impl Endpoint {
                     self.listening.look_again(now, ends);
                 }
                 State::Connecting(connecting) => {
-                    connecting.on_timeout(now);
+                    if connecting.on_timeout(now) {
+                        self.counters.hellos_resent += 1;
+                    }
                     self.listening.look_again(now, &mut connecting.ends);
                 }
                 State::Closing(_) => {

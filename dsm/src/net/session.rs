@@ -33,7 +33,7 @@ use congestion::{CongestionController, Delivery, Demand, NewReno, Pacer};
 use mtu::Mtu;
 pub(crate) use outbox::{Fragment, Outbox};
 use reassembly::{Piece, Reassembly};
-use recovery::{Findings, Probes, Purpose, Recovery, SentPacket};
+use recovery::{Again, Findings, Probes, Purpose, Recovery, SentPacket};
 use seen::Arrival;
 
 /// Packet numbers end here: no session lives so long, and sums of two cannot overflow.
@@ -279,7 +279,7 @@ impl Session {
 
     /// Queues a message.
     pub(crate) fn send(&mut self, message: OutMessage, priority: Priority) -> Result<(), SendError> {
-        self.outbox.push(message, priority)?;
+        self.outbox.push(message, priority).inspect_err(|_| self.counters.sends_refused += 1)?;
         self.counters.messages_out += 1;
         Ok(())
     }
@@ -371,6 +371,7 @@ impl Session {
             }
         }
         if refused {
+            self.counters.messages_refused += 1;
             self.acks.withdraw(number);
             // Its peer hears that this node is there, though its packets seem to be lost.
             self.ping = Owed::Now;
@@ -453,6 +454,7 @@ impl Session {
 
     /// Tells everyone concerned what became of packets.
     fn absorb(&mut self, now: Time, found: &mut Findings) {
+        self.counters.resent_in_vain += std::mem::take(&mut found.in_vain);
         let mut delivered = 0;
         for packet in found.acked.drain(..) {
             for fragment in &packet.fragments {
@@ -493,6 +495,15 @@ impl Session {
         }
         if packet.carries.credit.is_some() {
             self.credit_in_news = Owed::Now;
+        }
+        let counters = &mut self.counters;
+        if let (Purpose::Data | Purpose::Settled, Some(again)) = (packet.purpose, packet.again) {
+            *match again {
+                Again::Overtaken => &mut counters.lost_overtaken,
+                Again::Late => &mut counters.lost_late,
+                Again::Forgotten => &mut counters.lost_forgotten,
+                Again::Probe => &mut counters.resent_on_timeout,
+            } += 1;
         }
         let len = packet.len as usize;
         match packet.purpose {

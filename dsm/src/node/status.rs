@@ -13,6 +13,7 @@ use crate::membership::{Death, Kind, Member, Membership};
 use crate::net::udp::SocketCounters;
 use crate::net::{Cipher, Counters as NetCounters};
 use crate::page::{NodeId, PAGE_SIZE};
+use crate::rpc::Counters as CallCounters;
 
 /// One node.
 #[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
@@ -45,6 +46,8 @@ pub struct NodeStatus {
     pub coherence: CoherenceCounters,
     /// The transport's counts.
     pub net: NetCounters,
+    /// What became of calls that did not run as they were asked for.
+    pub calls: CallCounters,
     /// The socket's counts.
     pub socket: SocketCounters,
     /// Datagrams that the kernel dropped because the receive buffer was full.
@@ -98,6 +101,8 @@ pub struct PeerStatus {
     pub mtu: usize,
     /// Fragments sent again.
     pub retransmissions: u64,
+    /// Packets that arrived although their bytes had been sent again.
+    pub in_vain: u64,
     /// What guards its packets.
     pub cipher: Cipher,
 }
@@ -175,6 +180,7 @@ pub(super) fn node_status(locked: &mut RuntimeState, runtime: &Runtime) -> NodeS
             mtu: machine.endpoint().mtu(session)?,
             cipher: machine.endpoint().cipher(session)?,
             retransmissions: machine.endpoint().session_counters(session)?.fragments_retransmitted,
+            in_vain: machine.endpoint().session_counters(session)?.resent_in_vain,
         })
     });
     NodeStatus {
@@ -192,6 +198,7 @@ pub(super) fn node_status(locked: &mut RuntimeState, runtime: &Runtime) -> NodeS
         faults_served: counters.transactions,
         coherence: counters,
         net: machine.endpoint().counters(),
+        calls: machine.calls().counters(),
         socket: runtime.socket.counters(),
         // Where the kernel cannot tell, the sessions' losses still can.
         socket_drops: runtime.socket.dropped().unwrap_or(0),

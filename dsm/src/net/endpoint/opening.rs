@@ -128,6 +128,7 @@ impl Endpoint {
                 State::HalfOpen(half) if half.addr == from && half.hello_nonce == hello.nonce => {
                     // Our welcome was lost, or the hello was duplicated.
                     let bytes = half.welcome.clone();
+                    self.counters.welcomes_resent += 1;
                     return self.reply(from, bytes);
                 }
                 State::Live(session) if session.peer().addr == from && session.is_from(&hello.nonce) => {
@@ -289,7 +290,7 @@ impl Endpoint {
             State::Live(_) | State::Closing(_) => return true,
             State::Free | State::Connecting(_) => return false,
             State::HalfOpen(_) if self.table.sessions() >= SESSIONS_MAX => {
-                self.counters.handshakes_refused += 1;
+                self.counters.refused_full += 1;
                 return false;
             }
             State::HalfOpen(_) | State::Welcomed(_) => {}
@@ -418,7 +419,10 @@ impl Endpoint {
     }
 
     fn refuse(&mut self, to: SocketAddr, receiver: SessionId, hello_nonce: Nonce, why: RefuseWhy) {
-        self.counters.handshakes_refused += 1;
+        match why {
+            RefuseWhy::Version => self.counters.refused_version += 1,
+            RefuseWhy::Full => self.counters.refused_full += 1,
+        }
         let version = self.config.version;
         let bytes = self.keys.encode_refuse(&Refuse { receiver, version, hello_nonce, why });
         self.reply(to, bytes);
@@ -427,6 +431,8 @@ impl Endpoint {
     fn reply(&mut self, to: SocketAddr, bytes: Vec<u8>) {
         if self.replies.len() < REPLIES_MAX {
             self.replies.push_back(Reply { to, bytes });
+        } else {
+            self.counters.replies_dropped += 1;
         }
     }
 }

@@ -123,12 +123,15 @@ impl Connecting {
         }
     }
 
-    pub(super) fn on_timeout(&mut self, now: Time) {
-        if self.retry_at <= now {
+    /// Returns whether the hello is due again.
+    pub(super) fn on_timeout(&mut self, now: Time) -> bool {
+        let is_due = self.retry_at <= now;
+        if is_due {
             self.owed = Owed::Now;
             self.retry_at = now + self.retry_after;
             self.retry_after = Span(self.retry_after.0 * 2).min(HELLO_RETRY_MAX);
         }
+        is_due
     }
 
     /// Times of an attempt that begins now.

@@ -192,6 +192,7 @@ impl Session {
             purpose,
             carries,
             fragments,
+            again: None,
         });
     }
 }

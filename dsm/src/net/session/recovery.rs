@@ -21,6 +21,9 @@ const PROBES: [u32; 2] = [1, 2];
 /// Probe timeouts that a run of losses must span to count as persistent congestion.
 const PERSISTENT_TIMEOUTS: u64 = 3;
 
+/// Packets that were declared lost and may yet turn out to have been late.
+const DECLARED_LOST_MAX: usize = 64;
+
 /// The pieces of messages that one packet carries; few of them fit inline.
 pub(super) type Fragments = SmallVec<[Fragment; FRAGMENTS_INLINE]>;
 
@@ -34,6 +37,21 @@ pub(super) struct SentPacket {
     pub(super) purpose: Purpose,
     pub(super) carries: Carries,
     pub(super) fragments: Fragments,
+    /// Whether its bytes are sent again, and why.
+    pub(super) again: Option<Again>,
+}
+
+/// Why the bytes of a packet are sent again.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Again {
+    /// Newer packets have arrived, as many as the packet threshold.
+    Overtaken,
+    /// A newer packet has arrived, and the time threshold is over.
+    Late,
+    /// A probe timeout asks for an answer.
+    Probe,
+    /// There is no room to remember it.
+    Forgotten,
 }
 
 /// What a packet is for: decides what its loss means.
@@ -73,6 +91,8 @@ pub(super) struct Findings {
     pub(super) acked: Vec<SentPacket>,
     /// Packets that did not.
     pub(super) lost: Vec<SentPacket>,
+    /// Packets that arrived although their bytes have been sent again.
+    pub(super) in_vain: u64,
     /// Losses so long in a row that the path must be thought empty.
     pub(super) persistent_congestion: bool,
 }
@@ -106,6 +126,8 @@ pub(super) struct Recovery {
     in_flight: usize,
     outstanding: usize,
     eliciting: usize,
+    /// Numbers of the packets last declared lost whose bytes are sent again: they may have been late only.
+    declared_lost: VecDeque<u64>,
 }
 
 impl Recovery {
@@ -121,6 +143,7 @@ impl Recovery {
             in_flight: 0,
             outstanding: 0,
             eliciting: 0,
+            declared_lost: VecDeque::new(),
         }
     }
 
@@ -184,6 +207,9 @@ impl Recovery {
         if ack.largest >= self.next_number() {
             return Err(AckOfUnsent);
         }
+        if !self.declared_lost.is_empty() {
+            found.in_vain += self.forgive(ack);
+        }
         let before = found.acked.len();
         let mut newest_sent_at = None;
         for range in ack.ranges() {
@@ -192,6 +218,7 @@ impl Recovery {
             }
             for number in (range.first.max(self.first)..=range.last).rev() {
                 let Some(packet) = self.settle(number) else { continue };
+                found.in_vain += u64::from(packet.again.is_some());
                 if number == ack.largest {
                     newest_sent_at = Some(packet.time);
                 }
@@ -236,13 +263,14 @@ impl Recovery {
         while self.sent.len() + PROBES[1] as usize > SENT_PACKETS_MAX {
             // Nobody has answered for long: what is oldest is not worth remembering.
             match self.settle(self.first) {
-                Some(packet) => found.lost.push(packet),
+                Some(packet) => found.lost.push(SentPacket { again: Some(Again::Forgotten), ..packet }),
                 None => break,
             }
         }
         let probes = self.plan_probes();
         let open = self.sent.iter_mut().filter(|p| p.purpose == Purpose::Data && !p.fragments.is_empty());
         for packet in open.take(probes.packets as usize) {
+            packet.again = Some(Again::Probe);
             found.lost.push(SentPacket {
                 purpose: Purpose::Settled,
                 fragments: std::mem::take(&mut packet.fragments),
@@ -318,14 +346,36 @@ impl Recovery {
                     if number + PACKET_THRESHOLD > largest && time + delay > now {
                         self.loss_at = Some(self.loss_at.map_or(time + delay, |at| at.min(time + delay)));
                     } else if let Some(packet) = self.settle(number) {
+                        let is_overtaken = number + PACKET_THRESHOLD <= largest;
+                        let again = Some(if is_overtaken { Again::Overtaken } else { Again::Late });
+                        self.remember_lost(number, &packet);
                         let start = *run_start.get_or_insert(packet.time);
                         found.persistent_congestion |= packet.time.since(start) > persistent;
-                        found.lost.push(packet);
+                        found.lost.push(SentPacket { again, ..packet });
                     }
                 }
             }
             number += 1;
         }
+    }
+
+    fn remember_lost(&mut self, number: u64, packet: &SentPacket) {
+        if packet.purpose != Purpose::Data || packet.fragments.is_empty() && packet.again.is_none() {
+            return;
+        }
+        if self.declared_lost.len() == DECLARED_LOST_MAX {
+            self.declared_lost.pop_front();
+        }
+        self.declared_lost.push_back(number);
+    }
+
+    /// Takes the packets that have arrived after all out of those declared lost.
+    fn forgive(&mut self, ack: &Ack<'_>) -> u64 {
+        let before = self.declared_lost.len();
+        for range in ack.ranges() {
+            self.declared_lost.retain(|number| !(range.first..=range.last).contains(number));
+        }
+        (before - self.declared_lost.len()) as u64
     }
 }
 
@@ -389,6 +439,7 @@ mod tests {
             purpose,
             carries: Carries::default(),
             fragments: Fragments::new(),
+            again: None,
         }
     }
 

@@ -92,7 +92,7 @@ struct Client {
 }
 
 /// What happened that nobody asked for, and how often.
-#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug, serde::Serialize, serde::Deserialize)]
 pub struct Counters {
     /// Calls that came twice and were not run twice.
     pub duplicates: u64,
