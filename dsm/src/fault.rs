@@ -14,7 +14,8 @@ use std::sync::{Arc, OnceLock, Weak};
 use crate::error::{Error, Result};
 use crate::fork;
 use crate::page::{
-    Access, Contents, ExtentId, GlobalAddr, Memory, NodeId, PAGE_SIZE, PageBuf, PageId, PagePool, Version,
+    Access, Contents, Epoch, ExtentId, GlobalAddr, Memory, NodeId, PAGE_SIZE, PageBuf, PageId, PagePool,
+    Version,
 };
 
 mod access;
@@ -423,6 +424,10 @@ impl Memory for &Arena {
 
     fn note_home(&mut self, extent: ExtentId, home: NodeId) {
         self.record.note_home(extent, home);
+    }
+
+    fn note_opened(&mut self, round: Epoch) {
+        self.record.note_opened(round);
     }
 
     fn expect(&mut self, first: PageId, pages: u64) {

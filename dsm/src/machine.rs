@@ -11,6 +11,8 @@ mod calls;
 mod client;
 mod describe;
 mod egress;
+mod event;
+mod further;
 mod gate;
 mod lifecycle;
 mod losses;
@@ -29,26 +31,25 @@ use tracing::Level;
 pub use client::{ClientEvent, ClientMachine, ClientOutput};
 pub use describe::describe;
 pub use egress::Outputs;
+pub use event::{Command, Event, Outcome, Output};
 pub use gate::EarlyBounds;
 pub use lifecycle::{Departing, Departure, LeaveFailure, Lifecycle, Why};
 pub use mutation::{Mutation, Rules};
 
 use crate::codec::{decode_control, encode_control};
-use crate::coherence::{
-    BarrierId, Batch, Coherence, Failure, Input, Legacy, MemoryLimit, Message, NodeSet, OpId,
-    Output as CoreOutput,
-};
+use crate::coherence::{Batch, Coherence, Input, MemoryLimit, Message, NodeSet, OpId, Output as CoreOutput};
 use crate::config::MESSAGE_LEN_MAX;
 use crate::config::coherence::CACHE_PAGES_MIN;
 use crate::config::membership::HEARTBEAT;
 use crate::config::node::STREAMING_MIN;
-use crate::membership::{Action, Control, Introduction, Member, Membership, Observation, RegionRecord, Want};
+use crate::membership::{Action, Control, Introduction, Member, Membership, Observation, RegionRecord};
 use crate::net::{Endpoint, OutMessage, Priority, SessionHandle};
 use crate::page::{
     Epoch, Incarnation, LockWords, Memory, NodeId, PAGE_SIZE, PageBuf, PageId, PeerId, Span, Time,
 };
 use crate::rpc::core::Calls;
 use egress::Egress;
+use further::Further;
 use gate::{Gate, Hearing, Source};
 use losses::Losses;
 use routes::{Routes, link};
@@ -61,6 +62,8 @@ pub(crate) mod channel {
     pub(in crate::machine) const CLIENT: u8 = 3;
     pub(in crate::machine) const CALLS: u8 = 4;
     pub(in crate::machine) const LOSS: u8 = 5;
+    /// Of the coherence cores, from or to a node that another process runs on.
+    pub(in crate::machine) const CARRIED: u8 = 6;
 }
 
 /// Why a node ends a session, for the peer's program.
@@ -94,125 +97,6 @@ pub trait Host: Memory + LockWords {
     fn backed_pages(&self) -> u64;
     /// From now on no thread takes a lock, or gives one back, without the machine.
     fn end_lending(&mut self);
-}
-
-/// What a machine is told.
-#[derive(Debug)]
-pub enum Event<'a> {
-    /// A datagram has come.
-    Datagram {
-        /// Its source address.
-        from: SocketAddr,
-        /// Its bytes, which are decrypted in place.
-        bytes: &'a mut [u8],
-    },
-    /// The kernel reports that nobody listens at an address: a hint that anybody can forge.
-    Refused(SocketAddr),
-    /// The socket was empty at that moment, and all datagrams of before are handled.
-    Drained(Time),
-    /// Time has passed.
-    Timer,
-    /// The kernel says that the process of a member has ended.
-    ProcessEnded(Incarnation),
-    /// The kernel will say when the process of a member ends.
-    Watched(Incarnation),
-    /// A debugger has stopped the process of a member.
-    Traced(Incarnation),
-    /// [`Output::RunOn`] is done: the process that ran the node has certainly ended, and its memory is open here.
-    RunOn {
-        /// The node.
-        node: PeerId,
-        /// All that its record says, also of regions that are not known here.
-        legacy: Legacy,
-    },
-    /// This process cannot run the node on: it does not have its memory.
-    CannotRun(PeerId),
-    /// What a thread of this node does with memory or wants of it: an [`Input`] that is neither a message
-    /// nor a change of the view.
-    Thread(Input<'a>),
-    /// What a thread of this node wants of the cluster. It ends with one [`Output::Done`].
-    Command {
-        /// The operation.
-        op: OpId,
-        /// What is wanted.
-        command: Command,
-    },
-    /// Somebody asks the cluster to stop.
-    Shutdown,
-    /// The memory or the socket of this node failed, because.
-    Broken(String),
-    /// All sessions end; the peers are told why.
-    Close(&'a str),
-}
-
-/// What a thread wants of the cluster.
-#[derive(Debug)]
-pub enum Command {
-    /// Ends when this node and all its peers are ready, and all ranks of its program have come.
-    Join,
-    /// Makes or finds a region by its name; ends with [`Outcome::Region`].
-    Region(String, Want),
-    /// Marks a region for removal.
-    Remove(String),
-    /// Counts this node among the users of the region with this first page and generation.
-    Use(PageId, Option<u64>),
-    /// Waits until all ranks of the program have come to this barrier.
-    Barrier(BarrierId),
-    /// Leaves the cluster; ends with [`Outcome::Left`].
-    Leave(Departing),
-}
-
-/// How an operation ended.
-#[derive(Clone, Debug)]
-pub enum Outcome {
-    /// A fault, lock or barrier.
-    Coherence(Result<u64, Failure>),
-    /// An allocation or removal.
-    Region(Result<Option<RegionRecord>, String>),
-    /// The node became a member with all its peers, or can answer nothing any more.
-    Membership,
-    /// The departure of this node.
-    Left(Result<(), LeaveFailure>),
-}
-
-/// What a machine tells its owner.
-#[derive(Debug)]
-pub enum Output {
-    /// An operation has ended.
-    Done {
-        /// The operation.
-        op: OpId,
-        /// How.
-        outcome: Outcome,
-    },
-    /// Something that a thread waits for in the calls.
-    Call(crate::rpc::core::Output),
-    /// This start of a node is no member any more, or its process has ended and another one runs the node on.
-    Gone(PeerId),
-    /// The view names this process to run a node on. The process that ran it before must have ended: it is waited for,
-    /// or killed. Then follows [`Event::RunOn`] or [`Event::CannotRun`]; others wait for it.
-    RunOn {
-        /// The node.
-        node: PeerId,
-        /// The member whose process has run it until now: itself, or another one that has run it on.
-        ran_at: PeerId,
-    },
-    /// This process runs that node no more, or is not to begin: its memory and its record are closed here.
-    Forget(PeerId),
-    /// Text for the operator.
-    Note(Level, String),
-    /// Whether a debugger has stopped this process of this host is to be found out; then [`Event::Traced`].
-    Inspect {
-        /// The member.
-        of: Incarnation,
-        /// Its process.
-        pid: u32,
-    },
-    /// Nothing that anybody waits for will come: every operation ends with [`Outcome::Membership`].
-    Ended {
-        /// But the departure of this node: it has an end of its own.
-        departure: Option<OpId>,
-    },
 }
 
 /// The lengths of a machine's queues, for the simulator's oracles.
@@ -273,6 +157,9 @@ struct Cores {
     routes: Routes,
     gate: Gate,
     egress: Egress,
+    further: Further,
+    /// Where this node decides, it names processes that run ended nodes on.
+    runs_on: bool,
     losses: Losses,
     /// The ranks of this node's program, once all have joined.
     ranks: NodeSet,
@@ -324,6 +211,8 @@ impl Machine {
             routes: Routes::new(),
             gate: Gate::new(config.early),
             egress: Egress::default(),
+            further: Further::default(),
+            runs_on: config.runs_on,
             losses: Losses::default(),
             ranks: NodeSet::EMPTY,
             ranks_in_order: Vec::new(),
@@ -383,7 +272,8 @@ impl Machine {
             Event::ProcessEnded(of) => self.cores.observe(now, Observation::ProcessEnded(of)),
             Event::Watched(of) => self.cores.observe(now, Observation::Watched(of, true)),
             Event::Traced(of) => self.cores.on_traced(now, of),
-            Event::RunOn { .. } | Event::CannotRun(_) => {}
+            Event::RunOn { node, legacy } => self.cores.on_run_on(node, legacy),
+            Event::CannotRun(node) => self.cores.on_cannot_run(node),
             Event::Thread(input) => self.cores.input(now, input, host),
             Event::Command { op, command } => self.on_command(now, op, command, host),
             Event::Shutdown => self.cores.shut_down(),
@@ -435,8 +325,11 @@ impl Machine {
                 continue;
             }
             moved |= self.cores.admit_regions();
+            moved |= self.cores.begin_further(now, host);
             self.cores.record_losses();
             moved |= self.send_outputs(now);
+            moved |= self.carry(now, host);
+            moved |= self.drain_further(now, host);
             moved |= self.send_calls(now);
             moved |= self.send_waiting(now);
             for session in std::mem::take(&mut self.cores.violators) {
@@ -483,9 +376,11 @@ impl Machine {
     pub fn poll_timeout(&self) -> Time {
         let heartbeat = self.cores.next_heartbeat;
         let coherence = self.cores.coherence.as_ref().and_then(Coherence::poll_timeout);
+        let further = self.cores.further.poll_timeout();
         let leaving = self.cores.lifecycle.poll_timeout();
         let calls = self.cores.calls.poll_timeout();
-        let due = [coherence, self.endpoint.poll_timeout(), leaving, calls].into_iter().flatten().min();
+        let due =
+            [coherence, further, self.endpoint.poll_timeout(), leaving, calls].into_iter().flatten().min();
         due.map_or(heartbeat, |due| due.min(heartbeat))
     }
 
@@ -565,7 +460,7 @@ impl Machine {
             welcomed: member.map(|member| member.intro.incarnation),
             early_members,
             early_stranger,
-            waiting: self.cores.egress.longest(),
+            waiting: self.cores.egress.longest().max(self.cores.further.longest()),
             suspicions: self.cores.membership.as_ref().map_or(0, Membership::open_suspicions),
         }
     }
@@ -577,6 +472,7 @@ impl Machine {
         {
             self.cores.input(now, Input::Timer, host);
         }
+        self.cores.tick_further(now, host);
         if self.cores.calls.poll_timeout().is_some_and(|due| due <= now) {
             self.cores.calls.handle_timeout(now);
         }
@@ -631,7 +527,7 @@ impl Machine {
             Action::MapRegion(record) => self.cores.map_region(now, record, host),
             Action::UnmapRegion(record) => self.cores.unmap_region(now, &record, host),
             Action::ProgramEnded { program } => {
-                self.cores.input(now, Input::ProgramEnded { program }, host);
+                self.cores.input_all(now, Input::ProgramEnded { program }, host);
             }
             Action::Done { op, result } => self.cores.done(OpId(op), Outcome::Region(result)),
             Action::Left => self.cores.let_go(now),
@@ -661,6 +557,9 @@ impl Cores {
         let hearing = match bytes.split_first() {
             Some((&channel::COHERENCE, rest)) => {
                 self.deliver_batch(now, (session, source), bytes, rest, host)
+            }
+            Some((&channel::CARRIED, rest)) => {
+                self.deliver_carried(now, (session, source), bytes, rest, host)
             }
             Some((&channel::CALLS, rest)) => self.deliver_calls(now, (session, source), bytes, rest),
             Some((&channel::CONTROL, rest)) => Hearing::of(self.deliver_control(now, session, rest)),
@@ -703,12 +602,18 @@ impl Cores {
         let Ok(batch) = Batch::decode(rest) else { return Hearing::Unsound };
         // The sender may name nodes and regions that only a later view explains.
         let is_known = batch.epoch <= self.installed || !self.rules.awaits_views();
-        let (Some(from), Some(coherence), true) = (self.routes.node(session), &mut self.coherence, is_known)
-        else {
+        let (Some(from), Some(_), true) = (self.routes.node(session), &self.coherence, is_known) else {
             return self.keep_early(session, bytes, source);
         };
+        self.hear_batch(now, from, &batch, host)
+    }
+
+    /// A batch of a member to this node's own core.
+    fn hear_batch<H: Host>(&mut self, now: Time, from: NodeId, batch: &Batch<'_>, host: &mut H) -> Hearing {
         self.outputs.asker = Some(from);
-        coherence.handle_batch(now, from, &batch, host);
+        if let Some(coherence) = &mut self.coherence {
+            coherence.handle_batch(now, from, batch, host);
+        }
         self.note_resident(host);
         Hearing::Heard
     }
@@ -728,7 +633,7 @@ impl Cores {
 
     fn map_region<H: Host>(&mut self, now: Time, record: RegionRecord, host: &mut H) {
         let (start, pages) = (record.info.start, record.info.pages);
-        self.input(now, Input::Region(record.info), host);
+        self.input_all(now, Input::Region(record.info), host);
         if let Err(error) = host.map_region(start, pages) {
             self.end_with(Why::Broken(format!("region `{}`: {error}", record.name)));
         }
@@ -737,7 +642,7 @@ impl Cores {
 
     fn unmap_region<H: Host>(&mut self, now: Time, record: &RegionRecord, host: &mut H) {
         let (start, pages) = (record.info.start, record.info.pages);
-        self.input(now, Input::RegionGone { start }, host);
+        self.input_all(now, Input::RegionGone { start }, host);
         self.losses.forget(start, pages);
         if let Err(error) = host.unmap_region(start, pages) {
             self.end_with(Why::Broken(format!("region `{}`: {error}", record.name)));

@@ -20,6 +20,7 @@ mod suspicion;
 pub(crate) mod tests;
 mod type_tag;
 mod uses;
+mod view;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::net::SocketAddr;
@@ -29,11 +30,11 @@ use serde::{Deserialize, Serialize};
 use crate::coherence::{NodeSet, Placement, RegionInfo};
 use crate::config::coherence::CACHE_PAGES_MIN;
 use crate::config::membership::{DEATHS_MAX, EARLY_MAX, HOW_LEN_MAX, RETURNED_MAX};
-use crate::page::{EXTENT_PAGES, Epoch, Incarnation, NodeId, PAGE_SIZE, PageId, Time};
+use crate::page::{EXTENT_PAGES, Epoch, Incarnation, NodeId, PAGE_SIZE, PageId, PeerId, Time};
 use coordinator::Coordinator;
 pub(crate) use detector::{Detector, Finding};
 pub use host::HostId;
-use known::Known;
+use known::{Known, Told};
 pub use mutation::{Mutation, Rules};
 pub use observe::Observation;
 pub use regions::{check_name, removal_command};
@@ -41,6 +42,7 @@ use suspicion::{Errands, Suspicions};
 pub use type_tag::{ElementType, TypeTag};
 use uses::Uses;
 pub use uses::{RegionUse, Returned};
+pub use view::{Runner, View};
 
 /// The node that orders all changes.
 pub const COORDINATOR: NodeId = NodeId(0);
@@ -121,20 +123,6 @@ pub struct Member {
     pub id: NodeId,
     /// What it told of itself.
     pub intro: Introduction,
-}
-
-/// The members at one epoch, by ascending id.
-#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
-pub struct View {
-    /// Grows with every change.
-    pub epoch: Epoch,
-    /// Everybody, the coordinator first.
-    pub members: Vec<Member>,
-    /// The last deaths, each with the epoch of the view that told it first. They stay in later views
-    /// because messages overtake each other, and a newer view replaces an older one unread.
-    pub deaths: VecDeque<(Epoch, Death)>,
-    /// Members whose process has ended, each with the member whose process runs it on.
-    pub runners: BTreeMap<NodeId, NodeId>,
 }
 
 /// A region by its name.
@@ -249,6 +237,11 @@ pub enum Control {
         /// The node.
         of: Incarnation,
     },
+    /// Member to coordinator: nothing of the cluster depends on this node any more, which I run on.
+    Drained {
+        /// The node.
+        of: Incarnation,
+    },
     /// Member to coordinator: nothing of the cluster depends on me any more.
     Leave,
     /// Coordinator to member: you are out.
@@ -330,7 +323,7 @@ pub struct Death {
     /// How it is known.
     pub how: String,
     /// The member whose process was named to run it on: it is a member still. None: nobody can.
-    pub runner: Option<NodeId>,
+    pub runner: Option<PeerId>,
 }
 
 /// What the shell must do.
@@ -424,6 +417,7 @@ pub struct Membership {
     intro: Introduction,
     view: View,
     regions: BTreeMap<PageId, Known>,
+    told: Told,
     /// Regions that are gone and not unmapped yet, with their generations.
     unmapping: BTreeMap<PageId, u64>,
     uses: Uses,
@@ -447,10 +441,13 @@ impl Membership {
     /// The coordinator of a new cluster, its first member.
     pub fn coordinator(intro: Introduction) -> Self {
         let me = Member { id: COORDINATOR, intro: intro.clone() };
+        let coordinator = Coordinator::of(intro.incarnation);
+        let last_region = coordinator.last_region();
         Membership {
             me: Some(COORDINATOR),
-            view: View { epoch: Epoch(1), members: vec![me], ..View::default() },
-            coordinator: Some(Coordinator::of(intro.incarnation)),
+            view: View { epoch: Epoch(1), members: vec![me], last_region, ..View::default() },
+            told: Told::until(last_region),
+            coordinator: Some(coordinator),
             has_met: true,
             ..Membership::new(intro, Action::Joined)
         }
@@ -468,6 +465,7 @@ impl Membership {
             intro,
             view: View::default(),
             regions: BTreeMap::new(),
+            told: Told::default(),
             unmapping: BTreeMap::new(),
             uses: Uses::default(),
             coordinator: None,
@@ -560,6 +558,7 @@ impl Membership {
             | Control::RegionMapped { .. }
             | Control::RegionUnmapped { .. }
             | Control::CannotRun { .. }
+            | Control::Drained { .. }
             | Control::Leave => self.handle_as_coordinator(link, from, control),
             Control::Met
             | Control::Suspect { .. }
@@ -698,6 +697,7 @@ impl Membership {
             return;
         }
         self.me = Some(id);
+        self.told = Told::until(view.last_region);
         self.view = view;
         self.follow_view();
         self.actions.push_back(Action::Joined);
@@ -731,29 +731,6 @@ impl Membership {
         for member in self.view.running().filter(|member| Some(member.id) != self.me) {
             self.actions.push_back(Action::Send { to: member.id, control: control.clone() });
         }
-    }
-}
-
-impl View {
-    /// The member with this id.
-    pub fn member(&self, id: NodeId) -> Option<&Member> {
-        self.members.iter().find(|member| member.id == id)
-    }
-
-    /// The member with this incarnation.
-    pub fn incarnation(&self, incarnation: Incarnation) -> Option<&Member> {
-        self.members.iter().find(|member| member.intro.incarnation == incarnation)
-    }
-
-    /// The daemons whose process runs, by ascending id.
-    pub fn daemons(&self) -> impl Iterator<Item = &Member> {
-        self.running().filter(|member| member.intro.kind == Kind::Daemon)
-    }
-
-    /// The ranks of a program whose process runs.
-    pub fn ranks(&self, of: u64) -> impl Iterator<Item = &Member> {
-        self.running()
-            .filter(move |member| matches!(member.intro.kind, Kind::Rank { program, .. } if program == of))
     }
 }
 

@@ -100,7 +100,7 @@ pub enum Contents<'a> {
 /// # dsm.leave()?;
 /// # Ok::<(), Error>(())
 /// ```
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, serde::Serialize, serde::Deserialize)]
 pub struct PeerId {
     /// The node.
     pub node: NodeId,
@@ -143,6 +143,9 @@ pub trait Memory {
     /// Notes the home of an extent for whoever runs this node on after its process has ended. A memory that nobody
     /// takes over notes nothing.
     fn note_home(&mut self, _extent: ExtentId, _home: NodeId) {}
+    /// Notes that this node knows all about the pages of which it is home, in the round of this epoch: whoever runs the
+    /// node on need not doubt them for ends of processes that earlier views have told.
+    fn note_opened(&mut self, _round: Epoch) {}
     /// Contents of `pages` neighbours from `first` on will be installed soon: a hint to make room for
     /// them together, which is cheaper.
     fn expect(&mut self, _first: PageId, _pages: u64) {}

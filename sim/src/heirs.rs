@@ -96,7 +96,7 @@ impl World {
             (runner.view.clone(), runner.epoch, runner.told, runner.incarnation);
         self.record(node, What::RunOn { by });
         let slot = self.node(node);
-        let core = Coherence::heir(node, slot.local.hand_over());
+        let core = Coherence::heir(node, slot.local.hand_over(), None);
         slot.end();
         (slot.phase, slot.runs_at) = (Phase::RunOn, by);
         (slot.view, slot.epoch, slot.told) = (view, epoch, told);

@@ -2,13 +2,15 @@
 //! real cores: before every change of a mapping takes effect, and before every read of a page by the
 //! runtime, threads of the node may load and store what is still mapped.
 
+use std::cell;
 use std::collections::{BTreeMap, BTreeSet};
+use std::rc::Rc;
 
 use fastrand::Rng;
 use pagemesh::coherence::{Legacy, LockId, Plant};
 use pagemesh::page::{
-    Access, Contents, ExtentId, Lent, LockWords, Memory, NodeId, PAGE_SIZE, PageBuf, PageId, PagePool, Time,
-    Version,
+    Access, Contents, Epoch, ExtentId, Lent, LockWords, Memory, NodeId, PAGE_SIZE, PageBuf, PageId, PagePool,
+    Time, Version,
 };
 use smallvec::SmallVec;
 
@@ -47,12 +49,15 @@ pub(crate) struct Local {
     pool: PagePool,
     /// The node has ended: its threads have no access any more.
     revoked: bool,
-    process: Process,
+    process: Rc<cell::Cell<Process>>,
+    /// The memory of nodes that this process runs on.
+    kept: BTreeMap<usize, Local>,
     /// What the record says of each page, those included that no program touches.
     record: BTreeMap<PageId, Version>,
     /// Homes and locks that the record notes.
     homes: BTreeMap<ExtentId, NodeId>,
     taken: BTreeSet<PageId>,
+    opened: Epoch,
 }
 
 /// Whether the process still runs. It may end between any two steps, and what was written stays.
@@ -92,38 +97,40 @@ impl Local {
             backed: BTreeSet::new(),
             pool,
             revoked: false,
-            process: Process::Runs,
+            process: Rc::new(cell::Cell::new(Process::Runs)),
+            kept: BTreeMap::new(),
             record: BTreeMap::new(),
             homes: BTreeMap::new(),
             taken: BTreeSet::new(),
+            opened: Epoch(0),
         }
     }
 
     /// The process ends after so many more steps: changes of memory, of the record or of a mapping, or messages.
     pub(crate) fn ends_after(&mut self, steps: u32) {
-        if self.process == Process::Runs {
-            self.process = Process::EndsAfter(steps);
+        if self.process.get() == Process::Runs {
+            self.process.set(Process::EndsAfter(steps));
         }
     }
 
     /// One step of the process; false if it has ended before.
     pub(crate) fn takes_step(&mut self) -> bool {
-        self.process = match self.process {
+        self.process.set(match self.process.get() {
             Process::EndsAfter(0) => Process::Ended,
             Process::EndsAfter(left) => Process::EndsAfter(left - 1),
             same @ (Process::Runs | Process::Ended) => same,
-        };
-        self.process != Process::Ended
+        });
+        self.process.get() != Process::Ended
     }
 
     /// Whether the process has ended.
     pub(crate) fn has_ended(&self) -> bool {
-        self.process == Process::Ended
+        self.process.get() == Process::Ended
     }
 
     /// The process ends now: its mappings and threads are gone, its memory and its record stay.
     pub(crate) fn end(&mut self) {
-        self.process = Process::Ended;
+        self.process.set(Process::Ended);
         self.threads.clear();
         self.frames.iter_mut().for_each(|frame| frame.access = Access::None);
         self.lent.fill(None);
@@ -132,13 +139,41 @@ impl Local {
 
     /// What another process that runs the node on finds. What lies there without a version is given back.
     pub(crate) fn hand_over(&mut self) -> Legacy {
-        self.process = Process::Runs;
+        self.process = Rc::new(cell::Cell::new(Process::Runs));
         self.backed.retain(|page| self.record.contains_key(page));
         Legacy {
             pages: self.record.iter().map(|(&page, &version)| (page, version)).collect(),
             homes: self.homes.iter().map(|(&extent, &home)| (extent, home)).collect(),
             locks: self.taken.iter().map(|&page| LockId(page)).collect(),
+            opened: self.opened,
         }
+    }
+
+    /// The process runs another node on, by its place in the run: its end is the end of both.
+    pub(crate) fn keep(&mut self, of: usize, mut memory: Local) {
+        memory.process = self.process.clone();
+        self.kept.insert(of, memory);
+    }
+
+    pub(crate) fn keeps(&self, of: usize) -> bool {
+        self.kept.contains_key(&of)
+    }
+
+    pub(crate) fn kept(&mut self, of: usize) -> Option<&mut Local> {
+        self.kept.get_mut(&of)
+    }
+
+    /// The process runs that node on no more.
+    pub(crate) fn release(&mut self, of: usize) -> Option<Local> {
+        let mut memory = self.kept.remove(&of)?;
+        memory.process = Rc::new(cell::Cell::new(Process::Ended));
+        Some(memory)
+    }
+
+    /// The process runs nobody on any more.
+    pub(crate) fn release_all(&mut self) -> Vec<(usize, Local)> {
+        let kept: Vec<usize> = self.kept.keys().copied().collect();
+        kept.into_iter().filter_map(|of| Some((of, self.release(of)?))).collect()
     }
 
     /// What the MMU allows on a page.
@@ -394,6 +429,12 @@ impl Memory for NodeMemory<'_> {
     fn note_home(&mut self, extent: ExtentId, home: NodeId) {
         if self.local.takes_step() {
             self.local.homes.insert(extent, home);
+        }
+    }
+
+    fn note_opened(&mut self, round: Epoch) {
+        if self.local.takes_step() {
+            self.local.opened = round;
         }
     }
 

@@ -6,6 +6,7 @@ mod calls;
 mod clients;
 mod exchange;
 mod incidents;
+mod kept;
 mod network;
 mod plan;
 mod process;
@@ -51,6 +52,10 @@ pub struct MachinesWork {
     pub crashes: u64,
     /// Members that were declared dead.
     pub deaths: u64,
+    /// Nodes that a process began to run on for another one.
+    pub run_on: u64,
+    /// Of them, those that were drained.
+    pub drained: u64,
     /// Times in which a process, or its receiver, got no core.
     pub starvations: u64,
     /// Links that did not work for a while.
@@ -103,6 +108,8 @@ pub(crate) struct Machines {
     work: MachinesWork,
     /// Something has happened that may keep the ranks of a program from meeting.
     is_troubled: bool,
+    /// Processes whose memory nobody has any more.
+    lost: BTreeSet<usize>,
     keep: Keep,
     lines: Vec<String>,
 }
@@ -128,6 +135,11 @@ enum Event {
         process: usize,
         thread: u8,
     },
+    /// The runtime of a process opens the memory of another one.
+    Open {
+        process: usize,
+        node: usize,
+    },
     /// A process that cannot go on ends.
     End(usize),
     /// The kernel tells a process of the end of another one.
@@ -147,7 +159,7 @@ impl Machines {
     pub(crate) fn new(plan: Plan, mut rng: Rng, keep: Keep) -> Machines {
         let memory = plan.memory(&mut rng);
         let mut oracle = Oracle::new(memory.pages.len(), 0);
-        if plan.is_rough {
+        if plan.is_rough || plan.runs_on {
             oracle.judge_mappings_later();
         }
         let mut world = Machines {
@@ -170,6 +182,7 @@ impl Machines {
             audit: Audit::NotYet,
             work: MachinesWork::default(),
             is_troubled: false,
+            lost: BTreeSet::new(),
             keep,
             lines: Vec::new(),
             plan,
@@ -260,6 +273,7 @@ impl Machines {
             Event::Receive(index) => self.receive(index),
             Event::Timer(index) => self.timer(index),
             Event::Step { process, thread } => self.step(process, thread),
+            Event::Open { process, node } => self.open(process, node),
             Event::End(index) => self.end(index),
             Event::Told { process, of } => self.told(process, Incarnation(of)),
             Event::JoinIsLate(index) => self.join_is_late(index),
@@ -318,10 +332,7 @@ impl Machines {
 
     /// Whether all daemons are members that nothing has befallen.
     fn cluster_is_well(&self) -> bool {
-        self.processes[..self.plan.daemons].iter().all(|daemon| {
-            daemon.phase == Phase::Running
-                && daemon.machine.as_ref().is_some_and(|machine| machine.lifecycle().why().is_none())
-        })
+        (0..self.plan.daemons).all(|index| self.has_memory(index))
     }
 }
 
@@ -335,6 +346,8 @@ impl MachinesWork {
             (&mut self.leaves, other.leaves),
             (&mut self.crashes, other.crashes),
             (&mut self.deaths, other.deaths),
+            (&mut self.run_on, other.run_on),
+            (&mut self.drained, other.drained),
             (&mut self.starvations, other.starvations),
             (&mut self.cuts, other.cuts),
             (&mut self.calls, other.calls),
@@ -354,7 +367,7 @@ impl fmt::Display for MachinesWork {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
-            "{} faults, {} instructions, {} joins, {} leaves, {} crashes, {} deaths, {} starvations, {} failed \
+            "{} faults, {} instructions, {} joins, {} leaves, {} crashes, {} deaths, {} nodes run on, {} drained, {} starvations, {} failed \
              links, {} calls, {} calls of clients, {} lost servers, {} datagrams, {} hostile ones, {} early messages, {} suspicions, {} full queues",
             self.faults,
             self.instructions,
@@ -362,6 +375,8 @@ impl fmt::Display for MachinesWork {
             self.leaves,
             self.crashes,
             self.deaths,
+            self.run_on,
+            self.drained,
             self.starvations,
             self.cuts,
             self.calls,

@@ -89,6 +89,17 @@ impl Oracle {
             Access::Read => entry.readers.insert(node),
             Access::Write => entry.writers.insert(node),
         }
+        match &mut self.conflicts {
+            None => {
+                self.check_version(node, page, access);
+                self.check_mapping(page);
+            }
+            Some(conflicts) => conflicts.push(page),
+        }
+    }
+
+    fn check_version(&mut self, node: NodeId, page: usize, access: Access) {
+        let entry = &self.pages[page];
         let newest = entry.versions.iter().max().copied().unwrap_or_default();
         let own = entry.versions.get(node.0 as usize).copied().unwrap_or_default();
         if access != Access::None && own != newest {
@@ -101,10 +112,6 @@ impl Oracle {
         if access == Access::Write && !(alone && newest > Version(0)) {
             let versions = entry.versions.clone();
             self.fail(|| format!("a writer's version is its own: {node} page {page} {versions:?}"));
-        }
-        match &mut self.conflicts {
-            None => self.check_mapping(page),
-            Some(conflicts) => conflicts.push(page),
         }
     }
 
@@ -145,7 +152,12 @@ impl Oracle {
     /// Judges the mappings that have changed since.
     pub(crate) fn check_mappings(&mut self) {
         let conflicts = self.conflicts.as_mut().map(std::mem::take).unwrap_or_default();
-        conflicts.into_iter().for_each(|page| self.check_mapping(page));
+        for page in conflicts {
+            let Page { readers, writers, .. } = self.pages[page];
+            readers.iter().for_each(|node| self.check_version(node, page, Access::Read));
+            writers.iter().for_each(|node| self.check_version(node, page, Access::Write));
+            self.check_mapping(page);
+        }
     }
 
     fn check_mapping(&mut self, page: usize) {

@@ -102,6 +102,9 @@ pub(super) struct Directory {
     sources: usize,
     /// This node is run on, and not all have reported: it does not know what it was home of.
     is_blind: bool,
+    /// A node that may have taken the last bytes of any page along of which this node, while it was blind, heard of no
+    /// mapped copy.
+    doubted: Option<NodeId>,
     /// Transactions of the present round are above this.
     first: Txn,
 }
@@ -115,13 +118,14 @@ impl Directory {
             rebuild: None,
             sources: 0,
             is_blind: false,
+            doubted: None,
             first: Txn(0),
         }
     }
 
     /// The directory of a home whose own has ended with its process.
-    pub(super) fn of_heir() -> Self {
-        Directory { is_blind: true, ..Directory::new() }
+    pub(super) fn of_heir(doubted: Option<NodeId>) -> Self {
+        Directory { is_blind: true, doubted, ..Directory::new() }
     }
 
     pub(super) fn is_idle(&self) -> bool {
@@ -263,7 +267,9 @@ impl Directory {
         match queued {
             Queued::Get { from, req, access, have } => {
                 let entry = self.table.entry(page);
-                if let Some(dead) = entry.lost {
+                // Of a page that nobody has named, nothing is known.
+                let unnamed = self.doubted.filter(|_| *entry == Entry::default());
+                if let Some(dead) = entry.lost.or(unnamed) {
                     ctx.send(from, ToNode::Lost { page, req, dead });
                 } else if entry.owner == Some(from) {
                     ctx.counters.violations += 1;

@@ -20,14 +20,17 @@ pub struct Legacy {
     pub homes: Vec<(ExtentId, NodeId)>,
     /// Locks of which the node is home and that somebody has.
     pub locks: Vec<LockId>,
+    /// The last round in which the node knew all about the pages of which it is home.
+    pub opened: Epoch,
 }
 
 impl Coherence {
     /// The core that runs node `me` on. It must be told the regions, and then the round in which it begins: the last
-    /// one that the process has heard of that runs it.
-    pub fn heir(me: NodeId, legacy: Legacy) -> Self {
+    /// one that the process has heard of that runs it. `lost` is a node that nobody runs on and whose end was told since
+    /// this one knew all about the pages of which it is home: it may have had the last bytes of any of them.
+    pub fn heir(me: NodeId, legacy: Legacy, lost: Option<NodeId>) -> Self {
         let core = Coherence::new(me, Epoch(0), me);
-        let (directory, locks) = (Directory::of_heir(), Locks::of_heir());
+        let (directory, locks) = (Directory::of_heir(lost), Locks::of_heir());
         Coherence { is_heir: true, legacy: Some(legacy), directory, locks, ..core }
     }
 
@@ -38,7 +41,7 @@ impl Coherence {
 
     /// Takes over what the record says. Bytes of a region that is gone go.
     pub(super) fn inherit<M: Memory + LockWords>(&mut self, memory: &mut M) {
-        let Some(Legacy { pages, homes, locks }) = self.legacy.take() else { return };
+        let Some(Legacy { pages, homes, locks, opened: _ }) = self.legacy.take() else { return };
         for (extent, home) in homes {
             self.places.restore(self.me, extent, home);
         }

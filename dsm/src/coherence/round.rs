@@ -283,7 +283,9 @@ impl Coherence {
         memory: &mut M,
     ) {
         let (directory, mut ctx) = self.directory_parts(now, memory);
-        directory.report_completed(&mut ctx, from);
+        if directory.report_completed(&mut ctx, from) {
+            memory.note_opened(self.round.epoch);
+        }
         self.locks.report_completed(self.me, self.planted, &mut self.outbox, from);
         self.locks.note_all(self.planted, memory);
     }

@@ -15,7 +15,7 @@ use super::mapper::Mapper;
 use super::record::{Record, Recorded};
 use super::{Arena, Backend, Shared, bytes, counts, run_of};
 use crate::error::{Error, Result};
-use crate::page::{ExtentId, NodeId, PAGE_SIZE, PageId, PagePool, Version};
+use crate::page::{Epoch, ExtentId, NodeId, PAGE_SIZE, PageId, PagePool, Version};
 
 /// What the record of an ended process says.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
@@ -28,6 +28,8 @@ pub(crate) struct Recovered {
     pub(crate) homes: Vec<(ExtentId, NodeId)>,
     /// Of the locks of which the node is home, those that somebody had.
     pub(crate) locks: Vec<PageId>,
+    /// The last round in which the node knew all about the pages of which it is home.
+    pub(crate) opened: Epoch,
 }
 
 impl Arena {
@@ -61,7 +63,8 @@ impl Arena {
     pub(crate) fn recover(&self) -> Recovered {
         let pages = 0..(self.len / PAGE_SIZE) as u64;
         let (homes, locks) = (self.record.homes().collect(), self.record.locks().collect());
-        let mut recovered = Recovered { homes, locks, ..Recovered::default() };
+        let opened = self.record.opened();
+        let mut recovered = Recovered { homes, locks, opened, ..Recovered::default() };
         for page in self.record.written(pages).flatten().map(PageId) {
             match self.record.get(page) {
                 Recorded::Nothing => {}

@@ -8,7 +8,7 @@
 //!
 //! | part | of the file |
 //! |---|---|
-//! | header | one page: magic and format, whether the node has left |
+//! | header | one page: magic and format, whether the node has left, its last open round |
 //! | words | 8 bytes a page of the arena |
 //! | homes | 2 bytes an extent: the home's number + 1; 0: not known |
 //! | locks | 1 byte a page: the lock of this page is taken; 0: it is free, or never was a lock |
@@ -34,14 +34,16 @@ use memmap2::{Advice, MmapOptions, MmapRaw};
 
 use super::map::{data_of, sealed_memory};
 use crate::config::NODES_MAX;
-use crate::page::{EXTENT_PAGES, ExtentId, NodeId, PAGE_SIZE, PageId, Version};
+use crate::page::{EXTENT_PAGES, Epoch, ExtentId, NodeId, PAGE_SIZE, PageId, Version};
 
 /// Bytes before the words.
 const HEADER_LEN: usize = PAGE_SIZE;
 /// The header's first word: the file is a record, of this format.
-pub(super) const FORMAT: u64 = u64::from_le_bytes(*b"pmrecord") ^ 2;
+pub(super) const FORMAT: u64 = u64::from_le_bytes(*b"pmrecord") ^ 3;
 /// Where the header says whether the node has left.
 const LEFT_AT: usize = size_of::<u64>();
+/// Where it has the epoch of the last round in which the node knew all about the pages of which it is home.
+const OPENED_AT: usize = 2 * size_of::<u64>();
 /// Bytes of a word.
 const WORD_LEN: usize = size_of::<u64>();
 /// Bits below the version.
@@ -169,6 +171,14 @@ impl Record {
     /// The home of an extent.
     pub(super) fn note_home(&self, extent: ExtentId, home: NodeId) {
         self.home(extent).store(home.0 + 1, Ordering::Release);
+    }
+
+    pub(super) fn note_opened(&self, round: Epoch) {
+        self.header(OPENED_AT).store(round.0, Ordering::Release);
+    }
+
+    pub(super) fn opened(&self) -> Epoch {
+        Epoch(self.header(OPENED_AT).load(Ordering::Acquire))
     }
 
     /// Whether somebody has the lock of a page.

@@ -98,9 +98,10 @@ impl Machine {
         self.cores.routes.session_of(self.cores.rules, peer)
     }
 
-    /// The present start of a member.
+    /// The present start of a member whose own process runs.
     pub fn peer(&self, node: NodeId) -> Option<PeerId> {
-        self.cores.membership.as_ref()?.view().member(node).map(PeerId::from)
+        let view = self.cores.membership.as_ref()?.view();
+        view.member(node).filter(|member| view.runner(member.id).is_none()).map(PeerId::from)
     }
 
     /// How many messages this peer has acknowledged; none without a session.

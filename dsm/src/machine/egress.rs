@@ -9,6 +9,7 @@ use smallvec::SmallVec;
 use super::{CoreOutput, Machine, Rules, Send, channel};
 use crate::coherence::{BATCH_MESSAGES_MAX, Coherence, encode_batch_head};
 use crate::config::node::BATCH_PAGES_MAX;
+use crate::membership::Membership;
 use crate::net::{Endpoint, OutMessage, Priority, SessionHandle};
 use crate::page::{NodeId, Time};
 
@@ -113,12 +114,17 @@ impl Egress {
 impl Machine {
     /// Sends what the coherence core has put out, in batches; true if there was something.
     pub(super) fn send_outputs(&mut self, now: Time) -> bool {
+        let has_runners = self.cores.membership.as_ref().is_some_and(|m| !m.view().runners.is_empty());
         // Kept from call to call for its memory.
         let mut sends = std::mem::take(&mut self.sends);
         let mut any = false;
         while let Some(output) = self.cores.coherence.as_mut().and_then(Coherence::poll_output) {
             any = true;
             match output {
+                CoreOutput::Send { to, message, page } if has_runners && self.cores.is_run_on(to) => {
+                    self.cores.outputs.sent += 1;
+                    self.cores.carry(to, message, page);
+                }
                 CoreOutput::Send { to, message, page } => {
                     self.cores.outputs.sent += 1;
                     self.cores.outputs.count_answer(to, page.is_some());
@@ -134,7 +140,7 @@ impl Machine {
             }
         }
         while let Some(&(to, ..)) = sends.first() {
-            let batch = self.take_batch(to, &mut sends);
+            let batch = self.take_batch(&[channel::COHERENCE], to, &mut sends);
             let priority = if batch.pages.is_empty() { Priority::Control } else { Priority::Bulk };
             self.send(now, to, batch, priority);
         }
@@ -142,8 +148,8 @@ impl Machine {
         any
     }
 
-    /// Takes what goes to `to` with the next batch.
-    fn take_batch(&self, to: NodeId, sends: &mut Vec<Send>) -> OutMessage {
+    /// Takes what goes to `to` with the next batch, behind that head.
+    pub(super) fn take_batch(&self, head: &[u8], to: NodeId, sends: &mut Vec<Send>) -> OutMessage {
         let rules = self.cores.rules;
         let (mut count, mut pages) = (0, 0);
         let mut fits = |(node, _, page): &Send| {
@@ -156,7 +162,7 @@ impl Machine {
         };
         let chosen: SmallVec<[bool; 256]> = sends.iter().map(&mut fits).collect();
         let mut out = OutMessage::default();
-        out.head.push(channel::COHERENCE);
+        out.head.extend_from_slice(head);
         let epoch = self.cores.membership.as_ref().map_or_else(Default::default, |m| m.view().epoch);
         encode_batch_head(&mut out.head, epoch, count);
         let mut chosen = chosen.into_iter();
@@ -175,7 +181,12 @@ impl Machine {
     }
 
     pub(super) fn send(&mut self, now: Time, to: NodeId, message: OutMessage, priority: Priority) {
-        let is_member = self.cores.membership.as_ref().is_some_and(|m| m.view().member(to).is_some());
+        let view = self.cores.membership.as_ref().map(Membership::view);
+        if view.is_some_and(|view| view.runner(to).is_some()) {
+            // It has no process of its own: of what was for that, nothing is for another one.
+            return;
+        }
+        let is_member = view.is_some_and(|view| view.member(to).is_some());
         let session = self.cores.routes.session(to);
         if !is_member && session.is_none() && self.cores.rules.forgets_messages_of_the_departed() {
             // It has gone, and whoever gets its slot next must not get its messages.

@@ -214,10 +214,12 @@ impl Machine {
             match next {
                 Next::Step(step) => {
                     leaving.step = step;
-                    if let Step::Asked { .. } = step
-                        && let Some(membership) = &mut self.cores.membership
-                    {
-                        membership.leave();
+                    if let Step::Asked { .. } = step {
+                        // When the coordinator names others for what this process runs on, it does so no more.
+                        self.cores.forget_further();
+                        if let Some(membership) = &mut self.cores.membership {
+                            membership.leave();
+                        }
                     }
                 }
                 Next::Fail(failure, step) => {
@@ -318,8 +320,13 @@ impl Machine {
 
     /// Whether a member has yet to acknowledge something, or a message to one waits.
     pub(crate) fn has_pending_members(&self) -> bool {
-        let waiting = |node| self.cores.egress.waiting(node) > 0;
-        self.cores.routes.members().any(|(node, session)| self.is_pending(session) || waiting(node))
+        self.cores.routes.members().any(|(node, _)| self.owes(node))
+    }
+
+    /// Whether this member has yet to acknowledge something, or a message to it waits.
+    pub(super) fn owes(&self, node: NodeId) -> bool {
+        let session = self.cores.routes.session(node);
+        session.is_some_and(|session| self.is_pending(session)) || self.cores.egress.waiting(node) > 0
     }
 
     /// Whether a member has yet to acknowledge something, or a client that was heard of lately.
@@ -408,6 +415,16 @@ impl Cores {
         }
     }
 
+    /// Whether this node counts on nothing of the cluster any more.
+    pub(super) fn has_asked_to_leave(&self) -> bool {
+        let step = match &self.lifecycle {
+            Lifecycle::Leaving(leaving) => leaving.step,
+            Lifecycle::Closed(_) => return true,
+            Lifecycle::Joining(_) | Lifecycle::Member | Lifecycle::Ended(_) => return false,
+        };
+        matches!(step, Step::Asked { .. } | Step::Closing { .. })
+    }
+
     /// Whether the coordinator was asked to let this node go.
     pub(super) fn asks_to_leave(&self) -> bool {
         matches!(&self.lifecycle, Lifecycle::Leaving(Leaving { step: Step::Asked { .. }, .. }))
@@ -450,7 +467,7 @@ impl Cores {
         let op = *op;
         let Some(me) = membership.me() else { return };
         let has_session = |node| node == me || self.routes.session(node).is_some();
-        let connected = membership.view().members.iter().all(|member| has_session(member.id));
+        let connected = membership.view().running().all(|member| has_session(member.id));
         if !connected {
             return;
         }

@@ -13,7 +13,7 @@ use crate::config::node::{CONSENT_MAX, FLUSH_MAX};
 use crate::config::rpc::SILENCE_MAX;
 use crate::membership::{COORDINATOR, Death, Kind, Member, Membership, Observation};
 use crate::net::{CloseReason, ConnectRefused, Event as NetEvent, Series, SessionHandle};
-use crate::page::{Incarnation, NodeId, PeerId, Span, Time};
+use crate::page::{Epoch, Incarnation, NodeId, PeerId, Span, Time};
 
 /// Why a session with a member is ended that is not evicted.
 const SEVERED: &str = "messages of an earlier session may be lost";
@@ -197,7 +197,7 @@ impl Machine {
         let Some(membership) = &self.cores.membership else { return };
         let me = membership.me().expect("joined");
         // Members of before hear of this node by its hello; those that come later say hello to it.
-        let others = membership.view().members.iter().map(|member| member.id);
+        let others = membership.view().running().map(|member| member.id);
         let others: Vec<NodeId> = others.filter(|&id| id != me && id != COORDINATOR).collect();
         let joined = membership.view().epoch;
         let is_member = |id: &NodeId| membership.view().member(*id).is_some();
@@ -207,6 +207,9 @@ impl Machine {
             coherence.tell_program(member.id, member.intro.kind.program());
         }
         self.cores.coherence = Some(coherence);
+        // It is home of nothing yet.
+        host.note_opened(joined);
+        self.cores.further.note_view(membership);
         let view = membership.view();
         let tells_deaths = !view.deaths.is_empty();
         let members: NodeSet = view.members.iter().map(|member| member.id).collect();
@@ -279,10 +282,13 @@ impl Machine {
         let ends_transactions = self.cores.rules.ends_transactions_of_the_departed();
         for member in left {
             if ends_transactions {
-                self.cores.input(now, Input::NodeLeft(member.id), host);
+                self.cores.input_all(now, Input::NodeLeft(member.id), host);
             }
             self.cores.left.insert(member.id, member.clone());
-            self.cores.peer_gone(now, member.into());
+            if !self.cores.further.is_run_on(member.into()) {
+                self.cores.peer_gone(now, member.into());
+            }
+            self.cores.further.note_left(member.into());
             if let Some(session) = self.cores.forget_member(member) {
                 self.cores.departing.push((session, now + FLUSH_MAX));
             }
@@ -291,15 +297,21 @@ impl Machine {
             self.cores.begin_round(now, &died, host);
         }
         for death in died {
-            let id = death.member.id;
-            self.cores.note(Level::WARN, format!("{} died: {}", death.member.describe(), death.how));
-            self.cores.left.remove(&id);
-            self.cores.peer_gone(now, (&death.member).into());
-            if let Some(session) = self.cores.forget_member(&death.member) {
-                self.endpoint.close(now, session, close::EVICTED, &death.how);
+            self.cores.note_death(&death);
+            let is_news = !self.cores.further.is_run_on((&death.member).into());
+            self.cores.further.note_death(&death);
+            if is_news {
+                self.cores.left.remove(&death.member.id);
+                self.cores.peer_gone(now, (&death.member).into());
+                if let Some(session) = self.cores.forget_member(&death.member) {
+                    self.endpoint.close(now, session, close::EVICTED, &death.how);
+                }
             }
-            self.cores.on_death(&death);
+            if is_news || death.runner.is_none() {
+                self.cores.on_death(&death);
+            }
         }
+        self.cores.follow_runners();
         for member in after {
             self.cores.on_member(now, member, host);
         }
@@ -318,13 +330,33 @@ impl Cores {
         let told =
             view.deaths.iter().filter(|(_, death)| died.contains(death)).map(|&(epoch, _)| epoch).max();
         let epoch = told.or(view.deaths.back().map(|&(epoch, _)| epoch)).unwrap_or(view.epoch);
-        let members = view.members.iter().map(|member| member.id).collect();
-        let died = died.iter().map(|death| death.member.id).collect();
-        self.input(now, Input::Round { epoch, members, died, run_on: NodeSet::EMPTY }, host);
+        let members: NodeSet = view.members.iter().map(|member| member.id).collect();
+        let (mut lost, mut run_on) = (NodeSet::EMPTY, view.runners.keys().copied().collect::<NodeSet>());
+        for death in died {
+            // The members are those of the last view, which may have told since that its runner is gone too.
+            let of_it = |(_, other): &&(Epoch, Death)| other.member == death.member;
+            let last = view.deaths.iter().rev().find(of_it).map_or(death, |(_, last)| last);
+            let nodes = if last.runner.is_some() { &mut run_on } else { &mut lost };
+            nodes.insert(death.member.id);
+        }
+        self.further.note_round(epoch, members, run_on);
+        self.input_all(now, Input::Round { epoch, members, died: lost, run_on }, host);
+    }
+
+    /// Tells the operator of a death.
+    fn note_death(&mut self, death: &Death) {
+        let view = self.membership.as_ref().map(Membership::view);
+        let runner = death.runner.and_then(|runner| view?.incarnation(runner.incarnation));
+        let who = death.member.describe();
+        let text = match runner {
+            Some(runner) => format!("{who} died: {}; {} runs its memory on", death.how, runner.describe()),
+            None => format!("{who} died: {}", death.how),
+        };
+        self.note(Level::WARN, text);
     }
 
     pub(super) fn configured(&self, membership: Membership) -> Membership {
-        let membership = membership.with_rules(self.membership_rules);
+        let membership = membership.with_rules(self.membership_rules).with_runners(self.runs_on);
         match self.silence_max {
             Some(longest) => membership.with_silence_max(longest),
             None => membership,
@@ -332,7 +364,8 @@ impl Cores {
     }
 
     fn on_member<H: Host>(&mut self, now: Time, member: &Member, host: &mut H) {
-        self.input(now, Input::NodeJoined(member.id), host);
+        self.further.note_joined(member.id);
+        self.input_all(now, Input::NodeJoined(member.id), host);
         if let Some(coherence) = &mut self.coherence {
             coherence.tell_program(member.id, member.intro.kind.program());
         }
@@ -377,10 +410,11 @@ impl Cores {
         self.observe(now, Observation::Traced(of));
     }
 
-    /// What a death means for this node: a dead daemon ends all, a dead rank the ranks of its program.
+    /// What a death means for this node: a dead rank ends the ranks of its program, and a dead daemon all, unless its
+    /// memory is run on.
     fn on_death(&mut self, death: &Death) {
         let ours = match (death.member.intro.kind, self.intro.kind) {
-            (Kind::Daemon, Kind::Daemon | Kind::Rank { .. }) => true,
+            (Kind::Daemon, Kind::Daemon | Kind::Rank { .. }) => death.runner.is_none(),
             (Kind::Rank { program: dead, .. }, Kind::Rank { program, .. }) => dead == program,
             (Kind::Rank { .. }, Kind::Daemon) => false,
         };

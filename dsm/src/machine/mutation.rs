@@ -33,6 +33,9 @@ pub enum Mutation {
     HandshakesEndUnheard,
     SessionsBegunAnewLoseMessages,
     KeysChangeUnacknowledged,
+    ViewsAreKeptFromFurtherCores,
+    MessagesForNodesThatHaveNotBegunAreDropped,
+    DrainedNodesGoUnheard,
     ClientsAskOnce,
     ClientsJudgeNoServer,
     ClientsDieWithTheirSession,
@@ -40,7 +43,7 @@ pub enum Mutation {
 
 impl Mutation {
     /// Every mutation.
-    pub const ALL: [Mutation; 28] = [
+    pub const ALL: [Mutation; 31] = [
         Mutation::GateTakesLaterEpochs,
         Mutation::GateOpensBetweenChanges,
         Mutation::GateDropsEarlyMessages,
@@ -66,6 +69,9 @@ impl Mutation {
         Mutation::HandshakesEndUnheard,
         Mutation::SessionsBegunAnewLoseMessages,
         Mutation::KeysChangeUnacknowledged,
+        Mutation::ViewsAreKeptFromFurtherCores,
+        Mutation::MessagesForNodesThatHaveNotBegunAreDropped,
+        Mutation::DrainedNodesGoUnheard,
         Mutation::ClientsAskOnce,
         Mutation::ClientsJudgeNoServer,
         Mutation::ClientsDieWithTheirSession,
@@ -169,6 +175,21 @@ impl Rules {
     /// The end of a node takes the access to all pages away.
     pub(super) fn revokes_access(&self) -> bool {
         self.keeps(Mutation::EndedRevokesNothing)
+    }
+
+    /// What changes the view is told to every core of a process.
+    pub(super) fn tells_further_cores(&self) -> bool {
+        self.keeps(Mutation::ViewsAreKeptFromFurtherCores)
+    }
+
+    /// What is said to a node that is to be run on here waits until it has begun.
+    pub(super) fn keeps_messages_until_nodes_begin(&self) -> bool {
+        self.keeps(Mutation::MessagesForNodesThatHaveNotBegunAreDropped)
+    }
+
+    /// A node that is drained goes when all members have what it has said.
+    pub(super) fn flushes_drained_nodes(&self) -> bool {
+        self.keeps(Mutation::DrainedNodesGoUnheard)
     }
 
     /// A client asks again what it has asked in a session that is lost.

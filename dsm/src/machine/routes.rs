@@ -89,7 +89,7 @@ impl Routes {
     /// Brings the map up to date with the view.
     pub(super) fn map(&mut self, view: &View) {
         for (&session, peer) in &mut self.sessions {
-            let member = view.incarnation(peer.incarnation);
+            let member = view.running_at(peer.incarnation);
             if let (None, Some(member)) = (peer.node, member) {
                 peer.node = Some(member.id);
                 self.of_node[member.id.0 as usize] = Some(session);

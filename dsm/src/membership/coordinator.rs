@@ -87,6 +87,11 @@ impl Coordinator {
         Coordinator { directory: Directory::of(founder), ..Coordinator::default() }
     }
 
+    /// The generation of the last region that was made.
+    pub(super) fn last_region(&self) -> u64 {
+        self.directory.last_generation()
+    }
+
     pub(super) fn users(&self, start: PageId) -> NodeSet {
         self.directory.users(start)
     }
@@ -134,6 +139,7 @@ impl Coordinator {
                 }
             }
             (Control::CannotRun { of }, Some(from)) => self.on_cannot_run(shared, from, of),
+            (Control::Drained { of }, Some(from)) => self.on_drained(shared, from, of),
             (Control::Leave, Some(from)) => self.on_leave(shared, from),
             // A member that joins again, or a stranger that asks for what only members may.
             (
@@ -145,6 +151,7 @@ impl Coordinator {
                 | Control::RegionMapped { .. }
                 | Control::RegionUnmapped { .. }
                 | Control::CannotRun { .. }
+                | Control::Drained { .. }
                 | Control::Leave
                 | Control::Met
                 | Control::Suspect { .. }
@@ -239,12 +246,18 @@ impl Coordinator {
                 }
             }
         }
-        let free = |id: &NodeId| shared.view.member(*id).is_none();
+        // Regions name their homes by their ids: nobody else is to be asked for those pages.
+        let homes: NodeSet = shared.regions().flat_map(|record| record.info.homes.iter().copied()).collect();
+        let free = |id: &NodeId| shared.view.member(*id).is_none() && !homes.contains(*id);
         match (intro.kind, intro.index) {
             (Kind::Daemon, Some(index)) => {
                 let id = NodeId(index);
                 let usable = (index as usize) < NODES_MAX && free(&id);
-                usable.then_some(id).ok_or_else(|| format!("there is a daemon {index} already"))
+                let is_lost = shared.view.member(id).is_none() && homes.contains(id);
+                usable.then_some(id).ok_or_else(|| match is_lost {
+                    true => format!("regions have pages that were lost with the last daemon {index}"),
+                    false => format!("there is a daemon {index} already"),
+                })
             }
             (Kind::Daemon, None) | (Kind::Rank { .. }, _) => (0..NODES_MAX as u16)
                 .map(NodeId)
@@ -294,10 +307,11 @@ impl Coordinator {
         self.after_departure(shared, &member);
     }
 
-    fn take_out(&mut self, shared: &mut Membership, node: NodeId) -> Option<Member> {
+    pub(super) fn take_out(&mut self, shared: &mut Membership, node: NodeId) -> Option<Member> {
         let at = shared.view.members.iter().position(|member| member.id == node)?;
         shared.view.epoch.0 += 1;
         let member = shared.view.members.remove(at);
+        shared.view.runners.remove(&node);
         shared.follow_view();
         Some(member)
     }
@@ -344,6 +358,7 @@ impl Coordinator {
                 let askers = vec![(from, Request::Alloc(op))];
                 let due = shared.view.running().map(|member| member.id).collect();
                 let start = record.info.start;
+                shared.view.last_region = record.generation;
                 self.changing.insert(start, Change { record: record.clone(), due, askers, way: Way::In });
                 shared.broadcast(&Control::RegionAdded(record.clone()));
                 shared.tell_region(&record);

@@ -1,6 +1,8 @@
 //! The regions that a node has heard of, whether or not it keeps homes of them: it maps each at its first
 //! mention, by the coordinator's news or by an answer, and says so when it was told by the news.
 
+use std::collections::BTreeSet;
+
 use super::{Action, Control, Membership, Opened, RegionRecord, regions};
 use crate::page::{GlobalAddr, PageId};
 
@@ -15,16 +17,53 @@ pub(super) struct Known {
     is_mapped: bool,
 }
 
+/// Of which regions the coordinator has told this node, by generation. Its messages overtake each other.
+#[derive(Clone, Default)]
+pub(super) struct Told {
+    /// Of all up to this one.
+    until: u64,
+    beyond: BTreeSet<u64>,
+}
+
+impl Told {
+    pub(super) fn until(generation: u64) -> Told {
+        Told { until: generation, beyond: BTreeSet::new() }
+    }
+
+    pub(super) fn known_until(&self) -> u64 {
+        self.until
+    }
+
+    pub(super) fn add(&mut self, generation: u64) {
+        if generation > self.until {
+            self.beyond.insert(generation);
+        }
+        while self.beyond.remove(&(self.until + 1)) {
+            self.until += 1;
+        }
+    }
+}
+
 impl Membership {
+    /// Whether this node was told of all regions up to a generation: one of them that it does not know is gone.
+    pub fn was_told_regions_until(&self, generation: u64) -> bool {
+        self.told.known_until() >= generation
+    }
+
+    /// The region that has a page, if this node knows it.
+    pub fn region_of(&self, page: PageId) -> Option<&RegionRecord> {
+        let (_, known) = self.regions.range(..=page).next_back()?;
+        known.record.info.contains(page).then_some(&known.record)
+    }
+
     /// What a reference to `bytes` bytes at `addr` of the region `generation` leads to; why it leads nowhere.
     pub fn open(&mut self, addr: GlobalAddr, bytes: u64, generation: u64) -> Result<Opened, String> {
         let page = PageId::of(addr);
-        let known =
-            self.regions.range(..=page).next_back().filter(|(_, known)| known.record.info.contains(page));
-        let Some((&start, Known { record, .. })) = known else {
+        let Some(record) = self.region_of(page) else {
             // Only its homes have heard of a new region for certain.
             return Ok(Opened::Unused { page });
         };
+        let start = record.info.start;
         let end = addr.0.checked_add(bytes);
         if end.is_none_or(|end| end > start.start().0 + record.bytes) {
             return Err("is in no region of this node".into());
@@ -68,6 +107,7 @@ impl Membership {
 
     /// The coordinator tells all members of a region.
     pub(super) fn tell_region(&mut self, record: &RegionRecord) {
+        self.told.add(record.generation);
         let known = self.learn_region(record);
         if !std::mem::replace(&mut known.is_told, true) {
             self.acknowledge(record.info.start);

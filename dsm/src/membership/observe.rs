@@ -242,6 +242,7 @@ impl Membership {
             | Control::RegionMapped { .. }
             | Control::RegionUnmapped { .. }
             | Control::CannotRun { .. }
+            | Control::Drained { .. }
             | Control::Leave
             | Control::LeaveAck
             | Control::Probe { .. }

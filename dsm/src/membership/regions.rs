@@ -66,6 +66,10 @@ impl Directory {
         Directory { last_generation: cluster << COUNT_BITS, ..Directory::default() }
     }
 
+    pub(super) fn last_generation(&self) -> u64 {
+        self.last_generation
+    }
+
     pub(super) fn users(&self, start: PageId) -> NodeSet {
         self.regions.get(&start).map_or(NodeSet::EMPTY, Entry::users)
     }

@@ -6,8 +6,8 @@
 use std::collections::BTreeSet;
 
 use super::coordinator::Coordinator;
-use super::{Action, Death, Member, Membership, View, keepers};
-use crate::page::{Incarnation, NodeId};
+use super::{Action, Control, Death, Member, Membership, Runner, View, keepers};
+use crate::page::{Incarnation, NodeId, PeerId};
 
 /// Nodes, and members that have said that they cannot run them.
 pub(super) type Refusals = BTreeSet<(Incarnation, Incarnation)>;
@@ -19,7 +19,7 @@ const RUNNER_LEFT: &str = "the process that ran it has left";
 impl View {
     /// Who runs a node whose own process has ended.
     pub fn runner(&self, node: NodeId) -> Option<NodeId> {
-        self.runners.get(&node).copied()
+        Some(self.runners.get(&node)?.at)
     }
 
     /// The members whose own process runs, by ascending id.
@@ -34,7 +34,7 @@ impl View {
 
     pub(super) fn has_sound_runners(&self) -> bool {
         let runs = |node: &NodeId| self.member(*node).is_some() && self.runner(*node).is_none();
-        self.runners.iter().all(|(node, runner)| self.member(*node).is_some() && runs(runner))
+        self.runners.iter().all(|(node, runner)| self.member(*node).is_some() && runs(&runner.at))
     }
 }
 
@@ -47,13 +47,18 @@ impl Membership {
 
     /// This process does not have the memory of a node that it is to run.
     pub fn cannot_run(&mut self, node: Incarnation) {
-        self.ask(super::Control::CannotRun { of: node });
+        self.ask(Control::CannotRun { of: node });
     }
 
-    fn candidate(&self, of: &Member, refusals: &Refusals) -> Option<NodeId> {
+    /// Nothing of the cluster depends any more on a node that this process runs on.
+    pub fn drained(&mut self, node: Incarnation) {
+        self.ask(Control::Drained { of: node });
+    }
+
+    fn candidate(&self, of: &Member, refusals: &Refusals) -> Option<PeerId> {
         let refuses = |member: &Member| refusals.contains(&(of.intro.incarnation, member.intro.incarnation));
         let mut candidates = keepers::candidates(self.view.running(), of).filter(|_| self.names_runners);
-        candidates.find(|member| member.id != of.id && !refuses(member)).map(|member| member.id)
+        candidates.find(|member| member.id != of.id && !refuses(member)).map(PeerId::from)
     }
 }
 
@@ -67,7 +72,9 @@ impl Coordinator {
     ) -> Vec<Death> {
         // Whose process has ended runs nobody, whatever the order in which they are looked at.
         for (member, _) in &ended {
-            shared.view.runners.insert(member.id, member.id);
+            let last_region = shared.view.last_region;
+            let runner = shared.view.runners.entry(member.id);
+            runner.or_insert(Runner { at: member.id, last_region }).at = member.id;
         }
         let mut deaths = Vec::new();
         for (member, how) in ended {
@@ -75,11 +82,9 @@ impl Coordinator {
             deaths.push((member, how, runner));
         }
         for (member, _, runner) in &deaths {
-            match *runner {
-                Some(runner) => {
-                    shared.view.runners.insert(member.id, runner);
-                }
-                None => {
+            match (*runner, shared.view.runners.get_mut(&member.id)) {
+                (Some(runner), Some(named)) => named.at = runner.node,
+                (None, _) | (_, None) => {
                     shared.view.runners.remove(&member.id);
                     shared.view.members.retain(|other| other.id != member.id);
                     let of = member.intro.incarnation;
@@ -112,6 +117,16 @@ impl Coordinator {
         let died = self.name_runners(shared, vec![(member, RUNNER_CANNOT.to_owned())]);
         shared.follow_view();
         self.tell_deaths(shared, Vec::new(), died);
+    }
+
+    /// A member says that nothing depends any more on a node that it runs on.
+    pub(super) fn on_drained(&mut self, shared: &mut Membership, from: NodeId, of: Incarnation) {
+        let node = shared.view.incarnation(of).map(|member| member.id);
+        let node = node.filter(|&node| shared.view.runner(node) == Some(from));
+        if let Some(member) = node.and_then(|node| self.take_out(shared, node)) {
+            self.refusals.retain(|(node, _)| *node != of);
+            self.tell_deaths(shared, vec![member], Vec::new());
+        }
     }
 
     /// Publishes a view that tells deaths.

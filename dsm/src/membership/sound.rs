@@ -30,6 +30,7 @@ impl Control {
             | Control::RegionMapped { .. }
             | Control::RegionUnmapped { .. }
             | Control::CannotRun { .. }
+            | Control::Drained { .. }
             | Control::Leave
             | Control::LeaveAck
             | Control::Met

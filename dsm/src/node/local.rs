@@ -12,7 +12,8 @@ use crate::coherence::LockId;
 use crate::fault::Arena;
 use crate::machine::Host;
 use crate::page::{
-    Access, Contents, ExtentId, Lent, LockWords, Memory, NodeId, PageBuf, PageId, PeerId, Time, Version,
+    Access, Contents, Epoch, ExtentId, Lent, LockWords, Memory, NodeId, PageBuf, PageId, PeerId, Time,
+    Version,
 };
 
 /// A lock, as the threads of one node know it. Of use only to the node that made it.
@@ -141,6 +142,10 @@ impl Memory for LocalMemory<'_> {
 
     fn note_home(&mut self, extent: ExtentId, home: NodeId) {
         self.arena().note_home(extent, home);
+    }
+
+    fn note_opened(&mut self, round: Epoch) {
+        self.arena().note_opened(round);
     }
 
     fn expect(&mut self, first: PageId, pages: u64) {

@@ -20,8 +20,8 @@ use crate::keep::{Keeping, Kept, has_ended, kill};
 use crate::machine::Event;
 use crate::membership::{Member, Membership};
 use crate::page::{
-    Access, Contents, ExtentId, Lent, LockWords, Memory, NodeId, PageBuf, PageId, PagePool, PeerId, Time,
-    Version,
+    Access, Contents, Epoch, ExtentId, Lent, LockWords, Memory, NodeId, PageBuf, PageId, PagePool, PeerId,
+    Time, Version,
 };
 
 /// The memory of the nodes that this process runs on, and what the machine has ordered since the thread of keeping
@@ -115,6 +115,10 @@ impl Memory for KeptMemory<'_> {
 
     fn note_home(&mut self, extent: ExtentId, home: NodeId) {
         self.0.note_home(extent, home);
+    }
+
+    fn note_opened(&mut self, round: Epoch) {
+        self.0.note_opened(round);
     }
 
     fn expect(&mut self, first: PageId, pages: u64) {
@@ -308,8 +312,8 @@ impl Runtime {
 
 /// What the record says, in the core's words. Doubtful pages count for nothing.
 fn legacy_of(recovered: Recovered) -> Legacy {
-    let Recovered { pages, doubtful: _, homes, locks } = recovered;
-    Legacy { pages, homes, locks: locks.into_iter().map(LockId).collect() }
+    let Recovered { pages, doubtful: _, homes, locks, opened } = recovered;
+    Legacy { pages, homes, opened, locks: locks.into_iter().map(LockId).collect() }
 }
 
 #[cfg(test)]

@@ -42,6 +42,10 @@ impl Machines {
                 self.log(process, || format!("is killed after {after} datagrams"));
                 self.processes[process].dies_in = Some(after);
             }
+            Fate::Kill { process, after } if self.processes[process].phase == Phase::Running => {
+                self.log(process, || format!("is killed after {after} steps"));
+                self.processes[process].local.ends_after(after);
+            }
             Fate::Starve { process } if self.processes[process].phase == Phase::Running => {
                 self.log(process, || format!("gets no core for {} ms", lasts.0 / 1_000_000));
                 self.work.starvations += 1;
@@ -68,7 +72,7 @@ impl Machines {
                 let of = addr(self.plan.processes[of].host, of);
                 self.hint(process, of);
             }
-            Fate::Crash { .. } | Fate::Starve { .. } | Fate::Deafen { .. } => {}
+            Fate::Crash { .. } | Fate::Kill { .. } | Fate::Starve { .. } | Fate::Deafen { .. } => {}
         }
     }
 }

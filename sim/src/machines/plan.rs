@@ -38,6 +38,8 @@ pub(crate) struct Plan {
     pub(super) faints: Option<Span>,
     /// What a node keeps that comes too early.
     pub(super) early: EarlyBounds,
+    /// Ended processes' memory is kept, and run on by others.
+    pub(super) runs_on: bool,
     /// Ranks come to a barrier of their program, unless they leave before.
     pub(super) meets: bool,
     /// A process without a cluster's program that sends what no member explains.
@@ -82,6 +84,8 @@ pub(super) struct Incident {
 pub(super) enum Fate {
     /// It is killed after so many more datagrams, sent or taken in.
     Crash { process: usize, after: u32 },
+    /// It is killed after so many more steps: changes of memory, of the record or of a mapping, or datagrams.
+    Kill { process: usize, after: u32 },
     /// It gets no core.
     Starve { process: usize },
     /// Its receiver gets none: timers run, datagrams stay in the socket.
@@ -157,6 +161,17 @@ impl Plan {
         };
         let clients = ClientSpec::draw(hosts, &mut own);
         let has_curve = own.u32(..16) == 0;
+        let runs_on = own.u32(..3) == 0;
+        if runs_on {
+            let from = if daemons == 0 { 0 } else { 1 };
+            for _ in 0..own.u32(..5) {
+                let fate = Fate::Kill { process: own.usize(from..processes.len()), after: own.u32(..300) };
+                // Some at the same time, or while another one is being run on.
+                let latest = [20 * MS, 120 * MS][own.usize(..2)];
+                let at = Time(1 + own.u64(5 * MS..latest));
+                incidents.push(Incident { at, lasts: Span(0), fate });
+            }
+        }
         Plan {
             processes,
             clients,
@@ -172,6 +187,7 @@ impl Plan {
             mutes,
             faints,
             early,
+            runs_on,
             meets: rng.bool(),
             flood: rng.u32(..8) == 0,
             call_one_in: [1, 4, 40][rng.usize(..3)],

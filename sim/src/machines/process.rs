@@ -52,6 +52,8 @@ pub(super) struct Process {
     pub(super) has_met: bool,
     /// Suspicions, and messages without room, at the last look.
     seen: (usize, usize),
+    /// Nodes that its machine wants to run on and that are not open yet, each with who has run it.
+    pub(super) orders: BTreeMap<PeerId, PeerId>,
     /// Peers that it has called.
     pub(super) peers: Vec<PeerId>,
     pub(super) role: Role,
@@ -148,6 +150,7 @@ impl Machines {
             was_silent: false,
             has_met: false,
             seen: (0, 0),
+            orders: BTreeMap::new(),
             peers: Vec::new(),
             role,
             buf: TransmitBuf::default(),
@@ -180,7 +183,7 @@ impl Machines {
             memory_max: 1 << 36,
             arena_base: 1 << 40,
             arena_size: 1 << 36,
-            keeps_at: None,
+            keeps_at: self.plan.runs_on.then(|| format!("p{index}")),
             index: (spec.role == Role::Daemon).then_some(index as u16),
         };
         let config = MachineConfig {
@@ -188,7 +191,7 @@ impl Machines {
             nearest: None,
             silence_max: None,
             early: self.plan.early,
-            runs_on: false,
+            runs_on: self.plan.runs_on,
             rules: self.plan.rules,
             membership_rules: pagemesh::membership::Rules::default(),
         };
@@ -243,6 +246,9 @@ impl Machines {
             let mut memory = NodeMemory { local, shared: &mut self.shared };
             let now = memory.shared.now;
             let moved = machine.flush(now, &mut memory);
+            if self.dies_now(index, false) {
+                return;
+            }
             while let Some(output) = self.processes[index].machine.as_mut().and_then(Machine::poll_output) {
                 self.perform(index, output);
             }
@@ -275,28 +281,28 @@ impl Machines {
                 return false;
             };
             let Some((to, bytes)) = next_datagram(machine.endpoint_mut(), now, buf) else { return true };
-            if self.dies_now(index) {
+            if self.dies_now(index, true) {
                 return false;
             }
             self.put(from, to, bytes);
         }
     }
 
-    /// Counts a datagram of a process that is to be killed; true when its time has come.
-    fn dies_now(&mut self, index: usize) -> bool {
-        match &mut self.processes[index].dies_in {
-            None => false,
-            Some(0) => {
-                self.work.crashes += 1;
-                self.is_troubled = true;
-                self.vanish(index);
-                true
-            }
-            Some(left) => {
-                *left -= 1;
-                false
-            }
+    /// Whether a process that is to be killed has come to its end, perhaps by this datagram.
+    fn dies_now(&mut self, index: usize, is_datagram: bool) -> bool {
+        let Process { dies_in, local, .. } = &mut self.processes[index];
+        let is_over = *dies_in == Some(0) && is_datagram;
+        *dies_in = dies_in.map(|left| left.saturating_sub(u32::from(is_datagram)));
+        if is_datagram {
+            local.takes_step();
         }
+        let dies = is_over || local.has_ended();
+        if dies {
+            self.work.crashes += 1;
+            self.is_troubled = true;
+            self.vanish(index);
+        }
+        dies
     }
 
     pub(super) fn receive(&mut self, index: usize) {
@@ -313,7 +319,7 @@ impl Machines {
         }
         for _ in 0..self.shared.rng.u32(1..=8) {
             let Some((from, mut bytes)) = self.processes[index].socket.pop_front() else { break };
-            if self.dies_now(index) {
+            if self.dies_now(index, true) {
                 return;
             }
             self.work.datagrams += 1;
@@ -401,7 +407,8 @@ impl Machines {
                 self.call_output(index, output);
             }
             Output::Gone(peer) => self.check_gone(index, peer),
-            Output::RunOn { .. } | Output::Forget(_) => {}
+            Output::RunOn { node, ran_at } => self.order(index, node, ran_at),
+            Output::Forget(node) => self.forget_node(index, node),
             Output::Note(_, text) => self.log(index, || text),
             Output::Inspect { .. } => {}
         }
@@ -521,6 +528,7 @@ impl Machines {
         if well {
             self.work.leaves += 1;
             self.processes[index].phase = Phase::Gone;
+            self.release_memory(index);
             self.shared.oracle.left(NodeId(index as u16));
             self.forget_calls(index);
             self.tell_host(index);
@@ -582,7 +590,11 @@ impl Machines {
         process.machine = None;
         process.ops.clear();
         process.local.threads.clear();
-        self.shared.oracle.died(NodeId(index as u16));
+        if self.plan.runs_on {
+            self.leave_memory(index);
+        } else {
+            self.shared.oracle.died(NodeId(index as u16));
+        }
         self.forget_calls(index);
         self.tell_host(index);
     }
@@ -675,14 +687,16 @@ impl Machines {
         let Some(membership) = self.processes[index].machine.as_ref().and_then(Machine::membership) else {
             return;
         };
-        let dead: Vec<usize> = membership
-            .view()
-            .deaths
-            .iter()
-            .map(|(_, death)| death.member.intro.incarnation.0 as usize - 1)
+        // The last word on each counts.
+        let deaths = membership.view().deaths.iter();
+        let dead: BTreeMap<usize, bool> = deaths
+            .map(|(_, death)| (death.member.intro.incarnation.0 as usize - 1, death.runner.is_none()))
             .collect();
-        for dead in dead {
+        for (dead, is_lost) in dead {
             if self.processes[dead].phase == Phase::Gone {
+                if is_lost && self.plan.runs_on {
+                    self.lose(dead);
+                }
                 continue;
             }
             if self.plan.is_rough {
@@ -693,9 +707,14 @@ impl Machines {
                         format!("only who is cut off or silent is declared dead: p{dead}, by p{index}")
                     });
                 }
+                if !is_lost {
+                    // Nobody goes on without it.
+                    continue;
+                }
                 // It cannot know yet, and goes on with what it has; nobody else sees that.
                 self.processes[dead].local.threads.clear();
                 self.processes[dead].local.go_unwatched();
+                self.lost.insert(dead);
                 self.shared.oracle.died(NodeId(dead as u16));
                 continue;
             }

@@ -211,6 +211,7 @@ impl Machines {
         self.log(index, || format!("{step:?} fails: {failure:?}"));
         let leaves = self.processes[index].stage == Stage::Leaving;
         let has_cause = match failure {
+            Failure::PageLost(_) | Failure::NodeDied(_) if self.plan.runs_on => !self.lost.is_empty(),
             Failure::PageLost(_) | Failure::NodeDied(_) => self.work.crashes > 0 || self.plan.is_rough,
             Failure::LockBroken(_) => true,
             Failure::Leaving => {
@@ -246,8 +247,9 @@ impl Host for NodeMemory<'_> {
     where
         Self: 'a;
 
-    fn kept(&mut self, _node: PeerId) -> Option<NodeMemory<'_>> {
-        None
+    fn kept(&mut self, node: PeerId) -> Option<NodeMemory<'_>> {
+        let local = self.local.kept(node.incarnation.0 as usize - 1)?;
+        Some(NodeMemory { local, shared: self.shared })
     }
 
     fn map_region(&mut self, _start: PageId, _pages: u64) -> Result<(), String> {

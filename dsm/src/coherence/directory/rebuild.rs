@@ -94,6 +94,9 @@ impl Directory {
         (rebuild.awaited, rebuild.first) = (members, Txn(first));
         self.first = rebuild.first;
         died.iter().for_each(|node| rebuild.died.insert(node));
+        if self.is_blind {
+            self.doubted = died.iter().next().or(self.doubted);
+        }
         for page in sorted_keys(&self.busy) {
             let Some(Busy { open, queue, .. }) = self.busy.remove(&page) else { continue };
             let entry = self.table.entry(page);
@@ -164,13 +167,13 @@ impl Directory {
     }
 
     /// A member has reported all, or has left. What was granted to it, and not acknowledged, it has or will never
-    /// have. Runs what waited for this report.
+    /// have. Runs what waited for this report. True if it was the last one.
     pub(in crate::coherence) fn report_completed<M: Memory>(
         &mut self,
         ctx: &mut Context<'_, M>,
         from: NodeId,
-    ) {
-        let Some(Rebuild { found, doubts, awaited, leavers, .. }) = &mut self.rebuild else { return };
+    ) -> bool {
+        let Some(Rebuild { found, doubts, awaited, leavers, .. }) = &mut self.rebuild else { return false };
         awaited.remove(from);
         let has_left = leavers.contains(&from);
         leavers.retain(|&leaver| leaver != from);
@@ -197,6 +200,7 @@ impl Directory {
         for page in sorted_keys(&self.busy) {
             self.drain(ctx, page);
         }
+        all_reported
     }
 
     /// Whether a page can be served already: decides it if the reports that matter have come.
@@ -228,6 +232,12 @@ impl Directory {
         let doubt = rebuild.doubts.remove(&page);
         let Found { owner, copyset, top, source } = rebuild.found.remove(&page).unwrap_or_default();
         let entry = self.table.entry(page);
+        let has_copies = owner.is_some() || !copyset.is_empty();
+        if let Some(dead) = self.doubted.filter(|_| self.is_blind && !has_copies) {
+            (entry.txn, entry.lost) = (rebuild.first, Some(dead));
+            ctx.counters.pages_lost += 1;
+            return;
+        }
         if *entry == Entry::default() && source.is_none() {
             return;
         }

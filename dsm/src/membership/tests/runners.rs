@@ -30,6 +30,10 @@ impl Cluster {
     }
 }
 
+fn node_of(death: &Death) -> Option<u16> {
+    death.runner.map(|runner| runner.node.0)
+}
+
 #[test]
 fn the_first_member_that_keeps_an_ended_nodes_memory_runs_it_on_as_the_same_member() {
     let mut cluster = cluster();
@@ -40,7 +44,7 @@ fn the_first_member_that_keeps_an_ended_nodes_memory_runs_it_on_as_the_same_memb
     let view = cluster.nodes[1].view();
     assert!(view.epoch > epoch && view.member(NodeId(2)).is_some());
     let (told, death) = view.deaths.back().expect("the end is told");
-    assert_eq!((*told, death.runner, death.member.id), (view.epoch, Some(NodeId(4)), NodeId(2)));
+    assert_eq!((*told, node_of(death), death.member.id), (view.epoch, Some(4), NodeId(2)));
     assert_eq!(view.ranks(7).count(), 2, "nobody waits for it at a barrier");
     let epoch = view.epoch;
     cluster.ends(2);
@@ -77,7 +81,7 @@ fn a_node_goes_to_the_next_one_if_its_runner_does_not_have_its_memory_and_at_las
         let view = cluster.nodes[1].view();
         assert!(view.epoch > epoch);
         let (told, death) = view.deaths.back().expect("told");
-        assert_eq!((*told, death.runner.map(|runner| runner.0)), (view.epoch, next));
+        assert_eq!((*told, node_of(death)), (view.epoch, next));
     }
     assert!(cluster.nodes[1].view().member(NodeId(2)).is_none(), "it is a member no more");
 }
@@ -91,7 +95,60 @@ fn when_a_runner_leaves_the_next_one_runs_what_it_ran() {
     assert_eq!(cluster.runner(2), Some(0));
     assert!(cluster.nodes[1].view().member(NodeId(4)).is_none());
     let (told, death) = cluster.nodes[1].view().deaths.back().expect("a round begins");
-    assert_eq!((*told, death.runner), (cluster.nodes[1].view().epoch, Some(NodeId(0))));
+    assert_eq!((*told, node_of(death)), (cluster.nodes[1].view().epoch, Some(0)));
+}
+
+#[test]
+fn a_node_of_which_nothing_depends_any_more_goes_when_its_runner_says_so() {
+    let mut cluster = cluster();
+    cluster.ends(2);
+    cluster.seen.iter_mut().for_each(Vec::clear);
+    // Somebody who does not run it has no say.
+    cluster.nodes[3].drained(Incarnation(3));
+    cluster.settle();
+    assert_eq!(cluster.runner(2), Some(4));
+    cluster.nodes[4].drained(Incarnation(3));
+    cluster.settle();
+    let view = cluster.nodes[1].view();
+    assert!(view.member(NodeId(2)).is_none() && view.runners.is_empty());
+    let left = |action: &&Action| matches!(action, Action::ViewChanged { left, died, .. } if left.len() == 1 && died.is_empty());
+    assert_eq!(cluster.seen[1].iter().filter(left).count(), 1, "as a member that leaves");
+    let joined = cluster.join(rank(1));
+    assert_eq!(cluster.nodes[joined].me(), Some(NodeId(2)), "its id is free");
+}
+
+#[test]
+fn the_view_says_which_regions_an_ended_node_can_have_had_and_who_is_told_of_all_of_them_knows_them() {
+    let mut cluster = cluster();
+    cluster.ends(2);
+    let of = |cluster: &Cluster| cluster.nodes[4].view().runners[&NodeId(2)].last_region;
+    let before = of(&cluster);
+    assert!(cluster.nodes[4].was_told_regions_until(before));
+    assert!(!cluster.nodes[4].was_told_regions_until(before + 1));
+    // Two regions later, its runner ends too: the node had none of them.
+    for (op, name) in [(1, "a"), (2, "b")] {
+        let element = ElementType::untagged(8);
+        cluster.nodes[1].alloc(op, name.into(), Want::Any { bytes: 1, element, placement: None });
+        cluster.settle();
+    }
+    cluster.ends(4);
+    assert_eq!(cluster.nodes[1].view().runners[&NodeId(2)].last_region, before);
+    assert_eq!(cluster.nodes[1].view().runners[&NodeId(4)].last_region, before + 2);
+    assert!(cluster.nodes[1].was_told_regions_until(before + 2));
+    assert!(!cluster.nodes[1].was_told_regions_until(before + 3));
+    // Who joins now is told of those that exist; the others are gone.
+    let joined = cluster.join(rank(1));
+    assert!(cluster.nodes[joined].was_told_regions_until(before + 2));
+    assert!(!cluster.nodes[joined].was_told_regions_until(before + 3));
+}
+
+#[test]
+fn news_of_regions_may_overtake_each_other() {
+    let mut told = super::super::known::Told::until(5);
+    for (generation, until) in [(7, 5), (5, 5), (8, 5), (6, 8), (6, 8)] {
+        told.add(generation);
+        assert_eq!(told.known_until(), until);
+    }
 }
 
 #[test]
@@ -107,7 +164,10 @@ fn a_node_that_nobody_keeps_is_a_member_no_more() {
 #[test]
 fn a_view_whose_runners_do_not_run_is_not_sound() {
     let view = |runners: &[(u16, u16)]| {
-        let runners = runners.iter().map(|&(node, by)| (NodeId(node), NodeId(by))).collect();
+        let runners = runners
+            .iter()
+            .map(|&(node, by)| (NodeId(node), Runner { at: NodeId(by), last_region: 0 }))
+            .collect();
         let members = [0, 1, 2].map(NodeId).map(member).into();
         Control::View(View { members, runners, ..View::default() })
     };
