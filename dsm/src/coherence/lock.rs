@@ -502,8 +502,7 @@ impl Locks {
         from: NodeId,
         (lock, req, attempt): (LockId, Req, Attempt),
     ) {
-        let fresh = || Home { token: self.base, ..Home::default() };
-        let home = self.homes.entry(lock).or_insert_with(fresh);
+        let home = home_of(&mut self.homes, self.base, lock);
         match home.last.iter_mut().find(|slot| slot.0 == from) {
             Some(slot) if slot.1 >= req && !planted.has(Plant::LockForgetsRequestNumbers) => return,
             Some(slot) => slot.1 = req,
@@ -538,7 +537,7 @@ impl Locks {
         token: u64,
         broken: bool,
     ) {
-        let home = self.homes.entry(lock).or_default();
+        let home = home_of(&mut self.homes, self.base, lock);
         let its_own = Place { node: from, req, died: false };
         if broken && home.chain.contains(&its_own) {
             home.chain.retain(|place| place.node != from);
@@ -558,7 +557,7 @@ impl Locks {
     }
 
     fn break_lock(&mut self, me: NodeId, outbox: &mut Outbox, lock: LockId, dead: NodeId) {
-        let home = self.homes.entry(lock).or_default();
+        let home = home_of(&mut self.homes, self.base, lock);
         home.broken = Some(dead);
         for Place { node, req, died } in std::mem::take(&mut home.chain) {
             if !died {
@@ -686,7 +685,7 @@ impl Locks {
             return;
         }
         let told = verdicts.told.remove(&lock).unwrap_or_default();
-        let home = self.homes.entry(lock).or_default();
+        let home = home_of(&mut self.homes, self.base, lock);
         home.token = home.token.max(verdicts.first_token);
         if planted.has(Plant::LockTokensStartAgain) {
             home.token = 0;
@@ -711,6 +710,11 @@ impl Locks {
             (None, _) => home.chain.clear(),
         }
     }
+}
+
+/// What a home knows of a lock; of one that it has not heard of, that tokens below `base` may have been given out.
+fn home_of(homes: &mut FxHashMap<LockId, Home>, base: u64, lock: LockId) -> &mut Home {
+    homes.entry(lock).or_insert_with(|| Home { token: base, ..Home::default() })
 }
 
 impl Home {
