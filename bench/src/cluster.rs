@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::Result;
 use crate::child::{self, AsDescriptor, Child};
-use crate::rank::{Answer, Command};
+use crate::rank::{Answer, Command, Traffic};
 use crate::role::{Part, Role};
 
 /// What a rank is started with.
@@ -48,7 +48,7 @@ pub(crate) struct Plan {
 /// Its processes. All end when it is dropped.
 pub(crate) struct Cluster {
     pub(crate) ranks: Vec<Child<Command, Answer>>,
-    pub(crate) daemons: Vec<Child<(), ()>>,
+    pub(crate) daemons: Vec<Child<(), Traffic>>,
 }
 
 impl Plan {

@@ -251,7 +251,7 @@ impl Ours {
 
     fn alloc(&mut self, region: u32) -> Result<()> {
         let ranks = 0..self.cluster.ranks.len();
-        self.cluster.all(ranks, &Command::Alloc { region, pages: PAGES, home: 0 }).map(drop)
+        self.cluster.all(ranks, &Command::Alloc { region, pages: PAGES, home: Some(0) }).map(drop)
     }
 
     fn round(&mut self, case: Case, touched: usize) -> Result<Vec<f64>> {

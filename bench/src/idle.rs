@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use pagemesh::{Node, NodeConfig};
 
 use crate::cluster::{DaemonSettings, Plan};
+use crate::rank::Traffic;
 use crate::report::{Report, Series};
 use crate::{Options, Result, child};
 
@@ -43,10 +44,10 @@ fn cpu_time(processes: &[u32]) -> Result<f64> {
     Ok(total_ns as f64 / 1e9)
 }
 
-/// In a child: a daemon of the cluster.
+/// In a child: a daemon of the cluster. It says what has passed its socket, at first when it is a member.
 pub(crate) fn serve(settings: DaemonSettings) -> Result<()> {
     let (index, settings) = settings.settings()?;
     let node = Node::start(NodeConfig::daemon(settings, index))?;
-    child::answer(&Ok(()))?;
-    Ok(node.wait_for_shutdown()?)
+    child::answer(&Ok(Traffic::of(&node.status())))?;
+    child::serve(|()| Ok(Traffic::of(&node.status())))
 }

@@ -10,6 +10,7 @@
 mod awake;
 mod child;
 mod cluster;
+mod default;
 mod fault;
 mod floor;
 mod idle;
@@ -17,8 +18,11 @@ mod load;
 mod machine;
 mod matmul;
 mod memory;
+mod mpi;
 mod net;
 mod peer;
+mod peers;
+mod programs;
 mod rank;
 mod report;
 mod role;
@@ -87,6 +91,8 @@ enum Benchmark {
     Random,
     /// Barrier of 2 and of 4 ranks.
     Barrier,
+    /// Ranks beside daemons, as `pagemesh run` starts them, beside ranks alone.
+    Default,
     /// Lock handed from one process to another, and taken again by the same.
     Lock,
     /// Messages between two endpoints: round trip and throughput, with and without loss.
@@ -95,11 +101,13 @@ enum Benchmark {
     Rpc,
     /// Matrix product on 2 processes beside 1, two threads, and Open MPI.
     Matmul,
+    /// Programs over shared memory beside the same in C with Open MPI.
+    Peers,
     /// CPU that four idle daemons use.
     Idle,
     /// A program with four times the memory that one node may hold.
     Memory,
-    /// Everything above.
+    /// Everything above but `peers`, which needs Open MPI.
     All(FaultOptions),
 }
 
@@ -145,10 +153,12 @@ fn run(benchmark: &Benchmark, options: &Options, facilities: &[&dyn Facility]) -
         Benchmark::Scan => scan::run(options, &mut report),
         Benchmark::Random => scan::run_random(options, &mut report),
         Benchmark::Barrier => sync::run_barrier(options, &mut report),
+        Benchmark::Default => default::run(options, &mut report),
         Benchmark::Lock => sync::run_lock(options, &mut report),
         Benchmark::Net(net) => net::run(options, net, &mut report),
         Benchmark::Rpc => rpc::run(options, facilities, &mut report),
         Benchmark::Matmul => matmul::run(options, &mut report),
+        Benchmark::Peers => peers::run(options, &mut report),
         Benchmark::Idle => idle::run(options, &mut report),
         Benchmark::Memory => memory::run(options, &mut report),
         Benchmark::All(faults) => run_all(options, faults, facilities, &mut report),
@@ -166,6 +176,7 @@ fn run_all(
     scan::run_random(options, report)?;
     sync::run_barrier(options, report)?;
     sync::run_lock(options, report)?;
+    default::run(options, report)?;
     net::run(options, &NetOptions::default(), report)?;
     rpc::run(options, facilities, report)?;
     matmul::run(options, report)?;

@@ -5,8 +5,6 @@
 //! way of A and B to the second process and of its half of C back is part of the time. Threads need
 //! neither, which is what makes them a floor. Figures are GFLOP/s, so that large is good.
 
-mod mpi;
-
 use std::time::Instant;
 
 use bench_gemm::bench_gemm;
@@ -15,6 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::child::{self, Child};
 use crate::cluster::{Cluster, Plan};
+use crate::mpi::{Program, Said, Transport};
 use crate::rank::Command;
 use crate::report::{Report, Series};
 use crate::role::{Part, Role};
@@ -33,7 +32,7 @@ pub(crate) fn run(options: &Options, report: &mut Report) -> Result<()> {
     let n = if options.quick { 1024 } else { 2048 };
     let mut ours = Plan::ranks(2).start()?;
     let mut threads: Child<Threads, f64> = Child::start(&Role::new(Part::Threads), &[])?;
-    let mpi = match mpi::compile() {
+    let mpi = match Program::compile("matmul") {
         Ok(program) => Some(program),
         Err(why) => {
             report.note(&format!("*** NO MPI: {why}; matmul.{n}.vs_mpi is left out ***"));
@@ -52,7 +51,7 @@ pub(crate) fn run(options: &Options, report: &mut Report) -> Result<()> {
         vs_one.push(figure, speed(threads.ask(&Threads { n, threads: 1 })?));
         vs_threads.push(figure, two);
         if let Some(program) = &mpi {
-            vs_mpi.push(figure, speed(program.run(n)?));
+            vs_mpi.push(figure, speed(best_of(program.run(2, Transport::Tcp, &[n])?)));
         }
     }
     for series in [&vs_mpi, &vs_threads, &vs_one] {
@@ -78,6 +77,11 @@ fn run_lossy(options: &Options, report: &mut Report) -> Result<()> {
     Ok(())
 }
 
+/// The best of the runs after the first one: our figures are taken on memory that exists, too.
+fn best_of(said: Said) -> f64 {
+    said.warm.into_iter().fold(f64::INFINITY, f64::min)
+}
+
 fn multiply(cluster: &mut Cluster, n: usize) -> Result<f64> {
     let answers = cluster.all(0..2, &Command::Multiply { region: n as u32, n })?;
     Ok(answers.into_iter().next().ok_or("no rank 0")?.times()?[0])
@@ -100,6 +104,11 @@ impl Product {
         let part = dsm.my_block(n).len() * n;
         let collected = vec![0.0; if dsm.is_root() { n * n } else { 0 }];
         Product { matrices, n, a: vec![0.0; part], b: vec![0.0; n * n], c: vec![0.0; part], collected }
+    }
+
+    /// The first element of C, at rank 0.
+    pub(crate) fn first(&self) -> f64 {
+        self.collected.first().copied().unwrap_or(0.0)
     }
 
     /// Multiplies. Seconds, at rank 0.

@@ -21,7 +21,7 @@ pub(crate) fn run(options: &Options, report: &mut Report) -> Result<()> {
         let mut plan = Plan::ranks(1).set("memory_max", format!("{}", LIMIT_PAGES * PAGE));
         plan.daemons = 1;
         let mut cluster = plan.start()?;
-        cluster.all(0..1, &Command::Alloc { region: 0, pages, home: 0 })?;
+        cluster.all(0..1, &Command::Alloc { region: 0, pages, home: Some(0) })?;
         let mut most = 0;
         // Written once, read twice: what was given up comes back, and is right.
         for pass in 0..3 {

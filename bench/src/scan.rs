@@ -96,7 +96,7 @@ pub(crate) fn run_random(options: &Options, report: &mut Report) -> Result<()> {
 /// Two ranks; rank 0 is the home and has written all.
 fn start(pages: usize, stamp: u64) -> Result<Cluster> {
     let mut cluster = Plan::ranks(2).set("fault", "signal").start()?;
-    cluster.all(0..2, &Command::Alloc { region: REGION, pages, home: 0 })?;
+    cluster.all(0..2, &Command::Alloc { region: REGION, pages, home: Some(0) })?;
     write(&mut cluster, pages, stamp)?;
     Ok(cluster)
 }

@@ -12,7 +12,7 @@ use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use nix::time::{ClockId, clock_gettime};
-use pagemesh::{Dsm, NodeId, Placement};
+use pagemesh::{Dsm, DsmMutex, NodeId, Placement};
 use serde::{Deserialize, Serialize};
 
 use crate::cluster::Plan;
@@ -22,7 +22,7 @@ use crate::report::{Report, Series, quantile};
 use crate::{Options, Result};
 
 /// How long a lock is held: the other's request takes two messages to be queued behind the holder.
-const HOLD: Duration = Duration::from_micros(30);
+pub(crate) const HOLD: Duration = Duration::from_micros(30);
 
 /// From a lock's return to the start of its unlock, in nanoseconds of the machine's clock.
 #[derive(Clone, Copy, PartialEq, Debug, Serialize, Deserialize)]
@@ -79,7 +79,7 @@ pub(crate) fn run_lock(options: &Options, report: &mut Report) -> Result<()> {
     for round in 0..options.rounds() as u32 {
         let floor = best(&mut floors, |floor| Ok(median_gap(floor.hand_over(count, HOLD)?)))?;
         let hold_ns = HOLD.as_nanos() as u64;
-        let answers = cluster.all(1..3, &Command::HandOver { lock: 0, count, hold_ns })?;
+        let answers = cluster.all(1..3, &Command::HandOver { lock: 0, home: Some(0), count, hold_ns })?;
         let tenures = answers.into_iter().map(Answer::tenures).collect::<Result<_>>()?;
         hand_over.push(median_gap(tenures), floor);
         // Each rank has a lock of its own here: what another holds idle would have to be fetched.
@@ -103,7 +103,7 @@ fn best(floors: &mut [Meeting], mut measure: impl FnMut(&mut Meeting) -> Result<
 }
 
 /// Median time from the end of a tenure to the beginning of the next one, where that is another's.
-fn median_gap(tenures: Vec<Vec<Tenure>>) -> f64 {
+pub(crate) fn median_gap(tenures: Vec<Vec<Tenure>>) -> f64 {
     let mut all: Vec<(usize, Tenure)> = tenures
         .into_iter()
         .enumerate()
@@ -125,9 +125,34 @@ fn bare_retake(count: usize) -> f64 {
     start.elapsed().as_nanos() as f64 / count as f64
 }
 
+/// In a rank: the lock of that number. Without a `home` it lies where that of a program lies which names none.
+pub(crate) fn mutex(dsm: &Dsm, lock: u32, home: Option<u16>) -> Result<DsmMutex<u64>> {
+    let name = format!("{lock}");
+    Ok(match home {
+        Some(home) => dsm.mutex_with(&name, Placement::OnNode(NodeId(home)))?,
+        None => dsm.mutex(&name)?,
+    })
+}
+
+/// In a rank: adds one so many times, as all others do. Microseconds, until all have finished.
+pub(crate) fn count_together(dsm: &Dsm, lock: u32, count: usize) -> Result<f64> {
+    let mutex = mutex(dsm, lock, None)?;
+    let before = *mutex.lock()?;
+    dsm.barrier()?;
+    let start = Instant::now();
+    for _ in 0..count {
+        *mutex.lock()? += 1;
+    }
+    dsm.barrier()?;
+    let time = start.elapsed().as_secs_f64() * 1e6;
+    let (found, expected) = (*mutex.lock()?, before + (count * dsm.ranks() as usize) as u64);
+    // The next count starts from one number for all.
+    dsm.barrier()?;
+    if found == expected { Ok(time) } else { Err(format!("the count is {found} and not {expected}").into()) }
+}
+
 /// In a rank: takes the lock so many times.
-pub(crate) fn hand_over(dsm: &Dsm, lock: u32, count: usize, time: Duration) -> Result<Vec<Tenure>> {
-    let mutex = dsm.mutex_with::<u64>(&format!("{lock}"), Placement::OnNode(NodeId(0)))?;
+pub(crate) fn hand_over(mutex: &DsmMutex<u64>, count: usize, time: Duration) -> Result<Vec<Tenure>> {
     let mut tenures = Vec::with_capacity(count);
     for _ in 0..count {
         let guard = mutex.lock()?;
@@ -143,7 +168,7 @@ pub(crate) fn hand_over(dsm: &Dsm, lock: u32, count: usize, time: Duration) -> R
 
 /// In a rank: nanoseconds to take a lock that is here already and to give it back.
 pub(crate) fn retake(dsm: &Dsm, lock: u32, count: usize) -> Result<f64> {
-    let mutex = dsm.mutex_with::<u64>(&format!("{lock}"), Placement::OnNode(NodeId(0)))?;
+    let mutex = mutex(dsm, lock, Some(0))?;
     drop(mutex.lock()?);
     let start = Instant::now();
     for _ in 0..count {
