@@ -29,7 +29,7 @@ pub struct Admin {
 impl Admin {
     /// Connects to the coordinator. Each call waits `timeout` at most.
     pub fn connect(coordinator: SocketAddr, key_file: &Path, timeout: Duration) -> Result<Admin> {
-        let key = ClusterKey::load(key_file)?;
+        let key = ClusterKey::load_to_join(key_file, coordinator)?;
         let mut bind = coordinator;
         bind.set_port(0);
         let client = Client::new(key, bind, None)?;

@@ -1,7 +1,10 @@
 //! The cluster's key as a file: 64 hexadecimal digits that only its owner may read.
 
+mod mark;
+
 use std::fs::{File, OpenOptions};
 use std::io::{Read, Write};
+use std::net::SocketAddr;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::Path;
 
@@ -9,6 +12,8 @@ use nix::unistd::Uid;
 
 use crate::error::{Error, Result};
 use crate::net::ClusterKey;
+
+pub(crate) use mark::KeyMark;
 
 /// Longest part of a key file that is read, in bytes: more than a key and blanks around it.
 const KEY_FILE_LEN_MAX: u64 = 4096;
@@ -39,6 +44,14 @@ impl ClusterKey {
         parse(text.trim())
             .map(ClusterKey::new)
             .ok_or_else(|| Error::Invalid(format!("key file {name} does not hold 64 hexadecimal digits")))
+    }
+
+    /// Reads the key file with which a process joins the cluster at this address. If that runs on this host and has
+    /// another key, the error says so at once; a node of another host gives strangers no answer.
+    pub fn load_to_join(path: &Path, addr: SocketAddr) -> Result<ClusterKey> {
+        let key = ClusterKey::load(path)?;
+        mark::check(&key, &format!("key file {}", path.display()), addr)?;
+        Ok(key)
     }
 
     /// A key that no other cluster has.

@@ -59,6 +59,7 @@ use crate::config::node::{FLUSH_MAX, PAGE_POOL_MAX};
 use crate::error::{Error, Result};
 use crate::fault::{Arena, ArenaOptions, Backend, check_thread_mask};
 use crate::fork;
+use crate::key::KeyMark;
 use crate::machine::{
     Command, Departure, EarlyBounds, Event, Machine, MachineConfig, Outcome, Why, describe,
 };
@@ -112,6 +113,8 @@ struct Runtime {
     arena: Arena,
     socket: UdpSocket,
     addr: SocketAddr,
+    /// Tells joiners of this host with another key why they get no answer.
+    _mark: Option<KeyMark>,
     /// Its id, once it is a member.
     id: OnceLock<NodeId>,
     poller: Poller,
@@ -367,6 +370,7 @@ impl Runtime {
         let addr = socket.local_addr()?;
         check_reach(settings, addr)?;
         let key = key_of(config)?;
+        let mark = KeyMark::show(&key, addr);
         let pool = PagePool::new(PAGE_POOL_MAX);
         let arena = Arena::reserve(&ArenaOptions {
             len: settings.arena_size as u64,
@@ -422,6 +426,7 @@ impl Runtime {
             arena,
             socket,
             addr,
+            _mark: mark,
             id: OnceLock::new(),
             poller,
             progress_word: WakeWord::default(),
@@ -663,7 +668,8 @@ fn to_error(fatal: &Why) -> Error {
 fn key_of(config: &NodeConfig) -> Result<ClusterKey> {
     let settings = &config.settings;
     let alone = match (&settings.key_file, settings.join, config.kind) {
-        (Some(path), _, _) => return ClusterKey::load(path),
+        (Some(path), Some(addr), _) => return ClusterKey::load_to_join(path, addr),
+        (Some(path), None, _) => return ClusterKey::load(path),
         (None, Some(addr), _) => {
             return Err(Error::Invalid(format!(
                 "joining the cluster at {addr} needs its key: set PAGEMESH_KEY_FILE or --key-file to its key file"

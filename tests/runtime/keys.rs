@@ -1,8 +1,9 @@
 //! Who has the cluster's key, and what a process without it can do: nothing.
 
 use std::net::SocketAddr;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use pagemesh::admin::Admin;
 use pagemesh::client::Client;
 use pagemesh::net::ClusterKey;
 use pagemesh::{Dsm, Error, Node, NodeConfig, NodeId, Settings};
@@ -43,6 +44,30 @@ fn a_process_that_knows_only_the_address_finds_no_way_in() {
         assert!(client.connect(NodeId(0), addr, Duration::from_millis(500)).is_err(), "it has the key");
     }
     until("the hellos have come", || founder.status().net.bad_key > 0);
+    founder.request_shutdown();
+}
+
+/// A node gives no answer to who has another key; on its own host it shows which one it has.
+#[test]
+fn a_joiner_of_the_same_host_with_another_key_hears_so_within_a_second() {
+    let settings = rig::small();
+    let founder = Node::start(NodeConfig::daemon(settings.clone(), 0)).expect("it founds a cluster");
+    let addr = founder.local_addr();
+    let path = std::env::temp_dir().join(format!("pagemesh-other-key-{}", std::process::id()));
+    let other = ClusterKey::generate(&path).expect("a new file").fingerprint();
+    let began = Instant::now();
+    let joined =
+        join(Settings { key_file: Some(path.clone()), join: Some(addr), program: 7, ..settings.clone() });
+    let admin = Admin::connect(addr, &path, Duration::from_secs(5));
+    let took = began.elapsed();
+    std::fs::remove_file(&path).expect("the test's own file");
+    let own = ClusterKey::load(&settings.key_file.expect("a file")).expect("a key").fingerprint();
+    for why in [joined.map(drop).expect_err("another key"), admin.map(drop).expect_err("another key")] {
+        let why = why.to_string();
+        let says = [path.to_str().expect("text"), &other, &own, &addr.to_string(), "use that"];
+        assert!(says.iter().all(|part| why.contains(part)) && !why.contains('\n'), "{why}");
+    }
+    assert!(took < Duration::from_secs(1), "{took:?}");
     founder.request_shutdown();
 }
 

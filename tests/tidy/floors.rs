@@ -21,7 +21,7 @@ const MAY_IMPORT: [(&str, &[&str]); 22] = [
     ("fault", &["fork", "io"]),
     ("keep", &["fault"]),
     ("rpc", &["fork"]),
-    ("node", &["coherence", "fault", "fork", "keep", "machine", "membership", "net", "rpc"]),
+    ("node", &["coherence", "fault", "fork", "keep", "key", "machine", "membership", "net", "rpc"]),
     ("shared", &["coherence", "fork", "membership", "node", "rpc", "sync"]),
     ("sync", &["coherence", "fork", "node", "shared"]),
     ("client", &["coherence", "fork", "machine", "net", "rpc"]),
