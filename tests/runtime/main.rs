@@ -14,6 +14,7 @@ mod clients;
 mod contention;
 mod counting;
 mod death;
+mod eavesdropper;
 mod ended;
 mod forks;
 mod hard_calls;
