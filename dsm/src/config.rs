@@ -333,10 +333,16 @@ pub mod keep {
     pub const ASK_AGAIN: Span = Span::from_ms(30_000);
     /// After it had no descriptor for a connection a keeper waits for so long.
     pub const ACCEPT_AGAIN: Span = Span::from_ms(100);
+    /// The deadline of a process whose node another one is to run on, from the order to do so: by then it has ended by
+    /// itself, with the last line and the exit code that its user is to see, or has left the memory. It knows before the
+    /// runner that it has to end, because it has said so itself or was told. After that it is killed.
+    pub const ENDS_BY_ITSELF_MAX: Span = Span::from_ms(2_000);
+    /// A look at how much memory the nodes that are run on hold.
+    pub const MEMORY_LOOK: Span = Span::from_ms(1_000);
     /// The end of a process that is waited for is looked at again after so long, if the kernel says nothing before: a
     /// debugger may have let it go, or a child may have ended that maps its memory.
     pub const END_LOOK: Span = Span::from_ms(50);
-    /// After so long a line says who is waited for.
+    /// So long after that deadline a line says who is waited for.
     pub const END_TOLD: Span = Span::from_ms(2_000);
     /// Descriptors of a node that is kept: memory, record, process, connection.
     pub const DESCRIPTORS: usize = 4;

@@ -51,7 +51,9 @@ pub use doctor::{Check, Health, doctor};
 pub(crate) use kept::Recovered;
 pub(crate) use map::LENGTH_SEALS;
 pub use record::Recorded;
-pub(crate) use record::has_left;
+#[cfg(test)]
+pub(crate) use record::name_user;
+pub(crate) use record::{User, user_of};
 
 use access::{AccessMap, Backing};
 use ample_stack::StackPool;
@@ -342,6 +344,17 @@ impl Arena {
     /// Whether [`Arena::revoke_all`] was called.
     pub(crate) fn is_revoked(&self) -> bool {
         self.shared.revoked.load(Ordering::SeqCst)
+    }
+
+    /// This process touches the memory never again, and says so to whoever runs the node on. Under the node's lock,
+    /// after [`Arena::revoke_all`]; the caller makes no call that changes pages or regions any more.
+    pub(crate) fn let_go(&self) {
+        self.record.let_go();
+    }
+
+    /// Whether this process may touch the memory: it has not let go of it.
+    pub(crate) fn is_used(&self) -> bool {
+        self.record.is_used()
     }
 
     /// Carries a run of pages from one access to another.

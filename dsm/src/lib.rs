@@ -117,6 +117,7 @@ pub mod net;
 pub mod node;
 #[doc(hidden)]
 pub mod page;
+mod process;
 pub mod rpc;
 #[doc(hidden)]
 pub mod settings;

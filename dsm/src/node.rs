@@ -68,6 +68,7 @@ use crate::net::inject::Injector;
 use crate::net::udp::{DATAGRAM_MAX, Outlet, UdpSocket};
 use crate::net::{ClusterKey, Endpoint, EndpointConfig, Entropy, TransmitBuf, Version};
 use crate::page::{Access, GlobalAddr, Incarnation, NodeId, PageId, PagePool, PeerId, Span, Time};
+use crate::process::Process;
 use crate::settings::Settings;
 use cpu_affinity::CpuAffinity;
 use keeping::Keepers;
@@ -709,6 +710,7 @@ fn open_socket(settings: &Settings) -> Result<UdpSocket> {
 }
 
 fn introduction(config: &NodeConfig, incarnation: Incarnation, addr: SocketAddr) -> Introduction {
+    let own = Process::own();
     Introduction {
         incarnation,
         kind: config.kind,
@@ -716,8 +718,8 @@ fn introduction(config: &NodeConfig, incarnation: Incarnation, addr: SocketAddr)
         name: config.name[..config.name.floor_char_boundary(NAME_LEN_MAX)].to_owned(),
         addr,
         host: watch::host(),
-        pid: std::process::id(),
-        started: watch::started(std::process::id()).unwrap_or(0),
+        pid: own.pid,
+        started: own.started,
         memory_max: config.settings.memory_max,
         arena_base: config.settings.arena_base as u64,
         arena_size: config.settings.arena_size as u64,

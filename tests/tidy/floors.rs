@@ -4,7 +4,7 @@
 use crate::source::{Source, assert_none, root, sources};
 
 /// The modules of the library, each with the modules that it may import beside the words below.
-const MAY_IMPORT: [(&str, &[&str]); 22] = [
+const MAY_IMPORT: [(&str, &[&str]); 23] = [
     ("page", &[]),
     ("config", &[]),
     ("error", &[]),
@@ -18,10 +18,14 @@ const MAY_IMPORT: [(&str, &[&str]); 22] = [
     ("key", &["net"]),
     ("io", &[]),
     ("fork", &[]),
-    ("fault", &["fork", "io"]),
-    ("keep", &["fault"]),
+    ("process", &[]),
+    ("fault", &["fork", "io", "process"]),
+    ("keep", &["fault", "process"]),
     ("rpc", &["fork"]),
-    ("node", &["coherence", "fault", "fork", "keep", "key", "machine", "membership", "net", "rpc"]),
+    (
+        "node",
+        &["coherence", "fault", "fork", "keep", "key", "machine", "membership", "net", "process", "rpc"],
+    ),
     ("shared", &["coherence", "fork", "membership", "node", "rpc", "sync"]),
     ("sync", &["coherence", "fork", "node", "shared"]),
     ("client", &["coherence", "fork", "machine", "net", "rpc"]),

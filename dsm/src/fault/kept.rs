@@ -12,7 +12,7 @@ use super::access::{AccessMap, Backing};
 use super::ample_stack::StackPool;
 use super::map::{Store, data_of};
 use super::mapper::Mapper;
-use super::record::{Record, Recorded};
+use super::record::{Record, Recorded, User};
 use super::{Arena, Backend, Shared, bytes, counts, run_of};
 use crate::error::{Error, Result};
 use crate::page::{Epoch, ExtentId, NodeId, PAGE_SIZE, PageId, PagePool, Version};
@@ -33,8 +33,9 @@ pub(crate) struct Recovered {
 }
 
 impl Arena {
-    /// Maps the memory and the record of an ended process. None of its regions can be used yet.
-    pub(crate) fn open(memory: File, record: File, pool: PagePool) -> Result<Arena> {
+    /// Maps the memory and the record of an ended process, `user`, whose place this one takes. None of its regions can
+    /// be used yet.
+    pub(crate) fn open(memory: File, record: File, pool: PagePool, user: User) -> Result<Arena> {
         let fails = |error| Error::os("mapping the memory of an ended process", error);
         let len_of = |file: &File| file.metadata().map(|found| found.len()).map_err(fails);
         let (len, record_len) = (len_of(&memory)?, len_of(&record)?);
@@ -56,6 +57,9 @@ impl Arena {
         });
         let store = Store::open(memory, len).map_err(fails)?;
         let record = Record::open(record, pages).map_err(fails)?;
+        if !record.take(user) {
+            return Err(Error::Refused("another process has taken its memory".to_owned()));
+        }
         Ok(Arena { _registration: None, mapper: Mapper::Nothing, shared, store, record, len, pool })
     }
 

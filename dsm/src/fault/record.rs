@@ -8,14 +8,19 @@
 //!
 //! | part | of the file |
 //! |---|---|
-//! | header | one page: magic and format, whether the node has left, its last open round |
+//! | header | one page: magic and format, which process may touch the memory, the node's last open round |
 //! | words | 8 bytes a page of the arena |
 //! | homes | 2 bytes an extent: the home's number + 1; 0: not known |
 //! | locks | 1 byte a page: the lock of this page is taken; 0: it is free, or never was a lock |
 //!
-//! Each part begins at a page of the file. A word is one aligned 64-bit store, so no end of the process leaves half of one. Bytes may be half written at that
-//! moment, so the order of the stores counts: a word is cleared before bytes change and set when they are complete,
-//! and before the application may store to them. [`super::Arena`] keeps that order in one place.
+//! Each part begins at a page of the file. A word is one aligned 64-bit store, so no end of the process leaves half
+//! of one. Bytes may be half written at that moment, so the order of the stores counts: a word is cleared before bytes
+//! change and set when they are complete, and before the application may store to them. [`super::Arena`] keeps that
+//! order in one place.
+//!
+//! The memory has one user at a time, and the record names that process: the node's own; after its end the one that
+//! runs the node on, which takes the place of the user that it knows to have ended by one compare-and-swap. A process
+//! that leaves and lives on takes its name out, as its last store of all.
 //!
 //! | bits | |
 //! |---|---|
@@ -28,22 +33,27 @@ use std::io;
 use std::ops::Range;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::FileExt;
-use std::sync::atomic::{AtomicU8, AtomicU16, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU16, AtomicU64, Ordering};
 
 use memmap2::{Advice, MmapOptions, MmapRaw};
 
 use super::map::{data_of, sealed_memory};
 use crate::config::NODES_MAX;
 use crate::page::{EXTENT_PAGES, Epoch, ExtentId, NodeId, PAGE_SIZE, PageId, Version};
+use crate::process::Process;
 
 /// Bytes before the words.
 const HEADER_LEN: usize = PAGE_SIZE;
 /// The header's first word: the file is a record, of this format.
-pub(super) const FORMAT: u64 = u64::from_le_bytes(*b"pmrecord") ^ 3;
-/// Where the header says whether the node has left.
-const LEFT_AT: usize = size_of::<u64>();
+pub(super) const FORMAT: u64 = u64::from_le_bytes(*b"pmrecord") ^ 4;
+/// Where the header names the process that may touch the memory.
+const USER_AT: usize = size_of::<u64>();
 /// Where it has the epoch of the last round in which the node knew all about the pages of which it is home.
 const OPENED_AT: usize = 2 * size_of::<u64>();
+/// Bits of a process's number: the kernel gives none above 2^22.
+const PID_BITS: u32 = 22;
+/// Bits below it, of which the check is made.
+const PID_SHIFT: u32 = 4;
 /// Bytes of a word.
 const WORD_LEN: usize = size_of::<u64>();
 /// Bits below the version.
@@ -62,14 +72,25 @@ pub enum Recorded {
     Doubt,
 }
 
+/// Which process may touch a node's memory, as its record says.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum User {
+    /// None: who had it has left, and lives or not.
+    Nobody,
+    /// This one, unless it has ended.
+    Process(Process),
+    /// The word is none that a node writes.
+    Doubt,
+}
+
 /// See the module's text. All changes are made under the node's lock.
 #[derive(Debug)]
 pub(super) struct Record {
     file: File,
     view: MmapRaw,
     parts: Parts,
-    /// The node is this process's own; it runs no ended one on.
-    is_own: bool,
+    /// This process is the user.
+    is_used: AtomicBool,
 }
 
 /// Where the parts of a record of so many pages lie in its file.
@@ -94,9 +115,9 @@ impl Parts {
 impl Record {
     /// An empty record of an arena of so many pages. Memory is used only for what is noted.
     pub(super) fn new(pages: u64) -> io::Result<Record> {
-        let mut record = Record::map(sealed_memory(c"pagemesh-record", Record::len(pages))?, pages)?;
-        record.is_own = true;
+        let record = Record::map(sealed_memory(c"pagemesh-record", Record::len(pages))?, pages)?;
         record.header(0).store(FORMAT, Ordering::Relaxed);
+        assert!(record.take(User::Nobody), "nobody else has it yet");
         Ok(record)
     }
 
@@ -118,7 +139,39 @@ impl Record {
         let view = MmapOptions::new().len(Record::len(pages)).no_reserve_swap().map_raw(&file)?;
         view.advise(Advice::DontFork)?;
         view.advise(Advice::DontDump)?;
-        Ok(Record { file, view, parts: Parts::of(pages), is_own: false })
+        Ok(Record { file, view, parts: Parts::of(pages), is_used: AtomicBool::new(false) })
+    }
+
+    /// Makes this process the user, in the place of one that touches the memory no more. False if another process has
+    /// taken it meanwhile.
+    pub(super) fn take(&self, from: User) -> bool {
+        let word = self.header(USER_AT);
+        let from = match from {
+            User::Nobody => 0,
+            User::Process(process) => encode_user(process),
+            // Whatever noise stands there now.
+            User::Doubt => match word.load(Ordering::Relaxed) {
+                noise if decode_user(noise) == User::Doubt => noise,
+                _ => return false,
+            },
+        };
+        let to = encode_user(Process::own());
+        // Acquire: what the one before has stored is there.
+        let taken = word.compare_exchange(from, to, Ordering::AcqRel, Ordering::Acquire).is_ok();
+        self.is_used.fetch_or(taken, Ordering::Relaxed);
+        taken
+    }
+
+    /// Whether this process is the user.
+    pub(super) fn is_used(&self) -> bool {
+        self.is_used.load(Ordering::Relaxed)
+    }
+
+    /// The last store of a process that lives on: it touches the memory never again.
+    pub(super) fn let_go(&self) {
+        if self.is_used.swap(false, Ordering::Relaxed) {
+            self.header(USER_AT).store(0, Ordering::Release);
+        }
     }
 
     /// Those of `pages` whose words may be other than 0: no time is spent on the others, however many there are.
@@ -233,19 +286,17 @@ impl Record {
     }
 }
 
-/// The last store of a process that leaves and lives on: it touches the memory never again.
 impl Drop for Record {
     fn drop(&mut self) {
-        if self.is_own {
-            self.header(LEFT_AT).store(1, Ordering::Release);
-        }
+        self.let_go();
     }
 }
 
-/// Whether the process whose record this is has left, and touches the memory no more though it may live.
-pub(crate) fn has_left(record: &File) -> bool {
+/// Which process may touch the memory whose record this is.
+pub(crate) fn user_of(record: &File) -> io::Result<User> {
     let mut word = [0; size_of::<u64>()];
-    record.read_exact_at(&mut word, LEFT_AT as u64).is_ok() && u64::from_le_bytes(word) == 1
+    record.read_exact_at(&mut word, USER_AT as u64)?;
+    Ok(decode_user(u64::from_ne_bytes(word)))
 }
 
 impl AsFd for Record {
@@ -275,6 +326,28 @@ fn decode(page: PageId, word: u64) -> Recorded {
         (_, false) => Recorded::Doubt,
         (_, true) if number == 0 => Recorded::Doubt,
         (_, true) => Recorded::Version(Version(number)),
+    }
+}
+
+/// Names another process, for tests.
+#[cfg(test)]
+pub(crate) fn name_user(record: &File, user: Process) {
+    record.write_all_at(&encode_user(user).to_ne_bytes(), USER_AT as u64).expect("memory");
+}
+
+fn encode_user(Process { pid, started }: Process) -> u64 {
+    let named = started << PID_BITS | u64::from(pid);
+    named << PID_SHIFT | check(PageId(0), named)
+}
+
+fn decode_user(word: u64) -> User {
+    let named = word >> PID_SHIFT;
+    match word {
+        0 => User::Nobody,
+        _ if word & CHECK != check(PageId(0), named) => User::Doubt,
+        _ => {
+            User::Process(Process { pid: (named & ((1 << PID_BITS) - 1)) as u32, started: named >> PID_BITS })
+        }
     }
 }
 
@@ -339,13 +412,41 @@ mod tests {
     }
 
     #[test]
-    fn a_process_that_leaves_says_so_in_the_header() {
+    fn the_header_names_the_process_that_may_touch_the_memory_until_it_lets_go() {
         let record = Record::new(3).expect("a record");
         let file = record.file.try_clone().expect("a descriptor");
+        let user = || user_of(&file).expect("a word");
+        let own = User::Process(Process::own());
+        assert_eq!(user(), own);
         drop(Record::open(file.try_clone().expect("a descriptor"), 3).expect("a record"));
-        assert!(!has_left(&file), "it is another's");
+        assert_eq!(user(), own, "who only looks at it has no part in it");
+        record.let_go();
+        assert_eq!(user(), User::Nobody);
+        let next = Record::open(file.try_clone().expect("a descriptor"), 3).expect("a record");
+        assert!(next.take(User::Nobody));
         drop(record);
-        assert!(has_left(&file));
+        assert_eq!(user(), own, "who has let go takes nobody else's name out");
+        drop(next);
+        assert_eq!(user(), User::Nobody);
+    }
+
+    #[test]
+    fn of_two_processes_that_take_an_ended_ones_memory_one_gets_it() {
+        let record = Record::new(3).expect("a record");
+        let file = record.file.try_clone().expect("a descriptor");
+        let other = Process { pid: 1 << 21, started: 1 << 37 };
+        name_user(&file, other);
+        let other = User::Process(other);
+        assert_eq!(user_of(&file).expect("a word"), other);
+        let open = || Record::open(file.try_clone().expect("a descriptor"), 3).expect("a record");
+        let (first, second) = (open(), open());
+        assert!(!first.take(User::Nobody) && !first.is_used());
+        assert!(first.take(other) && first.is_used());
+        assert!(!second.take(other) && !second.is_used());
+        // What a stray store leaves names nobody, and is nobody's leave.
+        record.header(USER_AT).fetch_xor(1, Ordering::Relaxed);
+        assert_eq!(user_of(&file).expect("a word"), User::Doubt);
+        assert!(second.take(User::Doubt) && !open().take(User::Doubt));
     }
 
     /// A program that runs wild may store to the record too.

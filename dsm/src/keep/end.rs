@@ -16,7 +16,7 @@ use rustix::process::{Signal, pidfd_send_signal};
 
 use super::Kept;
 use super::channel::errno_of;
-use crate::fault::has_left;
+use crate::fault::{User, user_of};
 
 const AT_ONCE: Timespec = Timespec { tv_sec: 0, tv_nsec: 0 };
 
@@ -73,9 +73,9 @@ impl Kept {
         has_ended(&self.process)
     }
 
-    /// Whether the process touches the node's memory no more: it has ended, or left and lives on.
-    pub(crate) fn has_let_go(&self) -> bool {
-        has_left(&self.record) || self.has_ended()
+    /// The process that may touch the node's memory, as the node's record says.
+    pub(crate) fn user(&self) -> std::io::Result<User> {
+        user_of(&self.record)
     }
 
     /// Another process that maps the node's memory, besides those of `members`, which have memory of their own and are

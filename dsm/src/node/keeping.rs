@@ -22,7 +22,7 @@ use tracing::Level;
 use super::neighbours::{Keeper, Neighbours};
 use super::run_on::{Beginning, Begun, Order};
 use super::{Runtime, poller};
-use crate::config::keep::{ASK_AGAIN, PATH_LEN_MAX};
+use crate::config::keep::{ASK_AGAIN, MEMORY_LOOK, PATH_LEN_MAX};
 use crate::error::{Error, Result};
 use crate::fault::{Arena, CoreSection, asynchronous};
 use crate::keep::{Change, Estate, KeepDirectory, Keeping, raise_limit};
@@ -148,6 +148,12 @@ impl Keepers {
         self.wake();
     }
 
+    /// This process runs nothing on any more.
+    pub(super) fn run_nothing(&self) {
+        let running = std::mem::take(&mut self.state.lock().running);
+        drop(running);
+    }
+
     pub(super) fn status(&self) -> KeepStatus {
         self.state.lock().status()
     }
@@ -172,10 +178,15 @@ impl Runtime {
     }
 
     fn run_keeping(&self, readable: &OwnedFd) {
+        self.keep_until_the_end(readable);
+        self.let_go_of_kept();
+    }
+
+    fn keep_until_the_end(&self, readable: &OwnedFd) {
         if let Some(complaint) = self.keepers.complaint() {
             self.note_of_keeping(vec![(Level::WARN, complaint)]);
         }
-        let mut seen = None;
+        let (mut seen, mut has_told_excess) = (None, false);
         loop {
             let here = self.members_here(&mut seen);
             let orders = self.with_locked(|locked| locked.run_on.take_orders());
@@ -201,9 +212,13 @@ impl Runtime {
             let (arena, record) = self.arena.files();
             told.extend(state.step(now, |node, incarnation| Estate { node, incarnation, arena, record }));
             let deadline = state.deadline(now);
+            let runs_any = !state.running.is_empty();
             let ends = state.waits_for();
             drop(state);
             self.note_of_keeping(told);
+            if runs_any {
+                self.tell_of_excess(&mut has_told_excess);
+            }
             let timeout =
                 deadline.map(|deadline| TimeSpec::from(Duration::from_nanos(deadline.since(now).0)));
             let fds =
@@ -217,7 +232,7 @@ impl Runtime {
 
     fn begin_run(&self, node: PeerId, begun: Begun) -> Option<(PeerId, Arc<Arena>)> {
         match begun {
-            Begun::Alone(kept) => Some((node, self.open_kept(node, kept)?)),
+            Begun::Alone { kept, user } => Some((node, self.open_kept(node, kept, user)?)),
             Begun::Missing => {
                 self.cannot_run(node);
                 None
@@ -262,9 +277,7 @@ impl State {
     fn obey(&mut self, now: Time, orders: Vec<Order>) {
         for order in orders {
             match order {
-                Order::Begin { node, ran_at } => {
-                    self.beginnings.push(Beginning::new(now, node, ran_at, self.here.members()));
-                }
+                Order::Begin(node) => self.beginnings.push(Beginning::new(now, node)),
                 Order::Forget(node, _memory) => {
                     self.beginnings.retain(|beginning| beginning.node() != node);
                     self.running.retain(|(of, _)| *of != node);
@@ -290,7 +303,7 @@ impl State {
 
     /// Descriptors that are readable when a process has ended that is waited for.
     fn waits_for(&self) -> Vec<OwnedFd> {
-        let processes = self.beginnings.iter().flat_map(|beginning| beginning.waits_for(&self.keeping));
+        let processes = self.beginnings.iter().filter_map(Beginning::waits_for);
         // Without a descriptor it is looked at a little later.
         processes.filter_map(|process| process.try_clone_to_owned().ok()).collect()
     }
@@ -429,7 +442,8 @@ impl State {
 
     fn deadline(&self, now: Time) -> Option<Time> {
         let ends = (!self.beginnings.is_empty()).then(|| Beginning::look_again(now));
-        self.keeping.deadline().into_iter().chain(self.ask_again).chain(ends).min()
+        let memory = (!self.running.is_empty()).then(|| now + MEMORY_LOOK);
+        self.keeping.deadline().into_iter().chain(self.ask_again).chain(ends).chain(memory).min()
     }
 }
 

@@ -56,6 +56,8 @@ impl Runtime {
             // So that no store is lost unnoticed: pages whose home is this node are not written back, and were
             // accessible until here.
             self.arena.revoke_all();
+            // Without the coordinator's consent another process runs the node on; this one need not end for that.
+            self.with_locked(|_| self.arena.let_go());
         }
         met.and(left.map_err(|failure| self.explain_departure(failure)))
     }
@@ -176,4 +178,33 @@ impl fmt::Display for Unsaved {
 /// The calling thread, by the kernel's id.
 pub(super) fn current_thread() -> u32 {
     nix::unistd::gettid().as_raw() as u32
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::File;
+
+    use crate::fault::{Recorded, User, user_of};
+    use crate::node::local::LocalMemory;
+    use crate::node::{Node, NodeConfig, RuntimeState};
+    use crate::page::{Memory, PageId, Version};
+    use crate::process::Process;
+    use crate::settings::Settings;
+
+    #[test]
+    fn a_process_that_leaves_and_lives_on_lets_go_of_its_memory() {
+        let settings = Settings { arena_size: 1 << 28, memory_max: 1 << 28, ..Settings::default() };
+        let node = Node::start(NodeConfig::daemon(settings, 0)).expect("a daemon starts");
+        let (_, record) = node.runtime.arena.files();
+        let record = File::from(record.try_clone_to_owned().expect("a descriptor"));
+        assert_eq!(user_of(&record).expect("a word"), User::Process(Process::own()));
+        node.leave().expect("a cluster of one");
+        assert_eq!(user_of(&record).expect("a word"), User::Nobody);
+        // Whatever the machine still does, another process may have the memory by now.
+        let mut locked = node.runtime.enter();
+        let RuntimeState { words, run_on, .. } = &mut *locked;
+        let mut memory = LocalMemory { arena: &node.runtime.arena, words, run_on };
+        memory.set_version(PageId(0), Version(9));
+        assert_eq!(node.runtime.arena.recorded(PageId(0)), Recorded::Nothing);
+    }
 }

@@ -114,14 +114,15 @@ pub(super) struct LocalMemory<'a> {
 }
 
 impl<'a> LocalMemory<'a> {
-    fn arena(&self) -> impl Memory + 'a {
-        self.arena
+    /// None if the node has left and this process lives on: another one may have the memory by now.
+    fn used(&self) -> Option<&'a Arena> {
+        Some(self.arena).filter(|arena| arena.is_used())
     }
 }
 
 impl Memory for LocalMemory<'_> {
     fn protect(&mut self, page: PageId, access: Access) {
-        self.arena().protect(page, access);
+        Memory::protect(&mut self.arena, page, access);
     }
 
     fn protect_range(&mut self, first: PageId, pages: u64, access: Access) {
@@ -129,31 +130,43 @@ impl Memory for LocalMemory<'_> {
     }
 
     fn read(&mut self, page: PageId) -> PageBuf {
-        self.arena().read(page)
+        self.arena.read(page)
     }
 
     fn install(&mut self, page: PageId, contents: Contents<'_>, access: Access, version: Version) {
-        self.arena().install(page, contents, access, version);
+        if let Some(mut arena) = self.used() {
+            arena.install(page, contents, access, version);
+        }
     }
 
     fn set_version(&mut self, page: PageId, version: Version) {
-        self.arena().set_version(page, version);
+        if let Some(mut arena) = self.used() {
+            arena.set_version(page, version);
+        }
     }
 
     fn note_home(&mut self, extent: ExtentId, home: NodeId) {
-        self.arena().note_home(extent, home);
+        if let Some(mut arena) = self.used() {
+            arena.note_home(extent, home);
+        }
     }
 
     fn note_opened(&mut self, round: Epoch) {
-        self.arena().note_opened(round);
+        if let Some(mut arena) = self.used() {
+            arena.note_opened(round);
+        }
     }
 
     fn expect(&mut self, first: PageId, pages: u64) {
-        self.arena().expect(first, pages);
+        if let Some(mut arena) = self.used() {
+            arena.expect(first, pages);
+        }
     }
 
     fn discard(&mut self, page: PageId) {
-        self.arena().discard(page);
+        if let Some(mut arena) = self.used() {
+            arena.discard(page);
+        }
     }
 
     fn revoke_all(&mut self) {
@@ -177,7 +190,9 @@ impl LockWords for LocalMemory<'_> {
     }
 
     fn note_lock(&mut self, page: PageId, is_taken: bool) {
-        self.arena.note_lock(page, is_taken);
+        if let Some(arena) = self.used() {
+            arena.note_lock(page, is_taken);
+        }
     }
 }
 
@@ -198,7 +213,7 @@ impl Host for LocalMemory<'_> {
 
     fn unmap_region(&mut self, start: PageId, pages: u64) -> Result<(), String> {
         self.words.forget(start, pages);
-        let unmapped = self.arena.unmap_region(start, pages);
+        let unmapped = self.used().map_or(Ok(()), |arena| arena.unmap_region(start, pages));
         let unmapped = unmapped.and_then(|()| self.run_on.unmap_region(start, pages));
         unmapped.map_err(|error| error.to_string())
     }

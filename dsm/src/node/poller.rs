@@ -1,8 +1,8 @@
-//! The system calls of waiting: epoll with nanoseconds, futexes, and the end of other processes.
+//! The system calls of waiting: epoll with nanoseconds, and futexes.
 //!
-//! nix has no epoll_pwait2, no futex and no pidfd_open; each is one call here.
+//! nix has no epoll_pwait2 and no futex; each is one call here.
 
-use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::sync::atomic::AtomicU32;
 use std::time::Duration;
 
@@ -166,13 +166,4 @@ pub(super) fn futex_wake(word: &AtomicU32) {
     let operation = libc::FUTEX_WAKE | libc::FUTEX_PRIVATE_FLAG;
     // SAFETY: the word's address is only compared.
     unsafe { libc::syscall(libc::SYS_futex, word.as_ptr(), operation, 1) };
-}
-
-/// A descriptor that becomes readable when the process ends. `ESRCH`, and no other error, says that there is
-/// no such process.
-pub(super) fn open_process(pid: u32) -> std::result::Result<OwnedFd, Errno> {
-    // SAFETY: the call takes two numbers and returns a new descriptor or an error.
-    let fd = unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) };
-    // SAFETY: the kernel has just given this descriptor to us alone.
-    Errno::result(fd).map(|fd| unsafe { OwnedFd::from_raw_fd(fd as i32) })
 }

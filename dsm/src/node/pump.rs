@@ -44,7 +44,8 @@ impl RuntimeState {
                     }
                 }
                 Output::Gone(peer) => self.departed.push(peer),
-                Output::RunOn { node, ran_at } => self.run_on.begin(node, ran_at),
+                // The record says which process has to end.
+                Output::RunOn { node, ran_at: _ } => self.run_on.begin(node),
                 Output::Forget(node) => self.run_on.forget(node),
                 Output::Note(level, text) => self.notes.add(level, text),
                 Output::Inspect { of, pid } => self.inspections.push((of, pid)),

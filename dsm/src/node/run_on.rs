@@ -10,19 +10,19 @@ use tracing::Level;
 
 use super::Runtime;
 use super::keeping::Told;
-use super::watch::open_member;
 use crate::coherence::{Legacy, LockId};
-use crate::config::keep::{END_LOOK, END_TOLD};
+use crate::config::keep::{END_LOOK, END_TOLD, ENDS_BY_ITSELF_MAX};
 use crate::config::node::PAGE_POOL_MAX;
-use crate::error::Result;
-use crate::fault::{Arena, Recovered};
+use crate::error;
+use crate::fault::{Arena, Recovered, User};
 use crate::keep::{Keeping, Kept, has_ended, kill};
 use crate::machine::Event;
 use crate::membership::{Member, Membership};
 use crate::page::{
-    Access, Contents, Epoch, ExtentId, Lent, LockWords, Memory, NodeId, PageBuf, PageId, PagePool, PeerId,
-    Time, Version,
+    Access, Contents, Epoch, ExtentId, Lent, LockWords, Memory, NodeId, PAGE_SIZE, PageBuf, PageId, PagePool,
+    PeerId, Time, Version,
 };
+use crate::process::is_stopped;
 
 /// The memory of the nodes that this process runs on, and what the machine has ordered since the thread of keeping
 /// last looked. Under the node's lock.
@@ -35,19 +35,14 @@ pub(super) struct RunOn {
 /// What the machine wants done with a node.
 pub(super) enum Order {
     /// To run it on.
-    Begin {
-        /// The node.
-        node: PeerId,
-        /// The member whose process has run it until now.
-        ran_at: PeerId,
-    },
+    Begin(PeerId),
     /// Not to, from now on. Its memory comes along, if it was open: it is unmapped without the lock.
     Forget(PeerId, Option<Arc<Arena>>),
 }
 
 impl RunOn {
-    pub(super) fn begin(&mut self, node: PeerId, ran_at: PeerId) {
-        self.orders.push(Order::Begin { node, ran_at });
+    pub(super) fn begin(&mut self, node: PeerId) {
+        self.orders.push(Order::Begin(node));
     }
 
     pub(super) fn forget(&mut self, node: PeerId) {
@@ -64,6 +59,11 @@ impl RunOn {
         std::mem::take(&mut self.orders)
     }
 
+    /// This process runs nothing on any more. The memory is unmapped without the lock.
+    fn end(&mut self) -> RunOn {
+        std::mem::take(self)
+    }
+
     /// Whether the machine has changed its mind meanwhile.
     fn is_countermanded(&self, node: PeerId) -> bool {
         self.orders.iter().any(|order| matches!(order, Order::Forget(of, _) if *of == node))
@@ -75,11 +75,11 @@ impl RunOn {
     }
 
     /// The region exists from now on: also in what the ended nodes have left.
-    pub(super) fn map_region(&self, start: PageId, pages: u64) -> Result<()> {
+    pub(super) fn map_region(&self, start: PageId, pages: u64) -> error::Result<()> {
         self.nodes.iter().try_for_each(|(_, arena)| arena.adopt_region(start, pages))
     }
 
-    pub(super) fn unmap_region(&self, start: PageId, pages: u64) -> Result<()> {
+    pub(super) fn unmap_region(&self, start: PageId, pages: u64) -> error::Result<()> {
         self.nodes.iter().try_for_each(|(_, arena)| arena.unmap_region(start, pages))
     }
 
@@ -155,39 +155,36 @@ impl LockWords for KeptMemory<'_> {
 /// A node that is to be run on here as soon as nobody else uses its memory.
 pub(super) struct Beginning {
     node: PeerId,
-    /// The process that has run it until now, if that is not the node's own.
-    runner: Option<(OwnedFd, u32)>,
+    /// The process that uses its memory, and its number.
+    user: Option<(OwnedFd, u32)>,
     since: Time,
     has_told: bool,
 }
 
 /// What has become of a beginning.
 pub(super) enum Begun {
-    /// Nobody else uses these files.
-    Alone(Kept),
+    /// Nobody else uses these files any more.
+    Alone {
+        /// The files.
+        kept: Kept,
+        /// Whose place this process takes.
+        user: User,
+    },
     /// They are not here.
     Missing,
 }
 
 impl Beginning {
-    /// `here` are the members of this host.
-    pub(super) fn new(now: Time, node: PeerId, ran_at: PeerId, here: &[Member]) -> Beginning {
-        let runner = here.iter().find(|member| {
-            ran_at != node && member.intro.incarnation == ran_at.incarnation && member.intro.pid != own_pid()
-        });
-        let runner = runner.and_then(|member| {
-            let intro = &member.intro;
-            // None: it has ended.
-            Some((open_member(intro.pid, intro.started).ok()??, intro.pid))
-        });
-        Beginning { node, runner, since: now, has_told: false }
+    pub(super) fn new(now: Time, node: PeerId) -> Beginning {
+        Beginning { node, user: None, since: now, has_told: false }
     }
 
     pub(super) fn node(&self) -> PeerId {
         self.node
     }
 
-    /// Ends whoever may still use the node's memory, and takes its files when nobody does. Never waits.
+    /// Waits for the process that uses the node's memory, and ends it if it does not end by itself; takes the node's
+    /// files when nobody uses them. `here` are the members of this host. Never blocks.
     pub(super) fn advance(
         &mut self,
         now: Time,
@@ -199,10 +196,10 @@ impl Beginning {
             told.push((Level::WARN, format!("{} cannot be run on: its memory is not here", self.node.node)));
             return Some(Begun::Missing);
         };
-        match who_uses(kept, self.runner.as_ref(), here) {
-            None => keeping.take(self.node.incarnation).map(Begun::Alone),
-            Some(why) => {
-                if !self.has_told && now.since(self.since) >= END_TOLD {
+        match self.last_user(now, kept, here) {
+            Ok(user) => keeping.take(self.node.incarnation).map(|kept| Begun::Alone { kept, user }),
+            Err(why) => {
+                if !self.has_told && now >= self.since + ENDS_BY_ITSELF_MAX + END_TOLD {
                     self.has_told = true;
                     let node = self.node.node;
                     told.push((Level::WARN, format!("{node} waits to be run on: {why}")));
@@ -212,47 +209,68 @@ impl Beginning {
         }
     }
 
+    /// The user that touches a node's memory no more, whatever else it does; why somebody may still store to it.
+    fn last_user(&mut self, now: Time, kept: &Kept, here: &[Member]) -> Result<User, String> {
+        let user = kept.user().map_err(|error| format!("its record cannot be read: {error}"))?;
+        self.user = match user {
+            User::Nobody => None,
+            // This process has run it before, and is about to unmap it.
+            User::Process(process) if process.pid == std::process::id() => {
+                return Err("this process has not let go of its memory yet".to_owned());
+            }
+            User::Process(process) if process.started != 0 => {
+                let opened = process.open().map_err(|errno| format!("process {}: {errno}", process.pid))?;
+                opened.map(|opened| (opened, process.pid))
+            }
+            // Its start is not known. A keeper knows who has handed the memory over without that.
+            User::Process(process) if process.pid != kept.pid => {
+                return Err(format!("it is not known whether process {} has ended", process.pid));
+            }
+            // Noise names nobody.
+            User::Process(_) | User::Doubt => {
+                let process = kept.process.try_clone().map_err(|error| error.to_string())?;
+                Some((process, kept.pid))
+            }
+        };
+        if let Some((process, pid)) = self.user.as_ref().filter(|(process, _)| !has_ended(process)) {
+            return Err(self.end(now, process, *pid));
+        }
+        let members: Vec<u32> = here.iter().map(|member| member.intro.pid).collect();
+        match kept.mapped_by(&members) {
+            None => Ok(user),
+            Some(by) => Err(format!("process {by}, which its process has started, maps its memory: end it")),
+        }
+    }
+
+    /// Ends a process, unless it has time left to do so itself; returns what is waited for.
+    fn end(&self, now: Time, process: &OwnedFd, pid: u32) -> String {
+        if now.since(self.since) < ENDS_BY_ITSELF_MAX && !is_stopped(pid) {
+            return format!("process {pid} is about to end");
+        }
+        match kill(process, pid) {
+            Ok(()) => format!("process {pid} is killed, and has not ended yet"),
+            Err(why) => format!("process {pid} has not ended, and {why}"),
+        }
+    }
+
     /// When it is looked at again, if no process ends before.
     pub(super) fn look_again(now: Time) -> Time {
         now + END_LOOK
     }
 
-    /// Readable when a process has ended that is waited for.
-    pub(super) fn waits_for<'a>(&'a self, keeping: &'a Keeping) -> impl Iterator<Item = BorrowedFd<'a>> {
-        let kept = keeping.find(self.node.incarnation).map(|kept| &kept.process);
-        let runner = self.runner.as_ref().map(|(process, _)| process);
-        kept.into_iter().chain(runner).filter(|process| !has_ended(process)).map(AsFd::as_fd)
+    /// Readable when the process has ended that is waited for.
+    pub(super) fn waits_for(&self) -> Option<BorrowedFd<'_>> {
+        let (process, _) = self.user.as_ref()?;
+        (!has_ended(process)).then(|| process.as_fd())
     }
-}
-
-/// Who may still store to a node's memory, and what is waited for. Processes that live are killed.
-fn who_uses(kept: &Kept, runner: Option<&(OwnedFd, u32)>, here: &[Member]) -> Option<String> {
-    let mut processes = vec![];
-    if !kept.has_let_go() {
-        processes.push((&kept.process, kept.pid));
-    }
-    processes.extend(runner.map(|(process, pid)| (process, *pid)).filter(|(process, _)| !has_ended(process)));
-    if let Some((process, pid)) = processes.pop() {
-        return Some(match kill(process, pid) {
-            Ok(()) => format!("process {pid} is killed, and has not ended yet"),
-            Err(why) => format!("process {pid} has not ended, and {why}"),
-        });
-    }
-    let members: Vec<u32> = here.iter().map(|member| member.intro.pid).collect();
-    let by = kept.mapped_by(&members)?;
-    Some(format!("process {by}, which its process has started, maps its memory: end it"))
-}
-
-fn own_pid() -> u32 {
-    std::process::id()
 }
 
 /// In the thread of keeping.
 impl Runtime {
     /// Maps the memory of a node that nobody else uses, and tells the machine. Gives the memory to whoever hands it to
     /// further keepers.
-    pub(super) fn open_kept(&self, node: PeerId, kept: Kept) -> Option<Arc<Arena>> {
-        match self.open_and_tell(node, kept) {
+    pub(super) fn open_kept(&self, node: PeerId, kept: Kept, user: User) -> Option<Arc<Arena>> {
+        match self.open_and_tell(node, kept, user) {
             Ok(arena) => arena,
             Err(error) => {
                 let text = format!("{} cannot be run on: {error}", node.node);
@@ -264,8 +282,8 @@ impl Runtime {
     }
 
     /// None if the machine has changed its mind.
-    fn open_and_tell(&self, node: PeerId, kept: Kept) -> Result<Option<Arc<Arena>>> {
-        let arena = Arc::new(Arena::open(kept.arena, kept.record, PagePool::new(PAGE_POOL_MAX))?);
+    fn open_and_tell(&self, node: PeerId, kept: Kept, user: User) -> error::Result<Option<Arc<Arena>>> {
+        let arena = Arc::new(Arena::open(kept.arena, kept.record, PagePool::new(PAGE_POOL_MAX), user)?);
         let recovered = arena.recover();
         // Most of them without the lock: each page is looked at.
         let regions = self.mapped_regions();
@@ -304,10 +322,41 @@ impl Runtime {
         mapped.map(|record| (record.info.start, record.info.pages)).collect()
     }
 
+    /// This process ends, or leaves and lives on: whoever runs those nodes next finds nobody at their memory.
+    pub(super) fn let_go_of_kept(&self) {
+        let run_on = self.with_locked(|locked| locked.run_on.end());
+        self.keepers.run_nothing();
+        drop(run_on);
+    }
+
+    /// A line when the pages here are more than `memory_max` because nodes are run on: their pages exist, so nothing
+    /// refuses them.
+    pub(super) fn tell_of_excess(&self, has_told: &mut bool) {
+        self.with_locked(|locked| {
+            let (own, kept) = (self.arena.backed_pages(), locked.run_on.backed_pages());
+            let limit = locked.machine.intro().memory_max / PAGE_SIZE as u64;
+            let told = std::mem::replace(has_told, kept > 0 && own + kept > limit);
+            if *has_told && !told {
+                locked.notes.add(Level::WARN, excess(own, kept, limit));
+            }
+        });
+    }
+
     /// The machine cannot run a node on whose memory is not here.
     pub(super) fn cannot_run(&self, node: PeerId) {
         self.tell(&mut self.enter(), Event::CannotRun(node));
     }
+}
+
+fn excess(own: u64, kept: u64, limit: u64) -> String {
+    let mib = |pages: u64| (pages * PAGE_SIZE as u64) >> 20;
+    format!(
+        "{} MiB of pages are here, {} MiB of them of nodes that are run on, and memory_max is {} MiB: remove regions \
+         that are needed no more",
+        mib(own + kept),
+        mib(kept),
+        mib(limit)
+    )
 }
 
 /// What the record says, in the core's words. Doubtful pages count for nothing.

@@ -28,7 +28,8 @@ pub struct NodeStatus {
     pub uptime_us: u64,
     /// Which fault backend runs; `none` in a daemon.
     pub fault_backend: String,
-    /// Pages that hold memory here, those included whose bytes are kept for a write-back.
+    /// Pages that hold memory here, those included whose bytes are kept for a write-back, and those of ended nodes that
+    /// this one's process runs on: no limit refuses pages that exist, so they may pass `resident_limit`.
     pub resident_pages: u64,
     /// Most that it ever was.
     pub resident_peak: u64,
@@ -168,7 +169,7 @@ pub struct RegionStatus {
 /// What the core and the socket have counted; without the host's name and memory, the parts of regions, and who keeps
 /// whom.
 pub(super) fn node_status(locked: &mut RuntimeState, runtime: &Runtime) -> NodeStatus {
-    let RuntimeState { machine, wait_clock, .. } = locked;
+    let RuntimeState { machine, wait_clock, run_on, .. } = locked;
     let faults = runtime.arena.counts();
     let coherence = machine.coherence();
     let lost = coherence.map(Coherence::lost_pages).unwrap_or_default();
@@ -189,7 +190,7 @@ pub(super) fn node_status(locked: &mut RuntimeState, runtime: &Runtime) -> NodeS
         host_memory: HostMemory::default(),
         uptime_us: runtime.clock.elapsed().as_micros() as u64,
         fault_backend: runtime.arena.backend().to_string(),
-        resident_pages: runtime.arena.backed_pages(),
+        resident_pages: runtime.arena.backed_pages() + run_on.backed_pages(),
         resident_peak: machine.resident_peak(),
         resident_limit: machine.intro().memory_max / PAGE_SIZE as u64,
         read_faults: faults.reads,

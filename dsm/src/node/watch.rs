@@ -3,15 +3,15 @@
 
 use std::os::fd::OwnedFd;
 
-use nix::errno::Errno;
 use tracing::Level;
 
 use super::entry::Entry;
-use super::{Node, Runtime, RuntimeState, poller};
+use super::{Node, Runtime, RuntimeState};
 use crate::fork;
 use crate::machine::Event;
 use crate::membership::{HostId, Kind, Member};
 use crate::page::{Incarnation, Time};
+use crate::process::{Process, is_traced};
 
 /// The processes that are watched, and as which nodes.
 #[derive(Default)]
@@ -80,7 +80,8 @@ impl Runtime {
             if watch.processes.iter().any(|watched| watched.1 == incarnation) {
                 continue;
             }
-            match open_member(member.intro.pid, member.intro.started) {
+            let process = Process { pid: member.intro.pid, started: member.intro.started };
+            match process.open() {
                 Ok(Some(process)) => {
                     watch.next_token += 1;
                     // Without a watch the member's silence will tell.
@@ -110,7 +111,6 @@ impl Runtime {
         if inspections.is_empty() {
             return;
         }
-        let is_traced = |pid: u32| process_stat(pid).is_some_and(|stat| stat.is_traced);
         let traced: Vec<Incarnation> = locked.unlocked(|| {
             inspections.into_iter().filter(|(_, pid)| is_traced(*pid)).map(|(of, _)| of).collect()
         });
@@ -137,54 +137,9 @@ pub fn host() -> HostId {
     HostId { processes: within("/proc/self/ns/pid"), network: within("/proc/self/ns/net") }
 }
 
-/// A process as the kernel describes it now.
-struct ProcessStat {
-    is_traced: bool,
-    /// In ticks since the kernel's boot.
-    started: u64,
-}
-
-fn process_stat(pid: u32) -> Option<ProcessStat> {
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    // The fields follow the name, which may itself have parentheses: the state is the third field of all, the
-    // start the 22nd.
-    let mut fields = stat.rsplit_once(')')?.1.split_whitespace();
-    let is_traced = fields.next()? == "t";
-    Some(ProcessStat { is_traced, started: fields.nth(18)?.parse().ok()? })
-}
-
-/// When a process started, in ticks since the kernel's boot; none if the kernel does not say.
-pub(super) fn started(pid: u32) -> Option<u64> {
-    Some(process_stat(pid)?.started)
-}
-
-/// Opens the process of a member, to be told of its end; none if it has ended, or if its number belongs to
-/// another process here. A copy of a running virtual machine has the boot and the namespaces of the original;
-/// a process that started after the copying has another start.
-pub(super) fn open_member(pid: u32, since: u64) -> Result<Option<OwnedFd>, Errno> {
-    if since == 0 {
-        return Ok(None);
-    }
-    match poller::open_process(pid) {
-        // Compared after opening: the number cannot have changed hands between the two.
-        Ok(process) => Ok((started(pid) == Some(since)).then_some(process)),
-        Err(Errno::ESRCH) => Ok(None),
-        Err(errno) => Err(errno),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_process_that_has_a_members_number_and_not_its_start_is_not_watched() {
-        let pid = std::process::id();
-        let since = started(pid).expect("a start");
-        assert!(open_member(pid, since).expect("a descriptor").is_some());
-        assert!(open_member(pid, since + 1).expect("no error").is_none(), "another process");
-        assert!(open_member(pid, 0).expect("no error").is_none(), "a member that does not know its start");
-    }
 
     #[test]
     fn hosts_that_do_not_know_where_they_run_share_no_processes() {

@@ -220,7 +220,9 @@ fn a_killed_processs_memory_is_gone_on_with_where_it_is_recorded_and_nowhere_els
         if let Some(torn) = (0..PAGES).map(PageId).find(|page| words.get(*page) == Recorded::Nothing) {
             file.write_all_at(b"torn", torn.start().0).expect("memory");
         }
-        let arena = Arena::open(file, record, PagePool::new(4)).expect("a kept arena");
+        let user = user_of(&record).expect("a word");
+        assert!(matches!(user, User::Process(_)), "{user:?}");
+        let arena = Arena::open(file, record, PagePool::new(4), user).expect("a kept arena");
         let recovered = arena.recover();
         arena.adopt_region(PageId(0), PAGES).expect("a region");
         assert_eq!(recovered.doubtful, []);
@@ -257,7 +259,9 @@ fn files_of_other_lengths_are_no_kept_arena() {
         let file = |len| map::sealed_memory(c"test", len).expect("memory");
         let record = file(record);
         record.write_all_at(&FORMAT.to_le_bytes(), 0).expect("memory");
-        Arena::open(file(arena), record, PagePool::new(1)).map(drop).map_err(|error| error.to_string())
+        Arena::open(file(arena), record, PagePool::new(1), User::Nobody)
+            .map(drop)
+            .map_err(|error| error.to_string())
     };
     assert_eq!(open(2 * PAGE_SIZE, Record::len(2)), Ok(()));
     assert!(open(2 * PAGE_SIZE, PAGE_SIZE).is_err_and(|why| why.contains("4096 bytes")));
@@ -278,7 +282,9 @@ fn a_killed_processs_record_says_where_homes_are_which_locks_are_taken_and_what_
         let (at, mut word) = (PAGE_SIZE as u64 + struck.0 * 8, [0]);
         record.read_exact_at(&mut word, at).expect("a word");
         record.write_all_at(&[word[0] ^ 1], at).expect("a word");
-        let arena = Arena::open(file, record, PagePool::new(4)).expect("a kept arena");
+        let user = user_of(&record).expect("a word");
+        assert!(matches!(user, User::Process(_)), "{user:?}");
+        let arena = Arena::open(file, record, PagePool::new(4), user).expect("a kept arena");
         let recovered = arena.recover();
         arena.adopt_region(PageId(0), PAGES).expect("a region");
         arena.unmap_region(PageId(0), PAGES).expect("a region");

@@ -7,13 +7,14 @@ use std::process::{Child, Command, Stdio};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::ptrace;
 use nix::sys::signal::{Signal, kill as signal};
-use nix::sys::wait::waitpid;
+use nix::sys::wait::{WaitPidFlag, waitpid};
 use nix::unistd::Pid;
 
 use super::*;
-use crate::fault::{ArenaOptions, Backend, BackendChoice};
+use crate::fault::{ArenaOptions, Backend, BackendChoice, name_user};
 use crate::keep::{Admission, Change, Claim, Estate, KeepDirectory};
 use crate::page::{Incarnation, PAGE_SIZE};
+use crate::process::Process;
 
 /// Set in the process that is ended: the keeper's socket.
 const SOCKET: &str = "PAGEMESH_TEST_SOCKET";
@@ -117,19 +118,17 @@ impl Bed {
 
     /// Waits as the thread of keeping does.
     fn wait(&self, beginning: &Beginning) {
-        let mut fds: Vec<PollFd> = beginning
-            .waits_for(&self.keeping)
-            .map(|process| PollFd::new(process, PollFlags::POLLIN))
-            .collect();
-        assert_eq!(fds.len(), 1, "one process is waited for");
+        // None: it has ended meanwhile.
+        let Some(process) = beginning.waits_for() else { return };
+        let mut fds = [PollFd::new(process, PollFlags::POLLIN)];
         assert_eq!(poll(&mut fds, PollTimeout::from(20_000_u16)), Ok(1), "it does not end");
     }
 }
 
 /// The memory of a beginning that is alone: what the process has stored is there.
 fn open(begun: Option<Begun>) -> Arena {
-    let Some(Begun::Alone(kept)) = begun else { panic!("somebody uses the memory") };
-    let arena = Arena::open(kept.arena, kept.record, PagePool::new(4)).expect("an arena");
+    let Some(Begun::Alone { kept, user }) = begun else { panic!("somebody uses the memory") };
+    let arena = Arena::open(kept.arena, kept.record, PagePool::new(4), user).expect("an arena");
     let recovered = arena.recover();
     let legacy = legacy_of(recovered);
     assert_eq!(legacy.pages, [(WRITTEN, VERSION)]);
@@ -152,7 +151,8 @@ fn open(begun: Option<Begun>) -> Arena {
 fn a_stopped_process_is_killed_and_its_memory_opened_when_it_has_ended_and_not_before() {
     let mut bed = Bed::new("stopped");
     bed.signal(Signal::SIGSTOP);
-    let (mut beginning, mut told) = (Beginning::new(NOW, NODE, NODE, &[]), Told::new());
+    waitpid(Pid::from_raw(bed.child.id() as i32), Some(WaitPidFlag::WUNTRACED)).expect("it stops");
+    let (mut beginning, mut told) = (Beginning::new(NOW, NODE), Told::new());
     let first = bed.advance(NOW, &mut beginning, &mut told);
     // It may have ended by then, and never before it was killed.
     if first.is_none() {
@@ -162,7 +162,7 @@ fn a_stopped_process_is_killed_and_its_memory_opened_when_it_has_ended_and_not_b
     assert_eq!(told, []);
     drop(open(begun));
     assert!(bed.keeping.kept().is_empty());
-    let mut again = Beginning::new(NOW, NODE, NODE, &[]);
+    let mut again = Beginning::new(NOW, NODE);
     assert!(matches!(bed.advance(NOW, &mut again, &mut told), Some(Begun::Missing)));
     assert!(told[0].1.contains("node 3 cannot be run on: its memory is not here"), "{told:?}");
 }
@@ -172,10 +172,10 @@ fn a_process_that_a_debugger_holds_is_waited_for_and_a_line_says_so_once() {
     let mut bed = Bed::new("traced");
     let pid = Pid::from_raw(bed.child.id() as i32);
     ptrace::seize(pid, ptrace::Options::empty()).expect("a child can be traced");
-    let (mut beginning, mut told) = (Beginning::new(NOW, NODE, NODE, &[]), Told::new());
+    let (mut beginning, mut told) = (Beginning::new(NOW, NODE), Told::new());
     assert!(bed.advance(NOW, &mut beginning, &mut told).is_none());
     assert_eq!(told, [], "not yet");
-    let later = NOW + END_TOLD;
+    let later = NOW + ENDS_BY_ITSELF_MAX + END_TOLD;
     for _ in 0..2 {
         assert!(bed.advance(later, &mut beginning, &mut told).is_none());
     }
@@ -196,40 +196,57 @@ fn a_process_that_has_left_and_lives_is_not_killed() {
     let mut bed = Bed::new("left");
     bed.child.stdin.as_mut().expect("a pipe").write_all(b"x").expect("it reads");
     assert!(bed.lines.by_ref().map_while(|line| line.ok()).any(|line| line.ends_with("left")));
-    let (mut beginning, mut told) = (Beginning::new(NOW, NODE, NODE, &[]), Told::new());
+    let (mut beginning, mut told) = (Beginning::new(NOW, NODE), Told::new());
     let begun = bed.advance(NOW, &mut beginning, &mut told);
     drop(open(begun));
     assert_eq!(bed.child.try_wait().expect("a child"), None, "it lives");
 }
 
-/// The process that ran the node until now was not its own.
+/// Of a rank whose program has died: it is about to say so on standard error, and to exit with a code.
 #[test]
-fn the_process_that_ran_the_node_before_is_ended_too() {
+fn a_process_that_ends_by_itself_in_time_is_not_killed_and_one_that_does_not_is() {
+    let mut bed = Bed::new("itself");
+    let (mut beginning, mut told) = (Beginning::new(NOW, NODE), Told::new());
+    assert!(bed.advance(NOW, &mut beginning, &mut told).is_none(), "it lives");
+    // Its program ends when nobody can write to it any more.
+    drop(bed.child.stdin.take());
+    bed.wait(&beginning);
+    let code = bed.child.wait().expect("a child").code();
+    assert_eq!(code, Some(0), "it was not killed");
+    drop(open(bed.advance(NOW, &mut beginning, &mut told)));
+
+    let mut bed = Bed::new("never");
+    let (mut beginning, late) = (Beginning::new(NOW, NODE), NOW + ENDS_BY_ITSELF_MAX);
+    let first = bed.advance(late, &mut beginning, &mut told);
+    if first.is_none() {
+        bed.wait(&beginning);
+    }
+    drop(open(first.or_else(|| bed.advance(late, &mut beginning, &mut told))));
+    assert_eq!(bed.child.wait().expect("a child").code(), None, "it was killed");
+    assert_eq!(told, []);
+}
+
+/// The process that ran the node until now is not its own, which has ended, and not the one that has handed it over.
+#[test]
+fn the_process_that_the_record_names_is_ended_whoever_has_handed_the_memory_over() {
     let mut bed = Bed::new("runner");
     bed.signal(Signal::SIGKILL);
+    bed.child.wait().expect("a child");
     let mut runner = Command::new("sleep").arg("1000").stdout(Stdio::null()).spawn().expect("a process");
-    let mut member = crate::membership::tests::member(NodeId(4));
-    member.intro.pid = runner.id();
-    member.intro.started = super::super::watch::started(runner.id()).expect("a start");
-    let ran_at = PeerId { node: member.id, incarnation: member.intro.incarnation };
-    let (mut beginning, mut told) = (Beginning::new(NOW, NODE, ran_at, &[member]), Told::new());
-    let begun = loop {
-        match bed.advance(NOW, &mut beginning, &mut told) {
-            Some(begun) => break begun,
-            None => {
-                let mut fds: Vec<PollFd> = beginning
-                    .waits_for(&bed.keeping)
-                    .map(|process| PollFd::new(process, PollFlags::POLLIN))
-                    .collect();
-                assert_eq!(poll(&mut fds, PollTimeout::from(20_000_u16)).map(|ended| ended > 0), Ok(true));
-            }
-        }
-    };
+    let kept = bed.keeping.find(NODE.incarnation).expect("it is kept");
+    name_user(&kept.record, Process::of(runner.id()));
+    let (mut beginning, mut told) = (Beginning::new(NOW, NODE), Told::new());
+    let late = NOW + ENDS_BY_ITSELF_MAX;
+    let first = bed.advance(late, &mut beginning, &mut told);
+    if first.is_none() {
+        bed.wait(&beginning);
+    }
+    let begun = first.or_else(|| bed.advance(late, &mut beginning, &mut told));
     let has_ended = runner.try_wait().expect("a child").is_some();
     let _ = runner.kill();
     let _ = runner.wait();
     assert!(has_ended, "the runner lives");
-    drop(open(Some(begun)));
+    drop(open(begun));
 }
 
 /// Whoever runs a node on offers its files to further keepers, also to those that have them of the ended process.
@@ -239,8 +256,8 @@ fn what_is_run_on_is_handed_to_a_further_keeper_in_the_place_of_the_ended_proces
     let mut bed = Bed::new("hand");
     assert_eq!(further.progress(NOW, admit), [Change::Holds(NODE.incarnation)]);
     bed.signal(Signal::SIGKILL);
-    let (mut beginning, mut told) = (Beginning::new(NOW, NODE, NODE, &[]), Told::new());
-    bed.wait(&beginning);
+    let (mut beginning, mut told) = (Beginning::new(NOW, NODE), Told::new());
+    bed.child.wait().expect("a child");
     let arena = open(bed.advance(NOW, &mut beginning, &mut told));
     let (file, record) = arena.files();
     let estate = Estate { node: NODE.node, incarnation: NODE.incarnation, arena: file, record };
@@ -248,5 +265,26 @@ fn what_is_run_on_is_handed_to_a_further_keeper_in_the_place_of_the_ended_proces
     assert_eq!(further.progress(NOW, admit), [Change::Holds(NODE.incarnation)]);
     let kept = further.find(NODE.incarnation).expect("it is kept");
     assert_eq!(kept.pid, std::process::id(), "this process runs it now");
-    assert!(!kept.has_let_go(), "and lives");
+    // This process leaves and lives on: who runs the node next waits for that, and kills nobody.
+    let (mut next, late) = (Beginning::new(NOW, NODE), NOW + ENDS_BY_ITSELF_MAX);
+    assert!(next.advance(late, &mut further, &[], &mut told).is_none(), "it uses the memory still");
+    let run_on = RunOn { nodes: vec![(NODE, Arc::new(arena))], orders: Vec::new() };
+    let mut left = run_on;
+    drop(left.end());
+    let Some(Begun::Alone { kept, user }) = next.advance(late, &mut further, &[], &mut told) else {
+        panic!("somebody uses the memory");
+    };
+    assert_eq!(user, User::Nobody);
+    Arena::open(kept.arena, kept.record, PagePool::new(4), user).expect("an arena");
+    assert_eq!(told, []);
+}
+
+#[test]
+fn the_line_about_too_much_memory_says_whose_it_is_and_what_to_do() {
+    let line = excess(256, 512, 512);
+    assert_eq!(
+        line,
+        "3 MiB of pages are here, 2 MiB of them of nodes that are run on, and memory_max is 2 MiB: remove regions that \
+         are needed no more"
+    );
 }
