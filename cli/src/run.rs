@@ -24,7 +24,7 @@ use crate::output::Output;
 use crate::process::{Life, PLACE_VARIABLES, Process, Running};
 use crate::program;
 use crate::signals::Signals;
-use crate::state::{ClusterFile, Known, State, damaged};
+use crate::state::{ClusterFile, Known, NodeEntry, State, damaged};
 use crate::supervise::{Rank, Supervisor};
 use crate::trouble::Trouble;
 use crate::wait::{Interest, wait};
@@ -99,7 +99,7 @@ pub(crate) fn run(state_dir: Option<PathBuf>, run: Run, signals: &Signals) -> Re
 /// The cluster of the state directory, if it is up and is the one that was asked for.
 fn running_cluster(state_dir: Option<PathBuf>, run: &Run) -> Result<Option<(State, ClusterFile)>, Trouble> {
     let state = State::open(state_dir)?;
-    let cluster = match state.known()? {
+    let mut cluster = match state.known()? {
         Known::Running(cluster) => cluster,
         Known::Damaged(_, dead) => return Err(damaged(&dead)),
         Known::Nothing => return Ok(None),
@@ -122,6 +122,8 @@ fn running_cluster(state_dir: Option<PathBuf>, run: &Run) -> Result<Option<(Stat
             "a cluster is running; leave --hosts away, or add --private for a cluster apart",
         ));
     }
+    // A rank goes beside a daemon that runs.
+    cluster.nodes.retain(NodeEntry::runs);
     Ok(Some((state, cluster)))
 }
 

@@ -58,9 +58,9 @@ pub(crate) struct NodeEntry {
 pub(crate) enum Known {
     /// There is none.
     Nothing,
-    /// All daemons run, as far as can be seen from here.
+    /// The first daemon runs, and the cluster with it, as far as can be seen from here.
     Running(ClusterFile),
-    /// These nodes do not run, the others do.
+    /// These nodes do not run, the first one among them; others still do.
     Damaged(ClusterFile, Vec<u32>),
     /// No daemon runs any more; the file is a leftover.
     Stale,
@@ -197,8 +197,10 @@ impl State {
             return Err(Trouble::start(format!("{}: it names no node; remove it", path.display())));
         }
         let dead: Vec<u32> = cluster.nodes.iter().filter(|n| !n.runs()).map(|n| n.id).collect();
+        let founder_runs = cluster.nodes[0].runs();
         Ok(match dead.len() {
-            0 => Known::Running(cluster),
+            // The memory of the others is run on, or the first one has ended with them.
+            _ if founder_runs => Known::Running(cluster),
             n if n == cluster.nodes.len() => Known::Stale,
             _ => Known::Damaged(cluster, dead),
         })

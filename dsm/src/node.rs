@@ -394,7 +394,7 @@ impl Runtime {
             nearest: settings.nearest,
             silence_max: settings.silence_max_ms.map(Span::from_ms),
             early: EarlyBounds::default(),
-            runs_on: false,
+            runs_on: true,
             rules: mutation::machine_rules(),
             membership_rules: mutation::membership_rules(),
         };

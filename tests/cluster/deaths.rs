@@ -71,28 +71,45 @@ fn a_killed_rank_ends_the_others_and_not_the_cluster() {
     bed.assert_nothing_left();
 }
 
-#[test]
-fn a_killed_daemon_ends_all() {
-    for victim in [0, 1] {
-        let bed = Bed::new();
-        let (going, _) = busy(&bed, 2, 2);
-        let status = bed.status();
-        let pid = status["members"]
-            .as_array()
-            .and_then(|members| {
-                members.iter().find(|m| m["id"] == victim && m["kind"] == "Daemon")?["pid"].as_i64()
-            })
-            .unwrap_or_else(|| panic!("no daemon {victim} in {status:#}"));
-        let done = kill_and_wait(pid as i32, going);
-        assert_eq!(done.code, 70, "{done:#?}");
-        done.says(&["[0] ", &format!("node {victim}")]);
-        // The other daemon ends by itself, too; the state directory is cleared of both.
-        bed.pagemesh("down").ok();
-        bed.assert_nothing_left();
-    }
+/// The process of a daemon.
+fn daemon_pid(bed: &Bed, id: u64) -> i32 {
+    let status = bed.status();
+    let members = status["members"].as_array().expect("members");
+    let daemon = members.iter().find(|member| member["id"] == id && member["kind"] == "Daemon");
+    let pid = daemon.and_then(|daemon| daemon["pid"].as_i64());
+    pid.unwrap_or_else(|| panic!("no daemon {id} in {status:#}")) as i32
 }
 
-/// A rank that has a page mapped ends in a page fault when a daemon is killed, and names the daemon.
+#[test]
+fn the_killed_first_daemon_ends_all() {
+    let bed = Bed::new();
+    let (going, _) = busy(&bed, 2, 2);
+    let done = kill_and_wait(daemon_pid(&bed, 0), going);
+    assert_eq!(done.code, 70, "{done:#?}");
+    done.says(&["[0] ", "node 0"]);
+    // The other daemon ends by itself, too; the state directory is cleared of both.
+    bed.pagemesh("down").ok();
+    bed.assert_nothing_left();
+}
+
+/// Half of the pages of the region, and of the program's, have their home at the daemon that is killed.
+#[test]
+fn a_killed_daemon_takes_no_page_along() {
+    let bed = Bed::new();
+    bed.pagemesh("up --nodes 2").ok();
+    bed.pagemesh("run --ranks 2 region write data").ok();
+    let counter = bed.start("pagemesh", "run --ranks 2 counter --increments 200000");
+    bed.status_until(|status| rank_pids(status, 2));
+    kill(Pid::from_raw(daemon_pid(&bed, 1)), Signal::SIGKILL).expect("it runs");
+    bed.pagemesh("run --ranks 2 region check data").ok().says(&["holds the 100000 numbers"]);
+    counter.wait().ok().says(&["400000"]);
+    let status = bed.status();
+    assert!(status["deaths"].to_string().contains("daemon 1"), "{status:#}");
+    bed.pagemesh("down").ok();
+    bed.assert_nothing_left();
+}
+
+/// A rank that has a page mapped ends in a page fault when the first daemon is killed, and names it.
 #[track_caller]
 fn ends_in_a_fault(role: &str) {
     let bed = Bed::new();
@@ -101,13 +118,9 @@ fn ends_in_a_fault(role: &str) {
     let subject = env!("CARGO_BIN_EXE_subject");
     let going = bed.start("pagemesh", &format!("run --ranks 1 {subject} {role} {}", ready.path()));
     ready.hear("the rank has its page");
-    let status = bed.status();
-    let members = status["members"].as_array().expect("members");
-    let daemon = members.iter().find(|member| member["id"] == 1 && member["kind"] == "Daemon");
-    let daemon = daemon.and_then(|member| member["pid"].as_i64()).expect("daemon 1");
-    let done = kill_and_wait(daemon as i32, going);
+    let done = kill_and_wait(daemon_pid(&bed, 0), going);
     assert_eq!(done.code, 70, "{done:#?}");
-    let says = |line: &str| line.contains("a page fault at") && line.contains("node 1 died");
+    let says = |line: &str| line.contains("a page fault at") && line.contains("node 0 died");
     assert!(done.err.lines().any(says), "the cause is not named: {done:#?}");
     bed.pagemesh("down").ok();
     bed.assert_nothing_left();

@@ -146,7 +146,7 @@ fn a_daemon_with_another_key_is_not_let_in() {
     let key = bed.file("other-key", &"5a".repeat(32));
     std::fs::set_permissions(&key, PermissionsExt::from_mode(0o600)).expect("closed");
     let done = bed.pagemesh(&format!("daemon --index 1 --join {addr} --key-file {key}"));
-    done.refused(&["pagemesh daemon: ", &addr, "no answer"]);
+    done.refused(&["pagemesh daemon: ", &addr, "is not the key of the cluster"]);
     bed.pagemesh("down").ok();
     bed.assert_nothing_left();
 }

@@ -10,7 +10,7 @@ use crate::config::net::{ACK_RANGES_MAX, CLOSE_REASON_LEN_MAX};
 use crate::page::Span;
 
 /// Version of every byte layout below and of the handshake.
-pub const PROTOCOL: u32 = 9;
+pub const PROTOCOL: u32 = 10;
 /// Bytes of a packet's tag: of its AEAD, or a checksum of 4 and a token of 12.
 pub const TAG_LEN: usize = 16;
 /// Bytes before the first frame: type 1, tag 16, session 4, packet number 8.
