@@ -55,6 +55,16 @@ fn an_interrupt_is_one_line_without_daemons_too() {
     bed.assert_nothing_left();
 }
 
+/// Kills the one rank of the cluster, and gives its process.
+fn kill_the_rank(bed: &Bed) -> i64 {
+    let rank = bed.status_until(|status| {
+        let members = status["members"].as_array()?;
+        members.iter().find(|member| member["kind"] != "Daemon")?["pid"].as_i64()
+    });
+    kill(Pid::from_raw(rank as i32), Signal::SIGKILL).expect("it runs");
+    rank
+}
+
 #[test]
 fn what_a_killed_rank_has_written_is_there_for_the_next_program() {
     let bed = Bed::new();
@@ -62,16 +72,35 @@ fn what_a_killed_rank_has_written_is_there_for_the_next_program() {
     let (program, wrote) = writer(&bed);
     let going = bed.start("pagemesh", &format!("run --ranks 1 sh {program}"));
     wrote.line("the region is written");
-    let rank = bed.status_until(|status| {
-        let members = status["members"].as_array()?;
-        members.iter().find(|member| member["kind"] != "Daemon")?["pid"].as_i64()
-    });
-    kill(Pid::from_raw(rank as i32), Signal::SIGKILL).expect("it runs");
+    kill_the_rank(&bed);
     assert_eq!(going.wait().code, 137);
     bed.pagemesh("run --ranks 1 region check data").ok().says(&["holds the 100000 numbers"]);
     // Its pages go to their homes, and its place is free.
     bed.status_until(|status| (status["members"].as_array()?.len() == 1).then_some(()));
     bed.pagemesh("run --ranks 1 region check data").ok().says(&["holds the 100000 numbers"]);
+    bed.pagemesh("down").ok();
+    bed.assert_nothing_left();
+}
+
+#[test]
+fn pages_that_died_with_a_rank_that_nobody_kept_are_named_by_the_next_program() {
+    let bed = Bed::new().set("PAGEMESH_KEEP_MAX", "0");
+    bed.pagemesh("up --nodes 1").ok();
+    let (program, wrote) = writer(&bed);
+    let going = bed.start("pagemesh", &format!("run --ranks 1 sh {program}"));
+    wrote.line("the region is written");
+    let rank = kill_the_rank(&bed);
+    assert_eq!(going.wait().code, 137);
+    let done = bed.pagemesh("run --ranks 1 region check data");
+    assert_eq!(done.code, 70, "{done:#?}");
+    done.says(&[
+        "was lost with rank 0 of region",
+        &format!("process {rank} at"),
+        "`pagemesh regions rm data`",
+    ]);
+    bed.pagemesh("regions rm data").ok();
+    bed.pagemesh("run --ranks 1 region write data").ok();
+    bed.pagemesh("run --ranks 1 region check data").ok();
     bed.pagemesh("down").ok();
     bed.assert_nothing_left();
 }
