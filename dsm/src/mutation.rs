@@ -44,3 +44,18 @@ impl<M: Copy + PartialEq> Rules<M> {
         true
     }
 }
+
+/// Whether the decoders keep this rule: all but the one that the variable `PLANTED_RULE` names, in a build with planted
+/// faults. The check on the fuzz targets.
+#[cfg(feature = "planted")]
+pub(crate) fn decoders_keep(rule: &str) -> bool {
+    static BROKEN: std::sync::OnceLock<Option<String>> = std::sync::OnceLock::new();
+    BROKEN.get_or_init(|| std::env::var("PLANTED_RULE").ok()).as_deref() != Some(rule)
+}
+
+/// Whether the decoders keep this rule.
+#[cfg(not(feature = "planted"))]
+#[inline(always)]
+pub(crate) fn decoders_keep(_rule: &str) -> bool {
+    true
+}
