@@ -25,6 +25,14 @@ struct Times {
     warm: f64,
 }
 
+/// What one start of a program over shared memory gave.
+struct Ours {
+    times: Times,
+    result: String,
+    /// Pieces of messages that ranks and daemons sent again in a run: on loopback nothing is lost.
+    sent_again: f64,
+}
+
 /// Runs the benchmark.
 pub(crate) fn run(options: &Options, report: &mut Report) -> Result<()> {
     let kinds = kinds(options);
@@ -84,6 +92,7 @@ fn compare(
     for (way, _) in WAYS {
         all.extend(Transport::ALL.map(|transport| series(format!("{way}.vs_{}", transport.name()))));
     }
+    let mut again = WAYS.map(|(way, _)| Series::new(format!("{name}.{way}.sent_again"), "a run"));
     let mut both = series("default.vs_no_daemons".to_owned());
     for _ in 0..options.rounds() {
         let mut results = Vec::new();
@@ -94,10 +103,11 @@ fn compare(
             results.push(result);
         }
         let mut ours = Vec::new();
-        for (_, with_daemons) in WAYS {
-            let (times, result) = run_ours(kind, ranks, with_daemons)?;
-            ours.push(times);
-            results.push(result);
+        for ((_, with_daemons), again) in WAYS.into_iter().zip(&mut again) {
+            let one = run_ours(kind, ranks, with_daemons)?;
+            ours.push(one.times);
+            results.push(one.result);
+            again.push_alone(one.sent_again);
         }
         if results.iter().any(|result| *result != results[0]) {
             return Err(format!("{name}: the results differ: {results:?}").into());
@@ -108,7 +118,7 @@ fn compare(
         }
         push(&mut both, &ours[0], &ours[1]);
     }
-    all.iter().flatten().chain(&both).for_each(|series| report.add(series));
+    all.iter().flatten().chain(&both).chain(&again).for_each(|series| report.add(series));
     Ok(())
 }
 
@@ -119,7 +129,7 @@ fn push(series: &mut [Series; 2], figure: &Times, floor: &Times) {
 }
 
 /// Starts a cluster and runs the program in it.
-fn run_ours(kind: Kind, ranks: usize, with_daemons: bool) -> Result<(Times, String)> {
+fn run_ours(kind: Kind, ranks: usize, with_daemons: bool) -> Result<Ours> {
     let mut plan = Plan::ranks(ranks as u32);
     plan.daemons = if with_daemons { ranks as u16 } else { 0 };
     let mut cluster = plan.start()?;
@@ -129,5 +139,13 @@ fn run_ours(kind: Kind, ranks: usize, with_daemons: bool) -> Result<(Times, Stri
     };
     let first = run()?;
     let warm = (0..WARM_RUNS).map(|_| Ok(run()?.seconds)).collect::<Result<Vec<f64>>>()?;
-    Ok((Times { first: first.seconds, warm: quantile(&warm, 0.5) }, first.result))
+    let mut sent_again = 0;
+    for answer in cluster.all(0..ranks, &Command::Traffic)? {
+        sent_again += answer.traffic()?.sent_again;
+    }
+    for daemon in &mut cluster.daemons {
+        sent_again += daemon.ask(&())?.sent_again;
+    }
+    let times = Times { first: first.seconds, warm: quantile(&warm, 0.5) };
+    Ok(Ours { times, result: first.result, sent_again: sent_again as f64 / (1 + WARM_RUNS) as f64 })
 }

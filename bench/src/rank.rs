@@ -72,6 +72,8 @@ pub(crate) struct Traffic {
     pub(crate) send_calls: u64,
     pub(crate) receive_calls: u64,
     pub(crate) read_faults: u64,
+    /// Pieces of messages sent again.
+    pub(crate) sent_again: u64,
 }
 
 impl Traffic {
@@ -85,6 +87,7 @@ impl Traffic {
             send_calls: socket.send_calls,
             receive_calls: socket.receive_calls,
             read_faults: status.read_faults,
+            sent_again: status.net.fragments_retransmitted,
         }
     }
 }
