@@ -12,6 +12,7 @@ mod outputs;
 mod programs;
 mod regions;
 mod rpc;
+mod run_on;
 mod start;
 mod status;
 mod usage;

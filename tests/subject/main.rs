@@ -35,6 +35,8 @@ fn run(what: &str, arguments: &[String]) -> Result<()> {
         "wait" => wait(&dsm, arguments)?,
         "load" => load(&dsm, arguments)?,
         "store" => store(&dsm, arguments)?,
+        "rewrite" => rewrite(&dsm, arguments)?,
+        "reread" => reread(&dsm)?,
         _ if dsm.rank() == 1 => wrong(&dsm, what)?,
         _ => {}
     }
@@ -96,6 +98,39 @@ fn store(dsm: &Dsm, pipes: &[String]) -> Result<()> {
     while dsm.barrier().is_ok() {}
     slice.set(0, 2);
     Err(Error::Invalid("a store after the end of the cluster was taken".to_owned()))
+}
+
+/// Rank 1 stores into a region for ever, word after word: in each round a number that is higher by 1. The other rank
+/// waits.
+fn rewrite(dsm: &Dsm, pipes: &[String]) -> Result<()> {
+    let slice = dsm.alloc::<u64>("rewritten", LEN)?;
+    if dsm.is_root() {
+        return Ok(());
+    }
+    for round in 1.. {
+        (0..LEN).for_each(|index| slice.set(index, round));
+        if round == 2 {
+            say_ready(pipes)?;
+        }
+    }
+    Ok(())
+}
+
+/// Reads what a process has left that was killed in a round: up to some word those of that round, then those of the
+/// round before.
+fn reread(dsm: &Dsm) -> Result<()> {
+    let began = std::time::Instant::now();
+    let mut words = vec![0; LEN];
+    dsm.attach::<u64>("rewritten")?.copy_out(0, &mut words)?;
+    let ms = began.elapsed().as_millis();
+    let (first, stored) = (words[0], words.partition_point(|word| *word == words[0]));
+    if first < 2 || words[stored..].iter().any(|word| word + 1 != first) {
+        return Err(Error::Invalid(format!(
+            "round {first} until word {stored}, then {:?}",
+            &words[stored..]
+        )));
+    }
+    writeln!(std::io::stdout(), "read after {ms}").map_err(|error| Error::os("standard output", error))
 }
 
 fn say_ready(pipes: &[String]) -> Result<()> {
