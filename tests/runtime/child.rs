@@ -202,6 +202,7 @@ fn exported(settings: &Settings) -> Vec<(&'static str, String)> {
         ("arena_size", Some(settings.arena_size.to_string())),
         ("memory_max", Some(settings.memory_max.to_string())),
         ("rpc_workers", Some(settings.rpc_workers.to_string())),
+        ("keep_max", Some(settings.keep_max.to_string())),
         ("keep_dir", settings.keep_dir.as_ref().map(|dir| dir.display().to_string())),
         ("silence_max_ms", settings.silence_max_ms.map(|ms| ms.to_string())),
     ];

@@ -17,6 +17,11 @@ const TOLD_WITHIN: Duration = Duration::from_secs(5);
 /// Exit code of a process whose memory is gone.
 const MEMORY_GONE: i32 = 70;
 
+/// Nodes that keep no memory of each other: what a process had is lost with it.
+fn keeping_nothing(rig: Rig) -> Rig {
+    rig.set("keep_max", "0")
+}
+
 /// Owns a page, and tells.
 pub(crate) fn owner(settings: Settings) {
     let dsm = child::join(settings);
@@ -174,9 +179,8 @@ fn a_join_ends_when_another_rank_dies_that_waits_too() {
     rig::stop(daemons);
 }
 
-/// A child reads a page whose owner is stopped, then killed.
-fn owner_dies_during_a_fault(backend: &str) {
-    let rig = Rig::with_daemons(1, 2).set("fault", backend);
+/// A child reads a page whose owner is stopped, then killed; gives the daemons and the child.
+fn owner_dies_during_a_fault(rig: &Rig) -> (Vec<Node>, Child) {
     let daemons = rig.start_daemons();
     let (program, join) = (rig::new_program() + 1_000_000, Some(daemons[0].local_addr()));
     let owner = Child::start("owner", &rig.rank(program, 1, join));
@@ -189,6 +193,12 @@ fn owner_dies_during_a_fault(backend: &str) {
     reader.expect("reads");
     until("the fault reaches the home", || daemons[0].status().faults_served > before);
     owner.signal(Signal::SIGKILL);
+    (daemons, reader)
+}
+
+fn page_goes_with_its_owner(backend: &str) {
+    let rig = keeping_nothing(Rig::with_daemons(1, 2).set("fault", backend));
+    let (daemons, mut reader) = owner_dies_during_a_fault(&rig);
     let (status, errors) = reader.end_within(TOLD_WITHIN);
     assert_eq!(status.code(), Some(MEMORY_GONE), "{errors}");
     assert!(errors.contains("rank 1") && errors.contains("died"), "{errors}");
@@ -198,24 +208,36 @@ fn owner_dies_during_a_fault(backend: &str) {
 
 #[test]
 fn a_fault_wait_ends_when_the_owner_dies() {
-    owner_dies_during_a_fault("signal");
+    page_goes_with_its_owner("signal");
 }
 
 #[test]
 fn a_fault_wait_through_mprotect_ends_when_the_owner_dies() {
-    owner_dies_during_a_fault("mprotect");
+    page_goes_with_its_owner("mprotect");
 }
 
 #[test]
 fn a_fault_wait_in_the_kernel_ends_when_the_owner_dies() {
     if crate::backends::thread_backend_works() {
-        owner_dies_during_a_fault("thread");
+        page_goes_with_its_owner("thread");
     }
+}
+
+/// The reader's program has lost a rank, and ends at its next use of the library or in its next page fault; no page is
+/// lost.
+#[test]
+fn no_page_is_lost_with_an_owner_whose_memory_is_kept() {
+    let (daemons, mut reader) = owner_dies_during_a_fault(&Rig::with_daemons(1, 2));
+    let (status, errors) = reader.end_within(TOLD_WITHIN);
+    assert_eq!(status.code(), Some(MEMORY_GONE), "{errors}");
+    until("its pages are with their homes", || daemons[0].status().peers.is_empty());
+    assert_eq!(daemons[0].status().lost_page_count, 0);
+    rig::stop(daemons);
 }
 
 /// Two daemons as children; `dies` is stopped, then killed while a child reads a page with its home there.
 fn home_dies_during_a_fault(backend: &str, dies: usize) {
-    let rig = Rig::with_daemons(2, 1).set("fault", backend);
+    let rig = keeping_nothing(Rig::with_daemons(2, 1).set("fault", backend));
     let first = Child::start("daemon", &rig.rank(0, 0, None));
     let join = Some(first.line().parse().expect("an address"));
     let second = Child::start("daemon", &rig.rank(0, 1, join));
@@ -265,7 +287,7 @@ enum Wait {
 /// Two daemons as children, of which `dies` is killed while rank 0 of a program of two waits. What only
 /// that daemon could end is begun when it is stopped already.
 fn daemon_dies(dies: usize, wait: Wait) {
-    let rig = Rig::with_daemons(2, 2);
+    let rig = keeping_nothing(Rig::with_daemons(2, 2));
     let first = Child::start("daemon", &rig.rank(0, 0, None));
     let join = Some(first.line().parse().expect("an address"));
     let second = Child::start("daemon", &rig.rank(0, 1, join));
@@ -320,7 +342,7 @@ fn until_there_are(members: usize, coordinator: SocketAddr) {
 #[test]
 fn a_join_that_waits_for_other_ranks_ends_when_a_daemon_dies() {
     for dies in [0, 1] {
-        let rig = Rig::with_daemons(2, 2);
+        let rig = keeping_nothing(Rig::with_daemons(2, 2));
         let first = Child::start("daemon", &rig.rank(0, 0, None));
         let coordinator = first.line().parse().expect("an address");
         let join = Some(coordinator);

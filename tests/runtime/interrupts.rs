@@ -189,7 +189,8 @@ pub(crate) fn read_lost_page(settings: Settings) {
 #[test]
 fn a_lost_page_names_the_dead_process_and_the_way_out() {
     for nodes in [1, 2] {
-        let rig = Rig::with_daemons(nodes, 1);
+        // Nobody keeps the memory of another one.
+        let rig = Rig::with_daemons(nodes, 1).set("keep_max", "0");
         let daemons = rig.start_daemons();
         let join = daemons[0].local_addr();
         let mut dead = writer(&rig, join);
