@@ -197,12 +197,13 @@ impl State {
             return Err(Trouble::start(format!("{}: it names no node; remove it", path.display())));
         }
         let dead: Vec<u32> = cluster.nodes.iter().filter(|n| !n.runs()).map(|n| n.id).collect();
-        let founder_runs = cluster.nodes[0].runs();
-        Ok(match dead.len() {
+        Ok(if dead.first() != Some(&cluster.nodes[0].id) {
             // The memory of the others is run on, or the first one has ended with them.
-            _ if founder_runs => Known::Running(cluster),
-            n if n == cluster.nodes.len() => Known::Stale,
-            _ => Known::Damaged(cluster, dead),
+            Known::Running(cluster)
+        } else if dead.len() == cluster.nodes.len() {
+            Known::Stale
+        } else {
+            Known::Damaged(cluster, dead)
         })
     }
 
