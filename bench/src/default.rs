@@ -183,7 +183,7 @@ impl Way {
         self.counted(FAULT_PAGES, |way| Ok(quantile(&way.cluster.times(1, command)?, 0.5)))
     }
 
-    /// Measures so many operations, and counts what was sent meanwhile.
+    /// Measures `operations` operations, and counts the datagrams that the cluster's processes sent meanwhile.
     fn counted(
         &mut self,
         operations: usize,

@@ -51,7 +51,8 @@ pub(crate) struct Program {
     name: &'static str,
 }
 
-/// What one start of a program said: seconds of its first run and of the further ones, and its result.
+/// The output of an MPI program that was started once: the seconds of its first run and of the further runs, and its
+/// result.
 pub(crate) struct Said {
     pub(crate) first: f64,
     pub(crate) warm: Vec<f64>,
@@ -82,7 +83,7 @@ impl Program {
         if compiled.status.success() { Ok(program) } else { Err(format!("mpicc: {}", errors(&compiled))) }
     }
 
-    /// Starts it on so many processes. The start of MPI is in no time.
+    /// Starts the program on `ranks` processes. The program takes its times after MPI has started.
     pub(crate) fn run(&self, ranks: usize, transport: Transport, arguments: &[usize]) -> Result<Said> {
         let mut command = Command::new("mpirun");
         if nix::unistd::geteuid().is_root() {

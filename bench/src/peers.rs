@@ -25,7 +25,7 @@ struct Times {
     warm: f64,
 }
 
-/// What one start of a program over shared memory gave.
+/// The times, the result and the repeats of a program over shared memory that was started once.
 struct Ours {
     times: Times,
     result: String,

@@ -1,8 +1,8 @@
 //! In a rank: the programs that `peers` compares with those in C with MPI, as a user would write them, with
 //! the placements of the examples. The arithmetic is that of `mpi/*.c`, in the same order.
 //!
-//! What is timed begins and ends with a barrier. Memory is made by the first run and used again by the
-//! further ones.
+//! A run is timed from a barrier of all ranks to the next one. The first run makes the memory, and the further runs
+//! use it again.
 
 use std::ops::Range;
 use std::time::Instant;
@@ -18,7 +18,7 @@ const KEY_BITS: u32 = 20;
 /// Numbers in a page.
 const PAGE_NUMBERS: usize = 4096 / size_of::<u64>();
 
-/// What a rank is told to run, and how large it is.
+/// The program that a rank runs, and the size of its input.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub(crate) enum Kind {
     /// The product of two matrices of `n` rows.

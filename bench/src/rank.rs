@@ -29,9 +29,10 @@ pub(crate) enum Command {
     Scan { region: u32, pages: usize, stamp: u64 },
     /// Time so many barriers.
     Barriers(usize),
-    /// Take a lock so many times, holding it for so long.
+    /// Take a lock `count` times, and hold it for `hold_ns` nanoseconds each time.
     HandOver { lock: u32, home: Option<u16>, count: usize, hold_ns: u64 },
-    /// Add one to a number under a lock, so many times at each rank; microseconds until all have finished.
+    /// Add one to a number under a lock, `count` times at each rank; the answer is the time in microseconds until all
+    /// ranks have finished.
     Count { lock: u32, count: usize },
     /// Take a lock whose home is node 0 and give it back so many times while nobody else wants it; nanoseconds each.
     Retake { lock: u32, count: usize },
